@@ -1,0 +1,334 @@
+"""Writes the golden values of this folder with JAX, Flax and optax themselves.
+
+usage: python generate.py [--data DIR] [NAME ...]
+
+NAME is one of random, initial_params, gradients, trace, trace_epoch_1, ten_epochs, flax_params;
+all of them if none is given. DIR holds the four gzipped MNIST files.
+"""
+
+import argparse
+import hashlib
+import json
+import multiprocessing
+from pathlib import Path
+
+import jax
+import numpy as np
+from flax.traverse_util import flatten_dict
+from safetensors.flax import save_file
+
+import training
+from check_params import apply
+from models import Cnn, Nested, TinyCnn
+
+HERE = Path(__file__).parent
+DATA = HERE.parents[1] / "data"
+TRACE_STEPS = 200
+TRAINING_SEEDS = [0, 42]
+EPOCHS = 10
+
+
+# --- How values are written: floats of f32 as their bit patterns, so that nothing is lost ---
+
+
+def bits(values):
+    return np.asarray(values, np.float32).view(np.uint32).ravel().tolist()
+
+
+def words(values):
+    return np.asarray(values, np.uint32).tolist()
+
+
+def sha256(values, dtype):
+    return hashlib.sha256(np.asarray(values).astype(dtype).tobytes()).hexdigest()
+
+
+def to_json(value, indent=""):
+    """JSON with one line per member of an object and per list of numbers."""
+    deeper = indent + " "
+    if isinstance(value, dict):
+        items = [f"{json.dumps(name)}: {to_json(item, deeper)}" for name, item in value.items()]
+        brackets = "{}"
+    elif isinstance(value, list) and isinstance(value[0], dict):
+        items = [to_json(item, deeper) for item in value]
+        brackets = "[]"
+    else:
+        return json.dumps(value)
+    body = ",\n".join(deeper + item for item in items)
+    return f"{brackets[0]}\n{body}\n{indent}{brackets[1]}"
+
+
+def write_json(name, value):
+    (HERE / f"{name}.json").write_text(to_json(value) + "\n")
+
+
+# --- random.json ---
+
+SEEDS = [
+    0,
+    1,
+    42,
+    123456789,
+    2**31,
+    2**32 - 1,
+    2**32,
+    2**40 + 5,
+    2**63 - 1,
+    -1,
+    -(2**31) - 1,
+    -(2**63),
+]
+REFUSED_SEEDS = [2**63, 2**64 - 1]
+DRAWS = 100
+
+
+def seed_key(seed):
+    try:
+        return {"seed": seed, "key": words(jax.random.PRNGKey(seed))}
+    except OverflowError as error:
+        return {"seed": seed, "error": str(error)}
+
+
+def draws(key):
+    return {
+        "key": words(key),
+        "split": words(jax.random.split(key)),
+        "split_5": words(jax.random.split(key, 5)),
+        "fold_in": [
+            {"data": data, "key": words(jax.random.fold_in(key, data))}
+            for data in [0, 1, 2**31, 2**32 - 1]
+        ],
+        "bits": [
+            {"shape": shape, "values": np.ravel(jax.random.bits(key, shape)).tolist()}
+            for shape in [(), (7,), (3, 5)]
+        ],
+        "uniform": bits(jax.random.uniform(key, (DRAWS,))),
+        "uniform_from_minus_2_5_to_3": bits(
+            jax.random.uniform(key, (DRAWS,), minval=-2.5, maxval=3.0)
+        ),
+        "normal": bits(jax.random.normal(key, (DRAWS,))),
+        "truncated_normal_from_minus_2_to_2": bits(
+            jax.random.truncated_normal(key, -2, 2, (DRAWS,))
+        ),
+        "permutation": [
+            {"n": n, "order": jax.random.permutation(key, n).tolist()}
+            for n in [1, 2, 7, 1625, 1626]
+        ],
+        "permutation_of_60000": summary_of_order(jax.random.permutation(key, 60_000)),
+    }
+
+
+def summary_of_order(order):
+    return {
+        "first": order[:20].tolist(),
+        "last": order[-20:].tolist(),
+        "sha256": sha256(order, "<u4"),
+    }
+
+
+def random(_data):
+    keys = [jax.random.PRNGKey(seed) for seed in [0, 1, 42, 123456789, 2**32 - 1]]
+    keys.append(jax.random.split(keys[2])[1])  # a key whose first word is not zero
+    seeds = [seed_key(seed) for seed in SEEDS + REFUSED_SEEDS]
+    write_json("random", {"seeds": seeds, "draws": [draws(key) for key in keys]})
+
+
+# --- initial_params.json ---
+
+
+def leaf_statistics(name, leaf):
+    values = np.asarray(leaf).ravel()
+    return {
+        "name": name,
+        "shape": list(leaf.shape),
+        "min": float(values.min()),
+        "max": float(values.max()),
+        "mean": float(values.mean(dtype=np.float64)),
+        "std": float(values.std(dtype=np.float64)),
+        "sha256": sha256(values, "<f4"),
+        "first": bits(values[:8]),
+        "last": bits(values[-8:]),
+    }
+
+
+def initial_statistics(model, seed, input_shape):
+    init_rng = jax.random.split(jax.random.PRNGKey(seed))[1]
+    leaves = flatten_dict(training.init(model, init_rng, input_shape), sep="/")
+    return {
+        "model": type(model).__name__,
+        "seed": seed,
+        "input_shape": input_shape,
+        "leaves": [leaf_statistics(name, leaf) for name, leaf in leaves.items()],
+    }
+
+
+def initial_params(_data):
+    cases = [(Cnn(), (1, 28, 28, 1)), (Nested(), (1, 12, 10, 3))]
+    models = [
+        initial_statistics(model, seed, input_shape)
+        for model, input_shape in cases
+        for seed in TRAINING_SEEDS
+    ]
+    write_json("initial_params", {"models": models})
+
+
+# --- gradients.json ---
+
+
+def gradient_sample(name, leaf):
+    values = np.asarray(leaf).ravel()
+    indices = np.unique(np.linspace(0, values.size - 1, 32).astype(int))
+    return {
+        "name": name,
+        "shape": list(leaf.shape),
+        "max_abs": float(np.abs(values).max()),
+        "sum": float(values.sum(dtype=np.float64)),
+        "indices": indices.tolist(),
+        "values": bits(values[indices]),
+    }
+
+
+def gradients(data):
+    seed = 0
+    train_ds = training.load(data, "train")
+    rng, params = training.initial_state(seed)
+    _, batches = training.epoch_batches(rng, len(train_ds["label"]))
+    batch = {name: values[batches[0]] for name, values in train_ds.items()}
+    value_and_grad = jax.jit(jax.value_and_grad(training.loss_and_log_probs, has_aux=True))
+    (loss, _), gradient = value_and_grad(params, batch)
+    leaves = flatten_dict(gradient, sep="/")
+    write_json(
+        "gradients",
+        {
+            "seed": seed,
+            "batch": batches[0].tolist(),
+            "loss": float(loss),
+            "leaves": [
+                gradient_sample(name, leaves[name]) for name in flatten_dict(params, sep="/")
+            ],
+        },
+    )
+
+
+# --- trace.json ---
+
+
+def first_epoch(params, dataset, batches):
+    return training.train(params, training.OPTIMIZER.init(params), dataset, batches)[2]
+
+
+def first_epoch_f64(params, dataset, batches):
+    """As `first_epoch` in f64, for a process of its own: JAX's switch to f64 is global."""
+    jax.config.update("jax_enable_x64", True)
+    params = jax.tree.map(lambda leaf: jax.numpy.asarray(leaf, np.float64), params)
+    dataset = dataset | {"image": dataset["image"].astype(np.float64)}
+    return first_epoch(params, dataset, batches)
+
+
+def trace_of_seed(seed, train_ds):
+    rng, params = training.initial_state(seed)
+    batches = training.epoch_batches(rng, len(train_ds["label"]))[1][:TRACE_STEPS]
+    used = np.unique(batches)
+    subset = {name: values[used] for name, values in train_ds.items()}
+    arguments = (params, subset, np.searchsorted(used, batches))
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        f64 = pool.apply(first_epoch_f64, arguments)
+    return {"seed": seed, "f32": first_epoch(*arguments), "f64": f64}
+
+
+def trace(data):
+    train_ds = training.load(data, "train")
+    write_json("trace", {"runs": [trace_of_seed(seed, train_ds) for seed in TRAINING_SEEDS]})
+
+
+# --- trace_epoch_1.csv ---
+
+
+def trace_epoch_1(data):
+    train_ds = training.load(data, "train")
+    rng, params = training.initial_state(0)
+    _, batches = training.epoch_batches(rng, len(train_ds["label"]))
+    losses = first_epoch(params, train_ds, batches)["loss"]
+    rows = [f"{step},{loss:.6g}\n" for step, loss in enumerate(losses, start=1)]
+    (HERE / "trace_epoch_1.csv").write_text("step,loss\n" + "".join(rows))
+
+
+# --- ten_epochs.json ---
+
+
+def ten_epochs_of_seed(seed, train_ds, test_ds):
+    rng, params = training.initial_state(seed)
+    opt_state = training.OPTIMIZER.init(params)
+    rows = []
+    for epoch in range(1, EPOCHS + 1):
+        rng, batches = training.epoch_batches(rng, len(train_ds["label"]))
+        params, opt_state, series = training.train(params, opt_state, train_ds, batches)
+        test = training.eval_step(params, test_ds)
+        rows.append(
+            {
+                "epoch": epoch,
+                "train_loss": float(np.mean(series["loss"])),
+                "train_accuracy": float(np.mean(series["accuracy"])),
+                "test_loss": float(test["loss"]),
+                "test_accuracy": float(test["accuracy"]),
+            }
+        )
+        print(seed, rows[-1], flush=True)
+    return {"seed": seed, "epochs": rows}
+
+
+def ten_epochs(data):
+    train_ds, test_ds = training.load(data, "train"), training.load(data, "t10k")
+    runs = [ten_epochs_of_seed(seed, train_ds, test_ds) for seed in TRAINING_SEEDS]
+    write_json("ten_epochs", {"runs": runs})
+
+
+# --- flax_params.safetensors and flax_params.json ---
+
+
+def flax_params(_data):
+    x = np.arange(48, dtype=np.float32).reshape(2, 6, 4, 1) / 64
+    params = flatten_dict(training.init(TinyCnn(), jax.random.PRNGKey(0), x.shape), sep="/")
+    for name, leaf in params.items():
+        if name.endswith("bias"):  # zero until trained: a swapped bias would go unseen
+            params[name] = (1 + jax.numpy.arange(leaf.size, dtype=leaf.dtype)) / 8
+    save_file(params, HERE / "flax_params.safetensors")
+    write_json(
+        "flax_params",
+        {
+            "model": "TinyCnn",
+            "input_shape": list(x.shape),
+            "input": bits(x),
+            "output": bits(apply(HERE / "flax_params.safetensors", x)),
+        },
+    )
+
+
+GENERATORS = {
+    generator.__name__: generator
+    for generator in [
+        random,
+        initial_params,
+        gradients,
+        trace,
+        trace_epoch_1,
+        ten_epochs,
+        flax_params,
+    ]
+}
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--data", type=Path, default=DATA)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(GENERATORS))
+    arguments = parser.parse_args()
+    unknown = set(arguments.names) - set(GENERATORS)
+    if unknown:
+        parser.error(f"unknown: {', '.join(sorted(unknown))}; known: {', '.join(GENERATORS)}")
+    for name in arguments.names or GENERATORS:
+        GENERATORS[name](arguments.data)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,58 @@
+"""The Flax modules whose values are recorded here. Each has a twin in the Rust tests."""
+
+from flax import linen as nn
+
+
+class Cnn(nn.Module):
+    """The network of the annotated MNIST tutorial."""
+
+    @nn.compact
+    def __call__(self, x):
+        x = nn.relu(nn.Conv(features=32, kernel_size=(3, 3))(x))
+        x = nn.avg_pool(x, window_shape=(2, 2), strides=(2, 2))
+        x = nn.relu(nn.Conv(features=64, kernel_size=(3, 3))(x))
+        x = nn.avg_pool(x, window_shape=(2, 2), strides=(2, 2))
+        x = x.reshape((x.shape[0], -1))
+        x = nn.relu(nn.Dense(features=256)(x))
+        return nn.log_softmax(nn.Dense(features=10)(x))
+
+
+class Block(nn.Module):
+    """Two convolutions of the same width."""
+
+    features: int
+
+    @nn.compact
+    def __call__(self, x):
+        x = nn.relu(nn.Conv(features=self.features, kernel_size=(3, 3))(x))
+        return nn.relu(nn.Conv(features=self.features, kernel_size=(3, 3))(x))
+
+
+class Nested(nn.Module):
+    """Several layers of a kind, some of them inside submodules.
+
+    Its parameters are `Block_0/Conv_0`, `Block_0/Conv_1`, `Block_1/Conv_0`, `Block_1/Conv_1`,
+    `Dense_0`, `Dense_1` and `Dense_2`, each with a `kernel` and a `bias`.
+    """
+
+    @nn.compact
+    def __call__(self, x):
+        x = Block(features=4)(x)
+        x = nn.avg_pool(x, window_shape=(2, 2), strides=(2, 2))
+        x = Block(features=6)(x)
+        x = x.reshape((x.shape[0], -1))
+        x = nn.relu(nn.Dense(features=16)(x))
+        x = nn.relu(nn.Dense(features=8)(x))
+        return nn.Dense(features=5)(x)
+
+
+class TinyCnn(nn.Module):
+    """The tutorial's kinds of layer, with 87 parameters on an input of shape `[_, 6, 4, 1]`."""
+
+    @nn.compact
+    def __call__(self, x):
+        x = nn.relu(nn.Conv(features=2, kernel_size=(3, 3))(x))
+        x = nn.avg_pool(x, window_shape=(2, 2), strides=(2, 2))
+        x = x.reshape((x.shape[0], -1))
+        x = nn.relu(nn.Dense(features=4)(x))
+        return nn.log_softmax(nn.Dense(features=3)(x))
