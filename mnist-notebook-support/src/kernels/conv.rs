@@ -1,0 +1,351 @@
+//! Convolution: NHWC images, HWIO kernels, SAME padding, stride 1, cross-correlation as in XLA.
+
+use rayon::prelude::*;
+
+use super::buffer::{Buffer, with_scratch};
+use super::error::{Result, check_len, check_window};
+use super::gemm::{Gemm, Start, StridesA, StridesB, vectorized};
+
+/// At most so many partial gradients are formed side by side and then added in order, whatever the number of threads.
+pub(super) const MAX_PARTIALS: usize = 16;
+
+/// The shape of a convolution and the kernels for it.
+///
+/// # Shapes
+///
+/// * input `[batch, height, width, in_channels]`
+/// * kernel `[kernel.0, kernel.1, in_channels, out_channels]`, bias `[out_channels]`
+/// * output `[batch, height, width, out_channels]`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Conv2d {
+    /// Number of images.
+    pub batch: usize,
+    /// Rows of pixels.
+    pub height: usize,
+    /// Columns of pixels.
+    pub width: usize,
+    /// Values per pixel of the input.
+    pub in_channels: usize,
+    /// Values per pixel of the output.
+    pub out_channels: usize,
+    /// Height and width of the kernel, at least 1 each.
+    pub kernel: (usize, usize),
+}
+
+impl Conv2d {
+    /// Values of the input.
+    pub fn input_len(&self) -> usize {
+        self.batch * self.image_len()
+    }
+
+    /// Values of the kernel.
+    pub fn kernel_len(&self) -> usize {
+        self.kernel.0 * self.kernel.1 * self.in_channels * self.out_channels
+    }
+
+    /// Values of the output.
+    pub fn output_len(&self) -> usize {
+        self.batch * self.height * self.width * self.out_channels
+    }
+
+    /// `output = input ⋆ kernel + bias`.
+    ///
+    /// # Errors
+    ///
+    /// If a slice does not fit the shape, or the kernel has no extent.
+    pub fn forward(
+        &self,
+        input: &[f32],
+        kernel: &[f32],
+        bias: &[f32],
+        output: &mut [f32],
+    ) -> Result<()> {
+        self.check(input.len(), kernel.len(), output.len())?;
+        check_len("bias", self.out_channels, bias.len())?;
+        self.correlate(input, kernel, Start::Row(bias), self.low_padding(), output);
+        Ok(())
+    }
+
+    /// Derivative of the loss with respect to the input, from that with respect to the output.
+    ///
+    /// # Errors
+    ///
+    /// If a slice does not fit the shape, or the kernel has no extent.
+    pub fn backward_input(
+        &self,
+        kernel: &[f32],
+        d_output: &[f32],
+        d_input: &mut [f32],
+    ) -> Result<()> {
+        self.check(d_input.len(), kernel.len(), d_output.len())?;
+        let mut flipped = Buffer::zeroed(self.kernel_len());
+        self.flip(kernel, &mut flipped);
+        let transposed = self.transposed();
+        transposed.correlate(
+            d_output,
+            &flipped,
+            Start::Zero,
+            self.high_padding(),
+            d_input,
+        );
+        Ok(())
+    }
+
+    /// Derivatives of the loss with respect to kernel and bias, from that with respect to the output.
+    ///
+    /// # Errors
+    ///
+    /// If a slice does not fit the shape, or the kernel has no extent.
+    pub fn backward_kernel(
+        &self,
+        input: &[f32],
+        d_output: &[f32],
+        d_kernel: &mut [f32],
+        d_bias: &mut [f32],
+    ) -> Result<()> {
+        self.check(input.len(), d_kernel.len(), d_output.len())?;
+        check_len("bias gradient", self.out_channels, d_bias.len())?;
+        d_kernel.fill(0.0);
+        d_bias.fill(0.0);
+        if input.is_empty() || d_output.is_empty() {
+            return Ok(());
+        }
+        let chunk = self.batch.div_ceil(MAX_PARTIALS);
+        let partial_len = self.kernel_len() + self.out_channels;
+        let mut partials = Buffer::zeroed(self.batch.div_ceil(chunk) * partial_len);
+        partials
+            .par_chunks_mut(partial_len)
+            .zip(input.par_chunks(chunk * self.image_len()))
+            .zip(d_output.par_chunks(chunk * self.height * self.width * self.out_channels))
+            .for_each(|((partial, input), d_output)| {
+                let (d_kernel, d_bias) = partial.split_at_mut(self.kernel_len());
+                let images = input.chunks_exact(self.image_len());
+                let d_images = d_output.chunks_exact(self.height * self.width * self.out_channels);
+                with_scratch([self.padded_len(), 0], |padded, _| {
+                    padded.fill(0.0);
+                    for (image, d_image) in images.zip(d_images) {
+                        self.pad(image, self.low_padding(), padded);
+                        self.add_image_gradient(
+                            padded,
+                            d_image,
+                            self.width * self.out_channels,
+                            d_kernel,
+                        );
+                        add_rows(d_image, d_bias);
+                    }
+                });
+            });
+        for partial in partials.chunks_exact(partial_len) {
+            let (kernel, bias) = partial.split_at(self.kernel_len());
+            add(kernel, d_kernel);
+            add(bias, d_bias);
+        }
+        Ok(())
+    }
+
+    fn check(&self, input: usize, kernel: usize, output: usize) -> Result<()> {
+        check_window("convolution kernel", self.kernel)?;
+        check_len("convolution input", self.input_len(), input)?;
+        check_len("convolution kernel", self.kernel_len(), kernel)?;
+        check_len("convolution output", self.output_len(), output)
+    }
+
+    /// Correlates every padded image with the kernel, `low` pixels of padding above and to the left.
+    fn correlate(
+        &self,
+        input: &[f32],
+        kernel: &[f32],
+        start: Start,
+        low: (usize, usize),
+        output: &mut [f32],
+    ) {
+        if output.is_empty() {
+            return;
+        }
+        output
+            .par_chunks_mut(self.height * self.width * self.out_channels)
+            .enumerate()
+            .for_each(|(index, output)| {
+                let image = &input[index * self.image_len()..][..self.image_len()];
+                with_scratch([self.padded_len(), 0], |padded, _| {
+                    padded.fill(0.0);
+                    self.pad(image, low, padded);
+                    for (y, row) in output
+                        .chunks_exact_mut(self.width * self.out_channels)
+                        .enumerate()
+                    {
+                        self.output_row(padded, kernel, start, y, row);
+                    }
+                });
+            });
+    }
+
+    /// The convolution that carries gradients back: channels exchanged, kernel flipped.
+    pub(super) fn transposed(&self) -> Self {
+        Self {
+            in_channels: self.out_channels,
+            out_channels: self.in_channels,
+            ..*self
+        }
+    }
+
+    /// Rows above and columns to the left of the image that SAME padding adds.
+    pub(super) fn low_padding(&self) -> (usize, usize) {
+        ((self.kernel.0 - 1) / 2, (self.kernel.1 - 1) / 2)
+    }
+
+    /// Rows below and columns to the right of the image that SAME padding adds.
+    pub(super) fn high_padding(&self) -> (usize, usize) {
+        (self.kernel.0 / 2, self.kernel.1 / 2)
+    }
+
+    /// Values of one image.
+    pub(super) fn image_len(&self) -> usize {
+        self.height * self.width * self.in_channels
+    }
+
+    /// Values of one row of a padded image.
+    pub(super) fn padded_row(&self) -> usize {
+        (self.width + self.kernel.1 - 1) * self.in_channels
+    }
+
+    /// Values of one padded image.
+    pub(super) fn padded_len(&self) -> usize {
+        (self.height + self.kernel.0 - 1) * self.padded_row()
+    }
+
+    /// Where the image starts in its padded form, `low` pixels from the top left corner.
+    pub(super) fn origin(&self, low: (usize, usize)) -> usize {
+        low.0 * self.padded_row() + low.1 * self.in_channels
+    }
+
+    /// Copies an image into its padded form, whose border is zero already.
+    pub(super) fn pad(&self, image: &[f32], low: (usize, usize), padded: &mut [f32]) {
+        let row_len = self.width * self.in_channels;
+        if row_len == 0 {
+            return;
+        }
+        let rows = padded[self.origin(low)..].chunks_mut(self.padded_row());
+        for (row, padded) in image.chunks_exact(row_len).zip(rows) {
+            padded[..row_len].copy_from_slice(row);
+        }
+    }
+
+    /// One row of pixels of the output, as one product per row: A is the padded image itself.
+    #[inline]
+    pub(super) fn output_row(
+        &self,
+        padded: &[f32],
+        kernel: &[f32],
+        start: Start,
+        y: usize,
+        output: &mut [f32],
+    ) {
+        let depth = self.kernel.1 * self.in_channels;
+        let gemm = Gemm {
+            m: self.width,
+            n: self.out_channels,
+            segments: self.kernel.0,
+            depth,
+            a: StridesA {
+                row: self.in_channels,
+                segment: self.padded_row(),
+                step: 1,
+            },
+            b: StridesB {
+                segment: depth * self.out_channels,
+                step: self.out_channels,
+            },
+            c_row: self.out_channels,
+            start,
+        };
+        gemm.run(&padded[y * self.padded_row()..], kernel, output);
+    }
+
+    /// Adds one image's share to the kernel gradient. Rows of `d_output` lie `d_row` values apart.
+    ///
+    /// Row (kx, ci) of the product for kernel row ky is the image shifted by (ky, kx), read in channel ci.
+    pub(super) fn add_image_gradient(
+        &self,
+        padded: &[f32],
+        d_output: &[f32],
+        d_row: usize,
+        d_kernel: &mut [f32],
+    ) {
+        let m = self.kernel.1 * self.in_channels;
+        let gemm = Gemm {
+            m,
+            n: self.out_channels,
+            segments: self.height,
+            depth: self.width,
+            a: StridesA {
+                row: 1,
+                segment: self.padded_row(),
+                step: self.in_channels,
+            },
+            b: StridesB {
+                segment: d_row,
+                step: self.out_channels,
+            },
+            c_row: self.out_channels,
+            start: Start::Output,
+        };
+        for ky in 0..self.kernel.0 {
+            let d_kernel = &mut d_kernel[ky * m * self.out_channels..];
+            gemm.run(&padded[ky * self.padded_row()..], d_output, d_kernel);
+        }
+    }
+
+    /// Turns the kernel by 180 degrees and exchanges its channels: `[kh, kw, out_channels, in_channels]`.
+    pub(super) fn flip(&self, kernel: &[f32], flipped: &mut [f32]) {
+        let tap = self.in_channels * self.out_channels;
+        if tap == 0 {
+            return;
+        }
+        for (kernel, flipped) in kernel
+            .chunks_exact(tap)
+            .zip(flipped.chunks_exact_mut(tap).rev())
+        {
+            transpose(kernel, self.out_channels, flipped);
+        }
+    }
+}
+
+/// `[rows, columns]` to `[columns, rows]`.
+pub(super) fn transpose(from: &[f32], columns: usize, to: &mut [f32]) {
+    let rows = from.len() / columns;
+    for (row, from) in from.chunks_exact(columns).enumerate() {
+        for (value, to) in from.iter().zip(to[row..].iter_mut().step_by(rows)) {
+            *to = *value;
+        }
+    }
+}
+
+/// Adds `from` to `to`, value by value.
+pub(super) fn add(from: &[f32], to: &mut [f32]) {
+    vectorized(
+        #[inline(always)]
+        || {
+            for (to, from) in to.iter_mut().zip(from) {
+                *to += from;
+            }
+        },
+    );
+}
+
+/// Adds every row of `rows` to `sum`.
+pub(super) fn add_rows(rows: &[f32], sum: &mut [f32]) {
+    if sum.is_empty() {
+        return;
+    }
+    vectorized(
+        #[inline(always)]
+        || {
+            for row in rows.chunks_exact(sum.len()) {
+                for (sum, value) in sum.iter_mut().zip(row) {
+                    *sum += value;
+                }
+            }
+        },
+    );
+}

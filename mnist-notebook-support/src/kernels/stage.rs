@@ -1,0 +1,393 @@
+//! The two kinds of stages of a compiled step: convolution with ReLU and pooling, and dense with ReLU.
+
+use rayon::prelude::*;
+
+use super::buffer::{Buffer, with_scratch};
+use super::conv::{Conv2d, add_rows, transpose};
+use super::dense::Dense;
+use super::gemm::{Start, vectorized};
+use super::parameters::Parameters;
+use super::pool::{Pool2d, exceeds};
+
+/// Mark of a window without a positive value: its derivative is zero.
+const NO_WINNER: u8 = u8::MAX;
+
+/// How a window becomes one value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Pooling {
+    /// The mean. One mark per output: bit j says whether position j passes its derivative. No pooling at all is
+    /// this with a window of one.
+    Average,
+    /// The maximum. One mark per output: the winner's position, or [`NO_WINNER`].
+    Max,
+}
+
+/// Where rows lie in a buffer.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Rows {
+    pub(super) origin: usize,
+    pub(super) stride: usize,
+}
+
+/// Convolution, ReLU and pooling of one image.
+#[derive(Debug)]
+pub(super) struct ConvStage {
+    pub(super) conv: Conv2d,
+    pub(super) relu: bool,
+    pub(super) pooling: Pooling,
+    pub(super) pool: Pool2d,
+    /// Positions of kernel and bias among the parameters.
+    pub(super) params: (usize, usize),
+    /// Where the padded input starts among an image's activations.
+    pub(super) input: usize,
+    /// Where the pooled output goes among an image's activations.
+    pub(super) output: Rows,
+    /// Where the marks start among an image's marks.
+    pub(super) marks: usize,
+    /// Where the gradient of the kernel, then of the bias, starts in a partial gradient.
+    pub(super) gradient: usize,
+    /// The kernel, copied to start on a cache line.
+    pub(super) kernel: Buffer,
+    /// The kernel for the way back; empty if nobody asks for the input gradient.
+    pub(super) flipped: Buffer,
+}
+
+impl ConvStage {
+    /// Values of the pooled output.
+    pub(super) fn output_len(&self) -> usize {
+        self.pool.output_len()
+    }
+
+    /// Values of the output gradient of the convolution, with a border if it is needed for the way back.
+    pub(super) fn d_output_len(&self) -> usize {
+        if self.flipped.is_empty() {
+            self.conv.output_len()
+        } else {
+            self.conv.transposed().padded_len()
+        }
+    }
+
+    pub(super) fn load_kernel(&mut self, kernel: &[f32]) {
+        self.kernel.copy_from_slice(kernel);
+        if !self.flipped.is_empty() {
+            self.conv.flip(kernel, &mut self.flipped);
+        }
+    }
+
+    /// From the padded input to the pooled output, one strip of windows after another, so that the full
+    /// convolution output never leaves the innermost cache.
+    pub(super) fn forward(
+        &self,
+        bias: &[f32],
+        activations: &mut [f32],
+        marks: &mut [u8],
+        strip: &mut [f32],
+    ) {
+        let row_len = self.conv.width * self.conv.out_channels;
+        let (rows, columns) = self.pool.windows();
+        let pooled_len = columns * self.conv.out_channels;
+        let strip = &mut strip[..self.pool.strip_len()];
+        let (input, output) = activations.split_at_mut(self.output.origin);
+        let input = &input[self.input..];
+        for y in 0..rows {
+            for (dy, row) in strip.chunks_exact_mut(row_len).enumerate() {
+                let y = y * self.pool.window.0 + dy;
+                self.conv
+                    .output_row(input, &self.kernel, Start::Row(bias), y, row);
+            }
+            let output = &mut output[y * self.output.stride..][..pooled_len];
+            let marks = &mut marks[self.marks + y * pooled_len..][..pooled_len];
+            vectorized(
+                #[inline(always)]
+                || self.pool_strip(strip, output, marks),
+            );
+        }
+    }
+
+    #[inline(always)]
+    fn pool_strip(&self, strip: &[f32], output: &mut [f32], marks: &mut [u8]) {
+        let channels = self.conv.out_channels;
+        let windows = output
+            .chunks_exact_mut(channels)
+            .zip(marks.chunks_exact_mut(channels));
+        for (x, (output, marks)) in windows.enumerate() {
+            match self.pooling {
+                Pooling::Average => self.average(strip, x, output, marks),
+                Pooling::Max => self.max(strip, x, output, marks),
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn average(&self, strip: &[f32], x: usize, output: &mut [f32], marks: &mut [u8]) {
+        output.fill(0.0);
+        marks.fill(0);
+        for (position, offset) in self.pool.offsets(x).enumerate() {
+            let values = &strip[offset..][..output.len()];
+            for ((output, mark), &value) in output.iter_mut().zip(marks.iter_mut()).zip(values) {
+                let passes = !(self.relu && value <= 0.0);
+                *output += if passes { value } else { 0.0 };
+                *mark |= u8::from(passes) << position;
+            }
+        }
+        let scale = self.pool.average_scale();
+        for output in output {
+            *output *= scale;
+        }
+    }
+
+    #[inline(always)]
+    fn max(&self, strip: &[f32], x: usize, output: &mut [f32], marks: &mut [u8]) {
+        output.fill(f32::NEG_INFINITY);
+        marks.fill(0);
+        for (position, offset) in self.pool.offsets(x).enumerate() {
+            let values = &strip[offset..][..output.len()];
+            for ((output, mark), &value) in output.iter_mut().zip(marks.iter_mut()).zip(values) {
+                if exceeds(value, *output) {
+                    *output = value;
+                    *mark = position as u8;
+                }
+            }
+        }
+        if self.relu {
+            for (output, mark) in output.iter_mut().zip(marks) {
+                if *output <= 0.0 {
+                    *output = 0.0;
+                    *mark = NO_WINNER;
+                }
+            }
+        }
+    }
+
+    /// From the gradient of the pooled output, in `gradient`, to that of kernel and bias, added to `partial`, and,
+    /// if there is a stage before this one, to that of the input, in `gradient`.
+    pub(super) fn backward(
+        &self,
+        activations: &[f32],
+        marks: &[u8],
+        gradient: &mut [f32],
+        d_output: &mut [f32],
+        partial: &mut [f32],
+    ) {
+        let Conv2d {
+            height,
+            width,
+            in_channels,
+            out_channels,
+            ..
+        } = self.conv;
+        let transposed = self.conv.transposed();
+        let has_border = !self.flipped.is_empty();
+        let (origin, stride) = if has_border {
+            (
+                transposed.origin(self.conv.high_padding()),
+                transposed.padded_row(),
+            )
+        } else {
+            (0, width * out_channels)
+        };
+        let d_output = &mut d_output[..self.d_output_len()];
+        d_output.fill(0.0);
+        let (rows, columns) = self.pool.windows();
+        let pooled_len = columns * out_channels;
+        vectorized(
+            #[inline(always)]
+            || {
+                for y in 0..rows {
+                    let first = origin + y * self.pool.window.0 * stride;
+                    let marks = &marks[self.marks + y * pooled_len..][..pooled_len];
+                    let gradient = &gradient[y * pooled_len..][..pooled_len];
+                    self.unpool_strip(gradient, marks, &mut d_output[first..], stride);
+                }
+            },
+        );
+
+        let partial = &mut partial[self.gradient..];
+        let (d_kernel, d_bias) = partial.split_at_mut(self.conv.kernel_len());
+        for y in 0..height {
+            let row = &d_output[origin + y * stride..][..width * out_channels];
+            add_rows(row, &mut d_bias[..out_channels]);
+        }
+        let input = &activations[self.input..];
+        self.conv
+            .add_image_gradient(input, &d_output[origin..], stride, d_kernel);
+        if has_border {
+            let d_input = gradient[..self.conv.input_len()].chunks_exact_mut(width * in_channels);
+            for (y, d_row) in d_input.enumerate() {
+                transposed.output_row(d_output, &self.flipped, Start::Zero, y, d_row);
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn unpool_strip(&self, gradient: &[f32], marks: &[u8], d_output: &mut [f32], stride: usize) {
+        let channels = self.conv.out_channels;
+        let scale = self.pool.average_scale();
+        let (height, width) = self.pool.window;
+        let windows = gradient
+            .chunks_exact(channels)
+            .zip(marks.chunks_exact(channels));
+        for (x, (gradient, marks)) in windows.enumerate() {
+            for position in 0..height * width {
+                let (wy, wx) = (position / width, position % width);
+                let first = wy * stride + (x * width + wx) * channels;
+                let d_output = &mut d_output[first..][..channels];
+                let values = gradient.iter().zip(marks);
+                match self.pooling {
+                    Pooling::Average => {
+                        for (d_output, (&gradient, &mark)) in d_output.iter_mut().zip(values) {
+                            let passes = (mark >> position) & 1 != 0;
+                            *d_output = if passes { gradient * scale } else { 0.0 };
+                        }
+                    }
+                    Pooling::Max => {
+                        for (d_output, (&gradient, &mark)) in d_output.iter_mut().zip(values) {
+                            *d_output = if mark == position as u8 {
+                                gradient
+                            } else {
+                                0.0
+                            };
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Dense layer and ReLU of a whole batch.
+#[derive(Debug)]
+pub(super) struct DenseStage {
+    pub(super) dense: Dense,
+    pub(super) relu: bool,
+    /// Positions of kernel and bias among the parameters.
+    pub(super) params: (usize, usize),
+    /// Whether anybody asks for the input gradient.
+    pub(super) needs_input_gradient: bool,
+    partials: Buffer,
+    pub(super) output: Buffer,
+    pub(super) d_output: Buffer,
+    d_output_t: Buffer,
+    d_bias: Buffer,
+    d_input_blocks: Buffer,
+}
+
+impl DenseStage {
+    pub(super) fn new(
+        dense: Dense,
+        relu: bool,
+        params: (usize, usize),
+        needs_input_gradient: bool,
+    ) -> Self {
+        Self {
+            dense,
+            relu,
+            params,
+            needs_input_gradient,
+            // A smaller batch may be cut into more partial sums, but never into more values.
+            partials: Buffer::zeroed(
+                (1..=dense.batch)
+                    .map(|batch| Dense { batch, ..dense }.partials_len())
+                    .max()
+                    .unwrap_or(0),
+            ),
+            output: Buffer::zeroed(dense.output_len()),
+            d_output: Buffer::zeroed(dense.output_len()),
+            d_output_t: Buffer::zeroed(dense.output_len()),
+            d_bias: Buffer::zeroed(dense.outputs),
+            d_input_blocks: Buffer::zeroed(dense.input_len()),
+        }
+    }
+
+    /// `batch` rows of the input, `input_row` values apart, to the output.
+    pub(super) fn forward(
+        &mut self,
+        batch: usize,
+        input: &[f32],
+        input_row: usize,
+        kernel: &[f32],
+        bias: &[f32],
+    ) {
+        let dense = Dense {
+            batch,
+            ..self.dense
+        };
+        let partials = &mut self.partials[..dense.partials_len()];
+        dense.multiply(input, input_row, kernel, partials);
+        dense.sum_partials(
+            partials,
+            bias,
+            self.relu,
+            &mut self.output[..dense.output_len()],
+        );
+    }
+
+    /// From `d_output` to the gradients of input, kernel and bias. Block by block: the kernel's rows give
+    /// the input gradient, then their own gradient is formed and used while they are still in the cache.
+    pub(super) fn backward(
+        &mut self,
+        batch: usize,
+        input: &[f32],
+        input_row: usize,
+        parameters: &mut Parameters,
+    ) {
+        let dense = Dense {
+            batch,
+            ..self.dense
+        };
+        let d_output = &self.d_output[..dense.output_len()];
+        let d_output_t = &mut self.d_output_t[..dense.output_len()];
+        transpose(d_output, dense.outputs, d_output_t);
+        let d_output_t = &*d_output_t;
+        let rows = dense.block_rows();
+        parameters
+            .target(self.params.0)
+            .par_blocks(rows * dense.outputs)
+            .zip(self.d_input_blocks[..dense.input_len()].par_chunks_mut(rows * batch))
+            .enumerate()
+            .for_each(|(block, (target, d_input))| {
+                if self.needs_input_gradient {
+                    dense.input_gradient_block(target.param(), d_output_t, d_input);
+                }
+                with_scratch([target.param().len(), 0], |gradient, _| {
+                    let input = &input[block * rows..];
+                    dense.kernel_gradient_block(input, input_row, d_output, gradient);
+                    target.apply(gradient);
+                });
+            });
+        self.d_bias.fill(0.0);
+        add_rows(d_output, &mut self.d_bias);
+        parameters.target(self.params.1).apply(&self.d_bias);
+    }
+
+    /// One image's input gradient, after [`Self::backward`] with the same batch.
+    pub(super) fn input_gradient(&self, batch: usize, image: usize, gradient: &mut [f32]) {
+        let dense = Dense {
+            batch,
+            ..self.dense
+        };
+        dense.gather_input_gradient(&self.d_input_blocks[..dense.input_len()], image, gradient);
+    }
+
+    /// Takes the input gradient of the layer above as this stage's output gradient, back through the ReLU.
+    pub(super) fn take_gradient(&mut self, batch: usize, above: &Self) {
+        let outputs = self.dense.outputs;
+        self.d_output
+            .par_chunks_exact_mut(outputs)
+            .take(batch)
+            .enumerate()
+            .for_each(|(image, d_output)| above.input_gradient(batch, image, d_output));
+        self.mask_gradient(batch);
+    }
+
+    /// Takes the output gradient back through the ReLU, in place.
+    pub(super) fn mask_gradient(&mut self, batch: usize) {
+        if !self.relu {
+            return;
+        }
+        let len = batch * self.dense.outputs;
+        for (d_output, output) in self.d_output[..len].iter_mut().zip(&self.output[..len]) {
+            *d_output = if *output > 0.0 { *d_output } else { 0.0 };
+        }
+    }
+}
