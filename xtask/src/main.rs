@@ -1,2 +1,176 @@
-//! skeleton
-fn main() {}
+//! `cargo xtask`: sets up, runs, opens and tests the notebooks.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use clap::Parser;
+
+use xtask::check;
+use xtask::execute::{Screen, execute};
+use xtask::kernel::Kernel;
+use xtask::launcher;
+use xtask::notebook::{CodeCell, Notebook, joined};
+use xtask::project::{Project, command, run};
+use xtask::setup::set_up;
+
+/// The walkthrough, which `run` executes and `lab` opens.
+const WALKTHROUGH: &str = "annotated_mnist.ipynb";
+/// How long one cell may run in a test: the first one may have to compile all dependencies.
+const CELL_LIMIT: Duration = Duration::from_secs(30 * 60);
+
+/// Sets up, runs, opens and tests the notebooks.
+#[derive(Parser)]
+#[command(name = "cargo xtask", disable_help_subcommand = true)]
+enum Arguments {
+    /// Execute the walkthrough in full and leave it, executed and as a page, under target/notebooks
+    Run,
+    /// Open the notebooks in JupyterLab
+    Lab,
+    /// Run all tests: `cargo test` on the workspace, then every notebook
+    Test,
+    /// Become a kernel; the kernelspec calls this
+    #[command(hide = true)]
+    Kernel {
+        /// The program evcxr_jupyter
+        #[arg(long)]
+        evcxr: PathBuf,
+        /// Jupyter's connection file
+        #[arg(long)]
+        control_file: PathBuf,
+    },
+}
+
+fn main() -> ExitCode {
+    let result = match Arguments::parse() {
+        Arguments::Run => run_walkthrough(&Project::new()),
+        Arguments::Lab => lab(&Project::new()),
+        Arguments::Test => test(&Project::new()),
+        Arguments::Kernel {
+            evcxr,
+            control_file,
+        } => kernel(&evcxr, &control_file),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run_walkthrough(project: &Project) -> Result<()> {
+    set_up(project)?;
+    let executed = execute_file(project, &project.notebooks().join(WALKTHROUGH), None, &[])?;
+    let page = page(project, &executed)?;
+    println!("\nThe executed notebook: {}", executed.display());
+    println!("The same as a page:    {}", page.display());
+    if let Some(line) = last_accuracy(&Notebook::read(&executed)?.code_cells()) {
+        println!("{line}");
+    }
+    Ok(())
+}
+
+fn lab(project: &Project) -> Result<()> {
+    set_up(project)?;
+    let mut lab = project.jupyter();
+    lab.args(["-m", "jupyterlab", "--ServerApp.ip=127.0.0.1"])
+        .arg(WALKTHROUGH);
+    if is_root(project)? {
+        lab.arg("--allow-root");
+    }
+    run(lab.current_dir(project.notebooks()))
+}
+
+fn test(project: &Project) -> Result<()> {
+    set_up(project)?;
+    run(command("cargo")
+        .args(["test", "--workspace"])
+        .current_dir(project.root()))?;
+    let mut failed = Vec::new();
+    for path in project.notebook_files()? {
+        if let Err(error) = execute_file(
+            project,
+            &path,
+            Some(CELL_LIMIT),
+            &[("MNIST_NOTEBOOK_QUICK", "1")],
+        ) {
+            println!("{error:#}");
+            failed.push(name(&path));
+        }
+    }
+    ensure!(failed.is_empty(), "notebooks failed: {}", failed.join(", "));
+    println!("All notebooks were executed without a failure.");
+    Ok(())
+}
+
+fn kernel(evcxr: &Path, control_file: &Path) -> Result<()> {
+    let program = std::env::current_exe()?;
+    let tools = program
+        .ancestors()
+        .nth(2)
+        .context("the launcher is not in .tools/bin")?;
+    match launcher::launch(tools, evcxr, control_file)? {}
+}
+
+/// Executes a notebook and writes what came of it, failed or not, to the output folder.
+fn execute_file(
+    project: &Project,
+    path: &Path,
+    limit: Option<Duration>,
+    environment: &[(&str, &str)],
+) -> Result<PathBuf> {
+    println!("\nExecuting {}", name(path));
+    let source = Notebook::read(path)?;
+    let folder = path.parent().unwrap_or(project.root());
+    let mut kernel = Kernel::start(project, folder, environment, Box::new(|_| {}))?;
+    let executed = execute(&source, &mut kernel, limit, &mut Screen::new())?;
+    let target = project.output().join(name(path));
+    executed.write(&target)?;
+    let failures = check::failures(&source, &executed);
+    let Some(first) = failures.first() else {
+        return Ok(target);
+    };
+    let more = match failures.len() - 1 {
+        0 => String::new(),
+        more => format!("(and {more} more cells failed or were not executed)"),
+    };
+    bail!("{} failed in {first}{more}", name(path));
+}
+
+/// Turns an executed notebook into a page beside it.
+fn page(project: &Project, notebook: &Path) -> Result<PathBuf> {
+    let mut convert = project.jupyter();
+    convert
+        .args(["-m", "nbconvert", "--to", "html", "--log-level", "WARN"])
+        .arg(notebook);
+    run(&mut convert).context("cannot make a page of the notebook")?;
+    Ok(notebook.with_extension("html"))
+}
+
+/// The last line that a cell printed about accuracy.
+fn last_accuracy(cells: &[CodeCell]) -> Option<String> {
+    let printed = cells
+        .iter()
+        .flat_map(|cell| &cell.outputs)
+        .map(|output| joined(&output["text"]));
+    let lines: Vec<String> = printed
+        .flat_map(|text| text.lines().map(str::to_owned).collect::<Vec<_>>())
+        .collect();
+    lines.into_iter().rfind(|line| line.contains("accuracy"))
+}
+
+fn name(path: &Path) -> String {
+    path.file_name()
+        .unwrap_or_default()
+        .to_string_lossy()
+        .into_owned()
+}
+
+/// Whether root runs this: Jupyter wants to be told so. Set-up made the folder `.tools`, so it is this user's.
+fn is_root(project: &Project) -> Result<bool> {
+    use std::os::unix::fs::MetadataExt;
+    Ok(std::fs::metadata(project.tools().join("setup.lock"))?.uid() == 0)
+}

@@ -1,0 +1,163 @@
+//! Failures in notebooks are noticed: small notebooks that fail, each in its way, are executed by the real kernel.
+
+use std::io::Write;
+use std::path::Path;
+use std::time::Duration;
+
+use xtask::check::{Failure, failures};
+use xtask::execute::{Watcher, execute};
+use xtask::kernel::Kernel;
+use xtask::notebook::{CodeCell, Notebook};
+use xtask::project::Project;
+
+struct Silent;
+
+impl Watcher for Silent {
+    fn cell(&mut self, _: &CodeCell, _: usize) {}
+    fn line(&mut self, _: &str) {}
+    fn done(&mut self, _: Duration) {}
+}
+
+/// Executes a notebook of `tests/fixtures` and returns it with its failures; nothing where there is no kernel.
+fn execute_fixture(name: &str, limit: Duration) -> Option<(Notebook, Vec<Failure>)> {
+    let project = Project::new();
+    if !project.kernelspec().is_file() {
+        // Past the test runner, which shows nothing of a test that passes.
+        let why = "the Jupyter kernel is not set up (`cargo xtask test` does it)";
+        writeln!(std::io::stderr(), "skipped notebook `{name}`: {why}").unwrap();
+        return None;
+    }
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures");
+    let source = Notebook::read(&folder.join(name).with_extension("ipynb")).unwrap();
+    let mut kernel = Kernel::start(&project, &folder, &[], Box::new(|_| {})).unwrap();
+    let executed = execute(&source, &mut kernel, Some(limit), &mut Silent).unwrap();
+    let failures = failures(&source, &executed);
+    Some((executed, failures))
+}
+
+/// Asserts that cell `number` is the first to fail, with all of `words` in its message, and the cells after it unexecuted.
+fn assert_fails(name: &str, number: usize, words: &[&str]) {
+    let Some((executed, failures)) = execute_fixture(name, Duration::from_secs(120)) else {
+        return;
+    };
+    let first = &failures[0];
+    assert_eq!(first.number, number, "{failures:#?}");
+    let shown = first.to_string();
+    for word in words.iter().chain([&&*executed.code_cells()[number - 1]
+        .source
+        .lines()
+        .next()
+        .unwrap()])
+    {
+        assert!(shown.contains(word), "`{word}` is not in:\n{shown}");
+    }
+    let rest = executed.code_cells().len() - number;
+    assert_eq!(
+        failures[1..]
+            .iter()
+            .filter(|f| f.problem == "was never executed")
+            .count(),
+        rest
+    );
+    assert_eq!(failures.len(), 1 + rest, "{failures:#?}");
+}
+
+#[test]
+fn a_good_notebook_is_never_reported() {
+    let Some((executed, failures)) = execute_fixture("good", Duration::from_secs(120)) else {
+        return;
+    };
+    assert_eq!(failures, []);
+    let cells = executed.code_cells();
+    assert_eq!(
+        cells[0].outputs[0]["text"],
+        serde_json::json!(["answer: 42\n"])
+    );
+    assert_eq!(
+        cells[3].outputs[0]["data"]["text/plain"],
+        serde_json::json!(["42"])
+    );
+    assert_eq!(
+        cells.iter().map(|cell| cell.count).collect::<Vec<_>>(),
+        [Some(1), Some(2), Some(3), Some(4)]
+    );
+}
+
+#[test]
+fn a_panic_is_a_failure() {
+    assert_fails(
+        "panic",
+        2,
+        &[
+            "cell 2 (Panic)",
+            "panicked",
+            "index out of bounds: the len is 0 but the index is 42",
+        ],
+    );
+}
+
+#[test]
+fn an_error_returned_by_a_question_mark_is_a_failure() {
+    assert_fails("question_mark", 2, &["invalid digit found in string"]);
+}
+
+#[test]
+fn a_process_that_exits_is_a_failure() {
+    assert_fails("exit", 2, &["Subprocess terminated"]);
+}
+
+#[test]
+fn a_process_that_aborts_is_a_failure() {
+    assert_fails("abort", 2, &["SIGABRT"]);
+}
+
+#[test]
+fn a_stack_overflow_is_a_failure() {
+    assert_fails(
+        "stack_overflow",
+        2,
+        &["Subprocess terminated with status: signal"],
+    );
+}
+
+#[test]
+fn a_compile_error_is_a_failure() {
+    assert_fails("compile_error", 2, &["cannot add `&str` to `i32`"]);
+}
+
+#[test]
+fn a_failed_assertion_in_the_last_cell_is_a_failure() {
+    assert_fails(
+        "assert_in_last_cell",
+        2,
+        &["the answer is off", "left: 42", "right: 43"],
+    );
+}
+
+#[test]
+fn output_to_standard_error_alone_is_a_failure() {
+    assert_fails("stderr_only", 2, &["standard error: a warning"]);
+}
+
+#[test]
+fn a_cell_that_shall_fail_and_does_not_is_a_failure() {
+    assert_fails("nothing_raised", 2, &["nothing failed"]);
+}
+
+#[test]
+fn a_kernel_that_dies_is_a_failure() {
+    assert_fails("kernel_dies", 2, &["KernelDied"]);
+}
+
+#[test]
+fn a_cell_that_never_ends_is_a_failure_after_its_time() {
+    let Some((_, failures)) = execute_fixture("endless_loop", Duration::from_secs(5)) else {
+        return;
+    };
+    assert_eq!(failures[0].number, 2);
+    assert_eq!(
+        failures[0].problem,
+        "TimeLimit: the cell was ended: it ran longer than 5 s"
+    );
+    assert_eq!(failures[1].problem, "was never executed");
+}

@@ -1,0 +1,274 @@
+//! What failed in an executed notebook.
+//!
+//! Executing alone does not tell: evcxr answers `ok` for a cell that panics or returns an error through `?`, and only
+//! its standard error shows it. So any output on standard error counts as a failure, and so does any `error` output
+//! and any cell that never ran.
+
+use std::fmt;
+
+use serde_json::Value;
+
+use crate::notebook::{CodeCell, Notebook, joined};
+
+/// The name of the error output for a kernel that died.
+pub const KERNEL_DIED: &str = "KernelDied";
+/// The name of the error output for a cell that was ended because it took too long.
+pub const TIME_LIMIT: &str = "TimeLimit";
+
+/// A cell that did not do what it should, and why.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    /// Position among the code cells; counts from 1.
+    pub number: usize,
+    /// The last heading above the cell.
+    pub title: String,
+    /// The cell's code.
+    pub source: String,
+    /// What happened, as the kernel said it.
+    pub problem: String,
+}
+
+impl Failure {
+    /// A failure of this cell.
+    pub fn new(cell: &CodeCell, problem: impl Into<String>) -> Self {
+        Self {
+            number: cell.number,
+            title: cell.title.clone(),
+            source: cell.source.clone(),
+            problem: problem.into(),
+        }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(
+            f,
+            "cell {} ({})",
+            self.number,
+            if self.title.is_empty() {
+                "no title"
+            } else {
+                &self.title
+            }
+        )?;
+        for line in self.source.lines() {
+            writeln!(f, "  | {line}")?;
+        }
+        for line in self.problem.lines() {
+            writeln!(f, "  {line}")?;
+        }
+        Ok(())
+    }
+}
+
+/// All failures of `executed`, which must hold every code cell of `source`, in its order.
+pub fn failures(source: &Notebook, executed: &Notebook) -> Vec<Failure> {
+    let executed = executed.code_cells();
+    let mut rest = executed.iter();
+    let mut failures = Vec::new();
+    let mut last_count = 0;
+    for cell in source.code_cells() {
+        let Some(ran) = rest
+            .clone()
+            .find(|ran| ran.source == cell.source && ran.id == cell.id)
+        else {
+            failures.push(Failure::new(
+                &cell,
+                "the executed notebook does not hold this cell",
+            ));
+            continue;
+        };
+        while rest.next().is_some_and(|passed| passed.index != ran.index) {}
+        match ran.count {
+            None => failures.push(Failure::new(&cell, "was never executed")),
+            Some(count) if count <= last_count => {
+                failures.push(Failure::new(&cell, "was executed out of order"));
+            }
+            Some(count) => {
+                last_count = count;
+                failures.extend(problem(ran).map(|problem| Failure::new(&cell, problem)));
+            }
+        }
+    }
+    failures
+}
+
+/// What went wrong in a cell that ran, judged by its outputs; nothing when all is well.
+///
+/// A cell tagged `raises-exception` must fail, but neither kill the kernel nor outlast its time.
+pub fn problem(cell: &CodeCell) -> Option<String> {
+    let messages = messages(&cell.outputs);
+    let fatal = |output: &&Value| output["ename"] == KERNEL_DIED || output["ename"] == TIME_LIMIT;
+    match (cell.raises, messages.is_empty()) {
+        (true, true) => Some("is tagged `raises-exception`, but nothing failed".to_owned()),
+        (true, false) => cell.outputs.iter().find(fatal).and_then(message),
+        (false, true) => None,
+        (false, false) => Some(messages.join("\n")),
+    }
+}
+
+/// What outputs say about failures, one message each.
+pub fn messages(outputs: &[Value]) -> Vec<String> {
+    outputs.iter().filter_map(message).collect()
+}
+
+/// The message of an output that stands for a failure.
+fn message(output: &Value) -> Option<String> {
+    if output["output_type"] == "stream" && output["name"] == "stderr" {
+        return Some(format!(
+            "standard error: {}",
+            joined(&output["text"]).trim_end()
+        ));
+    }
+    if output["output_type"] != "error" {
+        return None;
+    }
+    let traceback: Vec<&str> = output["traceback"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(Value::as_str)
+        .collect();
+    let value = output["evalue"].as_str().unwrap_or_default();
+    Some(if traceback.is_empty() {
+        format!("{}: {value}", output["ename"].as_str().unwrap_or("error"))
+    } else {
+        without_colours(&traceback.join("\n"))
+    })
+}
+
+/// The text without terminal colour codes (`ESC [ … m`).
+fn without_colours(text: &str) -> String {
+    let mut pieces = text.split("\u{1b}[");
+    let mut plain = pieces.next().unwrap_or_default().to_owned();
+    for piece in pieces {
+        plain += piece.split_once('m').map_or(piece, |(_, rest)| rest);
+    }
+    plain
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn cell(id: &str, count: Value, outputs: Value) -> Value {
+        json!({"cell_type": "code", "id": id, "metadata": {}, "source": format!("code of {id}"),
+               "execution_count": count, "outputs": outputs})
+    }
+
+    fn notebook(cells: &[Value]) -> Notebook {
+        Notebook::parse(&json!({"cells": cells}).to_string()).unwrap()
+    }
+
+    fn problems(cells: &[Value]) -> Vec<(usize, String)> {
+        let notebook = notebook(cells);
+        failures(&notebook, &notebook)
+            .into_iter()
+            .map(|f| (f.number, f.problem))
+            .collect()
+    }
+
+    fn stderr(text: &str) -> Value {
+        json!([{"output_type": "stream", "name": "stderr", "text": [text]}])
+    }
+
+    #[test]
+    fn a_good_notebook_has_no_failures() {
+        let good = [
+            cell(
+                "a",
+                json!(2),
+                json!([{"output_type": "stream", "name": "stdout", "text": "panicked at\n"}]),
+            ),
+            cell(
+                "b",
+                json!(3),
+                json!([{"output_type": "execute_result", "data": {"text/plain": "error"}}]),
+            ),
+            cell("c", json!(4), json!([])),
+        ];
+        assert_eq!(problems(&good), []);
+    }
+
+    #[test]
+    fn standard_error_is_a_failure_with_its_text() {
+        let found = problems(&[cell(
+            "a",
+            json!(1),
+            stderr("thread panicked at src/lib.rs:1:1:\nboom\n"),
+        )]);
+        assert_eq!(
+            found,
+            [(
+                1,
+                "standard error: thread panicked at src/lib.rs:1:1:\nboom".to_owned()
+            )]
+        );
+    }
+
+    #[test]
+    fn an_error_output_is_a_failure_with_its_traceback_in_plain_text() {
+        let error = json!([{"output_type": "error", "ename": "Error", "evalue": "mismatched types",
+                            "traceback": ["\u{1b}[31m[E0308] Error:\u{1b}[0m mismatched types", "line 2"]}]);
+        let found = problems(&[cell("a", json!(1), error)]);
+        assert_eq!(
+            found,
+            [(1, "[E0308] Error: mismatched types\nline 2".to_owned())]
+        );
+    }
+
+    #[test]
+    fn a_cell_that_never_ran_is_a_failure() {
+        let found = problems(&[
+            cell("a", json!(1), json!([])),
+            cell("b", Value::Null, json!([])),
+        ]);
+        assert_eq!(found, [(2, "was never executed".to_owned())]);
+    }
+
+    #[test]
+    fn a_cell_executed_out_of_order_is_a_failure() {
+        let found = problems(&[
+            cell("a", json!(5), json!([])),
+            cell("b", json!(3), json!([])),
+        ]);
+        assert_eq!(found, [(2, "was executed out of order".to_owned())]);
+    }
+
+    #[test]
+    fn a_removed_or_changed_cell_is_a_failure() {
+        let (a, b, c) = (
+            cell("a", json!(1), json!([])),
+            cell("b", json!(2), json!([])),
+            cell("c", json!(3), json!([])),
+        );
+        let source = notebook(&[a.clone(), b.clone(), c.clone()]);
+        let found = failures(&source, &notebook(&[a.clone(), c.clone()]));
+        assert_eq!(found.len(), 1);
+        assert_eq!((found[0].number, &*found[0].source), (2, "code of b"));
+        let mut changed = b;
+        changed["source"] = json!("other");
+        assert_eq!(failures(&source, &notebook(&[a, changed, c])).len(), 1);
+    }
+
+    #[test]
+    fn a_cell_tagged_as_raising_must_raise_and_leave_the_kernel_alive() {
+        let tagged = |outputs: Value| {
+            let mut cell = cell("a", json!(1), outputs);
+            cell["metadata"]["tags"] = json!(["raises-exception"]);
+            problems(&[cell])
+        };
+        let died = json!([{"output_type": "error", "ename": KERNEL_DIED, "evalue": "gone", "traceback": []}]);
+        assert_eq!(tagged(stderr("wrong shape")), []);
+        assert_eq!(
+            tagged(json!([])),
+            [(
+                1,
+                "is tagged `raises-exception`, but nothing failed".to_owned()
+            )]
+        );
+        assert_eq!(tagged(died), [(1, "KernelDied: gone".to_owned())]);
+    }
+}

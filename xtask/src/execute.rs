@@ -1,0 +1,117 @@
+//! Executes a notebook cell by cell, showing on screen what it does.
+
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use serde_json::Value;
+
+use crate::check;
+use crate::kernel::Kernel;
+use crate::notebook::{CodeCell, Notebook, joined};
+use crate::ui::Spinner;
+
+/// Told what happens while a notebook is executed.
+pub trait Watcher {
+    /// A cell starts; `total` is the number of code cells.
+    fn cell(&mut self, cell: &CodeCell, total: usize);
+    /// The running cell wrote a line.
+    fn line(&mut self, line: &str);
+    /// The cell ended.
+    fn done(&mut self, took: Duration);
+}
+
+/// Executes all code cells in order and returns the notebook with their outputs.
+///
+/// Stops at the first cell that fails ([`check::problem`]): the cells after it would fail for its sake.
+///
+/// # Errors
+/// When the kernel is gone before the first cell.
+pub fn execute(
+    source: &Notebook,
+    kernel: &mut Kernel,
+    limit: Option<Duration>,
+    watcher: &mut dyn Watcher,
+) -> Result<Notebook> {
+    let mut executed = source.clone();
+    executed.clear();
+    let cells = source.code_cells();
+    for mut cell in cells.iter().cloned() {
+        watcher.cell(&cell, cells.len());
+        let start = Instant::now();
+        cell.outputs = kernel.execute(&cell.source, limit, |output| {
+            if output["output_type"] == "stream" {
+                joined(&output["text"])
+                    .lines()
+                    .for_each(|line| watcher.line(line));
+            }
+        })?;
+        if cell.number == cells.len() && kernel.is_alive() {
+            cell.outputs.extend(late_errors(kernel)?);
+        }
+        executed.set_outputs(cell.index, cell.number, &cell.outputs);
+        watcher.done(start.elapsed());
+        if check::problem(&cell).is_some() || !kernel.is_alive() {
+            break;
+        }
+    }
+    Ok(executed)
+}
+
+/// What the last cell wrote to standard error and the kernel has not passed on yet.
+///
+/// The kernel passes on standard error line by line, in order, and not before a cell ends. So once a line of our own
+/// has come, all lines before it have come, too.
+fn late_errors(kernel: &mut Kernel) -> Result<Vec<Value>> {
+    const LAST: &str = "end of the notebook's standard error";
+    const LIMIT: Duration = Duration::from_secs(60);
+    let mut outputs = kernel.execute(&format!("eprintln!({LAST:?});"), Some(LIMIT), |_| {})?;
+    for output in &mut outputs {
+        if output["output_type"] == "stream" && output["name"] == "stderr" {
+            output["text"] = joined(&output["text"])
+                .replace(&format!("{LAST}\n"), "")
+                .into();
+        }
+    }
+    outputs.retain(|output| output["output_type"] != "stream" || output["text"] != "");
+    Ok(outputs)
+}
+
+/// Shows the execution in a terminal, or as plain lines elsewhere.
+pub struct Screen {
+    spinner: Spinner,
+}
+
+impl Screen {
+    /// A screen that shows nothing yet.
+    pub fn new() -> Self {
+        Self {
+            spinner: Spinner::new(""),
+        }
+    }
+}
+
+impl Default for Screen {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Watcher for Screen {
+    fn cell(&mut self, cell: &CodeCell, total: usize) {
+        let first = cell.source.lines().next().unwrap_or_default();
+        self.spinner.line(&format!(
+            "[{:>2}/{total}] {} · {first}",
+            cell.number, cell.title
+        ));
+        self.spinner.restart("");
+    }
+
+    fn line(&mut self, line: &str) {
+        self.spinner.line(&format!("        {line}"));
+    }
+
+    fn done(&mut self, took: Duration) {
+        self.spinner
+            .line(&format!("        ({:.1} s)", took.as_secs_f64()));
+    }
+}

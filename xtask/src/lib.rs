@@ -1,0 +1,21 @@
+//! What stands behind `cargo xtask`: setting up, executing, checking and measuring the notebooks.
+//!
+//! | module | what it does |
+//! |---|---|
+//! | [`project`] | where things are, and the programs that are run |
+//! | [`setup`] | Python environment, evcxr kernel, kernelspec, warm build folder |
+//! | [`launcher`] | starts evcxr for Jupyter in a build folder of its own |
+//! | [`kernel`] | a running kernel, through a small Python program |
+//! | [`notebook`] | reads and writes `.ipynb` |
+//! | [`execute`] | executes a notebook, cell by cell |
+//! | [`check`] | finds what failed in an executed notebook |
+//! | [`ui`] | progress on screen |
+
+pub mod check;
+pub mod execute;
+pub mod kernel;
+pub mod launcher;
+pub mod notebook;
+pub mod project;
+pub mod setup;
+pub mod ui;

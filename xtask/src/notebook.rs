@@ -1,0 +1,251 @@
+//! Notebook files (`.ipynb`, nbformat 4): reading, the view of a code cell, writing.
+
+use std::path::Path;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
+
+/// A notebook in memory.
+#[derive(Clone, Debug)]
+pub struct Notebook {
+    json: Value,
+}
+
+/// One code cell with what a reader needs to find it again.
+#[derive(Clone, Debug)]
+pub struct CodeCell {
+    /// Position among all cells, text cells included; counts from 0.
+    pub index: usize,
+    /// Position among the code cells; counts from 1.
+    pub number: usize,
+    /// The last heading above the cell, without its `#`; empty when there is none.
+    pub title: String,
+    /// The cell's identifier, empty when the notebook has none.
+    pub id: String,
+    /// The code.
+    pub source: String,
+    /// Whether the cell is tagged `raises-exception`: it shows a failure on purpose.
+    pub raises: bool,
+    /// The execution count, none for a cell that never ran.
+    pub count: Option<u64>,
+    /// The outputs as nbformat objects.
+    pub outputs: Vec<Value>,
+}
+
+impl Notebook {
+    /// Reads a notebook.
+    ///
+    /// # Errors
+    /// When the file cannot be read, is no JSON, or has no list of cells (nbformat before 4).
+    pub fn read(path: &Path) -> Result<Self> {
+        let text = std::fs::read_to_string(path)
+            .with_context(|| format!("cannot read notebook {}", path.display()))?;
+        Self::parse(&text).with_context(|| format!("{} is not a notebook", path.display()))
+    }
+
+    /// Reads a notebook from its text.
+    ///
+    /// # Errors
+    /// When the text is no JSON or has no list of cells.
+    pub fn parse(text: &str) -> Result<Self> {
+        let json: Value = serde_json::from_str(text)?;
+        ensure!(json["cells"].is_array(), "there is no list of `cells`");
+        Ok(Self { json })
+    }
+
+    /// The whole notebook as JSON.
+    pub fn json(&self) -> &Value {
+        &self.json
+    }
+
+    /// The file's text in the form that Jupyter itself writes: sorted keys, one blank of indent, a final newline.
+    pub fn text(&self) -> String {
+        let mut bytes = Vec::new();
+        let format = serde_json::ser::PrettyFormatter::with_indent(b" ");
+        let mut writer = serde_json::Serializer::with_formatter(&mut bytes, format);
+        serde::Serialize::serialize(&self.json, &mut writer)
+            .expect("a JSON value is always written");
+        String::from_utf8(bytes).expect("JSON is UTF-8") + "\n"
+    }
+
+    /// Writes the notebook, making the folder if need be.
+    ///
+    /// # Errors
+    /// When the folder or the file cannot be written.
+    pub fn write(&self, path: &Path) -> Result<()> {
+        if let Some(folder) = path.parent() {
+            std::fs::create_dir_all(folder)?;
+        }
+        std::fs::write(path, self.text())
+            .with_context(|| format!("cannot write notebook {}", path.display()))
+    }
+
+    /// All cells, text and code.
+    pub fn cells(&self) -> &[Value] {
+        self.json["cells"].as_array().map_or(&[], Vec::as_slice)
+    }
+
+    /// The code cells in order. Cells without code (blank ones) are passed over, as Jupyter does.
+    pub fn code_cells(&self) -> Vec<CodeCell> {
+        let mut title = String::new();
+        let mut code = Vec::new();
+        for (index, cell) in self.cells().iter().enumerate() {
+            let source = joined(&cell["source"]);
+            if cell["cell_type"] == "markdown" {
+                title = last_heading(&source).unwrap_or(title);
+            } else if cell["cell_type"] == "code" && !source.trim().is_empty() {
+                code.push(CodeCell {
+                    index,
+                    number: code.len() + 1,
+                    title: title.clone(),
+                    id: cell["id"].as_str().unwrap_or_default().to_owned(),
+                    source,
+                    raises: has_tag(cell, "raises-exception"),
+                    count: cell["execution_count"].as_u64(),
+                    outputs: cell["outputs"].as_array().cloned().unwrap_or_default(),
+                });
+            }
+        }
+        code
+    }
+
+    /// Empties every code cell of outputs and counts.
+    pub fn clear(&mut self) {
+        for cell in self.json["cells"].as_array_mut().into_iter().flatten() {
+            if cell["cell_type"] == "code" {
+                cell["outputs"] = json!([]);
+                cell["execution_count"] = Value::Null;
+            }
+        }
+    }
+
+    /// Stores what a cell gave: joins consecutive pieces of one stream and numbers the results by `count`.
+    pub fn set_outputs(&mut self, index: usize, count: usize, outputs: &[Value]) {
+        let cell = &mut self.json["cells"][index];
+        cell["execution_count"] = json!(count);
+        cell["outputs"] = Value::Array(stored(outputs, count));
+    }
+}
+
+/// A notebook text, kept as one string or as a list of lines, as one string.
+pub fn joined(text: &Value) -> String {
+    match text {
+        Value::String(text) => text.clone(),
+        Value::Array(lines) => lines.iter().filter_map(Value::as_str).collect(),
+        _ => String::new(),
+    }
+}
+
+fn lines(text: &str) -> Value {
+    text.split_inclusive('\n').collect()
+}
+
+fn last_heading(markdown: &str) -> Option<String> {
+    let heading = |line: &str| {
+        let text = line.trim_start_matches('#');
+        (text.len() < line.len() && text.starts_with(' ')).then(|| text.trim().to_owned())
+    };
+    markdown.lines().filter_map(heading).next_back()
+}
+
+fn has_tag(cell: &Value, tag: &str) -> bool {
+    cell["metadata"]["tags"]
+        .as_array()
+        .is_some_and(|tags| tags.iter().any(|t| t == tag))
+}
+
+/// Outputs as a notebook file keeps them.
+fn stored(outputs: &[Value], count: usize) -> Vec<Value> {
+    let mut kept: Vec<Value> = Vec::new();
+    for output in outputs {
+        let mut output = output.clone();
+        if output["output_type"] == "stream" {
+            let text = joined(&output["text"]);
+            if let Some(last) = kept.last_mut()
+                && last["output_type"] == "stream"
+                && last["name"] == output["name"]
+            {
+                last["text"] = lines(&(joined(&last["text"]) + &text));
+                continue;
+            }
+            output["text"] = lines(&text);
+        }
+        if output["output_type"] == "execute_result" {
+            output["execution_count"] = json!(count);
+        }
+        for (mime, data) in output["data"].as_object_mut().into_iter().flatten() {
+            if let Value::String(text) = data
+                && (mime.starts_with("text/") || mime == "image/svg+xml")
+            {
+                *data = lines(text);
+            }
+        }
+        kept.push(output);
+    }
+    kept
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn notebook() -> Notebook {
+        Notebook::parse(
+            r###"{"cells": [
+                {"cell_type": "markdown", "source": ["# Top\n", "text\n", "## 2. Loss\n", "#hash"]},
+                {"cell_type": "code", "id": "a", "metadata": {}, "source": ["let a = 1;\n", "a"], "outputs": []},
+                {"cell_type": "code", "id": "blank", "metadata": {}, "source": "", "outputs": []},
+                {"cell_type": "code", "id": "b", "metadata": {"tags": ["raises-exception"]}, "source": "b", "outputs": []}
+            ], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}"###,
+        )
+        .unwrap()
+    }
+
+    #[test]
+    fn code_cells_carry_their_heading_and_number() {
+        let cells = notebook().code_cells();
+        assert_eq!(cells.len(), 2);
+        assert_eq!(
+            (cells[0].number, cells[0].index, &*cells[0].title),
+            (1, 1, "2. Loss")
+        );
+        assert_eq!(cells[0].source, "let a = 1;\na");
+        assert_eq!(
+            (cells[1].number, &*cells[1].id, cells[1].raises),
+            (2, "b", true)
+        );
+    }
+
+    #[test]
+    fn pieces_of_one_stream_are_joined_and_results_renumbered() {
+        let mut notebook = notebook();
+        notebook.set_outputs(
+            1,
+            1,
+            &[
+                json!({"output_type": "stream", "name": "stdout", "text": "a\n"}),
+                json!({"output_type": "stream", "name": "stdout", "text": "b\n"}),
+                json!({"output_type": "stream", "name": "stderr", "text": "c\n"}),
+                json!({"output_type": "execute_result", "execution_count": 2, "metadata": {},
+                       "data": {"text/plain": "1\n2", "image/png": "iVBO"}}),
+            ],
+        );
+        let cell = &notebook.code_cells()[0];
+        assert_eq!(cell.count, Some(1));
+        assert_eq!(cell.outputs.len(), 3);
+        assert_eq!(cell.outputs[0]["text"], json!(["a\n", "b\n"]));
+        assert_eq!(cell.outputs[2]["execution_count"], json!(1));
+        assert_eq!(cell.outputs[2]["data"]["text/plain"], json!(["1\n", "2"]));
+        assert_eq!(cell.outputs[2]["data"]["image/png"], json!("iVBO"));
+    }
+
+    #[test]
+    fn text_has_the_form_that_jupyter_writes() {
+        let text = notebook().text();
+        assert!(
+            text.starts_with("{\n \"cells\": [\n  {\n   \"cell_type\": \"markdown\","),
+            "{text}"
+        );
+        assert!(text.ends_with("\n \"nbformat_minor\": 5\n}\n"), "{text}");
+    }
+}

@@ -1,0 +1,153 @@
+//! Where things are in the project folder, and how its programs are started.
+
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+
+/// The project folder. Everything that set-up makes lies in its `.tools`, everything that commands write in its `target`.
+#[derive(Clone, Debug)]
+pub struct Project {
+    root: PathBuf,
+}
+
+impl Project {
+    /// The project that this program was built in.
+    pub fn new() -> Self {
+        let manifest = Path::new(env!("CARGO_MANIFEST_DIR"));
+        Self {
+            root: manifest.parent().unwrap_or(manifest).to_owned(),
+        }
+    }
+
+    /// The project folder itself.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// What set-up makes: the Python environment, the kernel's launcher, its build folders.
+    pub fn tools(&self) -> PathBuf {
+        self.root.join(".tools")
+    }
+
+    /// The Python environment.
+    pub fn venv(&self) -> PathBuf {
+        self.tools().join("venv")
+    }
+
+    /// The Python environment's interpreter.
+    pub fn python(&self) -> PathBuf {
+        self.venv().join("bin/python")
+    }
+
+    /// The kernelspec that the notebooks name; it lies in the Python environment.
+    pub fn kernelspec(&self) -> PathBuf {
+        self.venv().join("share/jupyter/kernels/rust/kernel.json")
+    }
+
+    /// The folder of the notebooks.
+    pub fn notebooks(&self) -> PathBuf {
+        self.root.join("notebooks")
+    }
+
+    /// The notebooks' paths, sorted.
+    ///
+    /// # Errors
+    /// When the folder cannot be read.
+    pub fn notebook_files(&self) -> Result<Vec<PathBuf>> {
+        let folder = self.notebooks();
+        let entries = std::fs::read_dir(&folder)
+            .with_context(|| format!("cannot read {}", folder.display()))?;
+        let mut files = entries
+            .map(|entry| Ok(entry?.path()))
+            .collect::<Result<Vec<_>>>()?;
+        files.retain(|path| path.extension() == Some(OsStr::new("ipynb")));
+        files.sort();
+        Ok(files)
+    }
+
+    /// Where executed notebooks, pages and tables are written.
+    pub fn output(&self) -> PathBuf {
+        self.root.join("target/notebooks")
+    }
+
+    /// The Python environment's interpreter with Jupyter's own files kept inside `.tools`.
+    pub fn jupyter(&self) -> Command {
+        let files = self.tools().join("jupyter");
+        let mut python = command(self.python());
+        python
+            .env("JUPYTER_PREFER_ENV_PATH", "1")
+            .env("JUPYTER_PLATFORM_DIRS", "1")
+            .env("JUPYTER_CONFIG_DIR", files.join("config"))
+            .env("JUPYTER_DATA_DIR", files.join("data"))
+            .env("JUPYTER_RUNTIME_DIR", files.join("runtime"))
+            .env("IPYTHONDIR", files.join("ipython"));
+        python
+    }
+}
+
+impl Default for Project {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// A program to start, without the variables by which Cargo describes the package that it is running (this one).
+pub fn command(program: impl AsRef<OsStr>) -> Command {
+    let mut command = Command::new(program);
+    let describes = |name: &OsStr| {
+        let name = name.to_string_lossy();
+        name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_")
+    };
+    for (name, _) in std::env::vars_os().filter(|(name, _)| describes(name)) {
+        command.env_remove(name);
+    }
+    command
+}
+
+/// Runs a program that takes but a moment and returns its standard output, trimmed.
+///
+/// # Errors
+/// When it cannot be started or fails; the message carries what it said.
+pub fn output(command: &mut Command) -> Result<String> {
+    let name = command.get_program().to_string_lossy().into_owned();
+    let output = command
+        .output()
+        .with_context(|| format!("cannot start `{name}`"))?;
+    if !output.status.success() {
+        bail!(
+            "`{name}` failed ({}): {}",
+            output.status,
+            String::from_utf8_lossy(&output.stderr).trim()
+        );
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+}
+
+/// Runs a program whose own output the user shall see.
+///
+/// # Errors
+/// When it cannot be started or fails.
+pub fn run(command: &mut Command) -> Result<()> {
+    let name = command.get_program().to_string_lossy().into_owned();
+    let status = command
+        .status()
+        .with_context(|| format!("cannot start `{name}`"))?;
+    if !status.success() {
+        bail!("`{name}` failed ({status})");
+    }
+    Ok(())
+}
+
+/// Cargo's home, where programs of the user's own are installed.
+///
+/// # Errors
+/// When neither `CARGO_HOME` nor a home folder is known.
+pub fn cargo_home() -> Result<PathBuf> {
+    if let Some(home) = std::env::var_os("CARGO_HOME") {
+        return Ok(home.into());
+    }
+    let home = std::env::home_dir().context("no home folder: set HOME or CARGO_HOME")?;
+    Ok(home.join(".cargo"))
+}
