@@ -253,34 +253,28 @@ def trace_epoch_1(data):
     (HERE / "trace_epoch_1.csv").write_text("step,loss\n" + "".join(rows))
 
 
-# --- ten_epochs.json ---
+# --- ten_epochs.csv ---
 
 
-def ten_epochs_of_seed(seed, train_ds, test_ds):
+ddef ten_epochs_of_seed(seed, train_ds, test_ds):
+    """The rows of the table: seed, epoch, loss and accuracy on the training and the test set."""
     rng, params = training.initial_state(seed)
     opt_state = training.OPTIMIZER.init(params)
-    rows = []
     for epoch in range(1, EPOCHS + 1):
         rng, batches = training.epoch_batches(rng, len(train_ds["label"]))
         params, opt_state, series = training.train(params, opt_state, train_ds, batches)
         test = training.eval_step(params, test_ds)
-        rows.append(
-            {
-                "epoch": epoch,
-                "train_loss": float(np.mean(series["loss"])),
-                "train_accuracy": float(np.mean(series["accuracy"])),
-                "test_loss": float(test["loss"]),
-                "test_accuracy": float(test["accuracy"]),
-            }
-        )
-        print(seed, rows[-1], flush=True)
-    return {"seed": seed, "epochs": rows}
+        train_loss, train_accuracy = np.mean(series["loss"]), np.mean(series["accuracy"])
+        row = [train_loss, train_accuracy, test["loss"], test["accuracy"]]
+        yield ",".join([str(seed), str(epoch)] + [f"{value:.6f}" for value in row])
 
 
 def ten_epochs(data):
     train_ds, test_ds = training.load(data, "train"), training.load(data, "t10k")
-    runs = [ten_epochs_of_seed(seed, train_ds, test_ds) for seed in TRAINING_SEEDS]
-    write_json("ten_epochs", {"runs": runs})
+    lines = ["seed,epoch,train_loss,train_accuracy,test_loss,test_accuracy"]
+    for seed in TRAINING_SEEDS:
+        lines += ten_epochs_of_seed(seed, train_ds, test_ds)
+    (HERE / "ten_epochs.csv").write_text("\n".join(lines) + "\n")
 
 
 # --- flax_params.safetensors and flax_params.json ---
