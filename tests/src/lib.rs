@@ -1,1 +1,38 @@
-//! skeleton
+//! What the tests across crates share.
+
+use std::path::{Path, PathBuf};
+
+use mnist_notebook_support::prelude::*;
+
+/// A file in `tests/golden`.
+pub fn golden_file(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("golden")
+        .join(name)
+}
+
+/// Loss and accuracy of the first steps of the tutorial's training with a seed.
+///
+/// In f32 the steps are the compiled ones that [`train_epoch`] makes. In f64 they go through
+/// autograd, from the same f32 weights and images.
+///
+/// # Errors
+/// Those of the training.
+pub fn trace_of_training(seed: i64, steps: usize, dtype: DType) -> Result<Vec<(f64, f64)>> {
+    let (rng, init_rng) = Key::new(seed).split();
+    let params = get_initial_params(&Cnn, init_rng, &Device::Cpu)?.to_dtype(dtype)?;
+    let mut optimizer = create_optimizer(&params, 0.1, 0.9)?;
+    let mut compiled = jit(Cnn, &params, &[32, 28, 28, 1])?;
+    let (train_ds, _) = get_datasets(&Device::Cpu)?;
+    let (_, input_rng) = rng.split();
+    permutation(input_rng, train_ds.len())
+        .chunks_exact(32)
+        .take(steps)
+        .map(|perm| {
+            let batch = train_ds.batch(perm)?.to_dtype(dtype)?;
+            let metrics = compiled.train_step(&mut optimizer, &batch)?;
+            let number = |tensor: Tensor| tensor.to_dtype(DType::F64)?.to_scalar::<f64>();
+            Ok((number(metrics.loss)?, number(metrics.accuracy)?))
+        })
+        .collect()
+}

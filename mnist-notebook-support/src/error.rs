@@ -1,0 +1,217 @@
+//! What can go wrong, one variant per cause, each with the way out.
+
+use std::path::PathBuf;
+
+use crate::kernels::KernelError;
+
+/// The result of every fallible function of this crate.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Everything this crate refuses or fails to do.
+///
+/// Messages are one or two lines, name what was found and what was expected, and say what to do;
+/// in a notebook they are all that a failed cell shows.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A tensor operation failed in candle.
+    #[error("{0}")]
+    Tensor(String),
+
+    /// A tensor has another shape than the function takes.
+    #[error("{what}: expected shape {expected}, found {found:?}")]
+    Shape {
+        /// The argument and the function it was given to.
+        what: &'static str,
+        /// The shape in words, such as `[B, 28, 28, 1]`.
+        expected: String,
+        /// The shape of the tensor that came.
+        found: Vec<usize>,
+    },
+
+    /// A tensor has another element type than the function takes.
+    #[error("{what}: expected elements of type {expected}, found {found}")]
+    DType {
+        /// The argument and the function it was given to.
+        what: &'static str,
+        /// The element type in words.
+        expected: &'static str,
+        /// The element type that came.
+        found: String,
+    },
+
+    /// A label is not the number of a class.
+    #[error("label {label} at position {index} is not below the number of classes, {num_classes}")]
+    Label {
+        /// The label that was found.
+        label: u32,
+        /// Its position in the label tensor.
+        index: usize,
+        /// How many classes there are.
+        num_classes: usize,
+    },
+
+    /// Images and labels of different lengths were put into one dataset.
+    #[error("{images} images but {labels} labels: every image needs exactly one label")]
+    Lengths {
+        /// How many images came.
+        images: usize,
+        /// How many labels came.
+        labels: usize,
+    },
+
+    /// A dataset without a single example was to be used.
+    #[error("the dataset is empty: there is nothing to {0}")]
+    EmptyDataset(&'static str),
+
+    /// No batch of this size can be taken from the dataset.
+    #[error(
+        "batch size {batch_size} does not fit a dataset of {examples} examples: \
+         choose one from 1 to {examples}"
+    )]
+    BatchSize {
+        /// The batch size that was asked for.
+        batch_size: usize,
+        /// How many examples the dataset has.
+        examples: usize,
+    },
+
+    /// A hyper-parameter lies outside its range.
+    #[error("{name} = {value} is out of range: {allowed}")]
+    Hyperparameter {
+        /// The name of the hyper-parameter.
+        name: &'static str,
+        /// The value that was given.
+        value: f64,
+        /// The values it may have.
+        allowed: &'static str,
+    },
+
+    /// A module asked for a parameter that the given parameters do not hold.
+    #[error(
+        "no parameter {path:?} among [{known}]: the parameters come from another network; \
+         call `init` on this one"
+    )]
+    MissingParam {
+        /// The path of the parameter, such as `Conv_0/kernel`.
+        path: String,
+        /// The paths that are there.
+        known: String,
+    },
+
+    /// A parameter has another shape than the module needs.
+    #[error(
+        "parameter {path:?} has shape {found:?} where the network needs {expected:?}: \
+         call `init` with a sample of the shape you train on"
+    )]
+    ParamShape {
+        /// The path of the parameter.
+        path: String,
+        /// The shape that the module needs.
+        expected: Vec<usize>,
+        /// The shape of the stored parameter.
+        found: Vec<usize>,
+    },
+
+    /// A module used one parameter name twice.
+    #[error("the parameter {0:?} is made twice in one module: give the second another name")]
+    DuplicateParam(String),
+
+    /// A module without parameters was to be trained.
+    #[error("the network has no parameters: there is nothing to train")]
+    NoParams,
+
+    /// No gradient reached a parameter.
+    #[error(
+        "the loss does not depend on parameter {0:?}: does the network leave its own tensors, \
+         through `detach` or a host value?"
+    )]
+    NoGradient(String),
+
+    /// The loss became infinite or not a number.
+    #[error(
+        "the loss is {loss} at epoch {epoch}, step {step}: training has diverged; \
+         start again with a smaller learning rate"
+    )]
+    Diverged {
+        /// The epoch, counted as the caller counts it.
+        epoch: usize,
+        /// The step within the epoch, from 1.
+        step: usize,
+        /// The loss that was found.
+        loss: f32,
+    },
+
+    /// A file of the dataset is not where it should be.
+    #[error(
+        "{} is missing (with or without .gz): set MNIST_DATA_DIR to a folder that holds the four \
+         MNIST files, or restore the project's data folder",
+        path.display()
+    )]
+    DataMissing {
+        /// Where the file was looked for.
+        path: PathBuf,
+    },
+
+    /// A file of the dataset does not hold what it should.
+    #[error(
+        "{} is damaged: {problem}; delete it and fetch it again",
+        path.display()
+    )]
+    DataDamaged {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with its content.
+        problem: String,
+    },
+
+    /// A file could not be written.
+    #[error("cannot write {}: {source}", path.display())]
+    Save {
+        /// The file or folder.
+        path: PathBuf,
+        /// What the operating system said.
+        source: std::io::Error,
+    },
+
+    /// A figure cannot be drawn from these data.
+    #[error("{0}")]
+    Figure(String),
+
+    /// The crate has no item of this name to show.
+    #[error("{0}")]
+    UnknownSource(String),
+}
+
+impl Error {
+    /// An [`Error::Save`] for `path`, to hand to `map_err`.
+    pub(crate) fn save(path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
+        let path = path.into();
+        move |source| Error::Save { path, source }
+    }
+}
+
+/// candle's errors may carry a backtrace of frames that no reader of a notebook knows: only the
+/// message is kept. An error of ours that travelled through candle comes out as it went in.
+impl From<candle_core::Error> for Error {
+    fn from(error: candle_core::Error) -> Self {
+        match error {
+            candle_core::Error::WithBacktrace { inner, .. } => (*inner).into(),
+            candle_core::Error::Context { inner, context } => {
+                Error::Tensor(format!("{context}: {}", Error::from(*inner)))
+            }
+            other => Error::Tensor(other.to_string()),
+        }
+    }
+}
+
+impl From<KernelError> for Error {
+    fn from(error: KernelError) -> Self {
+        match error {
+            KernelError::Label { label, image, classes } => {
+                Error::Label { label, index: image, num_classes: classes }
+            }
+            other => Error::Tensor(other.to_string()),
+        }
+    }
+}

@@ -1,0 +1,224 @@
+//! The compiled step, the counterpart of the tutorial's `@jax.jit`.
+//!
+//! `jax.jit` runs a function once with abstract values, notes its operations, and has XLA plan
+//! buffers and fuse loops for these shapes. [`jit`] does the same on a small scale: it evaluates
+//! the network once, notes the layers it went through, and plans a [`Program`]: every buffer is
+//! allocated once, bias, ReLU and pooling are fused into the convolution before them, and the
+//! momentum step into the gradient. A step then replays the plan.
+//!
+//! As under `jax.jit`, what the network does must depend on shapes alone, not on values. Where
+//! there is no plan (a layer that this crate does not know, a branch, a GPU, f64) the step is
+//! [`train_step`], which works for everything.
+
+use std::fmt;
+
+use candle_core::{DType, Device, Tensor, Var};
+
+use crate::dataset::Batch;
+use crate::kernels::{self, Outcome, Program};
+use crate::linen::trace::{Layer, Step, record};
+use crate::linen::{Module, Params};
+use crate::metrics::BatchMetrics;
+use crate::optimizer::Momentum;
+use crate::train::{eval_step, train_step};
+use crate::{Result, ops};
+
+/// Plans training and evaluation of a network for inputs of one shape.
+///
+/// # Shapes
+/// - `input_shape`: `[B, height, width, channels]`. Smaller batches fit the same plan; what does
+///   not fit goes the general way.
+///
+/// # Errors
+/// Those of the network for an input of this shape.
+///
+/// # Examples
+/// ```
+/// use mnist_notebook_support::prelude::*;
+///
+/// let params = get_initial_params(&Cnn, Key::new(0), &Device::Cpu)?;
+/// let step = jit(Cnn, &params, &[32, 28, 28, 1])?;
+/// assert!(step.is_compiled());
+/// println!("{step}"); // the plan, or why there is none
+/// # Ok::<(), mnist_notebook_support::Error>(())
+/// ```
+pub fn jit<M: Module>(model: M, params: &Params, input_shape: &[usize]) -> Result<Jit<M>> {
+    let dtype = params.iter().next().map_or(DType::F32, |(_, var)| var.dtype());
+    // One example shows all that there is to see.
+    let mut sample_shape = input_shape.to_vec();
+    sample_shape.iter_mut().take(1).for_each(|batch| *batch = 1);
+    let sample = Tensor::zeros(sample_shape, dtype, params.device())?;
+    let (output, steps) = record(|| model.apply(params, &sample))?;
+    let num_classes = output.dims().last().copied().unwrap_or(0);
+    let plan = plan(input_shape, &sample, &steps, &output, params);
+    Ok(Jit { model, num_classes, plan })
+}
+
+/// A network with its plan, made by [`jit`].
+pub struct Jit<M> {
+    model: M,
+    num_classes: usize,
+    plan: Result<Plan, String>,
+}
+
+struct Plan {
+    program: Program,
+    image_shape: Vec<usize>,
+    description: String,
+}
+
+impl<M: Module> Jit<M> {
+    /// Makes one step of training on a batch, in place: [`train_step`], faster.
+    ///
+    /// # Errors
+    /// Those of [`train_step`].
+    pub fn train_step(&mut self, optimizer: &mut Momentum, batch: &Batch) -> Result<BatchMetrics> {
+        match &mut self.plan {
+            Ok(plan) if plan.fits(batch) => plan.train_step(optimizer, batch),
+            _ => train_step(&self.model, optimizer, batch),
+        }
+    }
+
+    /// The metrics of a batch, without training on it: [`eval_step`], faster.
+    ///
+    /// # Errors
+    /// Those of [`eval_step`].
+    pub fn eval_step(&mut self, params: &Params, batch: &Batch) -> Result<BatchMetrics> {
+        match &mut self.plan {
+            Ok(plan) if plan.fits(batch) => plan.eval_step(params, batch),
+            _ => eval_step(&self.model, params, batch),
+        }
+    }
+
+    /// Whether there is a plan; if not, `Display` says why.
+    pub fn is_compiled(&self) -> bool {
+        self.plan.is_ok()
+    }
+
+    /// How many classes the network tells apart.
+    pub(crate) fn num_classes(&self) -> usize {
+        self.num_classes
+    }
+}
+
+/// The plan in words, a fused group of layers a line, or why there is none.
+impl<M> fmt::Display for Jit<M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.plan {
+            Ok(plan) => f.write_str(&plan.description),
+            Err(reason) => write!(f, "not compiled: {reason}"),
+        }
+    }
+}
+
+impl Plan {
+    fn fits(&self, batch: &Batch) -> bool {
+        let image = &batch.image;
+        image.device().is_cpu()
+            && image.dtype() == DType::F32
+            && image.is_contiguous()
+            && image.dims().get(1..) == Some(&self.image_shape)
+            && (1..=self.program.batch()).contains(&batch.len())
+    }
+
+    fn train_step(&mut self, optimizer: &Momentum, batch: &Batch) -> Result<BatchMetrics> {
+        let labels = batch.label.to_vec1::<u32>()?;
+        let (rate, beta) = (optimizer.learning_rate() as f32, optimizer.beta() as f32);
+        let vars = [optimizer.target(), optimizer.momentum()]
+            .into_iter()
+            .flat_map(|params| params.iter().map(|(_, var)| var))
+            .collect::<Vec<&Var>>();
+        let (storage, layout) = batch.image.storage_and_layout();
+        let images = ops::f32_slice(&storage, layout)?;
+        let outcome = ops::with_slices_mut(&vars, |slices| {
+            let (target, momentum) = slices.split_at_mut(slices.len() / 2);
+            self.program.train_step(target, momentum, images, &labels, rate, beta)
+        })??;
+        to_metrics(outcome, labels.len())
+    }
+
+    fn eval_step(&mut self, params: &Params, batch: &Batch) -> Result<BatchMetrics> {
+        let labels = batch.label.to_vec1::<u32>()?;
+        let vars = params.iter().map(|(_, var)| var.storage_and_layout()).collect::<Vec<_>>();
+        let slices = vars
+            .iter()
+            .map(|(storage, layout)| ops::f32_slice(storage, layout))
+            .collect::<Result<Vec<_>>>()?;
+        let (storage, layout) = batch.image.storage_and_layout();
+        let images = ops::f32_slice(&storage, layout)?;
+        to_metrics(self.program.evaluate(&slices, images, &labels)?, labels.len())
+    }
+}
+
+fn to_metrics(outcome: Outcome, examples: usize) -> Result<BatchMetrics> {
+    let accuracy = outcome.correct as f32 / examples as f32;
+    Ok(BatchMetrics {
+        loss: Tensor::new(outcome.loss, &Device::Cpu)?,
+        accuracy: Tensor::new(accuracy, &Device::Cpu)?,
+    })
+}
+
+/// Plans the recorded layers, or says why that cannot be done.
+fn plan(
+    input_shape: &[usize],
+    sample: &Tensor,
+    steps: &[Step],
+    output: &Tensor,
+    params: &Params,
+) -> Result<Plan, String> {
+    if !sample.device().is_cpu() {
+        return Err("the parameters are on a GPU".into());
+    }
+    if params.iter().any(|(_, var)| var.dtype() != DType::F32 || !var.is_contiguous()) {
+        return Err("the parameters are not contiguous f32 arrays".into());
+    }
+    let &[batch, height, width, channels] = input_shape else {
+        return Err("the input is no batch of images".into());
+    };
+    let is_chain = steps.iter().map(|step| step.input).eq(std::iter::once(sample.id())
+        .chain(steps.iter().map(|step| step.output))
+        .take(steps.len()))
+        && steps.last().is_some_and(|step| step.output == output.id());
+    if !is_chain {
+        return Err("the network is not a plain chain of this crate's layers".into());
+    }
+    let layers = steps.iter().map(|step| to_kernel_layer(&step.layer, params));
+    let layers = layers.collect::<Option<Vec<_>>>().ok_or("a layer's parameters are missing")?;
+    let program = Program::new([batch, height, width, channels], &layers)
+        .map_err(|error| error.to_string())?;
+    let image_shape = vec![height, width, channels];
+    Ok(Plan { program, image_shape, description: describe(batch, steps) })
+}
+
+fn to_kernel_layer(layer: &Layer, params: &Params) -> Option<kernels::Layer> {
+    let position = |path: String| params.paths().position(|known| known == path);
+    let positions = |path: &str| {
+        Some((position(format!("{path}/kernel"))?, position(format!("{path}/bias"))?))
+    };
+    Some(match layer {
+        Layer::Conv { path, kernel_size, features, .. } => kernels::Layer::Conv {
+            kernel: *kernel_size,
+            features: *features,
+            params: positions(path)?,
+        },
+        Layer::Dense { path, features, .. } => {
+            kernels::Layer::Dense { features: *features, params: positions(path)? }
+        }
+        Layer::Relu => kernels::Layer::Relu,
+        Layer::AvgPool { window } => kernels::Layer::AvgPool { window: *window },
+        Layer::MaxPool { window } => kernels::Layer::MaxPool { window: *window },
+        Layer::Flatten => kernels::Layer::Flatten,
+        Layer::LogSoftmax => kernels::Layer::LogSoftmax,
+    })
+}
+
+/// One line for each group of layers that is evaluated in one go.
+fn describe(batch: usize, steps: &[Step]) -> String {
+    let mut text = format!("compiled for batches of {batch}:");
+    for step in steps {
+        let starts_group = matches!(step.layer, Layer::Conv { .. } | Layer::Dense { .. });
+        text += if starts_group { "\n  " } else { " → " };
+        text += &step.layer.name();
+    }
+    text
+}

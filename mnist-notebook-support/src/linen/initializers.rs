@@ -1,0 +1,32 @@
+//! Initial values of parameters.
+
+use candle_core::{DType, Device, Shape, Tensor};
+
+use crate::Result;
+use crate::random::{Key, truncated_normal};
+
+/// LeCun normal: normal numbers cut off at two standard deviations, with variance `1 / fan_in`.
+///
+/// `fan_in`, the number of inputs to one output, is the product of all dimensions but the last.
+/// Flax's default for the kernels of `Conv` and `Dense`.
+///
+/// # Errors
+/// [`Error::Tensor`](crate::Error::Tensor) if the device has no room.
+///
+/// # Source
+/// `jax.nn.initializers.lecun_normal`; Y. LeCun et al., *Efficient BackProp*, 1998.
+pub fn lecun_normal(key: Key, shape: &Shape, device: &Device) -> Result<Tensor> {
+    // The standard deviation of a standard normal cut off to (-2, 2).
+    const TRUNCATED_STD: f32 = 0.879_625_66;
+    let fan_in: usize = shape.dims().iter().rev().skip(1).product();
+    let stddev = (1.0 / fan_in as f32).sqrt() / TRUNCATED_STD;
+    Ok((truncated_normal(key, -2.0, 2.0, shape, device)? * f64::from(stddev))?)
+}
+
+/// Zeros, Flax's default for biases. The key is not used.
+///
+/// # Errors
+/// [`Error::Tensor`](crate::Error::Tensor) if the device has no room.
+pub fn zeros(_key: Key, shape: &Shape, device: &Device) -> Result<Tensor> {
+    Ok(Tensor::zeros(shape, DType::F32, device)?)
+}

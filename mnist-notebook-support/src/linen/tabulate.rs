@@ -1,0 +1,86 @@
+//! The table of a network's layers.
+
+use candle_core::Tensor;
+
+use super::trace::{Layer, record};
+use super::{Module, Params, Scope};
+use crate::Result;
+use crate::random::Key;
+
+/// One row of the table of layers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LayerRow {
+    /// The layer's path, such as `Conv_0`, or the function's name, such as `relu`.
+    pub layer: String,
+    /// What the layer gives for the sample.
+    pub output_shape: Vec<usize>,
+    /// How many numbers the layer learns: kernel and bias.
+    pub parameters: usize,
+}
+
+/// The layers of a network, in the order in which they are evaluated.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tabulated {
+    /// The layers.
+    pub rows: Vec<LayerRow>,
+    /// How many numbers the whole network learns.
+    pub parameters: usize,
+}
+
+/// The layers of a module with output shapes and parameter counts, for an input like `sample`.
+///
+/// Listed are the layers of this crate; other tensor operations of the module do not show.
+///
+/// # Errors
+/// Those of the module.
+///
+/// # Examples
+/// ```
+/// use candle_core::{DType, Device, Tensor};
+/// use mnist_notebook_support::{Cnn, linen::tabulate};
+///
+/// let sample = Tensor::ones((1, 28, 28, 1), DType::F32, &Device::Cpu)?;
+/// let table = tabulate(&Cnn, &sample)?;
+/// assert_eq!(table.rows[0].layer, "Conv_0");
+/// assert_eq!(table.rows[0].parameters, 3 * 3 * 32 + 32);
+/// assert_eq!(table.parameters, 824_458);
+/// # Ok::<(), mnist_notebook_support::Error>(())
+/// ```
+///
+/// # Source
+/// `flax.linen.Module.tabulate`.
+pub fn tabulate<M: Module>(module: &M, sample: &Tensor) -> Result<Tabulated> {
+    let mut params = Params::default();
+    let (_, steps) =
+        record(|| module.call(&mut Scope::init(Key::new(0), &mut params), sample))?;
+    let rows = steps.into_iter().map(|step| LayerRow {
+        parameters: step.layer.parameters(),
+        layer: step.layer.name(),
+        output_shape: step.output_shape,
+    });
+    Ok(Tabulated { rows: rows.collect(), parameters: params.count() })
+}
+
+impl Layer {
+    /// The layer's path, or the name of its function.
+    pub(crate) fn name(&self) -> String {
+        match self {
+            Layer::Conv { path, .. } | Layer::Dense { path, .. } => path.clone(),
+            Layer::Relu => "relu".into(),
+            Layer::AvgPool { .. } => "avg_pool".into(),
+            Layer::MaxPool { .. } => "max_pool".into(),
+            Layer::Flatten => "flatten".into(),
+            Layer::LogSoftmax => "log_softmax".into(),
+        }
+    }
+
+    fn parameters(&self) -> usize {
+        match *self {
+            Layer::Conv { kernel_size: (height, width), channels, features, .. } => {
+                height * width * channels * features + features
+            }
+            Layer::Dense { inputs, features, .. } => inputs * features + features,
+            _ => 0,
+        }
+    }
+}

@@ -1,0 +1,132 @@
+//! Gradient descent with momentum.
+
+use std::collections::BTreeMap;
+
+use candle_core::Tensor;
+
+use crate::linen::Params;
+use crate::{Error, Result, ops};
+
+/// The gradient of a scalar for each parameter, under the parameter's path.
+#[derive(Debug, Clone, Default)]
+pub struct Gradients(BTreeMap<String, Tensor>);
+
+impl Gradients {
+    /// The gradient for the parameter of a path, of that parameter's shape.
+    pub fn get(&self, path: &str) -> Option<&Tensor> {
+        self.0.get(path)
+    }
+
+    /// All paths and gradients, in alphabetical order.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &Tensor)> {
+        self.0.iter().map(|(path, grad)| (path.as_str(), grad))
+    }
+}
+
+impl FromIterator<(String, Tensor)> for Gradients {
+    fn from_iter<I: IntoIterator<Item = (String, Tensor)>>(iter: I) -> Self {
+        Gradients(iter.into_iter().collect())
+    }
+}
+
+/// The momentum optimizer together with the parameters it works on, its target.
+///
+/// A step is `m ← beta · m + gradient; parameter ← parameter - learning_rate · m`, with `m`
+/// starting at zero. There is no dampening.
+///
+/// # Source
+/// `flax.optim.Momentum`; Polyak, *Some methods of speeding up the convergence of iteration
+/// methods*, 1964. candle's `SGD` has no momentum.
+#[derive(Debug)]
+pub struct Momentum {
+    target: Params,
+    momentum: Params,
+    learning_rate: f64,
+    beta: f64,
+}
+
+impl Momentum {
+    /// The parameters in their present state.
+    pub fn target(&self) -> &Params {
+        &self.target
+    }
+
+    /// The running sum of past gradients, of the parameters' paths and shapes.
+    pub fn momentum(&self) -> &Params {
+        &self.momentum
+    }
+
+    /// The step size.
+    pub fn learning_rate(&self) -> f64 {
+        self.learning_rate
+    }
+
+    /// The share of the momentum that a step keeps.
+    pub fn beta(&self) -> f64 {
+        self.beta
+    }
+
+    /// Makes one step along a gradient, in place.
+    ///
+    /// # Errors
+    /// [`Error::NoGradient`] if a parameter's gradient is missing; then nothing was changed.
+    ///
+    /// # Examples
+    /// ```
+    /// use candle_core::{Device, Tensor};
+    /// use mnist_notebook_support::{Gradients, create_optimizer, linen::Params};
+    ///
+    /// let one = |value: f32| vec![("p".to_owned(), Tensor::new(value, &Device::Cpu).unwrap())];
+    /// let mut optimizer = create_optimizer(&Params::try_from(one(1.0))?, 0.1, 0.2)?;
+    /// optimizer.apply_gradient(&one(3.0).into_iter().collect::<Gradients>())?;
+    /// // m = 0.2 · 0 + 3, p = 1 - 0.1 · 3
+    /// assert_eq!(optimizer.target().get("p").unwrap().to_scalar::<f32>()?, 0.7);
+    /// # Ok::<(), mnist_notebook_support::Error>(())
+    /// ```
+    pub fn apply_gradient(&mut self, gradients: &Gradients) -> Result<()> {
+        if let Some(path) = self.target.paths().find(|path| gradients.get(path).is_none()) {
+            return Err(Error::NoGradient(path.to_owned()));
+        }
+        for (path, gradient) in gradients.iter() {
+            if let (Some(target), Some(momentum)) =
+                (self.target.get(path), self.momentum.get(path))
+            {
+                ops::scale_and_add(momentum, self.beta, gradient, 1.0)?;
+                ops::scale_and_add(target, 1.0, momentum, -self.learning_rate)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// An optimizer for a copy of these parameters, with zero momentum.
+///
+/// The parameters themselves stay as they are, as in JAX: training can start from them again.
+///
+/// # Errors
+/// [`Error::Hyperparameter`] unless `learning_rate` is finite and not negative and
+/// `0 <= beta < 1`; [`Error::NoParams`] if there is nothing to train.
+///
+/// # Source
+/// `create_optimizer` of the Flax tutorial.
+pub fn create_optimizer(params: &Params, learning_rate: f64, beta: f64) -> Result<Momentum> {
+    if !(learning_rate.is_finite() && learning_rate >= 0.0) {
+        return Err(Error::Hyperparameter {
+            name: "learning_rate",
+            value: learning_rate,
+            allowed: "it must be a finite number, 0 or more",
+        });
+    }
+    if !(0.0..1.0).contains(&beta) {
+        return Err(Error::Hyperparameter {
+            name: "beta",
+            value: beta,
+            allowed: "it must be at least 0 and below 1",
+        });
+    }
+    if params.is_empty() {
+        return Err(Error::NoParams);
+    }
+    let (target, momentum) = (params.copy()?, params.zeros_like()?);
+    Ok(Momentum { target, momentum, learning_rate, beta })
+}

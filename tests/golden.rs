@@ -1,0 +1,444 @@
+//! This crate beside JAX and Flax: the values in `golden/` were computed by them.
+
+use mnist_notebook_support::prelude::*;
+use mnist_notebook_support::random::{bits, normal, truncated_normal, uniform};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use sha2::{Digest, Sha256};
+use tests::{golden_file, trace_of_training};
+
+fn golden<T: DeserializeOwned>(name: &str) -> T {
+    let path = golden_file(name);
+    serde_json::from_slice(&std::fs::read(&path).unwrap())
+        .unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+fn key(words: [u32; 2]) -> Key {
+    Key::from_words(words)
+}
+
+fn floats(bits: &[u32]) -> Vec<f32> {
+    bits.iter().copied().map(f32::from_bits).collect()
+}
+
+fn vec(tensor: &Tensor) -> Vec<f32> {
+    tensor.flatten_all().unwrap().to_vec1().unwrap()
+}
+
+/// The SHA-256 sum of some bytes in hexadecimal digits.
+fn sha256(bytes: impl Iterator<Item = u8>) -> String {
+    let digest = Sha256::digest(bytes.collect::<Vec<_>>());
+    digest.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn assert_close(name: &str, found: &[f32], expected: &[f32], relative: f32) {
+    assert_eq!(found.len(), expected.len(), "{name}");
+    for (i, (a, b)) in found.iter().zip(expected).enumerate() {
+        assert!(
+            (a - b).abs() <= relative * b.abs(),
+            "{name}[{i}]: {a} instead of {b}"
+        );
+    }
+}
+
+// ---------------------------------------------------------------- random numbers
+
+#[derive(Deserialize)]
+struct RandomGolden {
+    seeds: Vec<SeedGolden>,
+    draws: Vec<DrawsGolden>,
+}
+
+#[derive(Deserialize)]
+struct SeedGolden {
+    seed: i128,
+    key: Option<[u32; 2]>,
+}
+
+#[derive(Deserialize)]
+struct DrawsGolden {
+    key: [u32; 2],
+    split: [[u32; 2]; 2],
+    split_5: Vec<[u32; 2]>,
+    fold_in: Vec<FoldGolden>,
+    bits: Vec<BitsGolden>,
+    uniform: Vec<u32>,
+    uniform_from_minus_2_5_to_3: Vec<u32>,
+    normal: Vec<u32>,
+    truncated_normal_from_minus_2_to_2: Vec<u32>,
+    permutation: Vec<PermutationGolden>,
+    permutation_of_60000: LongPermutationGolden,
+}
+
+#[derive(Deserialize)]
+struct FoldGolden {
+    data: u32,
+    key: [u32; 2],
+}
+
+#[derive(Deserialize)]
+struct BitsGolden {
+    shape: Vec<usize>,
+    values: Vec<u32>,
+}
+
+#[derive(Deserialize)]
+struct PermutationGolden {
+    n: usize,
+    order: Vec<u32>,
+}
+
+#[derive(Deserialize)]
+struct LongPermutationGolden {
+    first: Vec<u32>,
+    last: Vec<u32>,
+    sha256: String,
+}
+
+fn draws() -> Vec<DrawsGolden> {
+    golden::<RandomGolden>("random.json").draws
+}
+
+#[test]
+fn seeds_give_the_keys_of_jax() {
+    for golden in golden::<RandomGolden>("random.json").seeds {
+        // JAX refuses what does not fit an i64; here the type does.
+        let found = i64::try_from(golden.seed)
+            .ok()
+            .map(|seed| Key::new(seed).words());
+        assert_eq!(found, golden.key, "seed {}", golden.seed);
+    }
+}
+
+#[test]
+fn split_and_fold_in_give_the_keys_of_jax() {
+    for golden in draws() {
+        let key = key(golden.key);
+        let (first, second) = key.split();
+        assert_eq!([first.words(), second.words()], golden.split);
+        let split: Vec<_> = key.split_n(5).into_iter().map(Key::words).collect();
+        assert_eq!(split, golden.split_5);
+        for fold in golden.fold_in {
+            assert_eq!(key.fold_in(fold.data).words(), fold.key);
+        }
+    }
+}
+
+#[test]
+fn bits_of_any_shape_equal_those_of_jax() {
+    for golden in draws() {
+        for BitsGolden { shape, values } in golden.bits {
+            let found = bits(key(golden.key), shape.clone(), &Device::Cpu).unwrap();
+            assert_eq!(found.dims(), shape);
+            assert_eq!(
+                found.flatten_all().unwrap().to_vec1::<u32>().unwrap(),
+                values
+            );
+        }
+    }
+}
+
+#[test]
+fn uniform_numbers_equal_those_of_jax_exactly() {
+    for golden in draws() {
+        let found = uniform(key(golden.key), 100, 0.0, 1.0, &Device::Cpu).unwrap();
+        assert_eq!(vec(&found), floats(&golden.uniform));
+        let found = uniform(key(golden.key), 100, -2.5, 3.0, &Device::Cpu).unwrap();
+        assert_eq!(vec(&found), floats(&golden.uniform_from_minus_2_5_to_3));
+    }
+}
+
+#[test]
+fn normal_numbers_equal_those_of_jax_to_the_last_bits() {
+    for golden in draws() {
+        let found = normal(key(golden.key), 100, &Device::Cpu).unwrap();
+        assert_close("normal", &vec(&found), &floats(&golden.normal), 1e-6);
+        let found = truncated_normal(key(golden.key), -2.0, 2.0, 100, &Device::Cpu).unwrap();
+        let expected = floats(&golden.truncated_normal_from_minus_2_to_2);
+        assert_close("truncated normal", &vec(&found), &expected, 1e-6);
+    }
+}
+
+#[test]
+fn permutations_equal_those_of_jax() {
+    for golden in draws() {
+        for PermutationGolden { n, order } in golden.permutation {
+            assert_eq!(permutation(key(golden.key), n), order);
+        }
+        let long = permutation(key(golden.key), 60_000);
+        assert_eq!(long[..20], golden.permutation_of_60000.first);
+        assert_eq!(long[59_980..], golden.permutation_of_60000.last);
+        let sum = sha256(long.iter().flat_map(|i| i.to_le_bytes()));
+        assert_eq!(sum, golden.permutation_of_60000.sha256);
+    }
+}
+
+// ---------------------------------------------------------------- initial parameters
+
+#[derive(Deserialize)]
+struct InitialGolden {
+    models: Vec<ModelGolden>,
+}
+
+#[derive(Deserialize)]
+struct ModelGolden {
+    model: String,
+    seed: i64,
+    input_shape: Vec<usize>,
+    leaves: Vec<LeafGolden>,
+}
+
+#[derive(Deserialize)]
+struct LeafGolden {
+    name: String,
+    shape: Vec<usize>,
+    min: f64,
+    max: f64,
+    mean: f64,
+    std: f64,
+    sha256: String,
+    first: Vec<u32>,
+    last: Vec<u32>,
+}
+
+/// The twin of `Block` in `golden/models.py`.
+struct Block {
+    features: usize,
+}
+
+impl Module for Block {
+    fn call(&self, nn: &mut Scope, x: &Tensor) -> Result<Tensor> {
+        let x = relu(&nn.conv(self.features, (3, 3), x)?)?;
+        relu(&nn.conv(self.features, (3, 3), &x)?)
+    }
+}
+
+/// The twin of `Nested` in `golden/models.py`.
+struct Nested;
+
+impl Module for Nested {
+    fn call(&self, nn: &mut Scope, x: &Tensor) -> Result<Tensor> {
+        let x = nn.module(&Block { features: 4 }, x)?;
+        let x = avg_pool(&x, (2, 2))?;
+        let x = nn.module(&Block { features: 6 }, &x)?;
+        let x = relu(&nn.dense(16, &flatten(&x)?)?)?;
+        let x = relu(&nn.dense(8, &x)?)?;
+        nn.dense(5, &x)
+    }
+}
+
+#[test]
+fn initial_parameters_are_flax_s_leaf_by_leaf() {
+    for golden in golden::<InitialGolden>("initial_params.json").models {
+        let (_, init_rng) = Key::new(golden.seed).split();
+        let sample = Tensor::ones(golden.input_shape, DType::F32, &Device::Cpu).unwrap();
+        let params = match golden.model.as_str() {
+            "Cnn" => get_initial_params(&Cnn, init_rng, &Device::Cpu),
+            _ => Nested.init(init_rng, &sample),
+        };
+        let params = params.unwrap();
+        assert_eq!(params.len(), golden.leaves.len());
+        for leaf in golden.leaves {
+            assert_leaf(&params, &leaf);
+        }
+    }
+}
+
+fn assert_leaf(params: &Params, leaf: &LeafGolden) {
+    let var = params
+        .get(&leaf.name)
+        .unwrap_or_else(|| panic!("no {}", leaf.name));
+    assert_eq!(var.dims(), leaf.shape, "{}", leaf.name);
+    let values = vec(var);
+    let (head, tail) = (leaf.first.len(), values.len() - leaf.last.len());
+    assert_close(&leaf.name, &values[..head], &floats(&leaf.first), 1e-6);
+    assert_close(&leaf.name, &values[tail..], &floats(&leaf.last), 1e-6);
+    let sum = sha256(values.iter().flat_map(|value| value.to_le_bytes()));
+    assert_eq!(
+        sum, leaf.sha256,
+        "{} differs from Flax's in some bit",
+        leaf.name
+    );
+
+    let wide: Vec<f64> = values.iter().copied().map(f64::from).collect();
+    let mean = wide.iter().sum::<f64>() / wide.len() as f64;
+    let variance = wide.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / wide.len() as f64;
+    let min = wide.iter().copied().fold(f64::INFINITY, f64::min);
+    let max = wide.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    for (name, found, expected) in [
+        ("min", min, leaf.min),
+        ("max", max, leaf.max),
+        ("mean", mean, leaf.mean),
+        ("std", variance.sqrt(), leaf.std),
+    ] {
+        let scale = leaf.std.max(leaf.mean.abs());
+        assert!(
+            (found - expected).abs() <= 1e-6 * scale,
+            "{} {name}",
+            leaf.name
+        );
+    }
+}
+
+// ---------------------------------------------------------------- gradients
+
+#[derive(Deserialize)]
+struct GradientsGolden {
+    seed: i64,
+    batch: Vec<u32>,
+    loss: f64,
+    leaves: Vec<GradientGolden>,
+}
+
+#[derive(Deserialize)]
+struct GradientGolden {
+    name: String,
+    shape: Vec<usize>,
+    max_abs: f64,
+    sum: f64,
+    indices: Vec<usize>,
+    values: Vec<u32>,
+}
+
+#[test]
+fn the_first_gradients_are_flax_s() {
+    let golden: GradientsGolden = golden("gradients.json");
+    let (rng, init_rng) = Key::new(golden.seed).split();
+    let params = get_initial_params(&Cnn, init_rng, &Device::Cpu).unwrap();
+    let (train_ds, _) = get_datasets(&Device::Cpu).unwrap();
+    let (_, input_rng) = rng.split();
+    assert_eq!(permutation(input_rng, 60_000)[..32], golden.batch);
+
+    let batch = train_ds.batch(&golden.batch).unwrap();
+    let loss_fn = |params: &Params| {
+        let logits = Cnn.apply(params, &batch.image)?;
+        Ok((cross_entropy_loss(&logits, &batch.label)?, ()))
+    };
+    let ((loss, ()), gradients) = value_and_grad(loss_fn, &params).unwrap();
+    let loss = f64::from(loss.to_scalar::<f32>().unwrap());
+    assert!((loss - golden.loss).abs() < 1e-5 * golden.loss);
+
+    for leaf in golden.leaves {
+        let gradient = gradients.get(&leaf.name).unwrap();
+        assert_eq!(gradient.dims(), leaf.shape);
+        let values = vec(gradient);
+        let bound = 1e-5 * leaf.max_abs;
+        for (index, expected) in leaf.indices.iter().zip(floats(&leaf.values)) {
+            let difference = f64::from(values[*index] - expected).abs();
+            assert!(difference <= bound, "{}[{index}]: {difference}", leaf.name);
+        }
+        let sum = values.iter().copied().map(f64::from).sum::<f64>();
+        assert!(
+            (sum - leaf.sum).abs() <= bound * values.len() as f64,
+            "{} sum",
+            leaf.name
+        );
+        let max_abs = values.iter().fold(0f32, |max, value| max.max(value.abs()));
+        assert!(
+            (f64::from(max_abs) - leaf.max_abs).abs() <= bound,
+            "{} max",
+            leaf.name
+        );
+    }
+}
+
+// ---------------------------------------------------------------- training traces
+
+#[derive(Deserialize)]
+struct TraceGolden {
+    runs: Vec<RunGolden>,
+}
+
+#[derive(Deserialize)]
+struct RunGolden {
+    seed: i64,
+    f32: SeriesGolden,
+    f64: SeriesGolden,
+}
+
+#[derive(Deserialize)]
+struct SeriesGolden {
+    loss: Vec<f64>,
+    accuracy: Vec<f64>,
+}
+
+fn relative_difference(found: f64, expected: f64) -> f64 {
+    (found - expected).abs() / expected.abs()
+}
+
+/// Two correct runs in f32 part ways after some ten steps, so only the first five are compared
+/// one by one.
+#[test]
+fn training_in_f32_follows_flax_as_long_as_f32_can() {
+    for golden in golden::<TraceGolden>("trace.json").runs {
+        let found = trace_of_training(golden.seed, 200, DType::F32).unwrap();
+        for step in 0..5 {
+            let difference = relative_difference(found[step].0, golden.f32.loss[step]);
+            assert!(
+                difference < 1e-5,
+                "seed {}, step {}: {difference}",
+                golden.seed,
+                step + 1
+            );
+            assert!((found[step].1 - golden.f32.accuracy[step]).abs() < 1e-6);
+        }
+        let mean = |losses: &mut dyn Iterator<Item = f64>| losses.sum::<f64>() / 100.0;
+        let found = mean(&mut found[100..].iter().map(|step| step.0));
+        let expected = mean(&mut golden.f32.loss[100..].iter().copied());
+        assert!(
+            relative_difference(found, expected) < 0.05,
+            "{found} {expected}"
+        );
+    }
+}
+
+/// In f64 nothing but a wrong formula could part the runs.
+#[test]
+fn training_in_f64_is_flax_s_for_200_steps() {
+    for golden in golden::<TraceGolden>("trace.json").runs {
+        let found = trace_of_training(golden.seed, 200, DType::F64).unwrap();
+        let steps = found
+            .iter()
+            .zip(golden.f64.loss.iter().zip(&golden.f64.accuracy));
+        for (step, ((loss, accuracy), (flax_loss, flax_accuracy))) in steps.enumerate() {
+            let difference = relative_difference(*loss, *flax_loss);
+            assert!(
+                difference < 1e-8,
+                "seed {}, step {}: {difference}",
+                golden.seed,
+                step + 1
+            );
+            assert!((accuracy - flax_accuracy).abs() < 1e-6);
+        }
+    }
+}
+
+// ---------------------------------------------------------------- files
+
+#[derive(Deserialize)]
+struct FlaxParamsGolden {
+    input_shape: Vec<usize>,
+    input: Vec<u32>,
+    output: Vec<u32>,
+}
+
+/// The twin of `TinyCnn` in `golden/models.py`.
+struct TinyCnn;
+
+impl Module for TinyCnn {
+    fn call(&self, nn: &mut Scope, x: &Tensor) -> Result<Tensor> {
+        let x = relu(&nn.conv(2, (3, 3), x)?)?;
+        let x = avg_pool(&x, (2, 2))?;
+        let x = relu(&nn.dense(4, &flatten(&x)?)?)?;
+        log_softmax(&nn.dense(3, &x)?)
+    }
+}
+
+#[test]
+fn parameters_saved_by_flax_give_flax_s_output() {
+    let golden: FlaxParamsGolden = golden("flax_params.json");
+    let params = Params::load(golden_file("flax_params.safetensors"), &Device::Cpu).unwrap();
+    let input = Tensor::from_vec(floats(&golden.input), golden.input_shape, &Device::Cpu).unwrap();
+    let output = TinyCnn.apply(&params, &input).unwrap();
+    assert_close("output", &vec(&output), &floats(&golden.output), 1e-5);
+}
