@@ -1,0 +1,68 @@
+//! How a value reaches the page: the kernel reads marked blocks from standard output.
+
+use std::io::Write;
+
+const BEGIN: &str = "EVCXR_BEGIN_CONTENT";
+const END: &str = "EVCXR_END_CONTENT";
+const PANIC: &str = "EVCXR_PANIC_NOTIFICATION";
+
+/// Prints one result in several forms; the front end shows the richest it can.
+///
+/// A closed standard output is no error here: nobody is left to read the result.
+pub(super) fn display(forms: &[(&str, &str)]) {
+    let blocks: String = forms.iter().map(|(mime, text)| block(mime, text)).collect();
+    let mut out = std::io::stdout().lock();
+    let _ = out.write_all(blocks.as_bytes()).and_then(|()| out.flush());
+}
+
+/// One marked block. A line of the text that the kernel would take for its own mark gets a space
+/// at its end, which every MIME type used here ignores.
+fn block(mime: &str, text: &str) -> String {
+    let mut block = format!("{BEGIN} {mime}\n");
+    for line in text.lines() {
+        block.push_str(line);
+        if [END, PANIC].contains(&line.trim_end_matches('\r')) {
+            block.push(' ');
+        }
+        block.push('\n');
+    }
+    block + END + "\n"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What the kernel makes of the printed lines, after `evcxr/src/eval_context.rs`.
+    fn read_back(printed: &str) -> Vec<(String, String)> {
+        let mut lines = printed.lines();
+        let mut read = Vec::new();
+        while let Some(first) = lines.next() {
+            let mime = first
+                .strip_prefix("EVCXR_BEGIN_CONTENT ")
+                .expect("a block begins");
+            let content: Vec<&str> = lines
+                .by_ref()
+                .take_while(|line| *line != END)
+                .inspect(|line| assert_ne!(*line, PANIC))
+                .collect();
+            read.push((mime.to_owned(), content.join("\n")));
+        }
+        read
+    }
+
+    #[test]
+    fn a_block_carries_its_text_unchanged() {
+        let read = read_back(&block("text/plain", "one\n\ntwo <&> three"));
+        assert_eq!(read, [("text/plain".into(), "one\n\ntwo <&> three".into())]);
+    }
+
+    #[test]
+    fn lines_that_look_like_the_protocol_do_not_end_the_block() {
+        let text = format!("a\n{END}\n{PANIC}\r\nb");
+        let read = read_back(&block("text/plain", &text));
+        assert_eq!(read.len(), 1);
+        assert!(read[0].1.starts_with("a\nEVCXR_END_CONTENT \n"), "{read:?}");
+        assert!(read[0].1.ends_with("\nb"), "{read:?}");
+    }
+}

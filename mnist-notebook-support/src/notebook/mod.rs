@@ -1,0 +1,28 @@
+//! What displays itself in a notebook: figures, tables, source code, tensors and progress.
+//!
+//! Every value here shows itself as the result of a cell, in a rich form and as plain text.
+
+mod axes;
+mod bar_chart;
+mod display;
+mod figure;
+mod heat_map;
+mod line_chart;
+mod number;
+mod pictures;
+#[cfg(feature = "png")]
+mod png;
+mod progress;
+mod scene;
+mod source;
+mod table;
+
+pub use bar_chart::bar_chart;
+pub use figure::{Figure, side_by_side};
+pub use heat_map::heat_map;
+pub use line_chart::line_chart;
+pub use number::Number;
+pub use pictures::{Picture, picture_grid};
+pub use progress::Progress;
+pub use source::{Source, source};
+pub use table::Table;
