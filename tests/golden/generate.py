@@ -256,7 +256,7 @@ def trace_epoch_1(data):
 # --- ten_epochs.csv ---
 
 
-ddef ten_epochs_of_seed(seed, train_ds, test_ds):
+def ten_epochs_of_seed(seed, train_ds, test_ds):
     """The rows of the table: seed, epoch, loss and accuracy on the training and the test set."""
     rng, params = training.initial_state(seed)
     opt_state = training.OPTIMIZER.init(params)
