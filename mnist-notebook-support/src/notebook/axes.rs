@@ -80,13 +80,16 @@ impl ValueFormatter<f64> for Axis {
     }
 }
 
+/// Anything smaller counts as 0: there, floats have too few digits for round ticks.
+const TINY: f64 = 1e-300;
+
 /// The values' range, or some room about it where they are all (nearly) the same.
 fn widened(low: f64, high: f64) -> (f64, f64) {
     let size = low.abs().max(high.abs());
-    if high - low > size * 1e-9 {
+    if size > TINY && high - low > size * 1e-9 {
         return (low, high);
     }
-    let room = if size > 0.0 { size * 0.1 } else { 1.0 };
+    let room = if size > TINY { size * 0.1 } else { 1.0 };
     (low - room, high + room)
 }
 

@@ -104,6 +104,11 @@ impl Figure {
     pub fn evcxr_display(&self) {
         display(&[("image/svg+xml", &self.svg), ("text/plain", &self.text)]);
     }
+
+    #[cfg(test)]
+    pub(super) fn scene(&self) -> &Scene {
+        &self.scene
+    }
 }
 
 /// The panels of several figures in one, from left to right.

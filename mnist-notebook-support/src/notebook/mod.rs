@@ -16,13 +16,18 @@ mod progress;
 mod scene;
 mod source;
 mod table;
+mod tensor;
+#[cfg(test)]
+mod tests;
 
 pub use bar_chart::bar_chart;
 pub use figure::{Figure, side_by_side};
 pub use heat_map::heat_map;
 pub use line_chart::line_chart;
 pub use number::Number;
+pub(crate) use number::grouped;
 pub use pictures::{Picture, picture_grid};
 pub use progress::Progress;
 pub use source::{Source, source};
 pub use table::Table;
+pub use tensor::{TensorView, image_grid, prediction_grid, show};

@@ -19,7 +19,7 @@ macro_rules! numbers {
 numbers!(f32 f64 u8 u16 u32 u64 usize i8 i16 i32 i64 isize);
 
 /// A decimal number with commas between its thousands, from five digits on.
-pub(super) fn grouped(number: &str) -> String {
+pub(crate) fn grouped(number: &str) -> String {
     let (sign, digits) = number
         .strip_prefix('-')
         .map_or(("", number), |digits| ("-", digits));

@@ -100,7 +100,7 @@ struct Grid {
 }
 
 const CAPTION: i32 = 20 * PX;
-/// Pictures are no larger than this.
+/// Pictures are no larger than this, unless they stand alone.
 const SIDE: i32 = 112 * PX;
 const RIGHT: Colour = PALETTE[2];
 const WRONG: Colour = PALETTE[1];
@@ -133,7 +133,8 @@ impl Chart for Grid {
         let mut scene = Scene::new(width, 0);
         let columns = self.columns() as i32;
         let gap = if columns > 6 { 6 * PX } else { 12 * PX };
-        let side = ((width - 2 * PADDING + gap) / columns - gap).min(SIDE);
+        let most = if columns == 1 { 2 * SIDE } else { SIDE };
+        let side = ((width - 2 * PADDING + gap) / columns - gap).min(most);
         let caption = if self.pictures.iter().all(Picture::is_bare) {
             0
         } else {

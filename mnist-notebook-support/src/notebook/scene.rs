@@ -113,9 +113,11 @@ impl Scene {
         }
     }
 
-    /// Adds a line of text.
+    /// Adds a line of text, if there is any.
     pub fn text(&mut self, text: Text) {
-        self.shapes.push(Shape::Text(text));
+        if !text.text.is_empty() {
+            self.shapes.push(Shape::Text(text));
+        }
     }
 
     /// Adds the title at the top left, shortened to the width; returns the height below it.

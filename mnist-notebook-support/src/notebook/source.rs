@@ -13,7 +13,9 @@ macro_rules! files {
 
 /// Every file of the crate but tests, compiled in, so that what is shown is what runs.
 const FILES: &[(&str, &str)] = files![
-    "dataset.rs"
+    "dataset/download.rs"
+    "dataset/files.rs"
+    "dataset/mod.rs"
     "device.rs"
     "error.rs"
     "jit.rs"
@@ -54,6 +56,7 @@ const FILES: &[(&str, &str)] = files![
     "notebook/scene.rs"
     "notebook/source.rs"
     "notebook/table.rs"
+    "notebook/tensor.rs"
     "ops.rs"
     "optimizer.rs"
     "random/mod.rs"
