@@ -145,7 +145,7 @@ pub enum Error {
     /// A file of the dataset is not where it should be.
     #[error(
         "{} is missing (with or without .gz): set MNIST_DATA_DIR to a folder that holds the four \
-         MNIST files, or restore the project's data folder",
+         MNIST files, restore the project's data folder, or enable the cargo feature `download`",
         path.display()
     )]
     DataMissing {
@@ -155,7 +155,7 @@ pub enum Error {
 
     /// A file of the dataset does not hold what it should.
     #[error(
-        "{} is damaged: {problem}; delete it and fetch it again",
+        "{} is damaged: {problem}; replace it with a good copy",
         path.display()
     )]
     DataDamaged {
@@ -163,6 +163,18 @@ pub enum Error {
         path: PathBuf,
         /// What is wrong with its content.
         problem: String,
+    },
+
+    /// No mirror handed out a file of the dataset.
+    #[error(
+        "cannot fetch {file}: {attempts}; check the network, or get the four MNIST files some \
+         other way and set MNIST_DATA_DIR to their folder"
+    )]
+    Download {
+        /// The name of the file.
+        file: String,
+        /// Each mirror and what went wrong there.
+        attempts: String,
     },
 
     /// A file could not be written.

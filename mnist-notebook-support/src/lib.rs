@@ -41,7 +41,7 @@ pub mod linen;
 pub mod loss;
 pub mod metrics;
 pub mod model;
-mod notebook { #[derive(Default)] pub struct Progress; impl Progress { pub fn new(_:String,_:usize)->Self{Progress} pub fn step<T>(&mut self,_:usize,_:impl FnOnce()->T){} pub fn finish(self){} } }
+pub mod notebook;
 mod ops;
 pub mod optimizer;
 pub mod random;
@@ -54,7 +54,7 @@ pub use candle_nn;
 pub use dataset::{Batch, Dataset, get_datasets, get_datasets_from};
 pub use device::best_device;
 pub use error::{Error, Result};
-pub use jit::jit;
+pub use jit::{Jit, jit};
 pub use loss::{cross_entropy_loss, onehot};
 pub use metrics::{BatchMetrics, Metrics, compute_metrics};
 pub use model::{Cnn, get_initial_params};
@@ -70,7 +70,7 @@ pub mod prelude {
     };
     pub use crate::random::{Key, permutation};
     pub use crate::{
-        Batch, BatchMetrics, Cnn, Dataset, Error, Gradients, Metrics, Momentum, Result,
+        Batch, BatchMetrics, Cnn, Dataset, Error, Gradients, Jit, Metrics, Momentum, Result,
         best_device, compute_metrics, create_optimizer, cross_entropy_loss, eval_model, eval_step, get_datasets,
         get_initial_params, jit, onehot, train_epoch, train_step, value_and_grad,
     };

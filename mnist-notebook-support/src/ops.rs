@@ -6,12 +6,15 @@
 use std::cell::Cell;
 
 use candle_core::{
-    CpuStorage, CustomOp1, CustomOp2, CustomOp3, InplaceOp1, InplaceOp2, Layout, Shape, Storage,
+    CpuStorage, CustomOp1, CustomOp2, CustomOp3, D, InplaceOp1, InplaceOp2, Layout, Shape, Storage,
     Tensor, Var,
 };
 
 use crate::Result;
-use crate::kernels::{Conv2d, Dense, KernelError, Pool2d, relu_backward, relu_forward};
+use crate::kernels::{
+    Conv2d, Dense, KernelError, Pool2d, log_softmax_backward, log_softmax_forward, relu_backward,
+    relu_forward,
+};
 
 type CandleResult<T> = candle_core::Result<T>;
 
@@ -36,6 +39,12 @@ pub(crate) fn dense(x: &Tensor, kernel: &Tensor, bias: &Tensor) -> Result<Tensor
 /// The rectifier, see [`relu`](crate::linen::relu).
 pub(crate) fn relu(x: &Tensor) -> Result<Tensor> {
     Ok(x.contiguous()?.apply_op1(ReluOp)?)
+}
+
+/// Log-softmax over the last dimension, see [`log_softmax`](crate::linen::log_softmax).
+pub(crate) fn log_softmax(x: &Tensor) -> Result<Tensor> {
+    let classes = x.dim(D::Minus1)?;
+    Ok(x.contiguous()?.apply_op1(LogSoftmaxOp { classes })?)
 }
 
 /// Average pooling, see [`avg_pool`](crate::linen::avg_pool).
@@ -343,6 +352,48 @@ impl CustomOp2 for ReluGrad {
     ) -> CandleResult<(CpuStorage, Shape)> {
         let (y, grad) = (as_slice(y, y_layout)?, as_slice(grad, grad_layout)?);
         output(y_layout.shape().clone(), |out| relu_backward(y, grad, out))
+    }
+}
+
+struct LogSoftmaxOp {
+    classes: usize,
+}
+
+impl CustomOp1 for LogSoftmaxOp {
+    fn name(&self) -> &'static str {
+        "log_softmax"
+    }
+
+    fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> CandleResult<(CpuStorage, Shape)> {
+        let x = as_slice(x, layout)?;
+        output(layout.shape().clone(), |out| log_softmax_forward(x, self.classes, out))
+    }
+
+    fn bwd(&self, _x: &Tensor, out: &Tensor, grad: &Tensor) -> CandleResult<Option<Tensor>> {
+        let op = LogSoftmaxGrad { classes: self.classes };
+        Ok(Some(out.apply_op2_no_bwd(&grad.contiguous()?, &op)?))
+    }
+}
+
+struct LogSoftmaxGrad {
+    classes: usize,
+}
+
+impl CustomOp2 for LogSoftmaxGrad {
+    fn name(&self) -> &'static str {
+        "log_softmax_grad"
+    }
+
+    fn cpu_fwd(
+        &self,
+        y: &CpuStorage,
+        y_layout: &Layout,
+        grad: &CpuStorage,
+        grad_layout: &Layout,
+    ) -> CandleResult<(CpuStorage, Shape)> {
+        let (y, grad) = (as_slice(y, y_layout)?, as_slice(grad, grad_layout)?);
+        let shape = y_layout.shape().clone();
+        output(shape, |out| log_softmax_backward(y, grad, self.classes, out))
     }
 }
 

@@ -141,7 +141,11 @@ pub fn flatten(x: &Tensor) -> Result<Tensor> {
 /// # Source
 /// `flax.linen.log_softmax`.
 pub fn log_softmax(x: &Tensor) -> Result<Tensor> {
-    let y = candle_nn::ops::log_softmax(x, D::Minus1)?;
+    let y = if has_kernels(x) {
+        ops::log_softmax(x)?
+    } else {
+        candle_nn::ops::log_softmax(x, D::Minus1)?
+    };
     note(x, &y, || Layer::LogSoftmax);
     Ok(y)
 }

@@ -1,10 +1,13 @@
 //! The table of a network's layers.
 
+use std::fmt;
+
 use candle_core::Tensor;
 
 use super::trace::{Layer, record};
 use super::{Module, Params, Scope};
 use crate::Result;
+use crate::notebook::{Table, grouped};
 use crate::random::Key;
 
 /// One row of the table of layers.
@@ -25,6 +28,34 @@ pub struct Tabulated {
     pub rows: Vec<LayerRow>,
     /// How many numbers the whole network learns.
     pub parameters: usize,
+}
+
+impl Tabulated {
+    /// Shows the table as the result of a notebook cell.
+    pub fn evcxr_display(&self) {
+        if let Ok(table) = self.table() {
+            table.evcxr_display();
+        }
+    }
+
+    /// The rows as text, with a last row for the sum of the parameters.
+    fn table(&self) -> Result<Table> {
+        let row = |layer: &str, shape: String, parameters: usize| {
+            [layer.to_owned(), shape, grouped(&parameters.to_string())]
+        };
+        let layers = self.rows.iter().map(|layer| {
+            row(&layer.layer, format!("{:?}", layer.output_shape), layer.parameters)
+        });
+        let total = row("total", String::new(), self.parameters);
+        Table::new(&["layer", "output shape", "parameters"], &layers.chain([total]).collect::<Vec<_>>())
+    }
+}
+
+/// The table as plain text.
+impl fmt::Display for Tabulated {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.table().map_err(|_| fmt::Error)?.fmt(f)
+    }
 }
 
 /// The layers of a module with output shapes and parameter counts, for an input like `sample`.

@@ -1,0 +1,140 @@
+//! Fetches the files of MNIST from public mirrors into the user's cache folder.
+
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use etcetera::BaseStrategy;
+use flate2::read::GzDecoder;
+use tempfile::NamedTempFile;
+use ureq::Agent;
+use ureq::http::Response;
+
+use super::files::{IDX_FILES, IdxFile};
+use crate::{Error, Result};
+
+/// Folders of the gzipped files.
+const PUBLIC_MIRRORS: [&str; 2] = [
+    "https://storage.googleapis.com/cvdf-datasets/mnist",
+    "https://ossci-datasets.s3.amazonaws.com/mnist",
+];
+
+/// How long a mirror may take.
+#[derive(Clone, Copy)]
+struct Patience {
+    /// For its name to be found, and again to connect.
+    connect: Duration,
+    /// Between two pieces of an answer.
+    silence: Duration,
+    /// For a whole file.
+    file: Duration,
+}
+
+impl Patience {
+    const USUAL: Self = Self {
+        connect: Duration::from_secs(10),
+        silence: Duration::from_secs(20),
+        file: Duration::from_secs(300),
+    };
+}
+
+/// The folder of the user's cache that holds the four files, after fetching those it lacks.
+///
+/// # Errors
+/// [`Error::Download`] if no mirror hands out a good file; [`Error::Save`] if it cannot be kept.
+pub(super) fn cached_files() -> Result<PathBuf> {
+    let strategy = etcetera::base_strategy::choose_native_strategy().map_err(|error| Error::Save {
+        path: "the user's cache folder".into(),
+        source: std::io::Error::other(error),
+    })?;
+    let dir = strategy.cache_dir().join(env!("CARGO_PKG_NAME"));
+    fetch_missing(&dir, &PUBLIC_MIRRORS, Patience::USUAL)?;
+    Ok(dir)
+}
+
+/// Fetches the files that a folder lacks, each from the first mirror that hands out a good one.
+///
+/// A file appears under its name whole and verified, or not at all; others may fetch into the
+/// same folder at the same time.
+fn fetch_missing(dir: &Path, mirrors: &[&str], patience: Patience) -> Result<()> {
+    std::fs::create_dir_all(dir).map_err(Error::save(dir))?;
+    for file in &IDX_FILES {
+        let path = dir.join(file.gz_name());
+        if !path.exists() && !dir.join(file.name).exists() {
+            let content = fetch(file, mirrors, patience)?;
+            write_atomically(&path, &content).map_err(Error::save(&path))?;
+        }
+    }
+    Ok(())
+}
+
+/// The verified content of a gzipped file.
+fn fetch(file: &IdxFile, mirrors: &[&str], patience: Patience) -> Result<Vec<u8>> {
+    let mut attempts = Vec::new();
+    for mirror in mirrors {
+        match fetch_from(mirror, file, patience) {
+            Ok(content) => return Ok(content),
+            Err(problem) => attempts.push(format!("{mirror}: {problem}")),
+        }
+    }
+    Err(Error::Download { file: file.gz_name(), attempts: attempts.join("; ") })
+}
+
+/// The verified content of a gzipped file on one mirror, or what went wrong.
+fn fetch_from(mirror: &str, file: &IdxFile, patience: Patience) -> Result<Vec<u8>, String> {
+    let name = file.gz_name();
+    println!("▕ fetching {name} from {mirror}");
+    let agent: Agent = Agent::config_builder()
+        // A redirection must not leave encryption behind.
+        .https_only(mirror.starts_with("https:"))
+        .max_redirects(5)
+        .timeout_resolve(Some(patience.connect))
+        .timeout_connect(Some(patience.connect))
+        .timeout_per_read(Some(patience.silence))
+        .timeout_global(Some(patience.file))
+        .build()
+        .into();
+    let response =
+        agent.get(format!("{mirror}/{name}")).call().map_err(|error| error.to_string())?;
+    // No file is larger gzipped than it is unpacked.
+    let content = read_body(response, file.size).map_err(|error| error.to_string())?;
+    file.verified(GzDecoder::new(content.as_slice()))?;
+    Ok(content)
+}
+
+/// Reads an answer of at most so many bytes, with a line from time to time.
+fn read_body(mut response: Response<ureq::Body>, limit: u64) -> std::io::Result<Vec<u8>> {
+    const INTERVAL: Duration = Duration::from_secs(5);
+    let total = response.body().content_length();
+    let mut reader = response.body_mut().with_config().limit(limit).reader();
+    let mut content = Vec::new();
+    let mut piece = vec![0; 64 * 1024];
+    let mut due = Instant::now() + INTERVAL;
+    loop {
+        match reader.read(&mut piece)? {
+            0 => return Ok(content),
+            len => content.extend_from_slice(&piece[..len]),
+        }
+        if Instant::now() >= due {
+            let of_total = total.map_or(String::new(), |total| format!(" of {}", megabytes(total)));
+            println!("▕ {}{of_total} MB", megabytes(content.len() as u64));
+            due += INTERVAL;
+        }
+    }
+}
+
+fn megabytes(bytes: u64) -> String {
+    format!("{:.1}", bytes as f64 / 1e6)
+}
+
+/// Writes a file that appears under its name only when all of it is on the disk.
+fn write_atomically(path: &Path, content: &[u8]) -> std::io::Result<()> {
+    let mut partial = NamedTempFile::new_in(path.parent().unwrap_or(Path::new("")))?;
+    partial.write_all(content)?;
+    partial.as_file().sync_all()?;
+    partial.persist(path)?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

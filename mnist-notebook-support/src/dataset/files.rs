@@ -1,0 +1,142 @@
+//! The four files of MNIST: where they are, and whether they hold what they should.
+
+use std::fs::File;
+use std::io::{ErrorKind, Read};
+use std::path::{Path, PathBuf};
+
+use flate2::read::GzDecoder;
+use mnist::{Mnist, MnistBuilder};
+use sha2::{Digest, Sha256};
+
+use crate::{Error, Result};
+
+/// One of the four files, in IDX format.
+pub(super) struct IdxFile {
+    /// Its name when it is not gzipped.
+    pub(super) name: &'static str,
+    /// Its size in bytes when it is not gzipped.
+    pub(super) size: u64,
+    sha256: [u8; 32],
+}
+
+/// The small ones first: what is wrong with them shows at once.
+pub(super) const IDX_FILES: [IdxFile; 4] = [
+    IdxFile {
+        name: "t10k-labels-idx1-ubyte",
+        size: 10_008,
+        sha256: hex("ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2"),
+    },
+    IdxFile {
+        name: "train-labels-idx1-ubyte",
+        size: 60_008,
+        sha256: hex("65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5"),
+    },
+    IdxFile {
+        name: "t10k-images-idx3-ubyte",
+        size: 7_840_016,
+        sha256: hex("0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7"),
+    },
+    IdxFile {
+        name: "train-images-idx3-ubyte",
+        size: 47_040_016,
+        sha256: hex("ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db"),
+    },
+];
+
+/// Reads the four files of a folder, gzipped or not.
+///
+/// The `mnist` crate panics on whatever it does not expect, so it is given nothing unexpected:
+/// verified raw files in a folder that nobody else knows.
+pub(super) fn read(dir: &Path) -> Result<Mnist> {
+    let verified = tempfile::tempdir().map_err(Error::save(std::env::temp_dir()))?;
+    let verified = verified.path();
+    let Some(base_path) = verified.to_str() else {
+        let problem = std::io::Error::new(ErrorKind::InvalidFilename, "its name is not UTF-8");
+        return Err(Error::Save { path: verified.to_owned(), source: problem });
+    };
+    std::thread::scope(|scope| {
+        let copies = IDX_FILES.each_ref().map(|file| {
+            scope.spawn(move || {
+                let content = file.read_verified(dir)?;
+                let copy = verified.join(file.name);
+                std::fs::write(&copy, content).map_err(Error::save(&copy))
+            })
+        });
+        copies.into_iter().try_for_each(|thread| {
+            thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })
+    })?;
+    Ok(MnistBuilder::new().base_path(base_path).finalize())
+}
+
+impl IdxFile {
+    /// Its name when it is gzipped.
+    pub(super) fn gz_name(&self) -> String {
+        format!("{}.gz", self.name)
+    }
+
+    /// The raw content of the file in a folder.
+    ///
+    /// # Errors
+    /// [`Error::DataMissing`] and [`Error::DataDamaged`].
+    pub(super) fn read_verified(&self, dir: &Path) -> Result<Vec<u8>> {
+        let (gzipped, raw) = (dir.join(self.gz_name()), dir.join(self.name));
+        let (path, content) = if let Some(file) = open(&gzipped)? {
+            (gzipped, self.verified(GzDecoder::new(file)))
+        } else if let Some(file) = open(&raw)? {
+            (raw, self.verified(file))
+        } else {
+            return Err(Error::DataMissing { path: raw });
+        };
+        content.map_err(|problem| Error::DataDamaged { path, problem })
+    }
+
+    /// The raw content that a reader yields, if it is that of the MNIST file; else what is wrong.
+    pub(super) fn verified(&self, reader: impl Read) -> Result<Vec<u8>, String> {
+        let mut content = Vec::with_capacity(self.size as usize + 1);
+        // One byte more than there should be shows a longer file without reading all of it.
+        reader
+            .take(self.size + 1)
+            .read_to_end(&mut content)
+            .map_err(|error| format!("it cannot be read ({error})"))?;
+        let found = content.len() as u64;
+        if found < self.size {
+            return Err(format!("it has {found} bytes instead of {}", self.size));
+        }
+        if found > self.size {
+            return Err(format!("it has more than {} bytes", self.size));
+        }
+        if Sha256::digest(&content)[..] != self.sha256 {
+            return Err("its SHA-256 sum is not that of the MNIST file".into());
+        }
+        Ok(content)
+    }
+}
+
+/// Opens a file; `None` if there is none.
+fn open(path: &Path) -> Result<Option<File>> {
+    match File::open(path) {
+        Ok(file) => Ok(Some(file)),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(Error::DataDamaged {
+            path: PathBuf::from(path),
+            problem: format!("it cannot be read ({error})"),
+        }),
+    }
+}
+
+/// The 32 bytes that 64 hexadecimal digits stand for.
+const fn hex(digits: &str) -> [u8; 32] {
+    let digits = digits.as_bytes();
+    let mut bytes = [0; 32];
+    let mut i = 0;
+    while i < 64 {
+        let value = match digits[i] {
+            digit @ b'0'..=b'9' => digit - b'0',
+            digit => digit - b'a' + 10,
+        };
+        bytes[i / 2] = bytes[i / 2] << 4 | value;
+        i += 1;
+    }
+    bytes
+}

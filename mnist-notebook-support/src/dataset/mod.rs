@@ -1,0 +1,159 @@
+//! MNIST: 60,000 training and 10,000 test images of handwritten digits.
+
+#[cfg(feature = "download")]
+mod download;
+mod files;
+
+use std::path::Path;
+
+use candle_core::{DType, Device, Tensor};
+use mnist::Mnist;
+use ndarray::{ArrayView1, Zip};
+
+use crate::{Error, Result};
+
+/// Images with their labels: a whole dataset, or a batch of one.
+#[derive(Debug, Clone)]
+pub struct Dataset {
+    /// Brightness, 0 (black) to 1 (white): `[N, 28, 28, 1]`, f32, for MNIST.
+    pub image: Tensor,
+    /// The digit that each image shows: `[N]`, u32.
+    pub label: Tensor,
+}
+
+/// A few examples of a [`Dataset`]; in the tutorial, too, both are an image and a label array.
+pub type Batch = Dataset;
+
+impl Dataset {
+    /// A dataset of one's own.
+    ///
+    /// # Shapes
+    /// - `image`: `[N, height, width, channels]`, any float type
+    /// - `label`: `[N]`, u32
+    ///
+    /// # Errors
+    /// [`Error::Shape`] and [`Error::DType`] for anything else, [`Error::Lengths`] if there is not
+    /// one label for each image.
+    pub fn new(image: Tensor, label: Tensor) -> Result<Self> {
+        let shape = |what, expected: &str, tensor: &Tensor| Error::Shape {
+            what,
+            expected: expected.into(),
+            found: tensor.dims().to_vec(),
+        };
+        let dtype = |what, expected, tensor: &Tensor| Error::DType {
+            what,
+            expected,
+            found: tensor.dtype().as_str().into(),
+        };
+        if image.rank() != 4 {
+            return Err(shape("dataset images", "[N, height, width, channels]", &image));
+        }
+        if label.rank() != 1 {
+            return Err(shape("dataset labels", "[N]", &label));
+        }
+        if !image.dtype().is_float() {
+            return Err(dtype("dataset images", "f32", &image));
+        }
+        if label.dtype() != DType::U32 {
+            return Err(dtype("dataset labels", "u32", &label));
+        }
+        let (images, labels) = (image.dims()[0], label.dims()[0]);
+        if images != labels {
+            return Err(Error::Lengths { images, labels });
+        }
+        Ok(Dataset { image, label })
+    }
+
+    /// How many examples there are.
+    pub fn len(&self) -> usize {
+        self.label.elem_count()
+    }
+
+    /// Whether there is no example at all.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The examples at these positions, in this order.
+    ///
+    /// # Errors
+    /// [`Error::Tensor`] for a position that is not below [`len`](Dataset::len).
+    pub fn batch(&self, positions: &[u32]) -> Result<Batch> {
+        let positions = Tensor::from_slice(positions, positions.len(), self.label.device())?;
+        Ok(Batch {
+            image: self.image.index_select(&positions, 0)?,
+            label: self.label.index_select(&positions, 0)?,
+        })
+    }
+
+    /// `len` examples from `start` on.
+    ///
+    /// # Errors
+    /// [`Error::Tensor`] if there are not so many.
+    pub fn slice(&self, start: usize, len: usize) -> Result<Batch> {
+        Ok(Batch {
+            image: self.image.narrow(0, start, len)?,
+            label: self.label.narrow(0, start, len)?,
+        })
+    }
+
+    /// The dataset with images of another element type.
+    ///
+    /// # Errors
+    /// [`Error::Tensor`] if the device cannot convert.
+    pub fn to_dtype(&self, dtype: DType) -> Result<Dataset> {
+        Ok(Dataset { image: self.image.to_dtype(dtype)?, label: self.label.clone() })
+    }
+}
+
+/// The training and the test set of MNIST, on `device`.
+///
+/// The files come with the project, in its folder `data`; the environment variable
+/// `MNIST_DATA_DIR` names another folder. Each may be gzipped (`….gz`) or not. Their SHA-256 sums
+/// are checked before anything is made of their content.
+///
+/// With the cargo feature `download`, what the project's folder lacks is fetched once, from public
+/// mirrors, into the user's cache folder.
+///
+/// # Shapes
+/// - training set: images `[60000, 28, 28, 1]`, f32, 0 to 1; labels `[60000]`, u32
+/// - test set: images `[10000, 28, 28, 1]`, labels `[10000]`
+///
+/// # Errors
+/// [`Error::DataMissing`] and [`Error::DataDamaged`] name the file and say what to do;
+/// [`Error::Download`] says what each mirror answered.
+///
+/// # Source
+/// `get_datasets` of the Flax tutorial. The images: Y. LeCun, C. Cortes, C. J. C. Burges,
+/// *The MNIST database of handwritten digits*.
+pub fn get_datasets(device: &Device) -> Result<(Dataset, Dataset)> {
+    if let Some(dir) = std::env::var_os("MNIST_DATA_DIR").filter(|dir| !dir.is_empty()) {
+        return get_datasets_from(dir, device);
+    }
+    let project = Path::new(env!("CARGO_MANIFEST_DIR")).join("../data");
+    match get_datasets_from(project, device) {
+        #[cfg(feature = "download")]
+        Err(Error::DataMissing { .. }) => get_datasets_from(download::cached_files()?, device),
+        result => result,
+    }
+}
+
+/// [`get_datasets`] from a given folder.
+///
+/// # Errors
+/// [`Error::DataMissing`] and [`Error::DataDamaged`].
+pub fn get_datasets_from(dir: impl AsRef<Path>, device: &Device) -> Result<(Dataset, Dataset)> {
+    let Mnist { trn_img, trn_lbl, tst_img, tst_lbl, .. } = files::read(dir.as_ref())?;
+    Ok((to_dataset(&trn_img, &trn_lbl, device)?, to_dataset(&tst_img, &tst_lbl, device)?))
+}
+
+fn to_dataset(images: &[u8], labels: &[u8], device: &Device) -> Result<Dataset> {
+    let images = Zip::from(ArrayView1::from(images)).par_map_collect(|&byte| f32::from(byte) / 255.0);
+    let (images, _) = images.into_raw_vec_and_offset();
+    let labels = labels.iter().copied().map(u32::from).collect::<Vec<_>>();
+    let count = labels.len();
+    Dataset::new(
+        Tensor::from_vec(images, (count, 28, 28, 1), device)?,
+        Tensor::from_vec(labels, count, device)?,
+    )
+}

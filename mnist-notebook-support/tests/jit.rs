@@ -1,0 +1,172 @@
+//! The compiled step beside the readable one.
+
+use mnist_notebook_support::prelude::*;
+use mnist_notebook_support::random::normal;
+
+fn values(tensor: &Tensor) -> Vec<f32> {
+    tensor.flatten_all().unwrap().to_vec1().unwrap()
+}
+
+/// The largest difference, as a share of the largest entry.
+fn difference(found: &Tensor, expected: &Tensor) -> f32 {
+    let (found, expected) = (values(found), values(expected));
+    let largest = expected.iter().fold(0f32, |max, value| max.max(value.abs()));
+    let pairs = found.iter().zip(&expected);
+    let difference = pairs.fold(0f32, |max, (a, b)| max.max((a - b).abs()));
+    if largest == 0.0 { difference } else { difference / largest }
+}
+
+/// One compiled step and one through autograd, from the same state on the same batch.
+///
+/// With zero momentum and beta 0, the momentum after the step is the gradient.
+fn assert_same_step<M: Module + Copy>(model: M, params: &Params, batch: &Batch) {
+    let mut fast = create_optimizer(params, 0.1, 0.0).unwrap();
+    let mut readable = create_optimizer(params, 0.1, 0.0).unwrap();
+    let mut compiled = jit(model, params, batch.image.dims()).unwrap();
+    assert!(compiled.is_compiled(), "{compiled}");
+    let found = compiled.train_step(&mut fast, batch).unwrap().get().unwrap();
+    let expected = train_step(&model, &mut readable, batch).unwrap().get().unwrap();
+    assert!((found.loss - expected.loss).abs() <= 1e-5 * expected.loss.abs().max(1e-3));
+    assert_eq!(found.accuracy, expected.accuracy);
+    for ((path, found), (_, expected)) in fast.momentum().iter().zip(readable.momentum().iter()) {
+        let difference = difference(found, expected);
+        assert!(difference <= 1e-5, "{path}: {difference}");
+    }
+    let evaluated = compiled.eval_step(params, batch).unwrap().get().unwrap();
+    assert!((evaluated.loss - expected.loss).abs() <= 1e-5 * expected.loss.abs().max(1e-3));
+}
+
+/// A network whose sizes come from a key.
+#[derive(Clone, Copy, Debug)]
+struct Random {
+    convs: [(usize, (usize, usize), bool); 2],
+    max: bool,
+    window: (usize, usize),
+    hidden: usize,
+    classes: usize,
+}
+
+impl Module for Random {
+    fn call(&self, nn: &mut Scope, x: &Tensor) -> Result<Tensor> {
+        let mut x = x.clone();
+        for (features, kernel_size, has_relu) in self.convs {
+            x = nn.conv(features, kernel_size, &x)?;
+            if has_relu {
+                x = relu(&x)?;
+            }
+            x = match self.max {
+                true => max_pool(&x, self.window)?,
+                false => avg_pool(&x, self.window)?,
+            };
+        }
+        let x = relu(&nn.dense(self.hidden, &flatten(&x)?)?)?;
+        log_softmax(&nn.dense(self.classes, &x)?)
+    }
+}
+
+/// A number from `least` to `most`, the `index`-th of a key.
+fn pick(key: Key, index: u32, least: usize, most: usize) -> usize {
+    let [word, _] = key.fold_in(index).words();
+    least + word as usize % (most - least + 1)
+}
+
+#[test]
+fn compiled_gradients_equal_those_of_autograd_for_random_networks() {
+    for case in 0..24 {
+        let key = Key::new(1000 + case);
+        let conv = |i| {
+            let kernel_size = (pick(key, i, 1, 5), pick(key, i + 1, 1, 5));
+            (pick(key, i + 2, 1, 70), kernel_size, pick(key, i + 3, 0, 2) > 0)
+        };
+        let model = Random {
+            convs: [conv(0), conv(10)],
+            max: pick(key, 20, 0, 1) == 1,
+            window: (pick(key, 21, 1, 3), pick(key, 22, 1, 2)),
+            hidden: pick(key, 23, 1, 40),
+            classes: pick(key, 24, 2, 11),
+        };
+        let batch = pick(key, 25, 1, 9);
+        let shape = (batch, pick(key, 26, 9, 17), pick(key, 27, 4, 15), pick(key, 28, 1, 70));
+        let image = normal(key, shape, &Device::Cpu).unwrap();
+        let labels: Vec<u32> =
+            (0..batch).map(|i| pick(key, 30 + i as u32, 0, model.classes - 1) as u32).collect();
+        let label = Tensor::from_vec(labels, batch, &Device::Cpu).unwrap();
+        let params = model.init(key, &image).unwrap();
+        println!("{model:?} on {shape:?}");
+        assert_same_step(model, &params, &Dataset::new(image, label).unwrap());
+    }
+}
+
+#[test]
+fn from_twenty_states_of_a_training_run_both_steps_are_the_same() {
+    let (train_ds, _) = get_datasets(&Device::Cpu).unwrap();
+    let params = get_initial_params(&Cnn, Key::new(0), &Device::Cpu).unwrap();
+    let mut optimizer = create_optimizer(&params, 0.1, 0.9).unwrap();
+    let mut compiled = jit(Cnn, &params, &[32, 28, 28, 1]).unwrap();
+    for (step, perm) in permutation(Key::new(1), 60_000).chunks(32).take(200).enumerate() {
+        let batch = train_ds.batch(perm).unwrap();
+        if step % 10 == 0 {
+            assert_same_step(Cnn, optimizer.target(), &batch);
+        }
+        compiled.train_step(&mut optimizer, &batch).unwrap();
+    }
+}
+
+#[test]
+fn two_hundred_steps_of_either_have_the_same_mean_loss() {
+    let (train_ds, _) = get_datasets(&Device::Cpu).unwrap();
+    let params = get_initial_params(&Cnn, Key::new(2), &Device::Cpu).unwrap();
+    let mut fast = create_optimizer(&params, 0.1, 0.9).unwrap();
+    let mut readable = create_optimizer(&params, 0.1, 0.9).unwrap();
+    let mut compiled = jit(Cnn, &params, &[32, 28, 28, 1]).unwrap();
+    let (mut fast_sum, mut readable_sum) = (0.0, 0.0);
+    for perm in permutation(Key::new(3), 60_000).chunks(32).take(200) {
+        let batch = train_ds.batch(perm).unwrap();
+        fast_sum += compiled.train_step(&mut fast, &batch).unwrap().get().unwrap().loss;
+        readable_sum += train_step(&Cnn, &mut readable, &batch).unwrap().get().unwrap().loss;
+    }
+    let difference = (fast_sum - readable_sum).abs() / readable_sum;
+    assert!(difference < 0.05, "{difference}");
+}
+
+#[test]
+fn a_batch_that_does_not_fit_the_plan_goes_the_general_way() {
+    let (train_ds, _) = get_datasets(&Device::Cpu).unwrap();
+    let params = get_initial_params(&Cnn, Key::new(0), &Device::Cpu).unwrap();
+    let mut optimizer = create_optimizer(&params, 0.1, 0.9).unwrap();
+    let mut compiled = jit(Cnn, &params, &[32, 28, 28, 1]).unwrap();
+    for size in [1, 31, 40] {
+        let batch = train_ds.slice(0, size).unwrap();
+        let metrics = compiled.train_step(&mut optimizer, &batch).unwrap().get().unwrap();
+        assert!(metrics.loss.is_finite());
+    }
+}
+
+#[test]
+fn the_plan_is_shown_layer_by_layer() {
+    let params = get_initial_params(&Cnn, Key::new(0), &Device::Cpu).unwrap();
+    let compiled = jit(Cnn, &params, &[32, 28, 28, 1]).unwrap();
+    assert_eq!(
+        compiled.to_string(),
+        "compiled for batches of 32:\n  \
+         Conv_0 → relu → avg_pool\n  \
+         Conv_1 → relu → avg_pool → flatten\n  \
+         Dense_0 → relu\n  \
+         Dense_1 → log_softmax"
+    );
+}
+
+#[test]
+fn a_label_that_is_no_class_is_refused_and_nothing_is_changed() {
+    let (train_ds, _) = get_datasets(&Device::Cpu).unwrap();
+    let params = get_initial_params(&Cnn, Key::new(0), &Device::Cpu).unwrap();
+    let mut optimizer = create_optimizer(&params, 0.1, 0.9).unwrap();
+    let mut compiled = jit(Cnn, &params, &[2, 28, 28, 1]).unwrap();
+    let image = train_ds.image.narrow(0, 0, 2).unwrap();
+    let batch = Dataset::new(image, Tensor::new(&[3u32, 10], &Device::Cpu).unwrap()).unwrap();
+    let error = compiled.train_step(&mut optimizer, &batch).unwrap_err();
+    assert!(matches!(error, Error::Label { label: 10, index: 1, num_classes: 10 }));
+    for ((_, before), (_, after)) in params.iter().zip(optimizer.target().iter()) {
+        assert_eq!(values(before), values(after));
+    }
+}
