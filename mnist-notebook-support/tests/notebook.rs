@@ -135,7 +135,7 @@ fn the_text_alternative_gives_the_data() {
     );
     assert_eq!(
         confusion().text(),
-        "Confusion: one row per true, columns predicted 3, 5\n  true 3: 1005, 5\n  true 5: 2, 890"
+        "Confusion: rows true, columns predicted: 3, 5\n  true 3: 1005, 5\n  true 5: 2, 890"
     );
 }
 

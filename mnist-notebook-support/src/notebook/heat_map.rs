@@ -112,8 +112,7 @@ impl Chart for HeatMap {
             ..
         } = self;
         let columns = names.join(", ");
-        let mut text =
-            format!("{title}: one row per {row_label}, columns {column_label} {columns}");
+        let mut text = format!("{title}: rows {row_label}, columns {column_label}: {columns}");
         for (name, row) in names.iter().zip(self.numbers()) {
             text += &format!("\n  {row_label} {name}: {}", row.join(", "));
         }

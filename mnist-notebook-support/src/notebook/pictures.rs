@@ -157,11 +157,15 @@ impl Chart for Grid {
 }
 
 impl Grid {
-    /// One row for a few pictures, else a grid that is a little wider than high.
+    /// One row for a few pictures, else a grid a little wider than high, its rows full if possible.
     fn columns(&self) -> usize {
         match self.pictures.len() {
             few @ 0..=5 => few.max(1),
-            many => ((many as f64).sqrt().ceil() as usize).max(5),
+            many => {
+                let least = ((many as f64).sqrt().ceil() as usize).max(5);
+                let mut columns = least..=(least + 3).min(12);
+                columns.find(|columns| many % columns == 0).unwrap_or(least)
+            }
         }
     }
 }

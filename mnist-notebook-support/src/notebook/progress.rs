@@ -144,7 +144,9 @@ impl Meter {
     }
 }
 
-/// `▕████▌     ▏  31 %  epoch 3  loss 0.0312  accuracy 99.01 %  14,200 images/s  0:42 left`
+/// `▕███▏      ▏  31 %  epoch 3  loss 0.0312  accuracy 99.01 %  0:42 left  14,200 images/s`
+///
+/// A narrow terminal cuts the end, which matters least.
 fn line(
     label: &str,
     share: f64,
@@ -161,24 +163,22 @@ fn line(
         line += &format!("  loss {loss:.4}  accuracy {:.2} %", accuracy * 100.0);
     }
     let seconds = elapsed.as_secs_f64();
-    if seconds > 0.0 {
-        line += &format!(
-            "  {} images/s",
-            grouped(&format!("{:.0}", images as f64 / seconds))
-        );
-    }
     if share > 0.0 {
         line += &format!("  {} left", clock(seconds * (1.0 - share) / share));
+    }
+    if seconds > 0.0 {
+        let speed = format!("{:.0}", images as f64 / seconds);
+        line += &format!("  {} images/s", grouped(&speed));
     }
     line
 }
 
-/// Twenty columns, filled from the left by eighths of a column.
+/// Ten columns, filled from the left by eighths of a column.
 fn bar(share: f64) -> String {
     const EIGHTHS: [&str; 8] = ["", "▏", "▎", "▍", "▌", "▋", "▊", "▉"];
-    let eighths = (share.clamp(0.0, 1.0) * 160.0) as usize;
+    let eighths = (share.clamp(0.0, 1.0) * 80.0) as usize;
     let filled = "█".repeat(eighths / 8) + EIGHTHS[eighths % 8];
-    format!("{filled:<20}")
+    format!("{filled:<10}")
 }
 
 /// `0:42`, `12:05`, `1:02:09`; half a second counts as one.
@@ -222,8 +222,7 @@ mod tests {
         );
         assert_eq!(
             line,
-            "▕█████               ▏  25 %  epoch 3  loss 0.0312  accuracy 99.01 %  \
-             1500 images/s  0:30 left"
+            "▕██▌       ▏  25 %  epoch 3  loss 0.0312  accuracy 99.01 %  0:30 left  1500 images/s"
         );
     }
 
@@ -231,10 +230,7 @@ mod tests {
     fn metrics_that_are_not_known_are_left_out() {
         let mut meter = Meter::new("epoch 1".into(), 100, Pace::LINES);
         let line = meter.step(5 * SECOND, 320, || None).unwrap();
-        assert_eq!(
-            line,
-            "▕▏                   ▏   1 %  epoch 1  64 images/s  8:15 left"
-        );
+        assert_eq!(line, "▕          ▏   1 %  epoch 1  8:15 left  64 images/s");
     }
 
     #[test]
@@ -262,16 +258,16 @@ mod tests {
     }
 
     #[test]
-    fn the_bar_is_twenty_columns_wide_at_every_share() {
+    fn the_bar_is_ten_columns_wide_at_every_share() {
         for percent in 0..=100 {
             assert_eq!(
                 bar(f64::from(percent) / 100.0).chars().count(),
-                20,
+                10,
                 "{percent} %"
             );
         }
-        assert_eq!(bar(0.5), "██████████          ");
-        assert_eq!(bar(0.53), "██████████▌         ");
+        assert_eq!(bar(0.5), "█████     ");
+        assert_eq!(bar(0.53), "█████▎    ");
     }
 
     #[test]
@@ -279,7 +275,7 @@ mod tests {
         let mut meter = Meter::new("nothing".into(), 0, Pace::LINES);
         let line = meter.step(5 * SECOND, 0, || None).unwrap();
         assert!(
-            line.ends_with("100 %  nothing  0 images/s  0:00 left"),
+            line.ends_with("100 %  nothing  0:00 left  0 images/s"),
             "{line}"
         );
     }
