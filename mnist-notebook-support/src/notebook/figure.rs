@@ -1,6 +1,7 @@
 //! A figure: its drawing, its description in words, and its files.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use super::display::display;
 use super::scene::{PX, Scene};
@@ -27,7 +28,8 @@ pub(super) trait Chart: std::fmt::Debug + Send + Sync {
 /// show too. It brings its own white paper, so that it reads the same in light and dark themes.
 #[derive(Clone, Debug)]
 pub struct Figure {
-    panels: Vec<std::sync::Arc<dyn Chart>>,
+    panels: Vec<Arc<dyn Chart>>,
+    #[cfg(any(feature = "png", test))]
     scene: Scene,
     svg: String,
     text: String,
@@ -35,10 +37,10 @@ pub struct Figure {
 
 impl Figure {
     pub(super) fn new(chart: impl Chart + 'static) -> Result<Self> {
-        Self::of(vec![std::sync::Arc::new(chart)])
+        Self::of(vec![Arc::new(chart)])
     }
 
-    fn of(panels: Vec<std::sync::Arc<dyn Chart>>) -> Result<Self> {
+    fn of(panels: Vec<Arc<dyn Chart>>) -> Result<Self> {
         let whole = if panels.len() > 1 { WIDE } else { NARROW };
         let count = i32::try_from(panels.len()).unwrap_or(i32::MAX).max(1);
         let mut scene = Scene::default();
@@ -51,6 +53,7 @@ impl Figure {
         let svg = scene.svg(&titles.join(", "), &text);
         Ok(Self {
             panels,
+            #[cfg(any(feature = "png", test))]
             scene,
             svg,
             text,

@@ -159,12 +159,18 @@ fn similar(files: &[File], name: &str) -> Vec<String> {
     let items = files.iter().flat_map(|file| &file.items);
     let mut near: Vec<_> = items
         .filter(|item| item.kind != Kind::Impl && item.is_public)
-        .map(|item| (distance(&asked, &last(&item.path)), item.name()))
-        .filter(|(distance, _)| *distance <= asked.len() / 3 + 1)
+        .map(|item| {
+            (
+                distance(&asked, &last(&item.path)),
+                item.is_method,
+                item.name(),
+            )
+        })
+        .filter(|(distance, ..)| *distance <= asked.len() / 3 + 1)
         .collect();
     near.sort();
-    near.dedup_by(|a, b| a.1 == b.1);
-    near.into_iter().map(|(_, name)| name).take(5).collect()
+    near.dedup();
+    near.into_iter().map(|(_, _, name)| name).take(5).collect()
 }
 
 /// How many letters must be inserted, removed or replaced to make one word of the other.
