@@ -43,10 +43,11 @@ impl Patience {
 /// # Errors
 /// [`Error::Download`] if no mirror hands out a good file; [`Error::Save`] if it cannot be kept.
 pub(super) fn cached_files() -> Result<PathBuf> {
-    let strategy = etcetera::base_strategy::choose_native_strategy().map_err(|error| Error::Save {
-        path: "the user's cache folder".into(),
-        source: std::io::Error::other(error),
-    })?;
+    let strategy =
+        etcetera::base_strategy::choose_native_strategy().map_err(|error| Error::Save {
+            path: "the user's cache folder".into(),
+            source: std::io::Error::other(error),
+        })?;
     let dir = strategy.cache_dir().join(env!("CARGO_PKG_NAME"));
     fetch_missing(&dir, &PUBLIC_MIRRORS, Patience::USUAL)?;
     Ok(dir)
@@ -77,7 +78,10 @@ fn fetch(file: &IdxFile, mirrors: &[&str], patience: Patience) -> Result<Vec<u8>
             Err(problem) => attempts.push(format!("{mirror}: {problem}")),
         }
     }
-    Err(Error::Download { file: file.gz_name(), attempts: attempts.join("; ") })
+    Err(Error::Download {
+        file: file.gz_name(),
+        attempts: attempts.join("; "),
+    })
 }
 
 /// The verified content of a gzipped file on one mirror, or what went wrong.
@@ -94,8 +98,10 @@ fn fetch_from(mirror: &str, file: &IdxFile, patience: Patience) -> Result<Vec<u8
         .timeout_global(Some(patience.file))
         .build()
         .into();
-    let response =
-        agent.get(format!("{mirror}/{name}")).call().map_err(|error| error.to_string())?;
+    let response = agent
+        .get(format!("{mirror}/{name}"))
+        .call()
+        .map_err(|error| error.to_string())?;
     // No file is larger gzipped than it is unpacked.
     let content = read_body(response, file.size).map_err(|error| error.to_string())?;
     file.verified(GzDecoder::new(content.as_slice()))?;

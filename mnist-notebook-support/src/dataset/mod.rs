@@ -46,7 +46,11 @@ impl Dataset {
             found: tensor.dtype().as_str().into(),
         };
         if image.rank() != 4 {
-            return Err(shape("dataset images", "[N, height, width, channels]", &image));
+            return Err(shape(
+                "dataset images",
+                "[N, height, width, channels]",
+                &image,
+            ));
         }
         if label.rank() != 1 {
             return Err(shape("dataset labels", "[N]", &label));
@@ -102,7 +106,10 @@ impl Dataset {
     /// # Errors
     /// [`Error::Tensor`] if the device cannot convert.
     pub fn to_dtype(&self, dtype: DType) -> Result<Dataset> {
-        Ok(Dataset { image: self.image.to_dtype(dtype)?, label: self.label.clone() })
+        Ok(Dataset {
+            image: self.image.to_dtype(dtype)?,
+            label: self.label.clone(),
+        })
     }
 }
 
@@ -143,12 +150,22 @@ pub fn get_datasets(device: &Device) -> Result<(Dataset, Dataset)> {
 /// # Errors
 /// [`Error::DataMissing`] and [`Error::DataDamaged`].
 pub fn get_datasets_from(dir: impl AsRef<Path>, device: &Device) -> Result<(Dataset, Dataset)> {
-    let Mnist { trn_img, trn_lbl, tst_img, tst_lbl, .. } = files::read(dir.as_ref())?;
-    Ok((to_dataset(&trn_img, &trn_lbl, device)?, to_dataset(&tst_img, &tst_lbl, device)?))
+    let Mnist {
+        trn_img,
+        trn_lbl,
+        tst_img,
+        tst_lbl,
+        ..
+    } = files::read(dir.as_ref())?;
+    Ok((
+        to_dataset(&trn_img, &trn_lbl, device)?,
+        to_dataset(&tst_img, &tst_lbl, device)?,
+    ))
 }
 
 fn to_dataset(images: &[u8], labels: &[u8], device: &Device) -> Result<Dataset> {
-    let images = Zip::from(ArrayView1::from(images)).par_map_collect(|&byte| f32::from(byte) / 255.0);
+    let images =
+        Zip::from(ArrayView1::from(images)).par_map_collect(|&byte| f32::from(byte) / 255.0);
     let (images, _) = images.into_raw_vec_and_offset();
     let labels = labels.iter().copied().map(u32::from).collect::<Vec<_>>();
     let count = labels.len();

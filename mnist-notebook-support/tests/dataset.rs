@@ -1,0 +1,379 @@
+//! MNIST as it comes to the reader, and files that are not what they should be.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use candle_core::{DType, Device, Tensor};
+use flate2::read::GzDecoder;
+use mnist_notebook_support::random::{Key, bits};
+use mnist_notebook_support::{Dataset, Error, get_datasets, get_datasets_from};
+use tempfile::TempDir;
+
+const TRAIN_IMAGES: &str = "train-images-idx3-ubyte";
+const TRAIN_LABELS: &str = "train-labels-idx1-ubyte";
+const TEST_IMAGES: &str = "t10k-images-idx3-ubyte";
+const TEST_LABELS: &str = "t10k-labels-idx1-ubyte";
+const NAMES: [&str; 4] = [TRAIN_IMAGES, TRAIN_LABELS, TEST_IMAGES, TEST_LABELS];
+
+fn project_file(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../data")
+        .join(format!("{name}.gz"))
+}
+
+fn gzipped(name: &str) -> Vec<u8> {
+    std::fs::read(project_file(name)).unwrap()
+}
+
+fn raw(name: &str) -> Vec<u8> {
+    let mut content = Vec::new();
+    std::io::copy(&mut GzDecoder::new(gzipped(name).as_slice()), &mut content).unwrap();
+    content
+}
+
+/// A folder with good copies of all files but one.
+fn folder_without(name: &str) -> TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    for other in NAMES.into_iter().filter(|other| *other != name) {
+        std::fs::copy(project_file(other), dir.path().join(format!("{other}.gz"))).unwrap();
+    }
+    dir
+}
+
+fn load(dir: &Path) -> Result<(Dataset, Dataset), Error> {
+    get_datasets_from(dir, &Device::Cpu)
+}
+
+/// Some numbers below a bound, the same in each run.
+fn random_below(bound: usize, count: usize, seed: i64) -> Vec<usize> {
+    let numbers = bits(Key::new(seed), count, &Device::Cpu)
+        .unwrap()
+        .to_vec1::<u32>()
+        .unwrap();
+    numbers
+        .into_iter()
+        .map(|number| number as usize % bound)
+        .collect()
+}
+
+/// Asserts that loading says which file is damaged, and how.
+#[track_caller]
+fn assert_damaged(dir: &Path, file: &str, problem: &str) {
+    let error = load(dir).unwrap_err();
+    assert!(
+        matches!(&error, Error::DataDamaged { path, .. } if *path == dir.join(file)),
+        "{error:?}"
+    );
+    let message = error.to_string();
+    assert!(message.contains(problem), "{message}");
+    assert!(message.contains("replace it with a good copy"), "{message}");
+}
+
+fn class_counts(dataset: &Dataset) -> [usize; 10] {
+    let mut counts = [0; 10];
+    for label in dataset.label.to_vec1::<u32>().unwrap() {
+        counts[label as usize] += 1;
+    }
+    counts
+}
+
+#[test]
+fn datasets_have_the_tutorials_shapes_and_types() {
+    let (train_ds, test_ds) = get_datasets(&Device::Cpu).unwrap();
+    for (dataset, len) in [(&train_ds, 60_000), (&test_ds, 10_000)] {
+        assert_eq!(dataset.len(), len);
+        assert!(!dataset.is_empty());
+        assert_eq!(dataset.image.dims(), [len, 28, 28, 1]);
+        assert_eq!(dataset.image.dtype(), DType::F32);
+        assert_eq!(dataset.label.dims(), [len]);
+        assert_eq!(dataset.label.dtype(), DType::U32);
+    }
+}
+
+#[test]
+fn brightness_runs_from_0_to_1_and_is_the_byte_divided_by_255() {
+    let (train_ds, test_ds) = get_datasets(&Device::Cpu).unwrap();
+    for (dataset, name) in [(train_ds, TRAIN_IMAGES), (test_ds, TEST_IMAGES)] {
+        let brightness = dataset
+            .image
+            .flatten_all()
+            .unwrap()
+            .to_vec1::<f32>()
+            .unwrap();
+        let bytes = &raw(name)[16..];
+        assert_eq!(brightness.len(), bytes.len());
+        let all_equal = brightness
+            .iter()
+            .zip(bytes)
+            .all(|(x, byte)| *x == f32::from(*byte) / 255.0);
+        assert!(all_equal, "{name}");
+        assert!(bytes.contains(&0) && bytes.contains(&255), "{name}");
+    }
+}
+
+#[test]
+fn every_digit_comes_as_often_as_in_mnist() {
+    let (train_ds, test_ds) = get_datasets(&Device::Cpu).unwrap();
+    assert_eq!(
+        class_counts(&train_ds),
+        [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
+    );
+    assert_eq!(
+        class_counts(&test_ds),
+        [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
+    );
+}
+
+#[test]
+fn raw_and_gzipped_files_give_the_same_data() {
+    let dir = folder_without(TEST_LABELS);
+    std::fs::write(dir.path().join(TEST_LABELS), raw(TEST_LABELS)).unwrap();
+    let (_, mixed) = load(dir.path()).unwrap();
+    let (_, gzipped) = get_datasets(&Device::Cpu).unwrap();
+    assert_eq!(
+        mixed.label.to_vec1::<u32>().unwrap(),
+        gzipped.label.to_vec1::<u32>().unwrap()
+    );
+}
+
+#[test]
+fn a_missing_file_is_named_with_the_remedies() {
+    for name in NAMES {
+        let dir = folder_without(name);
+        let error = load(dir.path()).unwrap_err();
+        assert!(
+            matches!(&error, Error::DataMissing { path } if *path == dir.path().join(name)),
+            "{error:?}"
+        );
+        let message = error.to_string();
+        for part in [name, ".gz", "MNIST_DATA_DIR", "data folder", "download"] {
+            assert!(message.contains(part), "{part:?} is not in: {message}");
+        }
+    }
+}
+
+#[test]
+fn a_folder_that_does_not_exist_is_named() {
+    let message = load(Path::new("/no/such/folder")).unwrap_err().to_string();
+    assert!(message.contains("/no/such/folder"), "{message}");
+}
+
+#[test]
+fn empty_short_and_long_files_are_refused() {
+    for name in [TRAIN_IMAGES, TEST_LABELS] {
+        let dir = folder_without(name);
+        let (path, content) = (dir.path().join(name), raw(name));
+        std::fs::write(&path, "").unwrap();
+        assert_damaged(dir.path(), name, "0 bytes instead of");
+        std::fs::write(&path, &content[..content.len() - 1]).unwrap();
+        assert_damaged(
+            dir.path(),
+            name,
+            &format!("{} bytes instead of", content.len() - 1),
+        );
+        std::fs::write(&path, [&content[..], b"x"].concat()).unwrap();
+        assert_damaged(
+            dir.path(),
+            name,
+            &format!("more than {} bytes", content.len()),
+        );
+    }
+}
+
+#[test]
+fn empty_foreign_and_endless_gzip_files_are_refused() {
+    let dir = folder_without(TEST_LABELS);
+    let name = format!("{TEST_LABELS}.gz");
+    let path = dir.path().join(&name);
+    std::fs::write(&path, "").unwrap();
+    assert_damaged(dir.path(), &name, "cannot be read");
+    std::fs::write(&path, "<!DOCTYPE html>").unwrap();
+    assert_damaged(dir.path(), &name, "cannot be read");
+    // Unpacks to far more than the labels: no more of it is unpacked than needed to see that.
+    std::fs::copy(project_file(TRAIN_IMAGES), &path).unwrap();
+    assert_damaged(dir.path(), &name, "more than 10008 bytes");
+}
+
+#[test]
+fn a_folder_in_place_of_a_file_is_refused() {
+    let dir = folder_without(TEST_LABELS);
+    std::fs::create_dir(dir.path().join(TEST_LABELS)).unwrap();
+    assert_damaged(dir.path(), TEST_LABELS, "cannot be read");
+}
+
+#[test]
+fn a_file_in_place_of_the_folder_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("file");
+    std::fs::write(&file, "").unwrap();
+    let message = load(&file).unwrap_err().to_string();
+    assert!(message.contains("cannot be read"), "{message}");
+}
+
+/// Whether a folder that holds one file alone is refused for that file, and not for the others,
+/// which are missing: a quick way to see whether the file is taken.
+fn is_refused(name: &str, file: &str, content: &[u8]) -> bool {
+    let dir = tempfile::tempdir().unwrap();
+    // Files are judged in this order.
+    let before = [TEST_LABELS, TRAIN_LABELS, TEST_IMAGES, TRAIN_IMAGES];
+    for other in before.into_iter().take_while(|other| *other != name) {
+        std::fs::copy(project_file(other), dir.path().join(format!("{other}.gz"))).unwrap();
+    }
+    std::fs::write(dir.path().join(file), content).unwrap();
+    match load(dir.path()) {
+        Err(Error::DataDamaged { path, .. }) => path == dir.path().join(file),
+        Err(Error::DataMissing { .. }) | Ok(_) => false,
+        Err(other) => panic!("{other}"),
+    }
+}
+
+#[test]
+fn the_quick_look_takes_good_files() {
+    for name in [TEST_LABELS, TRAIN_LABELS, TEST_IMAGES] {
+        assert!(!is_refused(name, name, &raw(name)), "{name}");
+        assert!(
+            !is_refused(name, &format!("{name}.gz"), &gzipped(name)),
+            "{name}"
+        );
+    }
+}
+
+#[test]
+fn files_truncated_at_50_random_places_are_refused() {
+    let mut refused = 0;
+    for (seed, (name, count)) in [
+        (TEST_LABELS, 20),
+        (TRAIN_LABELS, 20),
+        (TEST_IMAGES, 7),
+        (TRAIN_IMAGES, 3),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let gz = format!("{name}.gz");
+        for (i, (file, content)) in [(name, raw(name)), (gz.as_str(), gzipped(name))]
+            .into_iter()
+            .enumerate()
+        {
+            // Every other place cuts the gzipped file.
+            for (_, len) in random_below(content.len(), count, seed as i64)
+                .into_iter()
+                .enumerate()
+                .filter(|(number, _)| number % 2 == i)
+            {
+                assert!(
+                    is_refused(name, file, &content[..len]),
+                    "{file} cut to {len} bytes"
+                );
+                refused += 1;
+            }
+        }
+    }
+    println!("faults injected: {refused}, refused: {refused}, parsed: 0");
+    assert_eq!(refused, 50);
+}
+
+#[test]
+fn files_with_200_random_bits_flipped_are_refused() {
+    let mut refused = 0;
+    for (seed, (name, count)) in [
+        (TEST_LABELS, 95),
+        (TRAIN_LABELS, 95),
+        (TEST_IMAGES, 7),
+        (TRAIN_IMAGES, 3),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let mut content = raw(name);
+        for bit in random_below(content.len() * 8, count, seed as i64) {
+            content[bit / 8] ^= 1 << (bit % 8);
+            assert!(is_refused(name, name, &content), "{name}, bit {bit}");
+            content[bit / 8] ^= 1 << (bit % 8);
+            refused += 1;
+        }
+    }
+    println!("faults injected: {refused}, refused: {refused}, parsed: 0");
+    assert_eq!(refused, 200);
+}
+
+#[test]
+fn a_flipped_bit_in_a_gzipped_file_never_changes_the_data() {
+    let mut content = gzipped(TEST_LABELS);
+    // The header names a time and a system, which are nobody's data.
+    let header = 10;
+    let bits = random_below((content.len() - header) * 8, 100, 7);
+    let mut refused = 0;
+    for bit in bits.iter().map(|bit| bit + header * 8) {
+        content[bit / 8] ^= 1 << (bit % 8);
+        // What is not refused has the right sum.
+        refused += usize::from(is_refused(
+            TEST_LABELS,
+            &format!("{TEST_LABELS}.gz"),
+            &content,
+        ));
+        content[bit / 8] ^= 1 << (bit % 8);
+    }
+    assert!(refused >= 99, "{refused} of 100 refused");
+}
+
+const FOLDER_IS_GIVEN: &str = "MNIST_TEST_FOLDER_IS_GIVEN";
+
+/// Runs in a process of its own for the next test; without the variable there is nothing to do.
+#[test]
+fn load_as_another_process() {
+    if std::env::var_os(FOLDER_IS_GIVEN).is_some()
+        && let Err(error) = get_datasets(&Device::Cpu)
+    {
+        panic!("{error}");
+    }
+}
+
+#[test]
+fn the_environment_names_another_folder() {
+    let run = |dir: &Path| {
+        Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "load_as_another_process"])
+            .env(FOLDER_IS_GIVEN, "1")
+            .env("MNIST_DATA_DIR", dir)
+            .output()
+            .unwrap()
+    };
+    assert!(run(project_file("").parent().unwrap()).status.success());
+    let dir = tempfile::tempdir().unwrap();
+    let output = run(dir.path());
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(!output.status.success());
+    assert!(said.contains(dir.path().to_str().unwrap()), "{said}");
+    // An empty value is no folder: as if it were not set.
+    assert!(run(Path::new("")).status.success());
+}
+
+#[test]
+fn batches_and_slices_keep_images_with_their_labels() {
+    let image = Tensor::arange(0f32, 5.0, &Device::Cpu)
+        .unwrap()
+        .reshape((5, 1, 1, 1))
+        .unwrap();
+    let label = Tensor::arange(0u32, 5, &Device::Cpu).unwrap();
+    let dataset = Dataset::new(image, label).unwrap();
+    let pairs = |dataset: &Dataset| {
+        let images = dataset
+            .image
+            .flatten_all()
+            .unwrap()
+            .to_vec1::<f32>()
+            .unwrap();
+        images
+            .into_iter()
+            .zip(dataset.label.to_vec1::<u32>().unwrap())
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(
+        pairs(&dataset.batch(&[3, 0, 3]).unwrap()),
+        [(3.0, 3), (0.0, 0), (3.0, 3)]
+    );
+    assert_eq!(pairs(&dataset.slice(1, 2).unwrap()), [(1.0, 1), (2.0, 2)]);
+    assert!(dataset.batch(&[5]).is_err());
+    assert!(dataset.slice(4, 2).is_err());
+}
