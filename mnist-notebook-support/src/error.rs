@@ -130,8 +130,9 @@ pub enum Error {
 
     /// The loss became infinite or not a number.
     #[error(
-        "the loss is {loss} at epoch {epoch}, step {step}: training has diverged; \
-         start again with a smaller learning rate"
+        "the loss is {loss} at epoch {epoch}, step {step}: training has diverged; start again{} \
+         with a smaller learning rate",
+        checkpoint.as_ref().map_or(String::new(), |path| format!(" from {}", path.display()))
     )]
     Diverged {
         /// The epoch, counted as the caller counts it.
@@ -140,6 +141,41 @@ pub enum Error {
         step: usize,
         /// The loss that was found.
         loss: f32,
+        /// The last good checkpoint, if there is one.
+        checkpoint: Option<PathBuf>,
+    },
+
+    /// A file is not a checkpoint, or no longer.
+    #[error(
+        "cannot resume from {}: {problem}; {}",
+        path.display(),
+        match previous {
+            Some(previous) => format!(
+                "{} is good: delete the bad file to resume from there", previous.display()
+            ),
+            None => "no good checkpoint goes before it: delete it to start anew".into(),
+        }
+    )]
+    Checkpoint {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: String,
+        /// The newest good checkpoint before it.
+        previous: Option<PathBuf>,
+    },
+
+    /// A checkpoint was to be saved beside one of a later epoch.
+    #[error(
+        "epoch {epoch} cannot be saved beside {}, a later epoch, so of another training: give each \
+         training its own folder, or delete that file",
+        path.display()
+    )]
+    LaterCheckpoint {
+        /// The checkpoint that is there.
+        path: PathBuf,
+        /// The epoch of the state to be saved.
+        epoch: usize,
     },
 
     /// A file of the dataset is not where it should be.
@@ -220,9 +256,15 @@ impl From<candle_core::Error> for Error {
 impl From<KernelError> for Error {
     fn from(error: KernelError) -> Self {
         match error {
-            KernelError::Label { label, image, classes } => {
-                Error::Label { label, index: image, num_classes: classes }
-            }
+            KernelError::Label {
+                label,
+                image,
+                classes,
+            } => Error::Label {
+                label,
+                index: image,
+                num_classes: classes,
+            },
             other => Error::Tensor(other.to_string()),
         }
     }

@@ -10,6 +10,7 @@
 //! | dataset | [`get_datasets`], [`Dataset`] | [`dataset`] |
 //! | training and evaluation | [`train_step`], [`eval_step`], [`train_epoch`], [`eval_model`] | [`train`] |
 //! | `@jit` | [`jit()`] | [`mod@jit`] |
+//! | saving and resuming | [`Checkpoints`], [`TrainState`] | [`checkpoint`] |
 //!
 //! The whole tutorial is a few lines:
 //!
@@ -32,6 +33,8 @@
 //! # Ok::<(), mnist_notebook_support::Error>(())
 //! ```
 
+mod atomic;
+pub mod checkpoint;
 pub mod dataset;
 pub mod device;
 pub mod error;
@@ -51,6 +54,7 @@ pub mod train;
 pub use candle_core;
 pub use candle_nn;
 
+pub use checkpoint::{Checkpoints, EpochMetrics, TrainState};
 pub use dataset::{Batch, Dataset, get_datasets, get_datasets_from};
 pub use device::best_device;
 pub use error::{Error, Result};
@@ -70,7 +74,7 @@ pub mod prelude {
     };
     pub use crate::random::{Key, permutation};
     pub use crate::{
-        Batch, BatchMetrics, Cnn, Dataset, Error, Gradients, Jit, Metrics, Momentum, Result,
+        Batch, BatchMetrics, Checkpoints, Cnn, Dataset, EpochMetrics, Error, Gradients, Jit, Metrics, Momentum, Result, TrainState,
         best_device, compute_metrics, create_optimizer, cross_entropy_loss, eval_model, eval_step, get_datasets,
         get_initial_params, jit, onehot, train_epoch, train_step, value_and_grad,
     };

@@ -46,6 +46,44 @@ pub struct Momentum {
 }
 
 impl Momentum {
+    /// An optimizer in the midst of training.
+    ///
+    /// # Errors
+    /// Those of [`create_optimizer`]; [`Error::MissingParam`] and [`Error::ParamShape`] unless the
+    /// momentum has the parameters' paths and shapes.
+    pub(crate) fn from_parts(
+        target: Params,
+        momentum: Params,
+        learning_rate: f64,
+        beta: f64,
+    ) -> Result<Self> {
+        check(&target, learning_rate, beta)?;
+        for (one, other) in [(&target, &momentum), (&momentum, &target)] {
+            for (path, var) in one.iter() {
+                let Some(twin) = other.get(path) else {
+                    let known = other.paths().collect::<Vec<_>>().join(", ");
+                    return Err(Error::MissingParam {
+                        path: path.to_owned(),
+                        known,
+                    });
+                };
+                if var.shape() != twin.shape() {
+                    return Err(Error::ParamShape {
+                        path: path.to_owned(),
+                        expected: var.dims().to_vec(),
+                        found: twin.dims().to_vec(),
+                    });
+                }
+            }
+        }
+        Ok(Momentum {
+            target,
+            momentum,
+            learning_rate,
+            beta,
+        })
+    }
+
     /// The parameters in their present state.
     pub fn target(&self) -> &Params {
         &self.target
@@ -84,12 +122,15 @@ impl Momentum {
     /// # Ok::<(), mnist_notebook_support::Error>(())
     /// ```
     pub fn apply_gradient(&mut self, gradients: &Gradients) -> Result<()> {
-        if let Some(path) = self.target.paths().find(|path| gradients.get(path).is_none()) {
+        if let Some(path) = self
+            .target
+            .paths()
+            .find(|path| gradients.get(path).is_none())
+        {
             return Err(Error::NoGradient(path.to_owned()));
         }
         for (path, gradient) in gradients.iter() {
-            if let (Some(target), Some(momentum)) =
-                (self.target.get(path), self.momentum.get(path))
+            if let (Some(target), Some(momentum)) = (self.target.get(path), self.momentum.get(path))
             {
                 ops::scale_and_add(momentum, self.beta, gradient, 1.0)?;
                 ops::scale_and_add(target, 1.0, momentum, -self.learning_rate)?;
@@ -110,6 +151,17 @@ impl Momentum {
 /// # Source
 /// `create_optimizer` of the Flax tutorial.
 pub fn create_optimizer(params: &Params, learning_rate: f64, beta: f64) -> Result<Momentum> {
+    check(params, learning_rate, beta)?;
+    let (target, momentum) = (params.copy()?, params.zeros_like()?);
+    Ok(Momentum {
+        target,
+        momentum,
+        learning_rate,
+        beta,
+    })
+}
+
+fn check(params: &Params, learning_rate: f64, beta: f64) -> Result<()> {
     if !(learning_rate.is_finite() && learning_rate >= 0.0) {
         return Err(Error::Hyperparameter {
             name: "learning_rate",
@@ -127,6 +179,5 @@ pub fn create_optimizer(params: &Params, learning_rate: f64, beta: f64) -> Resul
     if params.is_empty() {
         return Err(Error::NoParams);
     }
-    let (target, momentum) = (params.copy()?, params.zeros_like()?);
-    Ok(Momentum { target, momentum, learning_rate, beta })
+    Ok(())
 }

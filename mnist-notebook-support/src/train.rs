@@ -122,7 +122,12 @@ pub fn train_epoch(
     let batch_metrics = BatchMetrics::get_all(&batch_metrics)?;
     progress.finish();
     if let Some(step) = batch_metrics.iter().position(|metrics| !metrics.loss.is_finite()) {
-        return Err(Error::Diverged { epoch, step: step + 1, loss: batch_metrics[step].loss });
+        return Err(Error::Diverged {
+            epoch,
+            step: step + 1,
+            loss: batch_metrics[step].loss,
+            checkpoint: None,
+        });
     }
     let metrics = Metrics::mean(&batch_metrics)?;
     println!(

@@ -13,6 +13,8 @@ macro_rules! files {
 
 /// Every file of the crate but tests, compiled in, so that what is shown is what runs.
 const FILES: &[(&str, &str)] = files![
+    "atomic.rs"
+    "checkpoint.rs"
     "dataset/download.rs"
     "dataset/files.rs"
     "dataset/mod.rs"

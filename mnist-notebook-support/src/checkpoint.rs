@@ -1,0 +1,474 @@
+//! Checkpoints: training that goes on where it was interrupted.
+//!
+//! A [`TrainState`] is everything that training depends on. [`Checkpoints`] keeps it in files, one
+//! per epoch, and hands the newest back; the parameters at the end are then, bit for bit, those of
+//! a training that was never interrupted.
+//!
+//! ```
+//! use mnist_notebook_support::prelude::*;
+//! # let (train_ds, test_ds) = get_datasets(&Device::Cpu)?;
+//! # let (train_ds, test_ds) = (train_ds.slice(0, 64)?, test_ds.slice(0, 50)?);
+//! # let folder = tempfile::tempdir().unwrap();
+//! # let folder = folder.path().join("checkpoints");
+//!
+//! let checkpoints = Checkpoints::new(folder, 3)?; // the newest three are kept
+//! let mut state = match checkpoints.resume(&Device::Cpu)? {
+//!     Some(state) => state,
+//!     None => {
+//!         let (rng, init_rng) = Key::new(0).split();
+//!         let params = get_initial_params(&Cnn, init_rng, &Device::Cpu)?;
+//!         TrainState::new(create_optimizer(&params, 0.1, 0.9)?, rng, 32)
+//!     }
+//! };
+//! while state.epoch < 2 {
+//!     checkpoints.train_epoch(&Cnn, &mut state, &train_ds, &test_ds)?;
+//! }
+//! assert_eq!(state.history.len(), 2);
+//! # Ok::<(), mnist_notebook_support::Error>(())
+//! ```
+//!
+//! A checkpoint is a [safetensors](https://github.com/huggingface/safetensors) file: parameters
+//! under `params/…` and momentum under `momentum/…`, everything else as text in the header.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fmt::Write;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use candle_core::Device;
+use candle_core::safetensors::Load;
+use safetensors::{SafeTensors, View};
+use sha2::{Digest, Sha256};
+
+use crate::dataset::Dataset;
+use crate::linen::{Module, Params};
+use crate::metrics::Metrics;
+use crate::optimizer::Momentum;
+use crate::random::Key;
+use crate::train::{eval_model, train_epoch};
+use crate::{Error, Result, atomic};
+
+/// What the header of a checkpoint calls itself.
+const FORMAT: &str = "mnist-notebook-support checkpoint";
+/// The version of the format that this code reads and writes.
+const VERSION: u32 = 1;
+
+/// Everything that training depends on, between two epochs.
+#[derive(Debug)]
+pub struct TrainState {
+    /// The optimizer with the parameters that it trains.
+    pub optimizer: Momentum,
+    /// The key from which the shuffles of the epochs to come are drawn.
+    pub rng: Key,
+    /// How many epochs have been trained.
+    pub epoch: usize,
+    /// How many examples a step takes.
+    pub batch_size: usize,
+    /// The metrics of each epoch so far.
+    pub history: Vec<EpochMetrics>,
+}
+
+/// How well the network did in an epoch.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct EpochMetrics {
+    /// On the training set: the mean over the batches while it was being trained.
+    pub train: Metrics,
+    /// On the test set, after the epoch.
+    pub test: Metrics,
+}
+
+impl TrainState {
+    /// The state before the first epoch.
+    pub fn new(optimizer: Momentum, rng: Key, batch_size: usize) -> Self {
+        TrainState {
+            optimizer,
+            rng,
+            epoch: 0,
+            batch_size,
+            history: Vec::new(),
+        }
+    }
+
+    /// Trains for one epoch, evaluates, and prints both: the body of the tutorial's loop.
+    ///
+    /// # Errors
+    /// Those of [`train_epoch`] and [`eval_model`]. The epoch does not count then, though the
+    /// parameters may have moved.
+    pub fn train_epoch(
+        &mut self,
+        model: &impl Module,
+        train_ds: &Dataset,
+        test_ds: &Dataset,
+    ) -> Result<EpochMetrics> {
+        let epoch = self.epoch + 1;
+        let (rng, input_rng) = self.rng.split();
+        let train = train_epoch(
+            model,
+            &mut self.optimizer,
+            train_ds,
+            self.batch_size,
+            epoch,
+            input_rng,
+        )?;
+        let (loss, accuracy) = eval_model(model, self.optimizer.target(), test_ds)?;
+        println!(
+            "Testing - epoch: {epoch}, loss: {loss:.2}, accuracy: {:.2}",
+            accuracy * 100.0
+        );
+        let metrics = EpochMetrics {
+            train,
+            test: Metrics { loss, accuracy },
+        };
+        self.history.push(metrics);
+        (self.rng, self.epoch) = (rng, epoch);
+        Ok(metrics)
+    }
+
+    /// The content of a checkpoint file.
+    ///
+    /// # Errors
+    /// [`Error::Tensor`] if the device does not hand out the parameters.
+    pub fn to_bytes(&self) -> Result<Vec<u8>> {
+        let mut tensors = BTreeMap::new();
+        for (group, params) in [
+            ("params", self.optimizer.target()),
+            ("momentum", self.optimizer.momentum()),
+        ] {
+            for (path, var) in params.iter() {
+                let tensor = var.as_detached_tensor().to_device(&Device::Cpu)?;
+                tensors.insert(format!("{group}/{path}"), tensor);
+            }
+        }
+        let mut header = self.header();
+        header.insert("sha256".into(), digest(&header, &tensors));
+        let header = header.into_iter().collect();
+        safetensors::serialize(tensors.iter(), Some(header))
+            .map_err(|error| Error::Tensor(error.to_string()))
+    }
+
+    fn header(&self) -> BTreeMap<String, String> {
+        let [high, low] = self.rng.words();
+        let numbers = |EpochMetrics { train, test }: &EpochMetrics| {
+            format!(
+                "{} {} {} {}",
+                train.loss, train.accuracy, test.loss, test.accuracy
+            )
+        };
+        let history = self
+            .history
+            .iter()
+            .map(numbers)
+            .collect::<Vec<_>>()
+            .join("\n");
+        // `Display` writes as many digits as it takes to read the same number again.
+        [
+            ("format", FORMAT.into()),
+            ("version", VERSION.to_string()),
+            ("epoch", self.epoch.to_string()),
+            ("rng", format!("{high} {low}")),
+            ("batch_size", self.batch_size.to_string()),
+            ("learning_rate", self.optimizer.learning_rate().to_string()),
+            ("beta", self.optimizer.beta().to_string()),
+            ("history", history),
+        ]
+        .map(|(name, value)| (name.to_owned(), value))
+        .into()
+    }
+
+    /// The state that a checkpoint file holds, with its parameters on `device`; or what is wrong
+    /// with the file.
+    ///
+    /// # Errors
+    /// [`Error::Checkpoint`], with an empty path.
+    pub fn from_bytes(bytes: &[u8], device: &Device) -> Result<TrainState> {
+        decode(bytes, device).map_err(|problem| Error::Checkpoint {
+            path: PathBuf::new(),
+            problem,
+            previous: None,
+        })
+    }
+}
+
+fn decode(bytes: &[u8], device: &Device) -> Result<TrainState, String> {
+    let not_safetensors = |error| format!("it is damaged or no safetensors file ({error})");
+    let file = SafeTensors::deserialize(bytes).map_err(not_safetensors)?;
+    let (_, metadata) = SafeTensors::read_metadata(bytes).map_err(not_safetensors)?;
+    let header = Header(metadata.metadata().clone().unwrap_or_default());
+    if header.0.get("format").is_none_or(|format| format != FORMAT) {
+        return Err("it is a safetensors file, but no checkpoint of this crate".into());
+    }
+    let version: u32 = header.value("version")?;
+    if version != VERSION {
+        return Err(format!(
+            "it has format version {version} and this crate reads version {VERSION}: use the \
+             version of the crate that wrote it"
+        ));
+    }
+    let tensors = file
+        .iter()
+        .map(|(name, view)| (name.to_owned(), view))
+        .collect();
+    let mut covered = header.0.clone().into_iter().collect::<BTreeMap<_, _>>();
+    if covered.remove("sha256") != Some(digest(&covered, &tensors)) {
+        return Err("it is damaged (its content does not match its SHA-256 sum)".into());
+    }
+
+    let load = |group: &str| -> Result<Params> {
+        let mut params = Params::default();
+        for (name, view) in &tensors {
+            if let Some(path) = name.strip_prefix(group) {
+                params.insert(path.to_owned(), &view.load(device)?)?;
+            }
+        }
+        Ok(params)
+    };
+    let (learning_rate, beta) = (header.value("learning_rate")?, header.value("beta")?);
+    let optimizer = load("params/")
+        .and_then(|params| Momentum::from_parts(params, load("momentum/")?, learning_rate, beta));
+    Ok(TrainState {
+        optimizer: optimizer.map_err(|error| error.to_string())?,
+        rng: Key::from_words(numbers(header.text("rng")?)?),
+        epoch: header.value("epoch")?,
+        batch_size: header.value("batch_size")?,
+        history: header
+            .text("history")?
+            .lines()
+            .map(epoch_metrics)
+            .collect::<Result<_, _>>()?,
+    })
+}
+
+/// The text in the header of a checkpoint.
+struct Header(HashMap<String, String>);
+
+impl Header {
+    fn text(&self, name: &str) -> Result<&str, String> {
+        self.0
+            .get(name)
+            .map(String::as_str)
+            .ok_or_else(|| format!("its header lacks {name:?}"))
+    }
+
+    fn value<T: FromStr>(&self, name: &str) -> Result<T, String> {
+        let text = self.text(name)?;
+        text.parse()
+            .map_err(|_| format!("its header has {name} = {text:?}"))
+    }
+}
+
+/// So many numbers with a space between them.
+fn numbers<T: FromStr, const N: usize>(text: &str) -> Result<[T; N], String> {
+    let numbers = text
+        .split(' ')
+        .map(str::parse)
+        .collect::<Result<Vec<T>, _>>()
+        .ok();
+    let numbers = numbers.and_then(|numbers| numbers.try_into().ok());
+    numbers.ok_or_else(|| format!("its header has {text:?} where {N} numbers should be"))
+}
+
+/// A line of the history.
+fn epoch_metrics(line: &str) -> Result<EpochMetrics, String> {
+    let [train_loss, train_accuracy, loss, accuracy] = numbers(line)?;
+    let train = Metrics {
+        loss: train_loss,
+        accuracy: train_accuracy,
+    };
+    Ok(EpochMetrics {
+        train,
+        test: Metrics { loss, accuracy },
+    })
+}
+
+/// The SHA-256 sum, in hexadecimal digits, of all that a checkpoint says.
+///
+/// The length of each piece goes before it, so that no two checkpoints run together to the same.
+fn digest<V: View>(header: &BTreeMap<String, String>, tensors: &BTreeMap<String, V>) -> String {
+    let mut hash = Sha256::new();
+    let mut add = |piece: &[u8]| {
+        hash.update((piece.len() as u64).to_le_bytes());
+        hash.update(piece);
+    };
+    for (name, value) in header {
+        add(name.as_bytes());
+        add(value.as_bytes());
+    }
+    for (name, tensor) in tensors {
+        add(name.as_bytes());
+        add(format!("{:?} {:?}", tensor.dtype(), tensor.shape()).as_bytes());
+        add(&tensor.data());
+    }
+    hash.finalize()
+        .iter()
+        .fold(String::new(), |mut digits, byte| {
+            // Writing to a string cannot fail.
+            let _ = write!(digits, "{byte:02x}");
+            digits
+        })
+}
+
+/// A folder of checkpoints of one training, `epoch-0001.safetensors` and so on.
+#[derive(Debug, Clone)]
+pub struct Checkpoints {
+    folder: PathBuf,
+    keep: usize,
+}
+
+impl Checkpoints {
+    /// Checkpoints in this folder, which is made if it is not there; the newest `keep` are kept.
+    ///
+    /// Each training needs a folder of its own.
+    ///
+    /// # Errors
+    /// [`Error::Hyperparameter`] for a `keep` of 0; [`Error::Save`] if the folder cannot be made.
+    pub fn new(folder: impl Into<PathBuf>, keep: usize) -> Result<Self> {
+        if keep == 0 {
+            let allowed = "at least one checkpoint must be kept";
+            return Err(Error::Hyperparameter {
+                name: "keep",
+                value: 0.0,
+                allowed,
+            });
+        }
+        let folder = folder.into();
+        std::fs::create_dir_all(&folder).map_err(Error::save(&folder))?;
+        Ok(Checkpoints { folder, keep })
+    }
+
+    /// Trains for one epoch with [`TrainState::train_epoch`] and saves the state after it.
+    ///
+    /// # Errors
+    /// Those of [`TrainState::train_epoch`] and [`save`](Checkpoints::save). If training diverges,
+    /// [`Error::Diverged`] names the checkpoint to go back to.
+    pub fn train_epoch(
+        &self,
+        model: &impl Module,
+        state: &mut TrainState,
+        train_ds: &Dataset,
+        test_ds: &Dataset,
+    ) -> Result<EpochMetrics> {
+        let metrics = state
+            .train_epoch(model, train_ds, test_ds)
+            .map_err(|error| match error {
+                Error::Diverged {
+                    epoch, step, loss, ..
+                } => {
+                    let checkpoint = self.newest_good(usize::MAX);
+                    Error::Diverged {
+                        epoch,
+                        step,
+                        loss,
+                        checkpoint,
+                    }
+                }
+                other => other,
+            })?;
+        self.save(state)?;
+        Ok(metrics)
+    }
+
+    /// Saves a state under its epoch, and removes the checkpoints that are older than the newest
+    /// `keep`.
+    ///
+    /// The file appears under its name when all of it is on the disk. Whatever goes wrong before,
+    /// the earlier checkpoints stay as they are.
+    ///
+    /// # Errors
+    /// [`Error::Save`] if the disk is full or the folder cannot be written to;
+    /// [`Error::LaterCheckpoint`] if the folder holds a later epoch, which must be another
+    /// training's.
+    pub fn save(&self, state: &TrainState) -> Result<PathBuf> {
+        if let Some((_, path)) = self.list()?.pop().filter(|(epoch, _)| *epoch > state.epoch) {
+            return Err(Error::LaterCheckpoint {
+                path,
+                epoch: state.epoch,
+            });
+        }
+        let path = self
+            .folder
+            .join(format!("epoch-{:04}.safetensors", state.epoch));
+        atomic::write(&path, &state.to_bytes()?).map_err(Error::save(&path))?;
+        self.remove_old()?;
+        Ok(path)
+    }
+
+    /// The newest state, with its parameters on `device`; `None` if nothing was saved yet.
+    ///
+    /// # Errors
+    /// Those of [`load`](Checkpoints::load): a bad checkpoint is not passed over in silence.
+    pub fn resume(&self, device: &Device) -> Result<Option<TrainState>> {
+        match self.list()?.pop() {
+            Some((_, path)) => self.load(path, device).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// The state in one of the folder's checkpoints, with its parameters on `device`.
+    ///
+    /// # Errors
+    /// [`Error::Checkpoint`] for a file that is damaged, foreign or of another version of the
+    /// format; it names the newest good one before it.
+    pub fn load(&self, path: impl AsRef<Path>, device: &Device) -> Result<TrainState> {
+        let path = path.as_ref();
+        read(path, device).map_err(|problem| Error::Checkpoint {
+            path: path.to_owned(),
+            problem,
+            previous: self.newest_good(epoch_of(path).unwrap_or(usize::MAX)),
+        })
+    }
+
+    /// The newest good checkpoint before an epoch.
+    fn newest_good(&self, before: usize) -> Option<PathBuf> {
+        let paths = self.list().ok()?.into_iter().rev();
+        let mut earlier = paths
+            .filter(|(epoch, _)| *epoch < before)
+            .map(|(_, path)| path);
+        earlier.find(|path| read(path, &Device::Cpu).is_ok())
+    }
+
+    /// Epochs and files of the checkpoints in the folder, oldest first.
+    fn list(&self) -> Result<Vec<(usize, PathBuf)>> {
+        let paths = self.paths()?;
+        let mut checkpoints = paths
+            .filter_map(|path| Some((epoch_of(&path)?, path)))
+            .collect::<Vec<_>>();
+        checkpoints.sort();
+        Ok(checkpoints)
+    }
+
+    fn paths(&self) -> Result<impl Iterator<Item = PathBuf>> {
+        let entries = std::fs::read_dir(&self.folder).and_then(Iterator::collect);
+        let entries: Vec<std::fs::DirEntry> = entries.map_err(Error::save(&self.folder))?;
+        Ok(entries.into_iter().map(|entry| entry.path()))
+    }
+
+    /// Removes checkpoints that are not to be kept, and what a killed process left half-written.
+    fn remove_old(&self) -> Result<()> {
+        let is_left_over = |path: &PathBuf| {
+            path.file_name()
+                .is_some_and(|name| name.to_string_lossy().starts_with(atomic::PARTIAL))
+        };
+        let checkpoints = self.list()?;
+        let surplus = checkpoints.len().saturating_sub(self.keep);
+        let old = checkpoints.into_iter().take(surplus).map(|(_, path)| path);
+        for path in old.chain(self.paths()?.filter(is_left_over)) {
+            std::fs::remove_file(&path).map_err(Error::save(&path))?;
+        }
+        Ok(())
+    }
+}
+
+fn read(path: &Path, device: &Device) -> Result<TrainState, String> {
+    let bytes = std::fs::read(path).map_err(|error| format!("it cannot be read ({error})"))?;
+    decode(&bytes, device)
+}
+
+/// The epoch in the name of a checkpoint.
+fn epoch_of(path: &Path) -> Option<usize> {
+    path.file_name()?
+        .to_str()?
+        .strip_prefix("epoch-")?
+        .strip_suffix(".safetensors")?
+        .parse()
+        .ok()
+}
