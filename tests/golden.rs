@@ -1,5 +1,8 @@
 //! This crate beside JAX and Flax: the values in `golden/` were computed by them.
 
+use std::path::Path;
+use std::process::Command;
+
 use mnist_notebook_support::prelude::*;
 use mnist_notebook_support::random::{bits, normal, truncated_normal, uniform};
 use serde::Deserialize;
@@ -441,4 +444,55 @@ fn parameters_saved_by_flax_give_flax_s_output() {
     let input = Tensor::from_vec(floats(&golden.input), golden.input_shape, &Device::Cpu).unwrap();
     let output = TinyCnn.apply(&params, &input).unwrap();
     assert_close("output", &vec(&output), &floats(&golden.output), 1e-5);
+}
+
+/// Real Flax reads the file, if it is installed as `golden/README.md` says.
+#[test]
+fn parameters_saved_here_are_read_by_flax() {
+    let python = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/golden/bin/python");
+    if !python.exists() {
+        println!("skipped: {} is not there, see tests/golden/README.md", python.display());
+        return;
+    }
+    let params = Params::load(golden_file("flax_params.safetensors"), &Device::Cpu).unwrap();
+    let file = tempfile::Builder::new().suffix(".safetensors").tempfile().unwrap();
+    params.save(file.path()).unwrap();
+    let check = Command::new(python).arg(golden_file("check_params.py")).arg(file.path()).output();
+    let check = check.unwrap();
+    assert!(check.status.success(), "{}", String::from_utf8_lossy(&check.stderr));
+}
+
+// ---------------------------------------------------------------- ten epochs
+
+/// Single epochs jump by some tenths of a percent in Flax, too; mean and best are steadier.
+#[test]
+fn ten_epochs_end_where_flax_s_end() {
+    let table = std::fs::read_to_string(golden_file("ten_epochs.csv")).unwrap();
+    let rows = table.lines().map(|line| line.split(',').collect::<Vec<_>>());
+    let of_key_0 = rows.filter(|row| row[0] == "0");
+    let flax: Vec<f32> = of_key_0.map(|row| row[5].parse().unwrap()).collect();
+    let found = test_accuracies(0, 10).unwrap();
+    assert_eq!(found.len(), flax.len());
+
+    let mean_of_last_five = |values: &[f32]| values[5..].iter().sum::<f32>() / 5.0;
+    let best = |values: &[f32]| values.iter().copied().fold(0.0, f32::max);
+    println!("here {found:?}\nFlax {flax:?}");
+    assert!((mean_of_last_five(&found) - mean_of_last_five(&flax)).abs() < 0.003);
+    assert!((best(&found) - best(&flax)).abs() < 0.002);
+}
+
+/// The test accuracy after each epoch of the tutorial, 0 to 1.
+fn test_accuracies(seed: i64, epochs: usize) -> Result<Vec<f32>> {
+    let (train_ds, test_ds) = get_datasets(&Device::Cpu)?;
+    let (mut rng, init_rng) = Key::new(seed).split();
+    let params = get_initial_params(&Cnn, init_rng, &Device::Cpu)?;
+    let mut optimizer = create_optimizer(&params, 0.1, 0.9)?;
+    (1..=epochs)
+        .map(|epoch| {
+            let (next_rng, input_rng) = rng.split();
+            rng = next_rng;
+            train_epoch(&Cnn, &mut optimizer, &train_ds, 32, epoch, input_rng)?;
+            Ok(eval_model(&Cnn, optimizer.target(), &test_ds)?.1)
+        })
+        .collect()
 }

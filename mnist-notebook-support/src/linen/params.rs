@@ -5,6 +5,7 @@ use std::path::Path;
 
 use candle_core::{DType, Device, Tensor, Var};
 
+use crate::notebook::grouped;
 use crate::{Error, Result};
 
 /// The parameters of a network: paths such as `Conv_0/kernel`, in alphabetical order as in JAX,
@@ -153,6 +154,6 @@ impl std::fmt::Debug for Params {
         for (path, var) in self.iter() {
             writeln!(f, "{path}: {:?} {}", var.dims(), var.dtype().as_str())?;
         }
-        write!(f, "{} parameters", self.count())
+        write!(f, "{} parameters", grouped(&self.count().to_string()))
     }
 }
