@@ -31,6 +31,8 @@ pub const STAMP: &str = ".stamp";
 const BUILDING: &str = ".building";
 /// How many idle slots are kept.
 const KEPT: usize = 2;
+/// A larger build folder, in bytes, holds mostly what earlier versions left behind: it is made anew.
+const LIMIT: u64 = 2 << 30;
 
 const CARGO_SHIM: &str = include_str!("cargo-shim.sh");
 const RUSTUP_SHIM: &str = include_str!("rustup-shim.sh");
@@ -103,21 +105,43 @@ impl Pool {
         let lock = self.template_lock()?;
         lock.lock_shared()?;
         let template = self.template();
-        let current = !template.exists()
-            || fs::read(slot.join(STAMP)).ok() == fs::read(template.join(STAMP)).ok();
-        if slot.exists() && current && !slot.join(BUILDING).exists() {
+        if slot.exists() && is_sound(slot)? && is_copy(slot, &template) {
             return Ok(());
         }
         remove(slot)?;
         if template.exists() {
-            let unfinished = slot.with_extension("new");
-            remove(&unfinished)?;
-            copy(&template, &unfinished)?;
-            fs::rename(&unfinished, slot)?;
+            copy(&template, slot)?;
         }
         fs::create_dir_all(slot)?;
         Ok(())
     }
+}
+
+/// Whether a kernel can go on with what is in a build folder: no build was killed there, and it is not too large.
+///
+/// # Errors
+/// When the folder cannot be read.
+pub fn is_sound(folder: &Path) -> io::Result<bool> {
+    Ok(!folder.join(BUILDING).exists() && size(folder)? <= LIMIT)
+}
+
+/// Whether a slot was copied from the template as it is now; true also where there is no template yet.
+fn is_copy(slot: &Path, template: &Path) -> bool {
+    let stamp = |folder: &Path| fs::read(folder.join(STAMP)).ok();
+    !template.exists() || stamp(slot) == stamp(template)
+}
+
+fn size(folder: &Path) -> io::Result<u64> {
+    fs::read_dir(folder)?.try_fold(0, |sum, entry| {
+        let entry = entry?;
+        let is_folder = entry.file_type()?.is_dir();
+        Ok(sum
+            + if is_folder {
+                size(&entry.path())?
+            } else {
+                entry.metadata()?.len()
+            })
+    })
 }
 
 impl Slot {
@@ -210,7 +234,7 @@ pub fn remove(folder: &Path) -> io::Result<()> {
     }
 }
 
-/// Copies a build folder with the files' times, by which Cargo knows what is fresh.
+/// Copies a build folder, whole or not at all, with the files' times, by which Cargo knows what is fresh.
 ///
 /// No hard links: Cargo overwrites its records in place, and one folder's would become the other's. File systems
 /// that can share blocks between copies do so here.
@@ -218,12 +242,19 @@ pub fn remove(folder: &Path) -> io::Result<()> {
 /// # Errors
 /// When a file cannot be read or written.
 pub fn copy(from: &Path, to: &Path) -> io::Result<()> {
+    let unfinished = to.with_extension("copy");
+    remove(&unfinished)?;
+    copy_files(from, &unfinished)?;
+    fs::rename(&unfinished, to)
+}
+
+fn copy_files(from: &Path, to: &Path) -> io::Result<()> {
     fs::create_dir_all(to)?;
     for entry in fs::read_dir(from)? {
         let entry = entry?;
         let target = to.join(entry.file_name());
         if entry.file_type()?.is_dir() {
-            copy(&entry.path(), &target)?;
+            copy_files(&entry.path(), &target)?;
         } else {
             fs::copy(entry.path(), &target)?;
             let times = FileTimes::new().set_modified(entry.metadata()?.modified()?);
@@ -249,4 +280,160 @@ pub fn write(path: &Path, text: &str) -> Result<()> {
 
 fn make_executable(path: &Path) -> io::Result<()> {
     fs::set_permissions(path, fs::Permissions::from_mode(0o755))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A pool with a template of one compiled file.
+    fn pool() -> (tempfile::TempDir, Pool) {
+        let folder = tempfile::tempdir().unwrap();
+        let pool = Pool::new(folder.path());
+        renew_template(&pool, "1");
+        (folder, pool)
+    }
+
+    fn renew_template(pool: &Pool, stamp: &str) {
+        write(&pool.template().join("target/deps/compiled"), stamp).unwrap();
+        write(&pool.template().join(STAMP), stamp).unwrap();
+    }
+
+    fn compiled(slot: &Slot) -> PathBuf {
+        slot.folder.join("target/deps/compiled")
+    }
+
+    #[test]
+    fn a_kernel_gets_a_copy_of_the_template_with_its_times() {
+        let (_folder, pool) = pool();
+        let original = File::open(pool.template().join("target/deps/compiled")).unwrap();
+        let old = std::time::SystemTime::UNIX_EPOCH
+            + std::time::Duration::new(1_000_000_000, 123_456_789);
+        original
+            .set_times(FileTimes::new().set_modified(old))
+            .unwrap();
+        let slot = pool.claim().unwrap();
+        assert_eq!(fs::read_to_string(compiled(&slot)).unwrap(), "1");
+        assert_eq!(
+            fs::metadata(compiled(&slot)).unwrap().modified().unwrap(),
+            old
+        );
+    }
+
+    #[test]
+    fn two_kernels_never_share_a_folder_and_a_free_one_is_used_again() {
+        let (_folder, pool) = pool();
+        let (first, second) = (pool.claim().unwrap(), pool.claim().unwrap());
+        assert_ne!(first.folder, second.folder);
+        fs::write(compiled(&first), "and a crate of the reader's own").unwrap();
+        assert_eq!(fs::read_to_string(compiled(&second)).unwrap(), "1");
+        let folder = first.folder.clone();
+        drop(first);
+        let third = pool.claim().unwrap();
+        assert_eq!(third.folder, folder);
+        assert_eq!(
+            fs::read_to_string(compiled(&third)).unwrap(),
+            "and a crate of the reader's own"
+        );
+    }
+
+    #[test]
+    fn a_folder_in_which_a_build_was_killed_is_copied_anew() {
+        let (_folder, pool) = pool();
+        let slot = pool.claim().unwrap();
+        fs::write(compiled(&slot), "half").unwrap();
+        fs::write(slot.folder.join(BUILDING), "").unwrap();
+        drop(slot);
+        let slot = pool.claim().unwrap();
+        assert_eq!(fs::read_to_string(compiled(&slot)).unwrap(), "1");
+        assert!(!slot.folder.join(BUILDING).exists());
+    }
+
+    #[test]
+    fn a_folder_from_an_earlier_template_is_copied_anew() {
+        let (_folder, pool) = pool();
+        drop(pool.claim().unwrap());
+        renew_template(&pool, "2");
+        assert_eq!(
+            fs::read_to_string(compiled(&pool.claim().unwrap())).unwrap(),
+            "2"
+        );
+    }
+
+    #[test]
+    fn a_folder_that_has_grown_too_large_is_copied_anew() {
+        let (_folder, pool) = pool();
+        let slot = pool.claim().unwrap();
+        let file = File::create(slot.folder.join("leftovers")).unwrap();
+        file.set_len(LIMIT + 1).unwrap();
+        drop(slot);
+        assert!(!pool.claim().unwrap().folder.join("leftovers").exists());
+    }
+
+    #[test]
+    fn without_a_template_a_kernel_starts_in_an_empty_folder_and_keeps_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let pool = Pool::new(folder.path());
+        let slot = pool.claim().unwrap();
+        fs::write(slot.folder.join("Cargo.toml"), "").unwrap();
+        drop(slot);
+        assert!(pool.claim().unwrap().folder.join("Cargo.toml").exists());
+    }
+
+    #[test]
+    fn idle_folders_beyond_the_second_are_removed() {
+        let (_folder, pool) = pool();
+        let slots: Vec<Slot> = (0..4).map(|_| pool.claim().unwrap()).collect();
+        let folders: Vec<PathBuf> = slots.iter().map(|slot| slot.folder.clone()).collect();
+        assert!(folders.iter().all(|folder| folder.exists()));
+        drop(slots);
+        let _slot = pool.claim().unwrap();
+        assert_eq!(
+            folders.iter().filter(|folder| folder.exists()).count(),
+            KEPT
+        );
+    }
+
+    /// Runs the program before Cargo in `folder`, with a Cargo that answers 7 and shows the lock file it was given.
+    fn cargo_before(folder: &Path, cargo: &str) -> std::process::Output {
+        let (shim, real) = (folder.join("shim"), folder.join("real"));
+        for (path, text) in [(&shim, CARGO_SHIM), (&real, cargo)] {
+            write(path, text).unwrap();
+            make_executable(path).unwrap();
+        }
+        std::process::Command::new("sh")
+            .arg(shim)
+            .current_dir(folder)
+            .env("EVCXR_TMPDIR", folder)
+            .env("MNIST_NOTEBOOK_CARGO", real)
+            .env("MNIST_NOTEBOOK_LOCK", folder.join("workspace.lock"))
+            .output()
+            .unwrap()
+    }
+
+    #[test]
+    fn cargo_sees_the_workspace_lock_whenever_the_manifest_has_changed() {
+        let folder = tempfile::tempdir().unwrap();
+        let folder = folder.path().canonicalize().unwrap();
+        let cargo = "#!/bin/sh\ncat Cargo.lock\necho pruned > Cargo.lock\nexit 7\n";
+        fs::write(folder.join("workspace.lock"), "workspace").unwrap();
+        for (manifest, seen) in [("a", "workspace"), ("a", "pruned\n"), ("b", "workspace")] {
+            fs::write(folder.join("Cargo.toml"), manifest).unwrap();
+            let output = cargo_before(&folder, cargo);
+            assert_eq!(String::from_utf8_lossy(&output.stdout), seen);
+            assert_eq!(output.status.code(), Some(7));
+        }
+        assert!(is_sound(&folder).unwrap());
+    }
+
+    #[test]
+    fn a_killed_build_is_known_afterwards() {
+        let folder = tempfile::tempdir().unwrap();
+        let folder = folder.path().canonicalize().unwrap();
+        fs::write(folder.join("Cargo.toml"), "").unwrap();
+        fs::write(folder.join("workspace.lock"), "").unwrap();
+        let kills_its_parent = "#!/bin/sh\nkill -9 $PPID\n";
+        assert!(!cargo_before(&folder, kills_its_parent).status.success());
+        assert!(!is_sound(&folder).unwrap());
+    }
 }

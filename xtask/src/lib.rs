@@ -9,8 +9,10 @@
 //! | [`notebook`] | reads and writes `.ipynb` |
 //! | [`execute`] | executes a notebook, cell by cell |
 //! | [`check`] | finds what failed in an executed notebook |
+//! | [`bench`] | how long a reader waits |
 //! | [`ui`] | progress on screen |
 
+pub mod bench;
 pub mod check;
 pub mod execute;
 pub mod kernel;

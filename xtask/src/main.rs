@@ -1,12 +1,14 @@
 //! `cargo xtask`: sets up, runs, opens and tests the notebooks.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use clap::Parser;
+use clap::{Parser, Subcommand};
 
+use xtask::bench;
 use xtask::check;
 use xtask::execute::{Screen, execute};
 use xtask::kernel::Kernel;
@@ -17,10 +19,15 @@ use xtask::setup::set_up;
 
 /// The walkthrough, which `run` executes and `lab` opens.
 const WALKTHROUGH: &str = "annotated_mnist.ipynb";
+/// What nbconvert's page lacks: source code shown by a cell in the font of code.
+const PAGE_STYLE: &str = "<style>
+.jp-OutputArea-output .highlight pre { font-family: var(--jp-code-font-family); font-size: var(--jp-code-font-size); }
+</style>
+</head>";
 /// How long one cell may run in a test: the first one may have to compile all dependencies.
 const CELL_LIMIT: Duration = Duration::from_secs(30 * 60);
 
-/// Sets up, runs, opens and tests the notebooks.
+/// Sets up, runs, opens, tests and measures the notebooks.
 #[derive(Parser)]
 #[command(name = "cargo xtask", disable_help_subcommand = true)]
 enum Arguments {
@@ -30,6 +37,9 @@ enum Arguments {
     Lab,
     /// Run all tests: `cargo test` on the workspace, then every notebook
     Test,
+    /// Measure, and leave a table under target/notebooks
+    #[command(subcommand)]
+    Bench(Bench),
     /// Become a kernel; the kernelspec calls this
     #[command(hide = true)]
     Kernel {
@@ -42,11 +52,18 @@ enum Arguments {
     },
 }
 
+#[derive(Subcommand)]
+enum Bench {
+    /// How long a reader waits for starts and cells
+    Notebook,
+}
+
 fn main() -> ExitCode {
     let result = match Arguments::parse() {
         Arguments::Run => run_walkthrough(&Project::new()),
         Arguments::Lab => lab(&Project::new()),
         Arguments::Test => test(&Project::new()),
+        Arguments::Bench(Bench::Notebook) => bench_notebook(&Project::new()),
         Arguments::Kernel {
             evcxr,
             control_file,
@@ -106,6 +123,15 @@ fn test(project: &Project) -> Result<()> {
     Ok(())
 }
 
+fn bench_notebook(project: &Project) -> Result<()> {
+    set_up(project)?;
+    let table = bench::measure(project, &project.notebooks().join(WALKTHROUGH))?;
+    let path = project.output().join("bench.md");
+    launcher::write(&path, &table)?;
+    println!("\n{table}\nThis table: {}", path.display());
+    Ok(())
+}
+
 fn kernel(evcxr: &Path, control_file: &Path) -> Result<()> {
     let program = std::env::current_exe()?;
     let tools = program
@@ -147,7 +173,10 @@ fn page(project: &Project, notebook: &Path) -> Result<PathBuf> {
         .args(["-m", "nbconvert", "--to", "html", "--log-level", "WARN"])
         .arg(notebook);
     run(&mut convert).context("cannot make a page of the notebook")?;
-    Ok(notebook.with_extension("html"))
+    let page = notebook.with_extension("html");
+    let html = fs::read_to_string(&page)?.replacen("</head>", PAGE_STYLE, 1);
+    fs::write(&page, html)?;
+    Ok(page)
 }
 
 /// The last line that a cell printed about accuracy.

@@ -173,7 +173,8 @@ fn stored(outputs: &[Value], count: usize) -> Vec<Value> {
         if output["output_type"] == "execute_result" {
             output["execution_count"] = json!(count);
         }
-        for (mime, data) in output["data"].as_object_mut().into_iter().flatten() {
+        let data = output.get_mut("data").and_then(Value::as_object_mut);
+        for (mime, data) in data.into_iter().flatten() {
             if let Value::String(text) = data
                 && (mime.starts_with("text/") || mime == "image/svg+xml")
             {
@@ -233,7 +234,8 @@ mod tests {
         let cell = &notebook.code_cells()[0];
         assert_eq!(cell.count, Some(1));
         assert_eq!(cell.outputs.len(), 3);
-        assert_eq!(cell.outputs[0]["text"], json!(["a\n", "b\n"]));
+        let stdout = json!({"output_type": "stream", "name": "stdout", "text": ["a\n", "b\n"]});
+        assert_eq!(cell.outputs[0], stdout);
         assert_eq!(cell.outputs[2]["execution_count"], json!(1));
         assert_eq!(cell.outputs[2]["data"]["text/plain"], json!(["1\n", "2"]));
         assert_eq!(cell.outputs[2]["data"]["image/png"], json!("iVBO"));

@@ -206,7 +206,8 @@ fn warm_template(project: &Project) -> Result<()> {
         return Ok(());
     }
     println!("Compiling the notebooks' dependencies (a few minutes the first time)");
-    if !building.exists() && template.exists() {
+    // What was begun and not finished is gone on with: Cargo itself knows what a killed build has left to do.
+    if !building.exists() && template.exists() && launcher::is_sound(&template)? {
         launcher::copy(&template, &building)?;
     }
     fs::create_dir_all(&building)?;
@@ -223,7 +224,10 @@ fn warm_template(project: &Project) -> Result<()> {
     let outputs = kernel.execute(&dependencies, None, |_| {})?;
     drop(kernel);
     if let Some(problem) = check::messages(&outputs).first() {
-        bail!("cannot compile the notebooks' dependencies:\n{problem}");
+        bail!(
+            "cannot compile the notebooks' dependencies:\n{problem}\n\
+             (if this is no error in the code, remove .tools/kernels and try again)"
+        );
     }
     fs::write(building.join(STAMP), stamp)?;
     let lock = pool.template_lock()?;
