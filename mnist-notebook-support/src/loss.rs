@@ -43,7 +43,7 @@ pub fn onehot(labels: &Tensor, num_classes: usize) -> Result<Tensor> {
 /// - result: scalar of the type of `logits`
 ///
 /// # Errors
-/// [`Error::Shape`] for other shapes, [`Error::Label`] for a label that is no class,
+/// [`Error::Shape`] for other shapes, [`Error::DType`] for other types, [`Error::Label`] for a label that is no class,
 /// [`Error::EmptyDataset`] for a batch of nothing.
 ///
 /// # Examples
@@ -74,6 +74,13 @@ pub(crate) fn check_logits(logits: &Tensor, labels: &Tensor) -> Result<usize> {
         ([rows, num_classes], [examples]) if rows == examples => {
             if *rows == 0 {
                 return Err(Error::EmptyDataset("average over"));
+            }
+            if !logits.dtype().is_float() {
+                return Err(Error::DType {
+                    what: "logits",
+                    expected: "f32",
+                    found: logits.dtype().as_str().into(),
+                });
             }
             Ok(*num_classes)
         }

@@ -88,7 +88,8 @@ pub fn eval_step(model: &impl Module, params: &Params, batch: &Batch) -> Result<
 /// [`train_step`] does.
 ///
 /// # Errors
-/// [`Error::BatchSize`] unless `1 <= batch_size <= train_ds.len()`; [`Error::Label`] for a label
+/// Those of [`Dataset::new`] if the dataset was put together otherwise; [`Error::EmptyDataset`] for
+/// nothing to train on; [`Error::BatchSize`] unless `1 <= batch_size <= train_ds.len()`; [`Error::Label`] for a label
 /// that is no class; [`Error::Diverged`] if the loss is no longer a finite number, naming `epoch`
 /// and the step; those of [`train_step`].
 ///
@@ -102,6 +103,10 @@ pub fn train_epoch(
     epoch: usize,
     rng: Key,
 ) -> Result<Metrics> {
+    train_ds.check()?;
+    if train_ds.is_empty() {
+        return Err(Error::EmptyDataset("train on"));
+    }
     let train_ds_size = train_ds.len();
     if batch_size == 0 || batch_size > train_ds_size {
         return Err(Error::BatchSize { batch_size, examples: train_ds_size });
@@ -148,6 +153,7 @@ pub fn train_epoch(
 /// # Source
 /// `eval_model` of the Flax tutorial.
 pub fn eval_model(model: &impl Module, params: &Params, test_ds: &Dataset) -> Result<(f32, f32)> {
+    test_ds.check()?;
     if test_ds.is_empty() {
         return Err(Error::EmptyDataset("evaluate on"));
     }

@@ -35,6 +35,13 @@ impl Dataset {
     /// [`Error::Shape`] and [`Error::DType`] for anything else, [`Error::Lengths`] if there is not
     /// one label for each image.
     pub fn new(image: Tensor, label: Tensor) -> Result<Self> {
+        let dataset = Dataset { image, label };
+        dataset.check()?;
+        Ok(dataset)
+    }
+
+    /// Checks what [`new`](Dataset::new) checks: a dataset may have been put together by hand.
+    pub(crate) fn check(&self) -> Result<()> {
         let shape = |what, expected: &str, tensor: &Tensor| Error::Shape {
             what,
             expected: expected.into(),
@@ -45,27 +52,24 @@ impl Dataset {
             expected,
             found: tensor.dtype().as_str().into(),
         };
+        let Dataset { image, label } = self;
         if image.rank() != 4 {
-            return Err(shape(
-                "dataset images",
-                "[N, height, width, channels]",
-                &image,
-            ));
+            return Err(shape("dataset images", "[N, height, width, channels]", image));
         }
         if label.rank() != 1 {
-            return Err(shape("dataset labels", "[N]", &label));
+            return Err(shape("dataset labels", "[N]", label));
         }
         if !image.dtype().is_float() {
-            return Err(dtype("dataset images", "f32", &image));
+            return Err(dtype("dataset images", "f32", image));
         }
         if label.dtype() != DType::U32 {
-            return Err(dtype("dataset labels", "u32", &label));
+            return Err(dtype("dataset labels", "u32", label));
         }
         let (images, labels) = (image.dims()[0], label.dims()[0]);
         if images != labels {
             return Err(Error::Lengths { images, labels });
         }
-        Ok(Dataset { image, label })
+        Ok(())
     }
 
     /// How many examples there are.

@@ -136,11 +136,18 @@ pub fn flatten(x: &Tensor) -> Result<Tensor> {
 /// Scores to log-probabilities over the last dimension: `x - ln(sum(exp(x)))`.
 ///
 /// # Errors
-/// [`Error::Tensor`] if the device fails.
+/// [`Error::DType`] unless `x` is of a float type; [`Error::Tensor`] if the device fails.
 ///
 /// # Source
 /// `flax.linen.log_softmax`.
 pub fn log_softmax(x: &Tensor) -> Result<Tensor> {
+    if !x.dtype().is_float() {
+        return Err(Error::DType {
+            what: "log_softmax input",
+            expected: "f32",
+            found: x.dtype().as_str().into(),
+        });
+    }
     let y = if has_kernels(x) {
         ops::log_softmax(x)?
     } else {

@@ -138,7 +138,7 @@ pub fn normal(key: Key, shape: impl Into<Shape>, device: &Device) -> Result<Tens
 /// `jax.random.truncated_normal(key, lower, upper, shape)`: f32, one draw each, no rejection.
 ///
 /// # Errors
-/// [`Error::Hyperparameter`] unless `lower < upper`.
+/// [`Error::Hyperparameter`] unless some number lies between `lower` and `upper`.
 pub fn truncated_normal(
     key: Key,
     lower: f32,
@@ -146,7 +146,8 @@ pub fn truncated_normal(
     shape: impl Into<Shape>,
     device: &Device,
 ) -> Result<Tensor> {
-    if lower.is_nan() || upper.is_nan() || lower >= upper {
+    let (least, most) = (lower.next_up(), upper.next_down());
+    if least.is_nan() || most.is_nan() || least > most {
         return Err(Error::Hyperparameter {
             name: "lower",
             value: f64::from(lower),
@@ -155,7 +156,6 @@ pub fn truncated_normal(
     }
     let sqrt2 = std::f32::consts::SQRT_2;
     let (minval, maxval) = (libm::erff(lower / sqrt2), libm::erff(upper / sqrt2));
-    let (least, most) = (lower.next_up(), upper.next_down());
     draw(key, shape, device, |bits| {
         (sqrt2 * erf_inv(uniform_from_bits(bits, minval, maxval))).clamp(least, most)
     })
@@ -201,7 +201,13 @@ fn draw<T: candle_core::WithDType>(
     value: impl Fn(u32) -> T,
 ) -> Result<Tensor> {
     let shape = shape.into();
-    let values = (0..shape.elem_count()).map(|i| value(key.bits_at(i))).collect();
+    let mut values = Vec::new();
+    let count = shape.dims().iter().try_fold(1usize, |count, dim| count.checked_mul(*dim));
+    let reserved = count.filter(|count| values.try_reserve_exact(*count).is_ok());
+    let Some(count) = reserved else {
+        return Err(Error::Tensor(format!("there is no memory for {:?} numbers", shape.dims())));
+    };
+    values.extend((0..count).map(|i| value(key.bits_at(i))));
     Ok(Tensor::from_vec(values, shape, device)?)
 }
 

@@ -1,0 +1,569 @@
+//! Bad input: each kind has an error of its own that says what to do, and nothing panics.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use mnist_notebook_support::linen::{lecun_normal, zeros};
+use mnist_notebook_support::prelude::*;
+use mnist_notebook_support::random::{bits, normal, truncated_normal, uniform};
+use mnist_notebook_support::{get_datasets_from, notebook};
+
+const CPU: &Device = &Device::Cpu;
+
+/// A network small enough to train in no time.
+struct Small;
+
+impl Module for Small {
+    fn call(&self, nn: &mut Scope, x: &Tensor) -> Result<Tensor> {
+        let x = avg_pool(&relu(&nn.conv(2, (3, 3), x)?)?, (2, 2))?;
+        log_softmax(&nn.dense(10, &flatten(&x)?)?)
+    }
+}
+
+/// A network without a parameter.
+struct Fixed;
+
+impl Module for Fixed {
+    fn call(&self, _nn: &mut Scope, x: &Tensor) -> Result<Tensor> {
+        log_softmax(&flatten(x)?)
+    }
+}
+
+fn images(len: usize) -> Tensor {
+    uniform(Key::new(1), (len, 8, 8, 1), 0.0, 1.0, CPU).unwrap()
+}
+
+fn labels(len: usize) -> Tensor {
+    Tensor::from_iter((0..len as u32).map(|label| label % 10), CPU).unwrap()
+}
+
+fn dataset(len: usize) -> Dataset {
+    Dataset::new(images(len), labels(len)).unwrap()
+}
+
+fn params() -> Params {
+    Small.init(Key::new(0), &images(1)).unwrap()
+}
+
+fn optimizer(learning_rate: f64) -> Momentum {
+    create_optimizer(&params(), learning_rate, 0.9).unwrap()
+}
+
+fn train_on(dataset: &Dataset, batch_size: usize) -> Result<Metrics> {
+    train_epoch(
+        &Small,
+        &mut optimizer(0.1),
+        dataset,
+        batch_size,
+        1,
+        Key::new(2),
+    )
+}
+
+fn f32s(shape: &[usize]) -> Tensor {
+    Tensor::zeros(shape, DType::F32, CPU).unwrap()
+}
+
+/// One row of the table: the call is refused with this variant and this text in the message.
+macro_rules! refuse {
+    ($($case:literal: $call:expr => $variant:pat, $message:literal;)*) => {{
+        let mut wrong = Vec::new();
+        $(
+            match catch_unwind(AssertUnwindSafe(|| $call.map(drop))) {
+                Err(_) => wrong.push(format!("{}: panics", $case)),
+                Ok(Ok(())) => wrong.push(format!("{}: is accepted", $case)),
+                Ok(Err(error)) => {
+                    let message = error.to_string();
+                    if !matches!(error, $variant) || !message.contains($message) {
+                        wrong.push(format!("{}: {error:?}: {message}", $case));
+                    }
+                }
+            }
+        )*
+        assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
+    }};
+}
+
+#[test]
+fn bad_hyperparameters_are_refused() {
+    let (nan, infinite) = (f64::NAN, f64::INFINITY);
+    let rate = |value| create_optimizer(&params(), value, 0.9);
+    let beta = |value| create_optimizer(&params(), 0.1, value);
+    let three = dataset(3);
+    refuse! {
+        "learning rate NaN": rate(nan) => Error::Hyperparameter { name: "learning_rate", .. },
+            "learning_rate = NaN is out of range: it must be a finite number, 0 or more";
+        "learning rate infinite": rate(infinite) =>
+            Error::Hyperparameter { name: "learning_rate", .. }, "learning_rate = inf";
+        "learning rate negative": rate(-0.1) =>
+            Error::Hyperparameter { name: "learning_rate", .. }, "learning_rate = -0.1";
+        "beta NaN": beta(nan) => Error::Hyperparameter { name: "beta", .. },
+            "beta = NaN is out of range: it must be at least 0 and below 1";
+        "beta infinite": beta(infinite) => Error::Hyperparameter { name: "beta", .. }, "beta = inf";
+        "beta negative": beta(-0.1) => Error::Hyperparameter { name: "beta", .. }, "beta = -0.1";
+        "beta 1": beta(1.0) => Error::Hyperparameter { name: "beta", .. }, "below 1";
+        "batch size 0": train_on(&three, 0) => Error::BatchSize { batch_size: 0, examples: 3 },
+            "batch size 0 does not fit a dataset of 3 examples: choose one from 1 to 3";
+        "batch size larger than the data": train_on(&three, 4) =>
+            Error::BatchSize { batch_size: 4, .. }, "choose one from 1 to 3";
+        "batch size larger than any memory": train_on(&three, usize::MAX) =>
+            Error::BatchSize { .. }, "choose one from 1 to 3";
+        "no checkpoint to be kept": Checkpoints::new(std::env::temp_dir(), 0) =>
+            Error::Hyperparameter { name: "keep", .. }, "at least one checkpoint must be kept";
+        "random numbers from NaN": uniform(Key::new(0), 3, f32::NAN, 1.0, CPU) =>
+            Error::Hyperparameter { name: "minval", .. }, "it must be finite";
+        "more random numbers than memory": bits(Key::new(0), 1usize << 50, CPU) =>
+            Error::Tensor(_), "there is no memory for [1125899906842624] numbers";
+        "random numbers between wrong bounds": truncated_normal(Key::new(0), 1.0, -1.0, 3, CPU) =>
+            Error::Hyperparameter { name: "lower", .. }, "below `upper`";
+    }
+}
+
+#[test]
+fn bad_datasets_are_refused() {
+    let mut wrong_label = labels(4).to_vec1::<u32>().unwrap();
+    wrong_label[2] = 10;
+    let wrong_label = Tensor::from_vec(wrong_label, 4, CPU).unwrap();
+    let empty = Dataset {
+        image: f32s(&[0, 8, 8, 1]),
+        label: labels(4).narrow(0, 0, 0).unwrap(),
+    };
+    let dark = |dtype| Tensor::zeros((4, 8, 8, 1), dtype, CPU).unwrap();
+    refuse! {
+        "integers into a log-softmax": log_softmax(&dark(DType::U8)) => Error::DType { .. },
+            "log_softmax input: expected elements of type f32, found u8";
+        "a label out of range": train_on(&Dataset::new(images(4), wrong_label.clone()).unwrap(), 2)
+            => Error::Label { label: 10, index: 2, num_classes: 10 },
+            "label 10 at position 2 is not below the number of classes, 10";
+        "a label out of range in a test set":
+            eval_model(&Small, &params(), &Dataset::new(images(4), wrong_label).unwrap()) =>
+            Error::Label { label: 10, .. }, "label 10 at position 2";
+        "images of rank 3": Dataset::new(f32s(&[4, 8, 8]), labels(4)) => Error::Shape { .. },
+            "dataset images: expected shape [N, height, width, channels], found [4, 8, 8]";
+        "labels of rank 2": Dataset::new(images(4), labels(4).reshape((4, 1)).unwrap()) =>
+            Error::Shape { .. }, "dataset labels: expected shape [N], found [4, 1]";
+        "images of bytes": Dataset::new(dark(DType::U8), labels(4)) => Error::DType { .. },
+            "dataset images: expected elements of type f32, found u8";
+        "labels of 64 bits": Dataset::new(images(4), labels(4).to_dtype(DType::I64).unwrap()) =>
+            Error::DType { .. }, "dataset labels: expected elements of type u32, found i64";
+        "fewer labels than images": Dataset::new(images(4), labels(3)) =>
+            Error::Lengths { images: 4, labels: 3 }, "4 images but 3 labels";
+        "an empty training set": train_on(&empty, 1) => Error::EmptyDataset(_), "empty";
+        "an empty test set": eval_model(&Small, &params(), &empty) => Error::EmptyDataset(_),
+            "the dataset is empty: there is nothing to evaluate on";
+        "an empty batch": train_step(&Small, &mut optimizer(0.1), &empty) =>
+            Error::EmptyDataset(_), "the dataset is empty";
+        "a batch beyond the end": dataset(4).batch(&[4]) => Error::Tensor(_), "4";
+        "a slice beyond the end": dataset(4).slice(3, 2) => Error::Tensor(_), "4";
+        "a slice beyond all numbers": dataset(4).slice(usize::MAX, 2) => Error::Tensor(_), "";
+        "colour pictures for a network for grey ones": train_on(
+            &Dataset::new(f32s(&[4, 8, 8, 3]), labels(4)).unwrap(), 2) =>
+            Error::ParamShape { .. }, "parameter \"Conv_0/kernel\" has shape [3, 3, 1, 2]";
+        "pictures of another size": train_on(
+            &Dataset::new(f32s(&[4, 10, 10, 1]), labels(4)).unwrap(), 2) =>
+            Error::ParamShape { .. }, "call `init` with a sample of the shape you train on";
+        "images of 64 bits for a network of 32": train_on(
+            &Dataset::new(dark(DType::F64), labels(4)).unwrap(), 2) => Error::Tensor(_), "";
+        "a folder without data": get_datasets_from("/no/such/folder", CPU) =>
+            Error::DataMissing { .. }, "MNIST_DATA_DIR";
+    }
+}
+
+#[test]
+fn datasets_put_together_by_hand_are_refused_when_they_are_used() {
+    let odd = |image: Tensor, label: Tensor| Dataset { image, label };
+    let cases = [
+        odd(images(3), labels(4)),
+        odd(images(4), labels(3)),
+        odd(images(4), labels(4).reshape((4, 1)).unwrap()),
+        odd(images(4), labels(4).to_dtype(DType::F32).unwrap()),
+        odd(f32s(&[4, 64]), labels(4)),
+        odd(f32s(&[]), labels(4)),
+        odd(images(4), f32s(&[])),
+    ];
+    for (i, dataset) in cases.iter().enumerate() {
+        let refused = catch_unwind(AssertUnwindSafe(|| {
+            train_on(dataset, 2).is_err() && eval_model(&Small, &params(), dataset).is_err()
+        }));
+        assert!(matches!(refused, Ok(true)), "case {i}: {refused:?}");
+    }
+}
+
+#[test]
+fn bad_networks_are_refused() {
+    struct Broken<F>(F);
+    impl<F: Fn(&mut Scope, &Tensor) -> Result<Tensor>> Module for Broken<F> {
+        fn call(&self, nn: &mut Scope, x: &Tensor) -> Result<Tensor> {
+            self.0(nn, x)
+        }
+    }
+    fn init(call: impl Fn(&mut Scope, &Tensor) -> Result<Tensor>) -> Result<Params> {
+        Broken(call).init(Key::new(0), &images(1))
+    }
+    let none = Fixed.init(Key::new(0), &images(1)).unwrap();
+    refuse! {
+        "no parameters": create_optimizer(&none, 0.1, 0.9) => Error::NoParams,
+            "the network has no parameters: there is nothing to train";
+        "a network with other parameters": Small.apply(&none, &images(1)) =>
+            Error::MissingParam { .. }, "no parameter \"Conv_0/kernel\"";
+        "no features": init(|nn, x| nn.conv(0, (3, 3), x)) =>
+            Error::Hyperparameter { name: "features", .. }, "it must be at least 1";
+        "an empty kernel": init(|nn, x| nn.conv(1, (3, 0), x)) =>
+            Error::Hyperparameter { name: "kernel width", .. }, "it must be at least 1";
+        "a dense layer on pictures": init(|nn, x| nn.dense(10, x)) => Error::Shape { .. },
+            "call `flatten` before the first dense layer";
+        "a convolution on rows": init(|nn, x| nn.conv(1, (3, 3), &flatten(x)?)) =>
+            Error::Shape { .. }, "conv input: expected shape [B, height, width, channels]";
+        "a pool larger than the picture": avg_pool(&images(1), (9, 1)) => Error::Shape { .. },
+            "avg_pool input: expected shape [B, at least 9, at least 1, C]";
+        "an empty pool": max_pool(&images(1), (0, 1)) => Error::Shape { .. }, "max_pool input";
+        "a parameter made twice": init(|nn, x| {
+            nn.param("bias", 1, x, zeros)?;
+            nn.param("bias", 1, x, zeros)
+        }) => Error::DuplicateParam(_), "give the second another name";
+        "a loss that leaves out a parameter": value_and_grad(
+            |params| Ok((params.get("Dense_0/bias").unwrap().sum_all()?, ())), &params()) =>
+            Error::NoGradient(_), "the loss does not depend on parameter \"Conv_0/bias\"";
+        "a gradient that leaves out a parameter":
+            optimizer(0.1).apply_gradient(&Gradients::default()) =>
+            Error::NoGradient(_), "Conv_0/bias";
+    }
+}
+
+#[test]
+fn bad_tensors_are_refused_by_the_loss() {
+    let two = Tensor::new(&[0u32, 9], CPU).unwrap();
+    let shape = |shape: &[usize]| cross_entropy_loss(&f32s(shape), &two);
+    refuse! {
+        "logits of rank 1": shape(&[2]) => Error::Shape { what: "logits", .. },
+            "logits: expected shape [2, number of classes], found [2]";
+        "one row too many": shape(&[3, 10]) => Error::Shape { what: "logits", .. }, "found [3, 10]";
+        "labels of rank 2": cross_entropy_loss(&f32s(&[2, 10]), &two.reshape((2, 1)).unwrap()) =>
+            Error::Shape { what: "labels", .. }, "labels: expected shape [batch size]";
+        "too few classes": shape(&[2, 9]) => Error::Label { label: 9, num_classes: 9, .. },
+            "label 9 at position 1";
+        "labels that are no whole numbers": onehot(&f32s(&[2]), 10) => Error::DType { .. },
+            "labels: expected elements of type u32, found f32";
+        "no class": onehot(&two, 0) => Error::Label { .. }, "number of classes, 0";
+        "logits that are whole numbers":
+            cross_entropy_loss(&f32s(&[2, 10]).to_dtype(DType::U32).unwrap(), &two) =>
+            Error::DType { .. }, "logits: expected elements of type f32, found u32";
+        "metrics of nothing": Metrics::mean(&[]) => Error::EmptyDataset(_), "nothing to average";
+        "metrics of other shapes": compute_metrics(&f32s(&[3, 10]), &two) => Error::Shape { .. },
+            "logits";
+    }
+}
+
+#[test]
+fn a_loss_that_is_no_number_stops_training_and_names_the_last_good_checkpoint() {
+    let dir = tempfile::tempdir().unwrap();
+    let checkpoints = Checkpoints::new(dir.path(), 3).unwrap();
+    let (good, test_ds) = (dataset(20), dataset(10));
+    // A single pixel is enough.
+    let mut pixels = images(20).flatten_all().unwrap().to_vec1::<f32>().unwrap();
+    pixels[777] = f32::NAN;
+    let spoilt = Tensor::from_vec(pixels, (20, 8, 8, 1), CPU).unwrap();
+    let spoilt = Dataset::new(spoilt, labels(20)).unwrap();
+
+    let mut state = TrainState::new(optimizer(0.1), Key::new(3), 5);
+    let error = checkpoints
+        .train_epoch(&Small, &mut state, &spoilt, &test_ds)
+        .unwrap_err();
+    assert!(
+        matches!(
+            error,
+            Error::Diverged {
+                epoch: 1,
+                checkpoint: None,
+                ..
+            }
+        ),
+        "{error:?}"
+    );
+
+    let mut state = TrainState::new(optimizer(0.1), Key::new(3), 5);
+    checkpoints
+        .train_epoch(&Small, &mut state, &good, &test_ds)
+        .unwrap();
+    checkpoints
+        .train_epoch(&Small, &mut state, &good, &test_ds)
+        .unwrap();
+    let error = checkpoints
+        .train_epoch(&Small, &mut state, &spoilt, &test_ds)
+        .unwrap_err();
+    let message = error.to_string();
+    assert!(
+        message.contains("the loss is NaN at epoch 3, step "),
+        "{message}"
+    );
+    assert!(message.contains("start again from "), "{message}");
+    assert!(
+        message.contains("epoch-0002.safetensors with a smaller learning rate"),
+        "{message}"
+    );
+    assert_eq!((state.epoch, state.history.len()), (2, 2));
+    // What went wrong is not saved.
+    assert_eq!(checkpoints.resume(CPU).unwrap().unwrap().epoch, 2);
+}
+
+#[test]
+fn a_key_used_twice_gives_the_same_numbers_twice() {
+    let draw = |key| normal(key, 5, CPU).unwrap().to_vec1::<f32>().unwrap();
+    let (one, other) = Key::new(0).split();
+    assert_eq!(draw(one), draw(one));
+    assert_ne!(draw(one), draw(other));
+}
+
+/// Tensors that nobody expects: of every rank and type, of no elements, of numbers that are none.
+fn odd_tensors() -> Vec<Tensor> {
+    let shapes: [&[usize]; 14] = [
+        &[],
+        &[0],
+        &[1],
+        &[4],
+        &[0, 10],
+        &[4, 0],
+        &[4, 10],
+        &[4, 8, 8],
+        &[0, 8, 8, 1],
+        &[4, 0, 8, 1],
+        &[4, 8, 8, 0],
+        &[4, 8, 8, 1],
+        &[4, 8, 8, 3],
+        &[1, 4, 8, 8, 1],
+    ];
+    let mut tensors = Vec::new();
+    for shape in shapes {
+        for dtype in [
+            DType::U8,
+            DType::U32,
+            DType::I64,
+            DType::BF16,
+            DType::F32,
+            DType::F64,
+        ] {
+            tensors.push(Tensor::zeros(shape, dtype, CPU).unwrap());
+        }
+        for value in [f32::NAN, f32::INFINITY, -1.0] {
+            tensors.push(Tensor::full(value, shape, CPU).unwrap());
+        }
+        // Not in the order of its elements, or not all of its storage.
+        let tensor = f32s(shape);
+        tensors.push(tensor.t().unwrap_or(tensor.clone()));
+        if shape.first().is_some_and(|len| *len > 1) {
+            tensors.push(tensor.narrow(0, 1, 2).unwrap());
+        }
+    }
+    tensors
+}
+
+/// Runs a call and notes whether it panics; what it returns does not matter.
+fn note<T>(panics: &mut Vec<String>, what: impl FnOnce() -> String, call: impl FnOnce() -> T) {
+    if catch_unwind(AssertUnwindSafe(|| drop(call()))).is_err() {
+        panics.push(what());
+    }
+}
+
+#[test]
+fn no_function_of_one_tensor_panics() {
+    type Call = fn(&Tensor) -> Result<()>;
+    let calls: [(&str, Call); 17] = [
+        ("relu", |x| relu(x).map(drop)),
+        ("flatten", |x| flatten(x).map(drop)),
+        ("log_softmax", |x| log_softmax(x).map(drop)),
+        ("avg_pool", |x| avg_pool(x, (2, 3)).map(drop)),
+        ("max_pool", |x| max_pool(x, (2, 3)).map(drop)),
+        ("avg_pool of none", |x| {
+            avg_pool(x, (0, usize::MAX)).map(drop)
+        }),
+        ("onehot", |x| onehot(x, 10).map(drop)),
+        ("onehot of none", |x| onehot(x, 0).map(drop)),
+        ("init", |x| Small.init(Key::new(0), x).map(drop)),
+        ("init of the tutorial's network", |x| {
+            Cnn.init(Key::new(0), x).map(drop)
+        }),
+        ("apply", |x| Small.apply(&params(), x).map(drop)),
+        ("tabulate", |x| {
+            tabulate(&Small, x).map(|table| drop(table.to_string()))
+        }),
+        ("value_and_grad", |x| {
+            value_and_grad(|_| Ok((x.clone(), ())), &params()).map(drop)
+        }),
+        ("Params::try_from", |x| {
+            let params = Params::try_from(vec![("x".to_owned(), x.clone())])?;
+            create_optimizer(&params, 0.1, 0.9).map(drop)
+        }),
+        ("apply_gradient", |x| {
+            let grad = params()
+                .paths()
+                .map(|path| (path.to_owned(), x.clone()))
+                .collect();
+            optimizer(0.1).apply_gradient(&grad)
+        }),
+        ("show", |x| notebook::show(x).map(drop)),
+        ("image_grid", |x| {
+            notebook::image_grid("title", x, &["a"]).map(drop)
+        }),
+    ];
+    let mut panics = Vec::new();
+    for x in odd_tensors() {
+        for (name, call) in &calls {
+            let what = || format!("{name}({:?}, {:?})", x.dtype(), x.layout());
+            note(&mut panics, what, || call(&x));
+        }
+    }
+    assert!(
+        panics.is_empty(),
+        "{} panics:\n{}",
+        panics.len(),
+        panics.join("\n")
+    );
+}
+
+#[test]
+fn no_function_of_two_tensors_panics() {
+    type Call = fn(&Tensor, &Tensor) -> Result<()>;
+    fn pair(image: &Tensor, label: &Tensor) -> Dataset {
+        Dataset {
+            image: image.clone(),
+            label: label.clone(),
+        }
+    }
+    let calls: [(&str, Call); 10] = [
+        ("cross_entropy_loss", |x, y| {
+            cross_entropy_loss(x, y).map(drop)
+        }),
+        ("compute_metrics", |x, y| {
+            compute_metrics(x, y).and_then(|m| m.get()).map(drop)
+        }),
+        ("BatchMetrics::get_all", |x, y| {
+            let metrics = BatchMetrics {
+                loss: x.clone(),
+                accuracy: y.clone(),
+            };
+            BatchMetrics::get_all(&[metrics.clone(), metrics]).map(drop)
+        }),
+        ("Dataset::new", |x, y| {
+            Dataset::new(x.clone(), y.clone()).map(drop)
+        }),
+        ("Dataset::batch", |x, y| pair(x, y).batch(&[0, 1]).map(drop)),
+        ("Dataset::slice", |x, y| pair(x, y).slice(0, 2).map(drop)),
+        ("train_step", |x, y| {
+            train_step(&Small, &mut optimizer(0.1), &pair(x, y)).map(drop)
+        }),
+        ("Jit::train_step", |x, y| {
+            let mut step = jit(Small, &params(), &[4, 8, 8, 1])?;
+            step.eval_step(&params(), &pair(x, y)).map(drop)?;
+            step.train_step(&mut optimizer(0.1), &pair(x, y)).map(drop)
+        }),
+        ("train_epoch", |x, y| train_on(&pair(x, y), 2).map(drop)),
+        ("eval_model", |x, y| {
+            eval_model(&Small, &params(), &pair(x, y)).map(drop)
+        }),
+    ];
+    // Every pair of all of them would be too many.
+    let few: Vec<_> = odd_tensors().into_iter().step_by(3).collect();
+    let mut panics = Vec::new();
+    for x in &few {
+        for y in &few {
+            for (name, call) in &calls {
+                let what = || {
+                    let (a, b) = (x.layout(), y.layout());
+                    format!("{name}({:?} {a:?}, {:?} {b:?})", x.dtype(), y.dtype())
+                };
+                note(&mut panics, what, || call(x, y));
+            }
+        }
+    }
+    let some = panics
+        .iter()
+        .take(50)
+        .cloned()
+        .collect::<Vec<_>>()
+        .join("\n");
+    assert!(panics.is_empty(), "{} panics:\n{some}", panics.len());
+}
+
+#[test]
+fn no_other_function_panics() {
+    let mut panics = Vec::new();
+    let mut check = |name: &str, call: &dyn Fn()| note(&mut panics, || name.to_owned(), call);
+    let key = Key::new(i64::MIN);
+    let huge: [&[usize]; 3] = [&[usize::MAX, 2], &[usize::MAX], &[1 << 50]];
+    for shape in huge {
+        check(&format!("bits {shape:?}"), &|| drop(bits(key, shape, CPU)));
+        check(&format!("normal {shape:?}"), &|| {
+            drop(normal(key, shape, CPU))
+        });
+        check(&format!("lecun_normal {shape:?}"), &|| {
+            drop(lecun_normal(key, &shape.into(), CPU));
+        });
+    }
+    for input_shape in [
+        &[] as &[usize],
+        &[4],
+        &[0, 8, 8, 1],
+        &[4, 8, 8, 3],
+        &[1 << 50, 8, 8, 1],
+    ] {
+        check(&format!("jit {input_shape:?}"), &|| {
+            drop(jit(Small, &params(), input_shape))
+        });
+    }
+    check("split_n", &|| drop(key.split_n(0)));
+    check("permutation", &|| {
+        drop((permutation(key, 0), permutation(key, 1)))
+    });
+    check("uniform", &|| {
+        drop(uniform(key, 3, f32::MIN, f32::MAX, CPU))
+    });
+    check("truncated_normal", &|| {
+        drop(truncated_normal(
+            key,
+            f32::NEG_INFINITY,
+            f32::INFINITY,
+            3,
+            CPU,
+        ));
+        drop(truncated_normal(key, 0.0, f32::from_bits(1), 3, CPU));
+    });
+    check("Params::load", &|| drop(Params::load("/no/such/file", CPU)));
+    check("Params::save", &|| {
+        drop(params().save("/no/such/folder/file"))
+    });
+    check("empty Params", &|| {
+        let none = Params::default();
+        drop((
+            none.copy(),
+            none.to_dtype(DType::F64),
+            none.count(),
+            format!("{none:?}"),
+        ));
+        drop(jit(Small, &none, &[1, 8, 8, 1]));
+        drop(eval_model(&Fixed, &none, &dataset(4)));
+    });
+    check("TrainState::from_bytes", &|| {
+        drop(TrainState::from_bytes(b"", CPU))
+    });
+    check("Checkpoints::load", &|| {
+        let dir = tempfile::tempdir().unwrap();
+        let checkpoints = Checkpoints::new(dir.path(), usize::MAX).unwrap();
+        drop((checkpoints.load("", CPU), checkpoints.load("/", CPU)));
+    });
+    check("notebook", &|| {
+        let nothing: [(&str, Vec<f32>); 0] = [];
+        drop(notebook::line_chart("", "", "", &nothing));
+        drop(notebook::line_chart(
+            "t",
+            "x",
+            "y",
+            &[("a", vec![f32::NAN, f32::MAX, f32::MIN])],
+        ));
+        drop(notebook::side_by_side(&[]));
+        drop(notebook::picture_grid("", &[]));
+        drop(notebook::Picture::new(&[0.5], usize::MAX, 2));
+        drop(notebook::Table::new(&["a"], &[vec!["b", "c"]]));
+        drop(notebook::source("::"));
+        notebook::Progress::new("", 0).step(0, || None);
+    });
+    assert!(panics.is_empty(), "panics:\n{}", panics.join("\n"));
+}
