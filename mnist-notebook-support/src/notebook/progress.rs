@@ -1,6 +1,6 @@
 //! How far long work has come: lines in a notebook, a bar that redraws itself in a terminal.
 
-use std::io::{IsTerminal, Write};
+use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -65,10 +65,7 @@ impl Progress {
         };
         match &self.bar {
             Some(bar) => bar.set_message(line),
-            None => {
-                let mut out = std::io::stdout().lock();
-                let _ = writeln!(out, "{line}").and_then(|()| out.flush());
-            }
+            None => println!("{line}"),
         }
     }
 

@@ -259,7 +259,7 @@ impl File {
             .items
             .iter()
             .filter(belongs)
-            .map(|part| dedent(self.text, &part.range));
+            .map(|part| without_examples(&dedent(self.text, &part.range)));
         Source {
             file: self.path,
             code: parts.collect::<Vec<_>>().join("\n\n"),
@@ -274,6 +274,21 @@ fn dedent(text: &str, range: &Range<usize>) -> String {
     let lines = text[range.clone()].lines().map(|line| {
         let spaces = line.len() - line.trim_start_matches(' ').len();
         &line[spaces.min(indent)..]
+    });
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+/// The code without the examples in its documentation: a notebook is an example itself.
+fn without_examples(code: &str) -> String {
+    let (mut in_examples, mut in_fence) = (false, false);
+    let lines = code.lines().filter(|line| {
+        match line.trim_start().strip_prefix("///").map(str::trim) {
+            Some(text) if text.starts_with("```") => in_fence = !in_fence,
+            Some(text) if text.starts_with("# ") && !in_fence => in_examples = text == "# Examples",
+            Some(_) => {}
+            None => in_examples = false,
+        }
+        !in_examples
     });
     lines.collect::<Vec<_>>().join("\n")
 }
@@ -689,6 +704,15 @@ mod tests {
         assert!(
             code.ends_with("T: Display {\n    fn call(&self) {}\n}"),
             "{code}"
+        );
+    }
+
+    #[test]
+    fn examples_are_left_out_and_the_sections_around_them_kept() {
+        let code = "/// One.\n///\n/// # Examples\n/// ```\n/// # hidden\n/// ```\n///\n/// # Source\n/// Two.\nfn f() {}";
+        assert_eq!(
+            without_examples(code),
+            "/// One.\n///\n/// # Source\n/// Two.\nfn f() {}"
         );
     }
 
