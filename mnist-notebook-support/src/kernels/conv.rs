@@ -4,7 +4,7 @@ use rayon::prelude::*;
 
 use super::buffer::{Buffer, with_scratch};
 use super::error::{Result, check_len, check_window};
-use super::gemm::{Gemm, Start, StridesA, StridesB, vectorized};
+use super::gemm::{Gemm, Rows, Start, Strides, vectorized};
 
 /// At most so many partial gradients are formed side by side and then added in order, whatever the number of threads.
 pub(super) const MAX_PARTIALS: usize = 16;
@@ -170,12 +170,7 @@ impl Conv2d {
                 with_scratch([self.padded_len(), 0], |padded, _| {
                     padded.fill(0.0);
                     self.pad(image, low, padded);
-                    for (y, row) in output
-                        .chunks_exact_mut(self.width * self.out_channels)
-                        .enumerate()
-                    {
-                        self.output_row(padded, kernel, start, y, row);
-                    }
+                    self.output_rows(padded, kernel, start, 0, output);
                 });
             });
     }
@@ -231,9 +226,8 @@ impl Conv2d {
         }
     }
 
-    /// One row of pixels of the output, as one product per row: A is the padded image itself.
-    #[inline]
-    pub(super) fn output_row(
+    /// Rows of pixels of the output from row `y` on, as one product: A is the padded image itself.
+    pub(super) fn output_rows(
         &self,
         padded: &[f32],
         kernel: &[f32],
@@ -243,16 +237,20 @@ impl Conv2d {
     ) {
         let depth = self.kernel.1 * self.in_channels;
         let gemm = Gemm {
-            m: self.width,
+            m: output.len() / self.out_channels,
             n: self.out_channels,
             segments: self.kernel.0,
             depth,
-            a: StridesA {
-                row: self.in_channels,
+            rows: Rows {
+                step: self.in_channels,
+                run: self.width,
+                jump: self.padded_row(),
+            },
+            a: Strides {
                 segment: self.padded_row(),
                 step: 1,
             },
-            b: StridesB {
+            b: Strides {
                 segment: depth * self.out_channels,
                 step: self.out_channels,
             },
@@ -264,7 +262,7 @@ impl Conv2d {
 
     /// Adds one image's share to the kernel gradient. Rows of `d_output` lie `d_row` values apart.
     ///
-    /// Row (kx, ci) of the product for kernel row ky is the image shifted by (ky, kx), read in channel ci.
+    /// Row (ky, kx, ci) of the product is the image shifted by (ky, kx), read in channel ci.
     pub(super) fn add_image_gradient(
         &self,
         padded: &[f32],
@@ -272,28 +270,29 @@ impl Conv2d {
         d_row: usize,
         d_kernel: &mut [f32],
     ) {
-        let m = self.kernel.1 * self.in_channels;
+        let run = self.kernel.1 * self.in_channels;
         let gemm = Gemm {
-            m,
+            m: self.kernel.0 * run,
             n: self.out_channels,
             segments: self.height,
             depth: self.width,
-            a: StridesA {
-                row: 1,
+            rows: Rows {
+                step: 1,
+                run,
+                jump: self.padded_row(),
+            },
+            a: Strides {
                 segment: self.padded_row(),
                 step: self.in_channels,
             },
-            b: StridesB {
+            b: Strides {
                 segment: d_row,
                 step: self.out_channels,
             },
             c_row: self.out_channels,
             start: Start::Output,
         };
-        for ky in 0..self.kernel.0 {
-            let d_kernel = &mut d_kernel[ky * m * self.out_channels..];
-            gemm.run(&padded[ky * self.padded_row()..], d_output, d_kernel);
-        }
+        gemm.run(padded, d_output, d_kernel);
     }
 
     /// Turns the kernel by 180 degrees and exchanges its channels: `[kh, kw, out_channels, in_channels]`.

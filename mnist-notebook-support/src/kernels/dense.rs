@@ -6,7 +6,7 @@ use super::activation::relu_of;
 use super::buffer::{Buffer, with_scratch};
 use super::conv::{add_rows, transpose};
 use super::error::{Result, check_len};
-use super::gemm::{Gemm, Start, StridesA, StridesB, vectorized};
+use super::gemm::{Gemm, Rows, Start, Strides, vectorized};
 
 /// The shape of a dense layer and the kernels for it.
 ///
@@ -175,12 +175,12 @@ impl Dense {
                             n: self.outputs,
                             segments: 1,
                             depth: kernel.len() / self.outputs,
-                            a: StridesA {
-                                row: input_row,
+                            rows: Rows::even(input_row),
+                            a: Strides {
                                 segment: 0,
                                 step: 1,
                             },
-                            b: StridesB {
+                            b: Strides {
                                 segment: 0,
                                 step: self.outputs,
                             },
@@ -249,12 +249,12 @@ impl Dense {
                 n: self.batch,
                 segments: 1,
                 depth: self.outputs,
-                a: StridesA {
-                    row: self.outputs,
+                rows: Rows::even(self.outputs),
+                a: Strides {
                     segment: 0,
                     step: 1,
                 },
-                b: StridesB {
+                b: Strides {
                     segment: 0,
                     step: self.batch,
                 },
@@ -290,12 +290,12 @@ impl Dense {
             n: self.outputs,
             segments: 1,
             depth: self.batch,
-            a: StridesA {
-                row: 1,
+            rows: Rows::even(1),
+            a: Strides {
                 segment: 0,
                 step: input_row,
             },
-            b: StridesB {
+            b: Strides {
                 segment: 0,
                 step: self.outputs,
             },

@@ -1,5 +1,7 @@
 //! The one matrix product behind every layer, and the choice of instruction set.
 
+use std::ptr::NonNull;
+
 use pulp::{Arch, MemMask, Simd, WithSimd};
 
 /// Compiles `work` for each instruction set and runs the best one this machine has.
@@ -20,7 +22,7 @@ pub(super) enum Start<'a> {
     Row(&'a [f32]),
 }
 
-/// C[i, j] = start + Σₛ Σₖ A[i·row + s·segment + k·step] · B[s·segment + k·step + j].
+/// C[i, j] = start + Σₛ Σₖ A[row(i) + s·segment + k·step] · B[s·segment + k·step + j].
 ///
 /// An ordinary product has one segment. A convolution has one per kernel row: in an NHWC image with a zero border
 /// the pixels under one kernel row are contiguous, so the image itself serves as A and no patch matrix is built.
@@ -34,29 +36,63 @@ pub(super) struct Gemm<'a> {
     pub segments: usize,
     /// How many terms a segment has.
     pub depth: usize,
-    /// Strides of A.
-    pub a: StridesA,
-    /// Strides of B.
-    pub b: StridesB,
+    /// Where the rows of A start.
+    pub rows: Rows,
+    /// Distances in A between segments and between terms.
+    pub a: Strides,
+    /// Distances in B between segments and between terms.
+    pub b: Strides,
     /// Distance between rows of C.
     pub c_row: usize,
     /// What is added to the product.
     pub start: Start<'a>,
 }
 
-/// Distances in A between rows, segments and terms.
+/// Rows that come in runs: row i starts at (i / run)·jump + (i % run)·step.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct StridesA {
-    pub row: usize,
+pub(super) struct Rows {
+    pub step: usize,
+    pub run: usize,
+    pub jump: usize,
+}
+
+impl Rows {
+    /// Rows at one distance.
+    pub(super) fn even(step: usize) -> Self {
+        Self {
+            step,
+            run: usize::MAX,
+            jump: 0,
+        }
+    }
+
+    fn start(&self, row: usize) -> usize {
+        (row / self.run)
+            .saturating_mul(self.jump)
+            .saturating_add((row % self.run).saturating_mul(self.step))
+    }
+
+    /// Start of the row, among the first `rows`, that starts last.
+    fn last_start(&self, rows: usize) -> usize {
+        let whole_runs = rows / self.run * self.run;
+        self.start(rows - 1)
+            .max(self.start(whole_runs.saturating_sub(1)))
+    }
+}
+
+/// Distances between segments and between terms.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Strides {
     pub segment: usize,
     pub step: usize,
 }
 
-/// Distances in B between segments and terms.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct StridesB {
-    pub segment: usize,
-    pub step: usize,
+impl Strides {
+    /// Position of the last term of the last segment.
+    fn last(&self, segments: usize, depth: usize) -> usize {
+        let segment = (segments - 1).saturating_mul(self.segment);
+        segment.saturating_add((depth - 1).saturating_mul(self.step))
+    }
 }
 
 impl Gemm<'_> {
@@ -66,33 +102,29 @@ impl Gemm<'_> {
     ///
     /// If a slice is too short for the strides: a mistake in this module, not in its input.
     pub(super) fn run(self, a: &[f32], b: &[f32], c: &mut [f32]) {
-        if self.m == 0 || self.n == 0 {
+        let Self { m, n, depth, .. } = self;
+        if m == 0 || n == 0 {
             return;
         }
-        let last = |strides: &[(usize, usize)]| {
-            strides.iter().fold(0usize, |sum, &(count, stride)| {
-                sum.saturating_add((count - 1).saturating_mul(stride))
-            })
-        };
-        if self.segments > 0 && self.depth > 0 {
-            let StridesA { row, segment, step } = self.a;
-            let last_a = last(&[(self.m, row), (self.segments, segment), (self.depth, step)]);
-            let StridesB { segment, step } = self.b;
-            let last_b = last(&[(self.segments, segment), (self.depth, step), (self.n, 1)]);
+        let segments = if depth == 0 { 0 } else { self.segments };
+        if segments > 0 {
+            let last_a = self
+                .rows
+                .last_start(m)
+                .saturating_add(self.a.last(segments, depth));
+            let last_b = self.b.last(segments, depth).saturating_add(n - 1);
             assert!(
                 last_a < a.len() && last_b < b.len(),
                 "operands too short: {self:?}"
             );
         }
-        assert!(
-            last(&[(self.m, self.c_row), (self.n, 1)]) < c.len(),
-            "output too short: {self:?}"
-        );
+        let last_c = (m - 1).saturating_mul(self.c_row).saturating_add(n - 1);
+        assert!(last_c < c.len(), "output too short: {self:?}");
         if let Start::Row(row) = self.start {
-            assert!(self.n <= row.len(), "starting row too short: {self:?}");
+            assert!(n <= row.len(), "starting row too short: {self:?}");
         }
         Arch::new().dispatch(Checked {
-            gemm: self,
+            gemm: Self { segments, ..self },
             a,
             b,
             c,
@@ -136,114 +168,171 @@ impl Checked<'_> {
             self.panel::<S, ROWS, VECTORS, false>(simd, column);
             column += width;
         }
-        while column < self.gemm.n {
-            if column + S::F32_LANES <= self.gemm.n {
-                self.panel::<S, ROWS, 1, false>(simd, column);
-            } else {
-                self.panel::<S, ROWS, 1, true>(simd, column);
-            }
-            column += S::F32_LANES;
+        let rest = self.gemm.n - column;
+        match rest.div_ceil(S::F32_LANES) {
+            0 => {}
+            1 => self.panel::<S, ROWS, 1, true>(simd, column),
+            2 => self.panel::<S, ROWS, 2, true>(simd, column),
+            // Only registers of four values make panels of more than two vectors.
+            3 if VECTORS > 2 => self.panel::<S, ROWS, 3, true>(simd, column),
+            _ => self.panel::<S, ROWS, VECTORS, true>(simd, column),
         }
     }
 
-    /// All rows of the columns from `column` on, in tiles of nearly equal height.
+    /// All rows of `VECTORS` vectors of columns: each run in tiles of nearly equal height.
     #[inline(always)]
     fn panel<S: Simd, const ROWS: usize, const VECTORS: usize, const TAIL: bool>(
         &mut self,
         simd: S,
         column: usize,
     ) {
-        let tiles = self.gemm.m.div_ceil(ROWS);
         let mut row = 0;
-        for tile in 0..tiles {
-            let rows = (self.gemm.m - row).div_ceil(tiles - tile);
-            match rows {
-                1 => self.tile::<S, 1, VECTORS, TAIL>(simd, row, column),
-                2 => self.tile::<S, 2, VECTORS, TAIL>(simd, row, column),
-                3 => self.tile::<S, 3, VECTORS, TAIL>(simd, row, column),
-                4 => self.tile::<S, 4, VECTORS, TAIL>(simd, row, column),
-                5 => self.tile::<S, 5, VECTORS, TAIL>(simd, row, column),
-                6 => self.tile::<S, 6, VECTORS, TAIL>(simd, row, column),
-                _ => self.tile::<S, ROWS, VECTORS, TAIL>(simd, row, column),
+        let mut run_start = 0;
+        while row < self.gemm.m {
+            let run_end = self.gemm.m.min(row.saturating_add(self.gemm.rows.run));
+            let mut a = run_start;
+            for tiles in (1..=(run_end - row).div_ceil(ROWS)).rev() {
+                let rows = (run_end - row).div_ceil(tiles);
+                match rows {
+                    1 => self.tile::<S, 1, VECTORS, TAIL>(simd, row, a, column),
+                    2 => self.tile::<S, 2, VECTORS, TAIL>(simd, row, a, column),
+                    3 => self.tile::<S, 3, VECTORS, TAIL>(simd, row, a, column),
+                    4 => self.tile::<S, 4, VECTORS, TAIL>(simd, row, a, column),
+                    5 => self.tile::<S, 5, VECTORS, TAIL>(simd, row, a, column),
+                    6 => self.tile::<S, 6, VECTORS, TAIL>(simd, row, a, column),
+                    _ => self.tile::<S, ROWS, VECTORS, TAIL>(simd, row, a, column),
+                }
+                row += rows;
+                a += rows * self.gemm.rows.step;
             }
-            row += rows;
+            run_start += self.gemm.rows.jump;
         }
     }
 
-    /// One tile of C. With `TAIL` the last vector holds only the columns that C still has.
+    /// The tile of C from `row` and `column` on; its first row of A starts at `a`. With `TAIL` its last vector holds
+    /// only the columns that C still has.
     #[inline(always)]
     fn tile<S: Simd, const ROWS: usize, const VECTORS: usize, const TAIL: bool>(
         &mut self,
         simd: S,
         row: usize,
+        a: usize,
         column: usize,
     ) {
         let Gemm {
             n,
             segments,
             depth,
+            rows,
             a: sa,
             b: sb,
             c_row,
             start,
             ..
         } = self.gemm;
-        let tail = MemMask::new(simd.mask_between_m32s(0, (n - column) as u32).mask());
-        // SAFETY: called below only for vectors that `run` has checked to lie in their slice; with `TAIL`
-        // the mask keeps the access to the columns below `n`.
-        let load = |p: *const f32| unsafe {
-            if TAIL {
-                simd.mask_load_ptr_f32s(tail, p)
+        let last = column + (VECTORS - 1) * S::F32_LANES;
+        let mask = MemMask::new(simd.mask_between_m32s(0, (n - last) as u32).mask());
+        // SAFETY: called below only where `run` has checked that the columns below `n` lie in their slice. The mask
+        // keeps the access to them.
+        let load = |at: NonNull<f32>, j: usize| unsafe {
+            let at = at.add(j * S::F32_LANES);
+            if TAIL && j == VECTORS - 1 {
+                simd.mask_load_ptr_f32s(mask, at.as_ptr())
             } else {
-                p.cast::<S::f32s>().read_unaligned()
+                read(at)
             }
         };
-        // Plain `wrapping_add`, here and below: the dev profile checks every other pointer addition.
-        let a = self.a.as_ptr().wrapping_add(row * sa.row);
-        let b = self.b.as_ptr().wrapping_add(column);
-        let c = self.c.as_mut_ptr().wrapping_add(row * c_row + column);
+        let zero = simd.splat_f32s(0.0);
 
-        let mut sums = [[simd.splat_f32s(0.0); VECTORS]; ROWS];
-        for segment in 0..segments {
-            let mut a = a.wrapping_add(segment * sa.segment);
-            let mut b = b.wrapping_add(segment * sb.segment);
-            for _ in 0..depth {
-                let mut vectors = [simd.splat_f32s(0.0); VECTORS];
-                for (j, vector) in vectors.iter_mut().enumerate() {
-                    *vector = load(b.wrapping_add(j * S::F32_LANES));
-                }
+        let mut sums = [[zero; VECTORS]; ROWS];
+        match start {
+            Start::Zero => {}
+            Start::Output => {
                 for (i, sums) in sums.iter_mut().enumerate() {
-                    // SAFETY: `run` has checked that the last row, segment and step lie in A.
-                    let value = unsafe { a.wrapping_add(i * sa.row).read_unaligned() };
-                    let value = simd.splat_f32s(value);
-                    for (sum, vector) in sums.iter_mut().zip(vectors) {
-                        *sum = simd.mul_add_e_f32s(value, vector, *sum);
+                    let c = pointer(&self.c[(row + i) * c_row + column..]);
+                    for (j, sum) in sums.iter_mut().enumerate() {
+                        *sum = load(c, j);
                     }
                 }
-                a = a.wrapping_add(sa.step);
-                b = b.wrapping_add(sb.step);
+            }
+            Start::Row(row) => {
+                let row = pointer(&row[column..]);
+                for sums in &mut sums {
+                    for (j, sum) in sums.iter_mut().enumerate() {
+                        *sum = load(row, j);
+                    }
+                }
             }
         }
-        for (i, sums) in sums.iter().enumerate() {
-            for (j, &sum) in sums.iter().enumerate() {
-                let c = c.wrapping_add(i * c_row + j * S::F32_LANES);
-                let sum = match start {
-                    Start::Zero => sum,
-                    Start::Output => simd.add_f32s(load(c), sum),
-                    Start::Row(row) => simd.add_f32s(
-                        load(row.as_ptr().wrapping_add(column + j * S::F32_LANES)),
-                        sum,
-                    ),
-                };
-                // SAFETY: as for `load`; `self.c` is borrowed mutably.
+
+        let (a, b) = (pointer(&self.a[a..]), pointer(&self.b[column..]));
+        let (mut segment_a, mut segment_b) = (0usize, 0usize);
+        let mut segments = segments;
+        while segments > 0 {
+            let (mut to_a, mut to_b) = (segment_a, segment_b);
+            let mut terms = depth;
+            loop {
+                // SAFETY: `run` has checked that the last row, segment and term lie in A, and the last segment,
+                // term and column in B.
                 unsafe {
-                    if TAIL {
-                        simd.mask_store_ptr_f32s(tail, c, sum);
+                    let mut vectors = [zero; VECTORS];
+                    for (j, vector) in vectors.iter_mut().enumerate() {
+                        *vector = load(b.add(to_b), j);
+                    }
+                    for (i, sums) in sums.iter_mut().enumerate() {
+                        let value =
+                            simd.splat_f32s(read(a.add(to_a).add(i.wrapping_mul(rows.step))));
+                        for (sum, vector) in sums.iter_mut().zip(vectors) {
+                            *sum = simd.mul_add_e_f32s(value, vector, *sum);
+                        }
+                    }
+                }
+                to_a = to_a.wrapping_add(sa.step);
+                to_b = to_b.wrapping_add(sb.step);
+                terms = terms.wrapping_sub(1);
+                if terms == 0 {
+                    break;
+                }
+            }
+            segment_a = segment_a.wrapping_add(sa.segment);
+            segment_b = segment_b.wrapping_add(sb.segment);
+            segments = segments.wrapping_sub(1);
+        }
+
+        for (i, sums) in sums.iter().enumerate() {
+            let c = &mut self.c[(row + i) * c_row + column..];
+            for (j, &sum) in sums.iter().enumerate() {
+                let at = c[j * S::F32_LANES..].as_mut_ptr();
+                // SAFETY: as for `load`.
+                unsafe {
+                    if TAIL && j == VECTORS - 1 {
+                        simd.mask_store_ptr_f32s(mask, at, sum);
                     } else {
-                        c.cast::<S::f32s>().write_unaligned(sum);
+                        at.cast::<S::f32s>().write_unaligned(sum);
                     }
                 }
             }
         }
     }
+}
+
+fn pointer(slice: &[f32]) -> NonNull<f32> {
+    NonNull::from(slice).cast()
+}
+
+/// A value of any alignment.
+#[derive(Clone, Copy)]
+#[repr(C, packed)]
+struct Unaligned<T>(T);
+
+/// Reads a value or a vector. Unlike the methods of plain pointers this is not checked on every call in builds
+/// with debug assertions, such as those of a notebook kernel, where it would cost more than the arithmetic.
+///
+/// # Safety
+///
+/// `at` must point to initialized memory of the size of `T`, aligned for `f32`.
+#[inline(always)]
+unsafe fn read<T: Copy>(at: NonNull<f32>) -> T {
+    // SAFETY: the caller's promise; `Unaligned` asks for no alignment.
+    unsafe { at.cast::<Unaligned<T>>().as_ref().0 }
 }

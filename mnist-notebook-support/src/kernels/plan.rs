@@ -6,7 +6,7 @@ use super::dense::Dense;
 use super::error::{KernelError, Result};
 use super::pool::Pool2d;
 use super::program::Layer;
-use super::stage::{ConvStage, DenseStage, Pooling, Rows};
+use super::stage::{ConvStage, DenseStage, Place, Pooling};
 
 /// The largest array of a plan: a guard against sizes that cannot be meant, 16 GiB.
 const MAX_VALUES: u128 = 1 << 32;
@@ -189,7 +189,7 @@ impl Plan {
             pool,
             params,
             input: self.padded_len,
-            output: Rows {
+            output: Place {
                 origin: 0,
                 stride: 0,
             },
@@ -255,13 +255,13 @@ impl Plan {
     fn place(&mut self) {
         for index in 0..self.convs.len() {
             let output = match self.convs.get(index + 1) {
-                Some(next) => Rows {
+                Some(next) => Place {
                     origin: next.input + next.conv.origin(next.conv.low_padding()),
                     stride: next.conv.padded_row(),
                 },
                 None => {
                     let pool = &self.convs[index].pool;
-                    Rows {
+                    Place {
                         origin: self.padded_len,
                         stride: pool.windows().1 * pool.channels,
                     }

@@ -24,7 +24,7 @@ pub(super) enum Pooling {
 
 /// Where rows lie in a buffer.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Rows {
+pub(super) struct Place {
     pub(super) origin: usize,
     pub(super) stride: usize,
 }
@@ -41,7 +41,7 @@ pub(super) struct ConvStage {
     /// Where the padded input starts among an image's activations.
     pub(super) input: usize,
     /// Where the pooled output goes among an image's activations.
-    pub(super) output: Rows,
+    pub(super) output: Place,
     /// Where the marks start among an image's marks.
     pub(super) marks: usize,
     /// Where the gradient of the kernel, then of the bias, starts in a partial gradient.
@@ -83,18 +83,15 @@ impl ConvStage {
         marks: &mut [u8],
         strip: &mut [f32],
     ) {
-        let row_len = self.conv.width * self.conv.out_channels;
         let (rows, columns) = self.pool.windows();
         let pooled_len = columns * self.conv.out_channels;
         let strip = &mut strip[..self.pool.strip_len()];
         let (input, output) = activations.split_at_mut(self.output.origin);
         let input = &input[self.input..];
         for y in 0..rows {
-            for (dy, row) in strip.chunks_exact_mut(row_len).enumerate() {
-                let y = y * self.pool.window.0 + dy;
-                self.conv
-                    .output_row(input, &self.kernel, Start::Row(bias), y, row);
-            }
+            let first = y * self.pool.window.0;
+            self.conv
+                .output_rows(input, &self.kernel, Start::Row(bias), first, strip);
             let output = &mut output[y * self.output.stride..][..pooled_len];
             let marks = &mut marks[self.marks + y * pooled_len..][..pooled_len];
             vectorized(
@@ -124,10 +121,11 @@ impl ConvStage {
         marks.fill(0);
         for (position, offset) in self.pool.offsets(x).enumerate() {
             let values = &strip[offset..][..output.len()];
+            let bit = 1 << position;
             for ((output, mark), &value) in output.iter_mut().zip(marks.iter_mut()).zip(values) {
                 let passes = !(self.relu && value <= 0.0);
                 *output += if passes { value } else { 0.0 };
-                *mark |= u8::from(passes) << position;
+                *mark |= if passes { bit } else { 0 };
             }
         }
         let scale = self.pool.average_scale();
@@ -172,7 +170,6 @@ impl ConvStage {
         let Conv2d {
             height,
             width,
-            in_channels,
             out_channels,
             ..
         } = self.conv;
@@ -212,10 +209,8 @@ impl ConvStage {
         self.conv
             .add_image_gradient(input, &d_output[origin..], stride, d_kernel);
         if has_border {
-            let d_input = gradient[..self.conv.input_len()].chunks_exact_mut(width * in_channels);
-            for (y, d_row) in d_input.enumerate() {
-                transposed.output_row(d_output, &self.flipped, Start::Zero, y, d_row);
-            }
+            let d_input = &mut gradient[..self.conv.input_len()];
+            transposed.output_rows(d_output, &self.flipped, Start::Zero, 0, d_input);
         }
     }
 
@@ -235,8 +230,9 @@ impl ConvStage {
                 let values = gradient.iter().zip(marks);
                 match self.pooling {
                     Pooling::Average => {
+                        let bit = 1 << position;
                         for (d_output, (&gradient, &mark)) in d_output.iter_mut().zip(values) {
-                            let passes = (mark >> position) & 1 != 0;
+                            let passes = mark & bit != 0;
                             *d_output = if passes { gradient * scale } else { 0.0 };
                         }
                     }
