@@ -1,0 +1,275 @@
+//! Training that is killed, or cannot write, loses no more than the epoch at hand.
+//!
+//! `FAULTS=100 cargo test --test faults` injects 100 faults of each kind instead of 10.
+
+#![cfg(unix)]
+
+use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use mnist_notebook_support::prelude::*;
+use mnist_notebook_support::random::bits;
+use tempfile::TempDir;
+
+const EPOCHS: usize = 5;
+const SIGKILL: i32 = 9;
+
+/// How many faults of each kind are injected.
+fn faults() -> usize {
+    std::env::var("FAULTS").map_or(10, |faults| faults.parse().expect("FAULTS is a number"))
+}
+
+/// Reports past the test harness, which shows only what failing tests print.
+fn report(kind: &str, injected: usize, lost: &[String]) {
+    let survived = injected - lost.len();
+    let counts = format!(
+        "faults injected: {injected}, survived: {survived}, lost: {}",
+        lost.len()
+    );
+    writeln!(std::io::stdout(), "{kind}: {counts}").unwrap();
+    assert!(lost.is_empty(), "{kind}: {counts}\n{}", lost.join("\n"));
+}
+
+/// Random fractions of 1, the same in each run.
+fn fractions(seed: i64) -> impl Iterator<Item = f64> {
+    let numbers = bits(Key::new(seed), 10_000, &Device::Cpu)
+        .unwrap()
+        .to_vec1::<u32>()
+        .unwrap();
+    numbers
+        .into_iter()
+        .map(|bits| f64::from(bits) / 2f64.powi(32))
+        .cycle()
+}
+
+fn trainer() -> &'static str {
+    env!("CARGO_BIN_EXE_train_with_checkpoints")
+}
+
+fn start(folder: &Path, epochs: usize) -> Child {
+    Command::new(trainer())
+        .arg(folder)
+        .arg(epochs.to_string())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap()
+}
+
+/// Trains to the end, or says why that failed.
+fn finish(folder: &Path) -> Result<(), String> {
+    let output = start(folder, EPOCHS).wait_with_output().unwrap();
+    match output.status.success() {
+        true => Ok(()),
+        false => Err(String::from_utf8_lossy(&output.stderr).into_owned()),
+    }
+}
+
+/// Everything in the newest checkpoint of a folder.
+fn newest(folder: &Path) -> Result<Vec<u8>, String> {
+    let state =
+        Checkpoints::new(folder, 1).and_then(|checkpoints| checkpoints.resume(&Device::Cpu));
+    let state = state
+        .map_err(|error| error.to_string())?
+        .ok_or("no checkpoint")?;
+    let mut content = format!("{:?} {} {:?}", state.rng, state.epoch, state.history).into_bytes();
+    for params in [state.optimizer.target(), state.optimizer.momentum()] {
+        for (_, var) in params.iter() {
+            let values = var.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+            content.extend(values.into_iter().flat_map(f32::to_le_bytes));
+        }
+    }
+    Ok(content)
+}
+
+fn names(folder: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    entries
+        .map(|entry| entry.file_name().to_string_lossy().into_owned())
+        .collect()
+}
+
+/// Whether a checkpoint is half-written at this moment.
+fn is_being_written(folder: &Path) -> bool {
+    names(folder)
+        .iter()
+        .any(|name| name.starts_with(".partial-"))
+}
+
+/// What a training ends with that nobody disturbs, and how long it takes.
+fn undisturbed() -> (Vec<u8>, Duration) {
+    let dir = tempfile::tempdir().unwrap();
+    let start = Instant::now();
+    finish(dir.path()).unwrap();
+    (newest(dir.path()).unwrap(), start.elapsed())
+}
+
+/// A folder with the checkpoint of the first epoch, that file, and its content.
+fn one_epoch() -> (TempDir, PathBuf, Vec<u8>) {
+    let dir = tempfile::tempdir().unwrap();
+    assert!(start(dir.path(), 1).wait().unwrap().success());
+    let path = dir.path().join("epoch-0001.safetensors");
+    let content = std::fs::read(&path).unwrap();
+    (dir, path, content)
+}
+
+#[test]
+fn killed_training_resumes_and_ends_with_the_same_bits() {
+    let (expected, duration) = undisturbed();
+    let (wanted, mut random) = (faults(), fractions(0));
+    let (mut kills, mut kills_while_writing, mut lost) = (0, 0, Vec::new());
+    for attempt in 0.. {
+        assert!(
+            attempt < 100 * wanted,
+            "{kills} kills in {attempt} attempts"
+        );
+        if kills == wanted {
+            break;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let folder = dir.path();
+        let mut child = start(folder, EPOCHS);
+        // The moment is the fault: there is nothing to wait for.
+        std::thread::sleep(duration.mul_f64(random.next().unwrap()));
+        let aim_at_writing = kills_while_writing < wanted / 2;
+        if aim_at_writing {
+            while !is_being_written(folder) && child.try_wait().unwrap().is_none() {}
+            let pause = Duration::from_millis(2).mul_f64(random.next().unwrap());
+            let start = Instant::now();
+            while start.elapsed() < pause {}
+        }
+        child.kill().unwrap();
+        let was_killed = child.wait().unwrap().signal() == Some(SIGKILL);
+        let while_writing = is_being_written(folder);
+        if !was_killed || aim_at_writing != while_writing {
+            continue;
+        }
+        kills += 1;
+        kills_while_writing += usize::from(while_writing);
+        match finish(folder).and_then(|()| newest(folder)) {
+            Ok(found) if found == expected && !is_being_written(folder) => {}
+            Ok(_) => lost.push(format!("kill {kills}: other bits, or {:?}", names(folder))),
+            Err(error) => lost.push(format!("kill {kills}: {error}")),
+        }
+    }
+    let kind = format!("SIGKILL, {kills_while_writing} of them while a checkpoint was written");
+    report(&kind, kills, &lost);
+}
+
+/// What is wrong after a save that had to fail, if anything.
+fn judge(folder: &Path, path: &Path, content: &[u8], said: &str, reason: &str) -> Option<String> {
+    if !said.contains("cannot write") || !said.contains(reason) || !said.contains("epoch-0002") {
+        return Some(format!("it says {said:?}"));
+    }
+    if names(folder) != ["epoch-0001.safetensors"] {
+        return Some(format!("the folder holds {:?}", names(folder)));
+    }
+    (std::fs::read(path).unwrap() != content).then(|| "the old checkpoint has changed".into())
+}
+
+#[test]
+fn a_write_that_fails_midway_leaves_the_old_checkpoint_and_says_why() {
+    let (expected, _) = undisturbed();
+    let (dir, path, content) = one_epoch();
+    let (injected, mut lost) = (faults(), Vec::new());
+    for fraction in fractions(1).take(injected) {
+        // A limit on the size of files, in blocks of 512 bytes, makes writing fail in the midst.
+        let blocks = (content.len() as f64 * fraction / 512.0) as usize;
+        let output = Command::new("sh")
+            .args([
+                "-c",
+                r#"trap "" XFSZ; ulimit -f "$1"; exec "$2" "$3" "$4""#,
+                "sh",
+            ])
+            .args([&blocks.to_string(), trainer()])
+            .arg(dir.path())
+            .arg(EPOCHS.to_string())
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        lost.extend(judge(dir.path(), &path, &content, &said, "File too large"));
+    }
+    finish(dir.path()).unwrap();
+    assert_eq!(newest(dir.path()), Ok(expected));
+    report("writing fails midway", injected, &lost);
+}
+
+/// Runs a script as the root of mounts of its own, with the arguments `$1`, `$2`, …; `None` where
+/// the system does not allow that.
+fn with_own_mounts(script: &str, arguments: &[&Path]) -> Option<String> {
+    let unshare = |command: &mut Command| command.stderr(Stdio::piped()).output().ok();
+    let prefix = ["--user", "--map-root-user", "--mount", "sh", "-c"];
+    let probe = unshare(
+        Command::new("unshare")
+            .args(prefix)
+            .arg("mount -t tmpfs none /tmp"),
+    )?;
+    if !probe.status.success() {
+        return None;
+    }
+    let output = unshare(
+        Command::new("unshare")
+            .args(prefix)
+            .args([script, "sh"])
+            .args(arguments),
+    )?;
+    Some(String::from_utf8_lossy(&output.stderr).into_owned())
+}
+
+#[test]
+fn a_full_disk_leaves_the_old_checkpoint_and_says_why() {
+    let (dir, path, content) = one_epoch();
+    // Room for one checkpoint and a half. What happened there is copied back, as it was.
+    let size = content.len() * 3 / 2;
+    let script = format!(
+        r#"mkdir "$1/disk" && mount -t tmpfs -o size={size} none "$1/disk" && cp -p "$2" "$1/disk"
+        "$3" "$1/disk" 5 >&2
+        mkdir "$1/after" && cp -a "$1/disk/." "$1/after""#
+    );
+    let folder = dir.path().join("after");
+    match with_own_mounts(&script, &[dir.path(), &path, Path::new(trainer())]) {
+        Some(said) => {
+            let after = folder.join("epoch-0001.safetensors");
+            let lost = judge(&folder, &after, &content, &said, "No space left on device");
+            report("disk full", 1, &Vec::from_iter(lost));
+        }
+        None => writeln!(std::io::stdout(), "disk full: no mount is permitted here").unwrap(),
+    }
+}
+
+#[test]
+fn a_read_only_folder_leaves_the_old_checkpoint_and_says_why() {
+    let (dir, path, content) = one_epoch();
+    let writable = std::fs::metadata(dir.path()).unwrap().permissions();
+    std::fs::set_permissions(dir.path(), PermissionsExt::from_mode(0o555)).unwrap();
+    let is_root = std::fs::write(dir.path().join("probe"), "").is_ok();
+    let outcome = if is_root {
+        // Permissions do not bind root; a mount does.
+        std::fs::remove_file(dir.path().join("probe")).unwrap();
+        let script = r#"mount --bind "$1" "$1" && mount -o remount,ro,bind "$1" && "$2" "$1" 5"#;
+        with_own_mounts(script, &[dir.path(), Path::new(trainer())])
+            .map(|said| (said, "Read-only file system"))
+    } else {
+        let output = start(dir.path(), EPOCHS).wait_with_output().unwrap();
+        Some((
+            String::from_utf8_lossy(&output.stderr).into_owned(),
+            "Permission denied",
+        ))
+    };
+    std::fs::set_permissions(dir.path(), writable).unwrap();
+    match outcome {
+        Some((said, reason)) => {
+            let lost = judge(dir.path(), &path, &content, &said, reason);
+            report("read-only folder", 1, &Vec::from_iter(lost));
+        }
+        None => writeln!(
+            std::io::stdout(),
+            "read-only folder: no mount is permitted here"
+        )
+        .unwrap(),
+    }
+}
