@@ -1,4 +1,5 @@
 //! Failures in notebooks are noticed: small notebooks that fail, each in its way, are executed by the real kernel.
+//! And the committed notebooks are tidy.
 
 use std::io::Write;
 use std::path::Path;
@@ -9,6 +10,7 @@ use xtask::execute::{Watcher, execute};
 use xtask::kernel::Kernel;
 use xtask::notebook::{CodeCell, Notebook};
 use xtask::project::Project;
+use xtask::tidy::untidy;
 
 struct Silent;
 
@@ -60,6 +62,19 @@ fn assert_fails(name: &str, number: usize, words: &[&str]) {
         rest
     );
     assert_eq!(failures.len(), 1 + rest, "{failures:#?}");
+}
+
+#[test]
+fn committed_notebooks_are_tidy() {
+    for path in Project::new().notebook_files().unwrap() {
+        let untidy = untidy(&Notebook::read(&path).unwrap());
+        assert!(
+            untidy.is_empty(),
+            "{}:\n{}",
+            path.display(),
+            untidy.join("\n")
+        );
+    }
 }
 
 #[test]

@@ -20,4 +20,5 @@ pub mod launcher;
 pub mod notebook;
 pub mod project;
 pub mod setup;
+pub mod tidy;
 pub mod ui;

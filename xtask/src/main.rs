@@ -16,6 +16,7 @@ use xtask::launcher;
 use xtask::notebook::{CodeCell, Notebook, joined};
 use xtask::project::{Project, command, run};
 use xtask::setup::set_up;
+use xtask::tidy;
 
 /// The walkthrough, which `run` executes and `lab` opens.
 const WALKTHROUGH: &str = "annotated_mnist.ipynb";
@@ -80,11 +81,16 @@ fn main() -> ExitCode {
 
 fn run_walkthrough(project: &Project) -> Result<()> {
     set_up(project)?;
-    let executed = execute_file(project, &project.notebooks().join(WALKTHROUGH), None, &[])?;
+    let source = project.notebooks().join(WALKTHROUGH);
+    let executed = execute_file(project, &source, None, &[])?;
     let page = page(project, &executed)?;
     println!("\nThe executed notebook: {}", executed.display());
     println!("The same as a page:    {}", page.display());
-    if let Some(line) = last_accuracy(&Notebook::read(&executed)?.code_cells()) {
+    let executed = Notebook::read(&executed)?;
+    for cell in tidy::differences(&Notebook::read(&source)?, &executed) {
+        println!("Not the text that the notebook shows: {cell}");
+    }
+    if let Some(line) = last_accuracy(&executed.code_cells()) {
         println!("{line}");
     }
     Ok(())

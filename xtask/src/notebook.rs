@@ -119,7 +119,8 @@ impl Notebook {
         }
     }
 
-    /// Stores what a cell gave: joins consecutive pieces of one stream and numbers the results by `count`.
+    /// Stores what a cell gave: joins consecutive pieces of one stream, numbers the results by `count`, and leaves out
+    /// progress lines, which tell how fast the machine was.
     pub fn set_outputs(&mut self, index: usize, count: usize, outputs: &[Value]) {
         let cell = &mut self.json["cells"][index];
         cell["execution_count"] = json!(count);
@@ -134,6 +135,11 @@ pub fn joined(text: &Value) -> String {
         Value::Array(lines) => lines.iter().filter_map(Value::as_str).collect(),
         _ => String::new(),
     }
+}
+
+/// Whether a line shows the progress of a training: a bar, and how much time is left.
+pub fn is_progress(line: &str) -> bool {
+    line.starts_with('▕')
 }
 
 fn lines(text: &str) -> Value {
@@ -161,6 +167,13 @@ fn stored(outputs: &[Value], count: usize) -> Vec<Value> {
         let mut output = output.clone();
         if output["output_type"] == "stream" {
             let text = joined(&output["text"]);
+            let text: String = text
+                .split_inclusive('\n')
+                .filter(|line| !is_progress(line))
+                .collect();
+            if text.is_empty() {
+                continue;
+            }
             if let Some(last) = kept.last_mut()
                 && last["output_type"] == "stream"
                 && last["name"] == output["name"]
@@ -218,14 +231,15 @@ mod tests {
     }
 
     #[test]
-    fn pieces_of_one_stream_are_joined_and_results_renumbered() {
+    fn pieces_of_one_stream_are_joined_without_progress_and_results_renumbered() {
         let mut notebook = notebook();
         notebook.set_outputs(
             1,
             1,
             &[
                 json!({"output_type": "stream", "name": "stdout", "text": "a\n"}),
-                json!({"output_type": "stream", "name": "stdout", "text": "b\n"}),
+                json!({"output_type": "stream", "name": "stdout", "text": "▕█▏ 50 %\n"}),
+                json!({"output_type": "stream", "name": "stdout", "text": "b\n▕██▏ 99 %\n"}),
                 json!({"output_type": "stream", "name": "stderr", "text": "c\n"}),
                 json!({"output_type": "execute_result", "execution_count": 2, "metadata": {},
                        "data": {"text/plain": "1\n2", "image/png": "iVBO"}}),

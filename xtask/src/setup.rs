@@ -185,7 +185,7 @@ fn kernelspec(project: &Project, evcxr: &Path) -> Result<()> {
     Pool::new(&tools).furnish()?;
     let spec = json!({
         "argv": [&launcher, "kernel", "--evcxr", evcxr, "--control-file", "{connection_file}"],
-        "display_name": "Rust (evcxr)",
+        "display_name": "Rust",
         "language": "rust",
         "interrupt_mode": "message",
     });
