@@ -184,8 +184,9 @@ pub fn launch(tools: &Path, evcxr: &Path, control_file: &Path) -> Result<Infalli
         .envs(find("rustup", &outer).map(|rustup| ("MNIST_NOTEBOOK_RUSTUP", rustup)))
         .env("MNIST_NOTEBOOK_LOCK", tools.join("../Cargo.lock"))
         .env("PATH", &path)
-        // An error that a cell returns is one line, without a backtrace of evcxr's frames.
-        .env("RUST_BACKTRACE", "0")
+        // An error that a cell returns is one line, without a backtrace of frames that no reader
+        // knows. evcxr sets RUST_BACKTRACE for its cells; for errors this variable comes first.
+        .env("RUST_LIB_BACKTRACE", "0")
         // evcxr updates the user's own kernelspec when it finds another version there: show it a folder without one.
         .env("JUPYTER_PATH", &pool.folder);
     Err(kernel.exec()).with_context(|| format!("cannot start {}", evcxr.display()))
