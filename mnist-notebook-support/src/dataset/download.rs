@@ -1,17 +1,16 @@
 //! Fetches the files of MNIST from public mirrors into the user's cache folder.
 
-use std::io::{Read, Write};
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use etcetera::BaseStrategy;
 use flate2::read::GzDecoder;
-use tempfile::NamedTempFile;
 use ureq::Agent;
 use ureq::http::Response;
 
 use super::files::{IDX_FILES, IdxFile};
-use crate::{Error, Result};
+use crate::{Error, Result, atomic};
 
 /// Folders of the gzipped files.
 const PUBLIC_MIRRORS: [&str; 2] = [
@@ -43,11 +42,9 @@ impl Patience {
 /// # Errors
 /// [`Error::Download`] if no mirror hands out a good file; [`Error::Save`] if it cannot be kept.
 pub(super) fn cached_files() -> Result<PathBuf> {
-    let strategy =
-        etcetera::base_strategy::choose_native_strategy().map_err(|error| Error::Save {
-            path: "the user's cache folder".into(),
-            source: std::io::Error::other(error),
-        })?;
+    let strategy = etcetera::base_strategy::choose_native_strategy().map_err(|error| {
+        Error::Save { path: "the user's cache folder".into(), source: std::io::Error::other(error) }
+    })?;
     let dir = strategy.cache_dir().join(env!("CARGO_PKG_NAME"));
     fetch_missing(&dir, &PUBLIC_MIRRORS, Patience::USUAL)?;
     Ok(dir)
@@ -63,7 +60,7 @@ fn fetch_missing(dir: &Path, mirrors: &[&str], patience: Patience) -> Result<()>
         let path = dir.join(file.gz_name());
         if !path.exists() && !dir.join(file.name).exists() {
             let content = fetch(file, mirrors, patience)?;
-            write_atomically(&path, &content).map_err(Error::save(&path))?;
+            atomic::write(&path, &content).map_err(Error::save(&path))?;
         }
     }
     Ok(())
@@ -78,10 +75,7 @@ fn fetch(file: &IdxFile, mirrors: &[&str], patience: Patience) -> Result<Vec<u8>
             Err(problem) => attempts.push(format!("{mirror}: {problem}")),
         }
     }
-    Err(Error::Download {
-        file: file.gz_name(),
-        attempts: attempts.join("; "),
-    })
+    Err(Error::Download { file: file.gz_name(), attempts: attempts.join("; ") })
 }
 
 /// The verified content of a gzipped file on one mirror, or what went wrong.
@@ -98,10 +92,8 @@ fn fetch_from(mirror: &str, file: &IdxFile, patience: Patience) -> Result<Vec<u8
         .timeout_global(Some(patience.file))
         .build()
         .into();
-    let response = agent
-        .get(format!("{mirror}/{name}"))
-        .call()
-        .map_err(|error| error.to_string())?;
+    let response =
+        agent.get(format!("{mirror}/{name}")).call().map_err(|error| error.to_string())?;
     // No file is larger gzipped than it is unpacked.
     let content = read_body(response, file.size).map_err(|error| error.to_string())?;
     file.verified(GzDecoder::new(content.as_slice()))?;
@@ -131,15 +123,6 @@ fn read_body(mut response: Response<ureq::Body>, limit: u64) -> std::io::Result<
 
 fn megabytes(bytes: u64) -> String {
     format!("{:.1}", bytes as f64 / 1e6)
-}
-
-/// Writes a file that appears under its name only when all of it is on the disk.
-fn write_atomically(path: &Path, content: &[u8]) -> std::io::Result<()> {
-    let mut partial = NamedTempFile::new_in(path.parent().unwrap_or(Path::new("")))?;
-    partial.write_all(content)?;
-    partial.as_file().sync_all()?;
-    partial.persist(path)?;
-    Ok(())
 }
 
 #[cfg(test)]

@@ -52,10 +52,7 @@ pub(super) fn read(dir: &Path) -> Result<Mnist> {
     let verified = verified.path();
     let Some(base_path) = verified.to_str() else {
         let problem = std::io::Error::new(ErrorKind::InvalidFilename, "its name is not UTF-8");
-        return Err(Error::Save {
-            path: verified.to_owned(),
-            source: problem,
-        });
+        return Err(Error::Save { path: verified.to_owned(), source: problem });
     };
     std::thread::scope(|scope| {
         let copies = IDX_FILES.each_ref().map(|file| {
@@ -66,9 +63,7 @@ pub(super) fn read(dir: &Path) -> Result<Mnist> {
             })
         });
         copies.into_iter().try_for_each(|thread| {
-            thread
-                .join()
-                .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+            thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
         })
     })?;
     Ok(MnistBuilder::new().base_path(base_path).finalize())

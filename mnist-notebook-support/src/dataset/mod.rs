@@ -110,10 +110,7 @@ impl Dataset {
     /// # Errors
     /// [`Error::Tensor`] if the device cannot convert.
     pub fn to_dtype(&self, dtype: DType) -> Result<Dataset> {
-        Ok(Dataset {
-            image: self.image.to_dtype(dtype)?,
-            label: self.label.clone(),
-        })
+        Ok(Dataset { image: self.image.to_dtype(dtype)?, label: self.label.clone() })
     }
 }
 
@@ -154,17 +151,8 @@ pub fn get_datasets(device: &Device) -> Result<(Dataset, Dataset)> {
 /// # Errors
 /// [`Error::DataMissing`] and [`Error::DataDamaged`].
 pub fn get_datasets_from(dir: impl AsRef<Path>, device: &Device) -> Result<(Dataset, Dataset)> {
-    let Mnist {
-        trn_img,
-        trn_lbl,
-        tst_img,
-        tst_lbl,
-        ..
-    } = files::read(dir.as_ref())?;
-    Ok((
-        to_dataset(&trn_img, &trn_lbl, device)?,
-        to_dataset(&tst_img, &tst_lbl, device)?,
-    ))
+    let Mnist { trn_img, trn_lbl, tst_img, tst_lbl, .. } = files::read(dir.as_ref())?;
+    Ok((to_dataset(&trn_img, &trn_lbl, device)?, to_dataset(&tst_img, &tst_lbl, device)?))
 }
 
 fn to_dataset(images: &[u8], labels: &[u8], device: &Device) -> Result<Dataset> {

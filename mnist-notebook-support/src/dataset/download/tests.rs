@@ -1,6 +1,6 @@
 //! Fetching from servers on the loopback interface that misbehave in every way we know.
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::Command;
 
@@ -22,9 +22,7 @@ fn serve(handler: Handler) -> String {
             std::thread::spawn(move || {
                 let mut lines = BufReader::new(connection.try_clone()?).lines();
                 let request = lines.next().transpose()?.unwrap_or_default();
-                lines
-                    .by_ref()
-                    .find(|line| line.as_ref().map_or(true, |line| line.is_empty()));
+                lines.by_ref().find(|line| line.as_ref().map_or(true, |line| line.is_empty()));
                 // A client that has had enough closes the connection: that is no failure here.
                 handler(request.split(' ').nth(1).unwrap_or_default(), connection)
             });
@@ -40,10 +38,7 @@ fn good_file(path: &str) -> Vec<u8> {
 }
 
 fn answer(mut to: TcpStream, head: &str, length: usize, body: &[u8]) -> std::io::Result<()> {
-    write!(
-        to,
-        "HTTP/1.1 {head}\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n"
-    )?;
+    write!(to, "HTTP/1.1 {head}\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n")?;
     to.write_all(body)
 }
 
@@ -66,9 +61,7 @@ const SHORT: Patience = Patience {
 
 fn entries(dir: &Path) -> Vec<String> {
     let names = std::fs::read_dir(dir).unwrap();
-    names
-        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-        .collect()
+    names.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
 }
 
 /// Fetches from one server that misbehaves and returns the error, after a look at the folder.
@@ -79,21 +72,14 @@ fn error_of(handler: Handler) -> String {
 fn error_from(mirror: &str) -> String {
     let dir = tempfile::tempdir().unwrap();
     let error = fetch_missing(dir.path(), &[mirror], SHORT).unwrap_err();
-    assert_eq!(
-        entries(dir.path()),
-        Vec::<String>::new(),
-        "something is left behind"
-    );
+    assert_eq!(entries(dir.path()), Vec::<String>::new(), "something is left behind");
     assert!(matches!(error, Error::Download { .. }), "{error:?}");
     error.to_string()
 }
 
 #[track_caller]
 fn assert_says(error: &str, parts: &[&str]) {
-    for part in ["t10k-labels-idx1-ubyte.gz", "MNIST_DATA_DIR"]
-        .iter()
-        .chain(parts)
-    {
+    for part in ["t10k-labels-idx1-ubyte.gz", "MNIST_DATA_DIR"].iter().chain(parts) {
         assert!(error.contains(part), "{part:?} is not in: {error}");
     }
 }
@@ -114,13 +100,8 @@ fn files_that_are_there_are_not_fetched_again() {
     fetch_missing(dir.path(), &[&serve(good)], Patience::USUAL).unwrap();
     fetch_missing(dir.path(), &[], Patience::USUAL).unwrap();
     std::fs::remove_file(dir.path().join("t10k-images-idx3-ubyte.gz")).unwrap();
-    let error = fetch_missing(dir.path(), &[], Patience::USUAL)
-        .unwrap_err()
-        .to_string();
-    assert!(
-        error.contains("cannot fetch t10k-images-idx3-ubyte.gz"),
-        "{error}"
-    );
+    let error = fetch_missing(dir.path(), &[], Patience::USUAL).unwrap_err().to_string();
+    assert!(error.contains("cannot fetch t10k-images-idx3-ubyte.gz"), "{error}");
 }
 
 #[test]
@@ -136,9 +117,7 @@ fn every_mirror_and_its_problem_is_named() {
     let dir = tempfile::tempdir().unwrap();
     let broken = serve(|_, to| answer(to, "500 Internal Server Error", 0, b""));
     let empty = serve(|_, to| answer(to, "404 Not Found", 0, b""));
-    let error = fetch_missing(dir.path(), &[&broken, &empty], SHORT)
-        .unwrap_err()
-        .to_string();
+    let error = fetch_missing(dir.path(), &[&broken, &empty], SHORT).unwrap_err().to_string();
     assert_says(&error, &[&broken, "500", &empty, "404"]);
 }
 
@@ -179,13 +158,7 @@ fn a_connection_that_is_reset_is_an_error() {
     let server = std::thread::spawn(move || {
         let (connection, _) = listener.accept().unwrap();
         connection.peek(&mut [0]).unwrap();
-        answer(
-            connection,
-            "200 OK",
-            5000,
-            b"The request is never read: closing resets.",
-        )
-        .unwrap();
+        answer(connection, "200 OK", 5000, b"The request is never read: closing resets.").unwrap();
     });
     assert_says(&error_from(&url), &["disconnected"]);
     server.join().unwrap();
@@ -261,10 +234,7 @@ fn an_endless_header_is_cut_off() {
 
 #[test]
 fn an_answer_that_is_not_http_is_an_error() {
-    assert_says(
-        &error_of(|_, mut to| to.write_all(b"SSH-2.0-OpenSSH_9.2\r\n")),
-        &[],
-    );
+    assert_says(&error_of(|_, mut to| to.write_all(b"SSH-2.0-OpenSSH_9.2\r\n")), &[]);
 }
 
 #[test]
@@ -279,17 +249,9 @@ fn a_refused_connection_is_an_error() {
 fn a_mirror_over_https_cannot_be_left_for_plain_http() {
     // Nothing is connected to: the address alone is refused.
     let agent: Agent = Agent::config_builder().https_only(true).build().into();
-    let error = agent
-        .get("http://127.0.0.1:9/")
-        .call()
-        .unwrap_err()
-        .to_string();
+    let error = agent.get("http://127.0.0.1:9/").call().unwrap_err().to_string();
     assert!(error.contains("https"), "{error}");
-    assert!(
-        PUBLIC_MIRRORS
-            .iter()
-            .all(|mirror| mirror.starts_with("https://"))
-    );
+    assert!(PUBLIC_MIRRORS.iter().all(|mirror| mirror.starts_with("https://")));
 }
 
 #[test]
@@ -298,10 +260,7 @@ fn a_folder_that_cannot_be_made_is_named() {
     let file = dir.path().join("a file");
     std::fs::write(&file, "").unwrap();
     let error = fetch_missing(&file.join("cache"), &[&serve(good)], SHORT).unwrap_err();
-    assert!(
-        matches!(&error, Error::Save { path, .. } if path.starts_with(&file)),
-        "{error:?}"
-    );
+    assert!(matches!(&error, Error::Save { path, .. } if path.starts_with(&file)), "{error:?}");
 }
 
 const FOLDER: &str = "MNIST_TEST_FETCH_FOLDER";
@@ -323,10 +282,7 @@ fn two_processes_that_fetch_at_once_both_get_good_data() {
     let mirror = serve(good);
     let start = || {
         Command::new(std::env::current_exe().unwrap())
-            .args([
-                "--exact",
-                "dataset::download::tests::fetch_as_another_process",
-            ])
+            .args(["--exact", "dataset::download::tests::fetch_as_another_process"])
             .env(FOLDER, dir.path())
             .env(MIRROR, &mirror)
             .spawn()
