@@ -2,7 +2,7 @@
 
 use candle_core::{DType, Device, Tensor};
 use mnist_notebook_support::notebook::{
-    Figure, Picture, Table, bar_chart, heat_map, image_grid, line_chart, picture_grid, show,
+    Figure, Picture, Table, bar_chart, heat_map, image_grid, line_chart, line_chart_over, picture_grid, show,
     side_by_side, source,
 };
 use roxmltree::Document;
@@ -343,4 +343,14 @@ fn a_tensor_that_is_no_image_is_summarised() {
     let kernel = Tensor::zeros((3, 3, 1, 32), DType::F32, &Device::Cpu).unwrap();
     let text = show(&kernel).unwrap().to_string();
     assert_eq!(text, "Tensor [3, 3, 1, 32], f32, cpu, min 0, mean 0, max 0");
+}
+
+#[test]
+fn a_line_over_named_positions_shows_their_names() {
+    let series = [("compiled", [0.5, 1.2, 3.4])];
+    let figure = line_chart_over("Step", "batch size", "ms", &[1, 8, 32], &series).unwrap();
+    let text = ["1", "8", "32"].map(|name| format!(">{name}</text>"));
+    assert!(text.iter().all(|text| figure.svg().contains(text)), "{}", figure.svg());
+    let error = line_chart_over("Step", "batch size", "ms", &[1, 8], &series).unwrap_err();
+    assert_eq!(error.to_string(), "`Step`: the series `compiled` has 3 values for 2 names");
 }

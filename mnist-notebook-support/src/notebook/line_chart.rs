@@ -49,20 +49,47 @@ where
     S: AsRef<[N]>,
     N: Number,
 {
-    let series: Vec<_> = series
-        .iter()
-        .map(|(name, values)| Series {
-            name: (*name).to_owned(),
-            values: values.as_ref().iter().map(|value| value.to_f64()).collect(),
-        })
-        .collect();
-    check(title, &series)?;
-    Figure::new(LineChart {
-        title: title.to_owned(),
-        x_label: x_label.to_owned(),
-        y_label: y_label.to_owned(),
-        series,
-    })
+    LineChart::new(title, x_label, y_label, series).and_then(Figure::new)
+}
+
+/// Draws one line per series over positions with names, evenly spaced: batch sizes, or layers.
+///
+/// # Errors
+///
+/// Those of [`line_chart`], and [`Error::Figure`] for a series that does not have one value for
+/// each name.
+///
+/// # Examples
+///
+/// ```
+/// # use mnist_notebook_support::notebook::line_chart_over;
+/// let figure = line_chart_over("Step", "batch size", "ms", &[1, 8, 32], &[
+///     ("compiled", [0.5, 1.2, 3.4]),
+/// ])?;
+/// assert!(figure.text().starts_with("Step: ms by batch size, 1 to 32"));
+/// # Ok::<(), mnist_notebook_support::Error>(())
+/// ```
+pub fn line_chart_over<L, S, N>(
+    title: &str,
+    x_label: &str,
+    y_label: &str,
+    names: &[L],
+    series: &[(&str, S)],
+) -> Result<Figure>
+where
+    L: std::fmt::Display,
+    S: AsRef<[N]>,
+    N: Number,
+{
+    let mut chart = LineChart::new(title, x_label, y_label, series)?;
+    let of_other_length = |series: &&Series| series.values.len() != names.len();
+    if let Some(Series { name, values }) = chart.series.iter().find(of_other_length) {
+        let (found, expected) = (values.len(), names.len());
+        let reason = format!("the series `{name}` has {found} values for {expected} names");
+        return Err(Error::Figure(format!("`{title}`: {reason}")));
+    }
+    chart.names = names.iter().map(L::to_string).collect();
+    Figure::new(chart)
 }
 
 #[derive(Debug)]
@@ -76,6 +103,8 @@ struct LineChart {
     title: String,
     x_label: String,
     y_label: String,
+    /// Of the positions; none if they are counted.
+    names: Vec<String>,
     series: Vec<Series>,
 }
 
@@ -107,14 +136,9 @@ impl Chart for LineChart {
     }
 
     fn describe(&self) -> String {
-        let Self {
-            title,
-            x_label,
-            y_label,
-            ..
-        } = self;
-        let length = self.length();
-        let mut text = format!("{title}: {y_label} by {x_label}, 1 to {length}");
+        let Self { title, x_label, y_label, .. } = self;
+        let (first, last) = (self.position(1), self.position(self.length()));
+        let mut text = format!("{title}: {y_label} by {x_label}, {first} to {last}");
         for Series { name, values } in &self.series {
             let (first, last) = (values[0], values[values.len() - 1]);
             let (low, high) = extent(values);
@@ -138,7 +162,8 @@ impl Chart for LineChart {
         let (low, high) = self.extent();
         let y = Axis::spanning(&self.y_label, low, high, height / (44 * PX));
         let left = PADDING + axes::left_of(&y);
-        let right = PADDING.max(text_width(&self.length().to_string(), TEXT, false) / 2 + 4 * PX);
+        let last = self.position(self.length());
+        let right = PADDING.max(text_width(&last, TEXT, false) / 2 + 4 * PX);
         let size = (width - right - left, height);
         let x = self.x_axis(size.0);
         scene.height = top + height + axes::BELOW + PADDING;
@@ -160,6 +185,38 @@ impl Chart for LineChart {
 }
 
 impl LineChart {
+    fn new<S, N>(
+        title: &str,
+        x_label: &str,
+        y_label: &str,
+        series: &[(&str, S)],
+    ) -> Result<LineChart>
+    where
+        S: AsRef<[N]>,
+        N: Number,
+    {
+        let series: Vec<_> = series
+            .iter()
+            .map(|(name, values)| Series {
+                name: (*name).to_owned(),
+                values: values.as_ref().iter().map(|value| value.to_f64()).collect(),
+            })
+            .collect();
+        check(title, &series)?;
+        Ok(LineChart {
+            title: title.to_owned(),
+            x_label: x_label.to_owned(),
+            y_label: y_label.to_owned(),
+            names: Vec::new(),
+            series,
+        })
+    }
+
+    /// What stands below a position, counted from 1.
+    fn position(&self, number: usize) -> String {
+        self.names.get(number - 1).cloned().unwrap_or_else(|| grouped(&number.to_string()))
+    }
+
     fn length(&self) -> usize {
         self.series
             .iter()
@@ -179,12 +236,13 @@ impl LineChart {
     /// Whole positions only, as many as their labels leave room for, and some room at both ends.
     fn x_axis(&self, width: i32) -> Axis {
         let length = self.length();
-        let label = grouped(&length.to_string());
-        let most = f64::from(width / (text_width(&label, TEXT, false) + 14 * PX));
+        let widest = |width: i32, name: &String| width.max(text_width(name, TEXT, false));
+        let label = self.names.iter().fold(text_width(&self.position(length), TEXT, false), widest);
+        let most = f64::from(width / (label + 14 * PX));
         let step = axes::round_step(((length as f64) / most.max(1.0)).max(1.0)) as usize;
         let ticks = (step..=length).step_by(step);
         let ticks = ticks
-            .map(|tick| (tick as f64, grouped(&tick.to_string())))
+            .map(|tick| (tick as f64, self.position(tick)))
             .collect();
         let room = ((length as f64 - 1.0) * 0.03).max(0.25);
         let range = 1.0 - room..length as f64 + room;

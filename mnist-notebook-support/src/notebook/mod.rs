@@ -23,7 +23,7 @@ mod tests;
 pub use bar_chart::bar_chart;
 pub use figure::{Figure, side_by_side};
 pub use heat_map::heat_map;
-pub use line_chart::line_chart;
+pub use line_chart::{line_chart, line_chart_over};
 pub use number::Number;
 pub(crate) use number::grouped;
 pub use pictures::{Picture, picture_grid};
