@@ -15,24 +15,21 @@ const CHUNK: usize = 1 << 14;
 /// If the slices differ in length.
 pub fn relu_forward(input: &[f32], output: &mut [f32]) -> Result<()> {
     check_len("ReLU output", input.len(), output.len())?;
-    output
-        .par_chunks_mut(CHUNK)
-        .zip(input.par_chunks(CHUNK))
-        .for_each(|(output, input)| {
-            vectorized(
-                #[inline(always)]
-                || {
-                    for (output, &input) in output.iter_mut().zip(input) {
-                        *output = relu_of(input);
-                    }
-                },
-            );
-        });
+    output.par_chunks_mut(CHUNK).zip(input.par_chunks(CHUNK)).for_each(|(output, input)| {
+        vectorized(
+            #[inline(always)]
+            || {
+                for (output, &input) in output.iter_mut().zip(input) {
+                    *output = relu_of(input);
+                }
+            },
+        );
+    });
     Ok(())
 }
 
-/// Derivative with respect to the input, from that with respect to the output: 0 where the input is at
-/// most 0, exactly 0 included, as in JAX. `input` may as well be the output: their signs agree.
+/// Derivative with respect to the input, from that with respect to the output: 0 where the input is
+/// at most 0, exactly 0 included, as in JAX. `input` may as well be the output: their signs agree.
 ///
 /// # Errors
 ///
@@ -73,10 +70,7 @@ pub fn log_softmax_forward(input: &[f32], classes: usize, output: &mut [f32]) ->
     check_rows("log-softmax input", classes, input.len())?;
     check_len("log-softmax output", input.len(), output.len())?;
     let classes = classes.max(1);
-    for (input, output) in input
-        .chunks_exact(classes)
-        .zip(output.chunks_exact_mut(classes))
-    {
+    for (input, output) in input.chunks_exact(classes).zip(output.chunks_exact_mut(classes)) {
         log_softmax_row(input, output);
     }
     Ok(())
@@ -107,9 +101,7 @@ pub fn log_softmax_backward(
     check_len("log-softmax output gradient", output.len(), d_output.len())?;
     check_len("log-softmax input gradient", output.len(), d_input.len())?;
     let classes = classes.max(1);
-    let rows = output
-        .chunks_exact(classes)
-        .zip(d_output.chunks_exact(classes));
+    let rows = output.chunks_exact(classes).zip(d_output.chunks_exact(classes));
     for (d_input, (output, d_output)) in d_input.chunks_exact_mut(classes).zip(rows) {
         let sum: f32 = d_output.iter().sum();
         for ((d_input, d_output), output) in d_input.iter_mut().zip(d_output).zip(output) {

@@ -1,6 +1,6 @@
 //! Memory: zeroed buffers planned once, and a scratch space that each thread keeps.
 
-use std::cell::Cell;
+use std::cell::RefCell;
 use std::ops::{Deref, DerefMut};
 
 /// Bytes of a cache line. A vector load that crosses two lines costs two loads.
@@ -22,11 +22,7 @@ impl Buffer {
         let storage = vec![0.0; len + LINE_VALUES];
         // A `Vec` that never grows never moves its values, so the offset stays right.
         let offset = storage.as_ptr().align_offset(LINE).min(LINE_VALUES);
-        Self {
-            storage,
-            offset,
-            len,
-        }
+        Self { storage, offset, len }
     }
 }
 
@@ -45,24 +41,28 @@ impl DerefMut for Buffer {
 }
 
 thread_local! {
-    static SCRATCH: Cell<Buffer> = Cell::default();
+    static SCRATCH: RefCell<Vec<Buffer>> = const { RefCell::new(Vec::new()) };
 }
 
 /// Calls `work` with two aligned scratch slices of this thread. Their content is unspecified.
 ///
-/// The space only ever grows, so that the steady state neither allocates nor touches fresh pages. A nested call on
-/// the same thread (work stolen while waiting) is right too: it finds the space taken and allocates its own.
+/// The space only ever grows, so that the steady state neither allocates nor touches fresh pages.
+/// Calls may be nested, also by work that is stolen while waiting for other work: each level has
+/// its own space.
 pub(super) fn with_scratch<R>(
     lens: [usize; 2],
     work: impl FnOnce(&mut [f32], &mut [f32]) -> R,
 ) -> R {
     let first = lens[0].next_multiple_of(LINE_VALUES);
-    let mut buffer = SCRATCH.take();
-    if buffer.len() < first + lens[1] {
-        buffer = Buffer::zeroed(first + lens[1]);
-    }
+    let kept = SCRATCH.with_borrow_mut(Vec::pop).unwrap_or_default();
+    let mut buffer = if kept.len() < first + lens[1] {
+        drop(kept);
+        Buffer::zeroed(first + lens[1])
+    } else {
+        kept
+    };
     let (a, b) = buffer.split_at_mut(first);
     let result = work(&mut a[..lens[0]], &mut b[..lens[1]]);
-    SCRATCH.set(buffer);
+    SCRATCH.with_borrow_mut(|scratch| scratch.push(buffer));
     result
 }

@@ -2,11 +2,12 @@
 
 use rayon::prelude::*;
 
-use super::buffer::{Buffer, with_scratch};
+use super::buffer::with_scratch;
 use super::error::{Result, check_len, check_window};
 use super::gemm::{Gemm, Rows, Start, Strides, vectorized};
 
-/// At most so many partial gradients are formed side by side and then added in order, whatever the number of threads.
+/// At most so many partial gradients are formed side by side and then added in order, whatever the
+/// number of threads.
 pub(super) const MAX_PARTIALS: usize = 16;
 
 /// The shape of a convolution and the kernels for it.
@@ -78,20 +79,16 @@ impl Conv2d {
         d_input: &mut [f32],
     ) -> Result<()> {
         self.check(d_input.len(), kernel.len(), d_output.len())?;
-        let mut flipped = Buffer::zeroed(self.kernel_len());
-        self.flip(kernel, &mut flipped);
-        let transposed = self.transposed();
-        transposed.correlate(
-            d_output,
-            &flipped,
-            Start::Zero,
-            self.high_padding(),
-            d_input,
-        );
+        with_scratch([self.kernel_len(), 0], |flipped, _| {
+            self.flip(kernel, flipped);
+            let low = self.high_padding();
+            self.transposed().correlate(d_output, flipped, Start::Zero, low, d_input);
+        });
         Ok(())
     }
 
-    /// Derivatives of the loss with respect to kernel and bias, from that with respect to the output.
+    /// Derivatives of the loss with respect to kernel and bias, from that with respect to the
+    /// output.
     ///
     /// # Errors
     ///
@@ -112,35 +109,43 @@ impl Conv2d {
         }
         let chunk = self.batch.div_ceil(MAX_PARTIALS);
         let partial_len = self.kernel_len() + self.out_channels;
-        let mut partials = Buffer::zeroed(self.batch.div_ceil(chunk) * partial_len);
-        partials
-            .par_chunks_mut(partial_len)
-            .zip(input.par_chunks(chunk * self.image_len()))
-            .zip(d_output.par_chunks(chunk * self.height * self.width * self.out_channels))
-            .for_each(|((partial, input), d_output)| {
-                let (d_kernel, d_bias) = partial.split_at_mut(self.kernel_len());
-                let images = input.chunks_exact(self.image_len());
-                let d_images = d_output.chunks_exact(self.height * self.width * self.out_channels);
-                with_scratch([self.padded_len(), 0], |padded, _| {
-                    padded.fill(0.0);
-                    for (image, d_image) in images.zip(d_images) {
-                        self.pad(image, self.low_padding(), padded);
-                        self.add_image_gradient(
-                            padded,
-                            d_image,
-                            self.width * self.out_channels,
-                            d_kernel,
-                        );
-                        add_rows(d_image, d_bias);
-                    }
+        with_scratch([self.batch.div_ceil(chunk) * partial_len, 0], |partials, _| {
+            partials
+                .par_chunks_mut(partial_len)
+                .zip(input.par_chunks(chunk * self.image_len()))
+                .zip(d_output.par_chunks(chunk * self.d_image_len()))
+                .for_each(|((partial, input), d_output)| {
+                    partial.fill(0.0);
+                    let (d_kernel, d_bias) = partial.split_at_mut(self.kernel_len());
+                    self.add_gradients(input, d_output, d_kernel, d_bias);
                 });
-            });
-        for partial in partials.chunks_exact(partial_len) {
-            let (kernel, bias) = partial.split_at(self.kernel_len());
-            add(kernel, d_kernel);
-            add(bias, d_bias);
-        }
+            for partial in partials.chunks_exact(partial_len) {
+                let (kernel, bias) = partial.split_at(self.kernel_len());
+                add(kernel, d_kernel);
+                add(bias, d_bias);
+            }
+        });
         Ok(())
+    }
+
+    /// Adds the shares of some images to the gradients of kernel and bias.
+    fn add_gradients(
+        &self,
+        input: &[f32],
+        d_output: &[f32],
+        d_kernel: &mut [f32],
+        d_bias: &mut [f32],
+    ) {
+        let images = input.chunks_exact(self.image_len());
+        with_scratch([self.padded_len(), 0], |padded, _| {
+            padded.fill(0.0);
+            for (image, d_image) in images.zip(d_output.chunks_exact(self.d_image_len())) {
+                self.pad(image, self.low_padding(), padded);
+                let d_row = self.width * self.out_channels;
+                self.add_image_gradient(padded, d_image, d_row, d_kernel);
+                add_rows(d_image, d_bias);
+            }
+        });
     }
 
     fn check(&self, input: usize, kernel: usize, output: usize) -> Result<()> {
@@ -150,7 +155,8 @@ impl Conv2d {
         check_len("convolution output", self.output_len(), output)
     }
 
-    /// Correlates every padded image with the kernel, `low` pixels of padding above and to the left.
+    /// Correlates every padded image with the kernel, `low` pixels of padding above and to the
+    /// left.
     fn correlate(
         &self,
         input: &[f32],
@@ -162,26 +168,21 @@ impl Conv2d {
         if output.is_empty() {
             return;
         }
-        output
-            .par_chunks_mut(self.height * self.width * self.out_channels)
-            .enumerate()
-            .for_each(|(index, output)| {
+        output.par_chunks_mut(self.height * self.width * self.out_channels).enumerate().for_each(
+            |(index, output)| {
                 let image = &input[index * self.image_len()..][..self.image_len()];
                 with_scratch([self.padded_len(), 0], |padded, _| {
                     padded.fill(0.0);
                     self.pad(image, low, padded);
                     self.output_rows(padded, kernel, start, 0, output);
                 });
-            });
+            },
+        );
     }
 
     /// The convolution that carries gradients back: channels exchanged, kernel flipped.
     pub(super) fn transposed(&self) -> Self {
-        Self {
-            in_channels: self.out_channels,
-            out_channels: self.in_channels,
-            ..*self
-        }
+        Self { in_channels: self.out_channels, out_channels: self.in_channels, ..*self }
     }
 
     /// Rows above and columns to the left of the image that SAME padding adds.
@@ -197,6 +198,11 @@ impl Conv2d {
     /// Values of one image.
     pub(super) fn image_len(&self) -> usize {
         self.height * self.width * self.in_channels
+    }
+
+    /// Values of one image of the output.
+    fn d_image_len(&self) -> usize {
+        self.height * self.width * self.out_channels
     }
 
     /// Values of one row of a padded image.
@@ -241,19 +247,9 @@ impl Conv2d {
             n: self.out_channels,
             segments: self.kernel.0,
             depth,
-            rows: Rows {
-                step: self.in_channels,
-                run: self.width,
-                jump: self.padded_row(),
-            },
-            a: Strides {
-                segment: self.padded_row(),
-                step: 1,
-            },
-            b: Strides {
-                segment: depth * self.out_channels,
-                step: self.out_channels,
-            },
+            rows: Rows { step: self.in_channels, run: self.width, jump: self.padded_row() },
+            a: Strides { segment: self.padded_row(), step: 1 },
+            b: Strides { segment: depth * self.out_channels, step: self.out_channels },
             c_row: self.out_channels,
             start,
         };
@@ -276,35 +272,23 @@ impl Conv2d {
             n: self.out_channels,
             segments: self.height,
             depth: self.width,
-            rows: Rows {
-                step: 1,
-                run,
-                jump: self.padded_row(),
-            },
-            a: Strides {
-                segment: self.padded_row(),
-                step: self.in_channels,
-            },
-            b: Strides {
-                segment: d_row,
-                step: self.out_channels,
-            },
+            rows: Rows { step: 1, run, jump: self.padded_row() },
+            a: Strides { segment: self.padded_row(), step: self.in_channels },
+            b: Strides { segment: d_row, step: self.out_channels },
             c_row: self.out_channels,
             start: Start::Output,
         };
         gemm.run(padded, d_output, d_kernel);
     }
 
-    /// Turns the kernel by 180 degrees and exchanges its channels: `[kh, kw, out_channels, in_channels]`.
+    /// Turns the kernel by 180 degrees and exchanges its channels: `[kh, kw, out_channels,
+    /// in_channels]`.
     pub(super) fn flip(&self, kernel: &[f32], flipped: &mut [f32]) {
         let tap = self.in_channels * self.out_channels;
         if tap == 0 {
             return;
         }
-        for (kernel, flipped) in kernel
-            .chunks_exact(tap)
-            .zip(flipped.chunks_exact_mut(tap).rev())
-        {
+        for (kernel, flipped) in kernel.chunks_exact(tap).zip(flipped.chunks_exact_mut(tap).rev()) {
             transpose(kernel, self.out_channels, flipped);
         }
     }

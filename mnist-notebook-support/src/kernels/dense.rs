@@ -3,7 +3,7 @@
 use rayon::prelude::*;
 
 use super::activation::relu_of;
-use super::buffer::{Buffer, with_scratch};
+use super::buffer::with_scratch;
 use super::conv::{add_rows, transpose};
 use super::error::{Result, check_len};
 use super::gemm::{Gemm, Rows, Start, Strides, vectorized};
@@ -64,9 +64,10 @@ impl Dense {
     ) -> Result<()> {
         self.check(input.len(), kernel.len(), output.len())?;
         check_len("bias", self.outputs, bias.len())?;
-        let mut partials = Buffer::zeroed(self.partials_len());
-        self.multiply(input, self.inputs, kernel, &mut partials);
-        self.sum_partials(&partials, bias, false, output);
+        with_scratch([self.partials_len(), 0], |partials, _| {
+            self.multiply(input, self.inputs, kernel, partials);
+            self.sum_partials(partials, bias, false, output);
+        });
         Ok(())
     }
 
@@ -86,22 +87,25 @@ impl Dense {
         if d_input.is_empty() || d_output.is_empty() {
             return Ok(());
         }
-        let mut transposed = Buffer::zeroed(self.output_len());
-        transpose(d_output, self.outputs, &mut transposed);
-        let mut blocks = Buffer::zeroed(self.input_len());
-        let rows = self.block_rows();
-        blocks
-            .par_chunks_mut(rows * self.batch)
-            .zip(kernel.par_chunks(rows * self.outputs))
-            .for_each(|(block, kernel)| self.input_gradient_block(kernel, &transposed, block));
-        d_input
-            .par_chunks_mut(self.inputs)
-            .enumerate()
-            .for_each(|(image, d_input)| self.gather_input_gradient(&blocks, image, d_input));
+        with_scratch([self.output_len(), self.input_len()], |transposed, blocks| {
+            transpose(d_output, self.outputs, transposed);
+            let transposed = &*transposed;
+            let rows = self.block_rows();
+            blocks
+                .par_chunks_mut(rows * self.batch)
+                .zip(kernel.par_chunks(rows * self.outputs))
+                .for_each(|(block, kernel)| self.input_gradient_block(kernel, transposed, block));
+            let blocks = &*blocks;
+            d_input
+                .par_chunks_mut(self.inputs)
+                .enumerate()
+                .for_each(|(image, d_input)| self.gather_input_gradient(blocks, image, d_input));
+        });
         Ok(())
     }
 
-    /// Derivatives of the loss with respect to kernel and bias, from that with respect to the output.
+    /// Derivatives of the loss with respect to kernel and bias, from that with respect to the
+    /// output.
     ///
     /// # Errors
     ///
@@ -121,13 +125,10 @@ impl Dense {
             return Ok(());
         }
         let rows = self.block_rows();
-        d_kernel
-            .par_chunks_mut(rows * self.outputs)
-            .enumerate()
-            .for_each(|(block, d_kernel)| {
-                let input = input.get(block * rows..).unwrap_or_default();
-                self.kernel_gradient_block(input, self.inputs, d_output, d_kernel);
-            });
+        d_kernel.par_chunks_mut(rows * self.outputs).enumerate().for_each(|(block, d_kernel)| {
+            let input = input.get(block * rows..).unwrap_or_default();
+            self.kernel_gradient_block(input, self.inputs, d_output, d_kernel);
+        });
         Ok(())
     }
 
@@ -148,8 +149,9 @@ impl Dense {
         self.inputs.div_ceil(self.depth()) * self.output_len()
     }
 
-    /// The forward product in partial sums `[part, batch, outputs]`: the batch is small and the kernel large, so
-    /// the sum over the inputs is what is cut into tasks, and each task reads its own stretch of the kernel once.
+    /// The forward product in partial sums `[part, batch, outputs]`: the batch is small and the
+    /// kernel large, so the sum over the inputs is what is cut into tasks, and each task reads its
+    /// own stretch of the kernel once.
     pub(super) fn multiply(
         &self,
         input: &[f32],
@@ -166,30 +168,23 @@ impl Dense {
             .zip(kernel.par_chunks(depth * self.outputs))
             .enumerate()
             .for_each(|(part, (partial, kernel))| {
-                partial
-                    .par_chunks_mut(ROWS * self.outputs)
-                    .enumerate()
-                    .for_each(|(rows, output)| {
+                partial.par_chunks_mut(ROWS * self.outputs).enumerate().for_each(
+                    |(rows, output)| {
                         let gemm = Gemm {
                             m: output.len() / self.outputs,
                             n: self.outputs,
                             segments: 1,
                             depth: kernel.len() / self.outputs,
                             rows: Rows::even(input_row),
-                            a: Strides {
-                                segment: 0,
-                                step: 1,
-                            },
-                            b: Strides {
-                                segment: 0,
-                                step: self.outputs,
-                            },
+                            a: Strides { segment: 0, step: 1 },
+                            b: Strides { segment: 0, step: self.outputs },
                             c_row: self.outputs,
                             start: Start::Zero,
                         };
                         let first = rows * ROWS * input_row + part * depth;
                         gemm.run(&input[first..], kernel, output);
-                    });
+                    },
+                );
             });
     }
 
@@ -205,30 +200,27 @@ impl Dense {
             return;
         }
         let len = self.output_len();
-        output
-            .par_chunks_mut(ROWS / 4 * self.outputs)
-            .enumerate()
-            .for_each(|(index, output)| {
-                let first = index * (ROWS / 4) * self.outputs;
-                vectorized(
-                    #[inline(always)]
-                    || {
-                        for output in output.chunks_exact_mut(self.outputs) {
-                            output.copy_from_slice(bias);
+        output.par_chunks_mut(ROWS / 4 * self.outputs).enumerate().for_each(|(index, output)| {
+            let first = index * (ROWS / 4) * self.outputs;
+            vectorized(
+                #[inline(always)]
+                || {
+                    for output in output.chunks_exact_mut(self.outputs) {
+                        output.copy_from_slice(bias);
+                    }
+                    for partial in partials.chunks_exact(len) {
+                        for (output, value) in output.iter_mut().zip(&partial[first..]) {
+                            *output += value;
                         }
-                        for partial in partials.chunks_exact(len) {
-                            for (output, value) in output.iter_mut().zip(&partial[first..]) {
-                                *output += value;
-                            }
+                    }
+                    if relu {
+                        for output in output {
+                            *output = relu_of(*output);
                         }
-                        if relu {
-                            for output in output {
-                                *output = relu_of(*output);
-                            }
-                        }
-                    },
-                );
-            });
+                    }
+                },
+            );
+        });
     }
 
     /// Rows of the kernel that the backward pass treats at once.
@@ -236,7 +228,8 @@ impl Dense {
         (BLOCK_VALUES / self.outputs.max(1)).clamp(1, self.inputs.max(1))
     }
 
-    /// Input gradient `[batch, rows]` for the kernel rows in `kernel`; `d_output_t` is `[outputs, batch]`.
+    /// Input gradient `[batch, rows]` for the kernel rows in `kernel`; `d_output_t` is `[outputs,
+    /// batch]`.
     pub(super) fn input_gradient_block(
         &self,
         kernel: &[f32],
@@ -250,14 +243,8 @@ impl Dense {
                 segments: 1,
                 depth: self.outputs,
                 rows: Rows::even(self.outputs),
-                a: Strides {
-                    segment: 0,
-                    step: 1,
-                },
-                b: Strides {
-                    segment: 0,
-                    step: self.batch,
-                },
+                a: Strides { segment: 0, step: 1 },
+                b: Strides { segment: 0, step: self.batch },
                 c_row: self.batch,
                 start: Start::Zero,
             };
@@ -269,10 +256,7 @@ impl Dense {
     /// Collects one image's gradient `[inputs]` from the blocks `[block][batch, rows]`.
     pub(super) fn gather_input_gradient(&self, blocks: &[f32], image: usize, d_input: &mut [f32]) {
         let rows = self.block_rows();
-        for (block, d_input) in blocks
-            .chunks(rows * self.batch)
-            .zip(d_input.chunks_mut(rows))
-        {
+        for (block, d_input) in blocks.chunks(rows * self.batch).zip(d_input.chunks_mut(rows)) {
             d_input.copy_from_slice(&block[image * d_input.len()..][..d_input.len()]);
         }
     }
@@ -291,14 +275,8 @@ impl Dense {
             segments: 1,
             depth: self.batch,
             rows: Rows::even(1),
-            a: Strides {
-                segment: 0,
-                step: input_row,
-            },
-            b: Strides {
-                segment: 0,
-                step: self.outputs,
-            },
+            a: Strides { segment: 0, step: input_row },
+            b: Strides { segment: 0, step: self.outputs },
             c_row: self.outputs,
             start: Start::Zero,
         };

@@ -57,25 +57,13 @@ pub enum KernelError {
 pub type Result<T> = std::result::Result<T, KernelError>;
 
 pub(super) fn check_len(what: &'static str, expected: usize, found: usize) -> Result<()> {
-    if expected == found {
-        Ok(())
-    } else {
-        Err(KernelError::Length {
-            what,
-            expected,
-            found,
-        })
-    }
+    if expected == found { Ok(()) } else { Err(KernelError::Length { what, expected, found }) }
 }
 
 pub(super) fn check_window(what: &'static str, (height, width): (usize, usize)) -> Result<()> {
     if height > 0 && width > 0 {
         Ok(())
     } else {
-        Err(KernelError::EmptyWindow {
-            what,
-            height,
-            width,
-        })
+        Err(KernelError::EmptyWindow { what, height, width })
     }
 }

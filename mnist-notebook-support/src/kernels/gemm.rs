@@ -24,8 +24,9 @@ pub(super) enum Start<'a> {
 
 /// C[i, j] = start + Σₛ Σₖ A[row(i) + s·segment + k·step] · B[s·segment + k·step + j].
 ///
-/// An ordinary product has one segment. A convolution has one per kernel row: in an NHWC image with a zero border
-/// the pixels under one kernel row are contiguous, so the image itself serves as A and no patch matrix is built.
+/// An ordinary product has one segment. A convolution has one per kernel row: in an NHWC image with
+/// a zero border the pixels under one kernel row are contiguous, so the image itself serves as A
+/// and no patch matrix is built.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Gemm<'a> {
     /// Rows of C.
@@ -59,11 +60,7 @@ pub(super) struct Rows {
 impl Rows {
     /// Rows at one distance.
     pub(super) fn even(step: usize) -> Self {
-        Self {
-            step,
-            run: usize::MAX,
-            jump: 0,
-        }
+        Self { step, run: usize::MAX, jump: 0 }
     }
 
     fn start(&self, row: usize) -> usize {
@@ -75,8 +72,7 @@ impl Rows {
     /// Start of the row, among the first `rows`, that starts last.
     fn last_start(&self, rows: usize) -> usize {
         let whole_runs = rows / self.run * self.run;
-        self.start(rows - 1)
-            .max(self.start(whole_runs.saturating_sub(1)))
+        self.start(rows - 1).max(self.start(whole_runs.saturating_sub(1)))
     }
 }
 
@@ -108,27 +104,16 @@ impl Gemm<'_> {
         }
         let segments = if depth == 0 { 0 } else { self.segments };
         if segments > 0 {
-            let last_a = self
-                .rows
-                .last_start(m)
-                .saturating_add(self.a.last(segments, depth));
+            let last_a = self.rows.last_start(m).saturating_add(self.a.last(segments, depth));
             let last_b = self.b.last(segments, depth).saturating_add(n - 1);
-            assert!(
-                last_a < a.len() && last_b < b.len(),
-                "operands too short: {self:?}"
-            );
+            assert!(last_a < a.len() && last_b < b.len(), "operands too short: {self:?}");
         }
         let last_c = (m - 1).saturating_mul(self.c_row).saturating_add(n - 1);
         assert!(last_c < c.len(), "output too short: {self:?}");
         if let Start::Row(row) = self.start {
             assert!(n <= row.len(), "starting row too short: {self:?}");
         }
-        Arch::new().dispatch(Checked {
-            gemm: Self { segments, ..self },
-            a,
-            b,
-            c,
-        });
+        Arch::new().dispatch(Checked { gemm: Self { segments, ..self }, a, b, c });
     }
 }
 
@@ -143,10 +128,11 @@ struct Checked<'a> {
 impl WithSimd for Checked<'_> {
     type Output = ();
 
-    /// Cuts C into tiles whose sums stay in registers: as tall and wide as the register file allows.
+    /// Cuts C into tiles whose sums stay in registers: as tall and wide as the register file
+    /// allows.
     ///
-    /// On each step a tile loads `VECTORS` vectors of B and `ROWS` single values of A for `ROWS · VECTORS`
-    /// multiply-adds, and the latter must be the bottleneck.
+    /// On each step a tile loads `VECTORS` vectors of B and `ROWS` single values of A for `ROWS ·
+    /// VECTORS` multiply-adds, and the latter must be the bottleneck.
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
         if S::REGISTER_COUNT < 32 {
@@ -209,8 +195,8 @@ impl Checked<'_> {
         }
     }
 
-    /// The tile of C from `row` and `column` on; its first row of A starts at `a`. With `TAIL` its last vector holds
-    /// only the columns that C still has.
+    /// The tile of C from `row` and `column` on; its first row of A starts at `a`. With `TAIL` its
+    /// last vector holds only the columns that C still has.
     #[inline(always)]
     fn tile<S: Simd, const ROWS: usize, const VECTORS: usize, const TAIL: bool>(
         &mut self,
@@ -219,21 +205,11 @@ impl Checked<'_> {
         a: usize,
         column: usize,
     ) {
-        let Gemm {
-            n,
-            segments,
-            depth,
-            rows,
-            a: sa,
-            b: sb,
-            c_row,
-            start,
-            ..
-        } = self.gemm;
+        let Gemm { n, segments, depth, rows, a: sa, b: sb, c_row, start, .. } = self.gemm;
         let last = column + (VECTORS - 1) * S::F32_LANES;
         let mask = MemMask::new(simd.mask_between_m32s(0, (n - last) as u32).mask());
-        // SAFETY: called below only where `run` has checked that the columns below `n` lie in their slice. The mask
-        // keeps the access to them.
+        // SAFETY: called below only where `run` has checked that the columns below `n` lie in their
+        // slice. The mask keeps the access to them.
         let load = |at: NonNull<f32>, j: usize| unsafe {
             let at = at.add(j * S::F32_LANES);
             if TAIL && j == VECTORS - 1 {
@@ -272,8 +248,8 @@ impl Checked<'_> {
             let (mut to_a, mut to_b) = (segment_a, segment_b);
             let mut terms = depth;
             loop {
-                // SAFETY: `run` has checked that the last row, segment and term lie in A, and the last segment,
-                // term and column in B.
+                // SAFETY: `run` has checked that the last row, segment and term lie in A, and the
+                // last segment, term and column in B.
                 unsafe {
                     let mut vectors = [zero; VECTORS];
                     for (j, vector) in vectors.iter_mut().enumerate() {
@@ -325,8 +301,9 @@ fn pointer(slice: &[f32]) -> NonNull<f32> {
 #[repr(C, packed)]
 struct Unaligned<T>(T);
 
-/// Reads a value or a vector. Unlike the methods of plain pointers this is not checked on every call in builds
-/// with debug assertions, such as those of a notebook kernel, where it would cost more than the arithmetic.
+/// Reads a value or a vector. Unlike the methods of plain pointers this is not checked on every
+/// call in builds with debug assertions, such as those of a notebook kernel, where it would cost
+/// more than the arithmetic.
 ///
 /// # Safety
 ///

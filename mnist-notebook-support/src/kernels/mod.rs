@@ -1,4 +1,66 @@
-//! CPU kernels.
+//! The arithmetic on the CPU: the layers of a network with their derivatives, and a whole training
+//! step, compiled.
+//!
+//! Plain slices and shapes go in and out; no tensor type appears here. Arrays are laid out as in
+//! Flax: images `[batch, height, width, channels]`, convolution kernels `[height, width, in, out]`,
+//! dense kernels `[in, out]`. All values are f32. There are two ways in:
+//!
+//! * [`Conv2d`], [`Dense`], [`Pool2d`], [`relu_forward`] and their like are single layers, forward
+//!   and backward: what automatic differentiation calls.
+//! * [`Program`] is the counterpart of the tutorial's `@jit`. It plans a chain of [`Layer`]s for a
+//!   batch size, allocates every buffer once, and replays the plan: forward, loss, backward and
+//!   update, without allocating again.
+//!
+//! # One product
+//!
+//! Nearly all the time of a step goes into multiply-adds, and they all have one form: C = A·B with
+//! small C tiles whose sums stay in registers while A and B stream past. `gemm` holds the one loop
+//! that does it, written over vectors of unspecified width (the `pulp` crate) and compiled for each
+//! instruction set; the machine at hand chooses when the program runs. Each step of the loop loads
+//! two vectors of B and seven single values of A for fourteen vector multiply-adds, so the
+//! multiply-adds are the bottleneck, and neither operand needs to be repacked first.
+//!
+//! That no repacking is needed is what makes convolution cheap here. The usual way builds a matrix
+//! of patches ("im2col") and multiplies it; the matrix is nine times the image. But in an NHWC
+//! image with a zero border, the patch under one kernel row is contiguous in memory, and the patch
+//! of the next pixel starts one pixel further on. So the bordered image *is* the matrix, read with
+//! overlapping rows, one segment of the sum per kernel row:
+//!
+//! * forward: pixels × (kernel column, channel), times the kernel;
+//! * gradient of the kernel: the same image transposed by its strides, times the gradient of the
+//!   output;
+//! * gradient of the input: a forward convolution of the bordered output gradient with the kernel
+//!   turned by 180 degrees and its channels exchanged.
+//!
+//! # Stages that stay in the cache
+//!
+//! What is left is moving data, and the plan avoids that by fusing what follows one another:
+//!
+//! * A convolution, its ReLU and its pooling run strip by strip: the rows under one row of pooling
+//!   windows are computed, clipped and pooled while they sit in the innermost cache, and the result
+//!   lands inside the border of the next convolution's input. The full-size activation never
+//!   exists. For the way back one byte per pooled value is kept: the signs of up to eight averaged
+//!   positions, or the position of the maximum.
+//! * The backward pass spreads a pooled gradient into a scratch image of the thread, uses it for
+//!   all three gradients, and forgets it. Nobody needs the gradient of the images, so it is not
+//!   computed.
+//! * A dense kernel is by far the largest array. Its rows are taken in blocks: a block gives its
+//!   part of the input gradient, then its own gradient is formed, added to the momentum and
+//!   subtracted from the block, all in one visit.
+//!
+//! # Threads, and the same bits from any number of them
+//!
+//! Work is spread over images or blocks, each product on a single thread. Where a sum crosses the
+//! tasks (the gradient of a convolution kernel over the batch, the product of a dense layer over
+//! its inputs) it is cut into parts that depend on the shapes alone, at most sixteen, and the parts
+//! are added in order. So the result has the same bits whether one thread works or sixteen. It may
+//! differ between instruction sets.
+//!
+//! # Debug builds
+//!
+//! A notebook kernel compiles with debug assertions and overflow checks. The loop of `gemm` is
+//! written so that nothing in it is checked on each pass, and runs there nearly as fast as in a
+//! release build.
 
 mod activation;
 mod buffer;

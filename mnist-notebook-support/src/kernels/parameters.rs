@@ -15,10 +15,7 @@ pub(super) enum Parameters<'a, 'p, 's> {
         beta: f32,
     },
     /// Each gradient is handed out.
-    Gradient {
-        params: &'a [&'p [f32]],
-        gradients: &'a mut [&'s mut [f32]],
-    },
+    Gradient { params: &'a [&'p [f32]], gradients: &'a mut [&'s mut [f32]] },
 }
 
 impl Parameters<'_, '_, '_> {
@@ -31,37 +28,23 @@ impl Parameters<'_, '_, '_> {
 
     pub(super) fn target(&mut self, index: usize) -> Target<'_> {
         match self {
-            Self::Momentum {
-                params,
-                momenta,
-                learning_rate,
-                beta,
-            } => Target::Momentum {
+            Self::Momentum { params, momenta, learning_rate, beta } => Target::Momentum {
                 param: params[index],
                 momentum: momenta[index],
                 learning_rate: *learning_rate,
                 beta: *beta,
             },
-            Self::Gradient { params, gradients } => Target::Gradient {
-                param: params[index],
-                gradient: gradients[index],
-            },
+            Self::Gradient { params, gradients } => {
+                Target::Gradient { param: params[index], gradient: gradients[index] }
+            }
         }
     }
 }
 
 /// A parameter, or a block of one, with the place its gradient goes to.
 pub(super) enum Target<'a> {
-    Momentum {
-        param: &'a mut [f32],
-        momentum: &'a mut [f32],
-        learning_rate: f32,
-        beta: f32,
-    },
-    Gradient {
-        param: &'a [f32],
-        gradient: &'a mut [f32],
-    },
+    Momentum { param: &'a mut [f32], momentum: &'a mut [f32], learning_rate: f32, beta: f32 },
+    Gradient { param: &'a [f32], gradient: &'a mut [f32] },
 }
 
 impl<'a> Target<'a> {
@@ -75,22 +58,16 @@ impl<'a> Target<'a> {
     /// Cuts the parameter into blocks of `len` values, to be treated side by side.
     pub(super) fn par_blocks(self, len: usize) -> impl IndexedParallelIterator<Item = Target<'a>> {
         match self {
-            Self::Momentum {
-                param,
-                momentum,
-                learning_rate,
-                beta,
-            } => Either::Left(
-                param
-                    .par_chunks_mut(len)
-                    .zip(momentum.par_chunks_mut(len))
-                    .map(move |(param, momentum)| Target::Momentum {
+            Self::Momentum { param, momentum, learning_rate, beta } => {
+                Either::Left(param.par_chunks_mut(len).zip(momentum.par_chunks_mut(len)).map(
+                    move |(param, momentum)| Target::Momentum {
                         param,
                         momentum,
                         learning_rate,
                         beta,
-                    }),
-            ),
+                    },
+                ))
+            }
             Self::Gradient { param, gradient } => Either::Right(
                 param
                     .par_chunks(len)
@@ -103,12 +80,7 @@ impl<'a> Target<'a> {
     /// Uses or hands out the gradient of this block.
     pub(super) fn apply(self, new: &[f32]) {
         match self {
-            Self::Momentum {
-                param,
-                momentum,
-                learning_rate,
-                beta,
-            } => vectorized(
+            Self::Momentum { param, momentum, learning_rate, beta } => vectorized(
                 #[inline(always)]
                 || {
                     for ((param, momentum), new) in param.iter_mut().zip(momentum).zip(new) {

@@ -28,14 +28,8 @@ pub(super) struct Plan {
 /// What flows between two layers, for one image.
 #[derive(Clone, Copy, Debug)]
 enum Flow {
-    Image {
-        height: usize,
-        width: usize,
-        channels: usize,
-    },
-    Row {
-        len: usize,
-    },
+    Image { height: usize, width: usize, channels: usize },
+    Row { len: usize },
     LogProbabilities,
 }
 
@@ -48,30 +42,15 @@ impl Plan {
             .iter()
             .filter(|layer| matches!(layer, Layer::Conv { .. } | Layer::Dense { .. }))
             .count();
-        let mut plan = Self {
-            param_lens: vec![0; 2 * parametric],
-            ..Self::default()
-        };
+        let mut plan = Self { param_lens: vec![0; 2 * parametric], ..Self::default() };
         checked_len(0, &[batch, height, width, channels])?;
-        let mut flow = Flow::Image {
-            height,
-            width,
-            channels,
-        };
+        let mut flow = Flow::Image { height, width, channels };
         let mut at = 0;
         while let Some(layer) = layers.get(at) {
             let (next, used) = match (flow, layer) {
                 (
-                    Flow::Image {
-                        height,
-                        width,
-                        channels,
-                    },
-                    Layer::Conv {
-                        kernel,
-                        features,
-                        params,
-                    },
+                    Flow::Image { height, width, channels },
+                    Layer::Conv { kernel, features, params },
                 ) => {
                     let conv = Conv2d {
                         batch: 1,
@@ -83,24 +62,13 @@ impl Plan {
                     };
                     plan.conv(batch, conv, *params, layers, at)?
                 }
-                (
-                    Flow::Image {
-                        height,
-                        width,
-                        channels,
-                    },
-                    Layer::Flatten,
-                ) => {
+                (Flow::Image { height, width, channels }, Layer::Flatten) => {
                     let len = height * width * channels;
                     plan.features = len;
                     (Flow::Row { len }, 1)
                 }
                 (Flow::Row { len }, Layer::Dense { features, params }) => {
-                    let dense = Dense {
-                        batch,
-                        inputs: len,
-                        outputs: *features,
-                    };
+                    let dense = Dense { batch, inputs: len, outputs: *features };
                     plan.dense(dense, *params, layers, at)?
                 }
                 (Flow::Row { .. }, Layer::LogSoftmax) if !plan.denses.is_empty() => {
@@ -116,14 +84,12 @@ impl Plan {
                 plan.place();
                 Ok(plan)
             }
-            _ => Err(refusal(
-                layers.len(),
-                "the chain must end with LogSoftmax".to_owned(),
-            )),
+            _ => Err(refusal(layers.len(), "the chain must end with LogSoftmax".to_owned())),
         }
     }
 
-    /// Adds a convolution with the ReLU and the pooling that follow it; returns what flows on and the layers used.
+    /// Adds a convolution with the ReLU and the pooling that follow it; returns what flows on and
+    /// the layers used.
     fn conv(
         &mut self,
         batch: usize,
@@ -135,15 +101,7 @@ impl Plan {
         let (kh, kw) = conv.kernel;
         let kernel_len = checked_len(at, &[kh, kw, conv.in_channels, conv.out_channels])?;
         let (height, width) = (conv.height + kh, conv.width + kw);
-        checked_len(
-            at,
-            &[
-                batch,
-                height,
-                width,
-                conv.in_channels.max(conv.out_channels),
-            ],
-        )?;
+        checked_len(at, &[batch, height, width, conv.in_channels.max(conv.out_channels)])?;
         self.take_params(at, params, kernel_len, conv.out_channels)?;
 
         let relu = layers.get(at + 1) == Some(&Layer::Relu);
@@ -162,19 +120,8 @@ impl Plan {
                 format!("the window has {positions} pixels, and at most {most} are supported");
             return Err(refusal(pool_at, reason));
         }
-        let Conv2d {
-            height,
-            width,
-            out_channels: channels,
-            ..
-        } = conv;
-        let pool = Pool2d {
-            batch: 1,
-            height,
-            width,
-            channels,
-            window,
-        };
+        let Conv2d { height, width, out_channels: channels, .. } = conv;
+        let pool = Pool2d { batch: 1, height, width, channels, window };
         let (rows, columns) = pool.windows();
         if rows == 0 || columns == 0 {
             let reason =
@@ -189,10 +136,7 @@ impl Plan {
             pool,
             params,
             input: self.padded_len,
-            output: Place {
-                origin: 0,
-                stride: 0,
-            },
+            output: Place { origin: 0, stride: 0 },
             marks: self.marks_len,
             gradient: self.gradient_len,
             kernel: Buffer::zeroed(kernel_len),
@@ -201,14 +145,7 @@ impl Plan {
         self.padded_len += conv.padded_len().next_multiple_of(LINE_VALUES);
         self.marks_len += pool.output_len();
         self.gradient_len += (kernel_len + channels).next_multiple_of(LINE_VALUES);
-        Ok((
-            Flow::Image {
-                height: rows,
-                width: columns,
-                channels,
-            },
-            used,
-        ))
+        Ok((Flow::Image { height: rows, width: columns, channels }, used))
     }
 
     /// Adds a dense layer with the ReLU that follows it; returns what flows on and the layers used.
@@ -224,8 +161,7 @@ impl Plan {
         self.take_params(at, params, kernel_len, dense.outputs)?;
         let relu = layers.get(at + 1) == Some(&Layer::Relu);
         let needs_input_gradient = !self.convs.is_empty() || !self.denses.is_empty();
-        self.denses
-            .push(DenseStage::new(dense, relu, params, needs_input_gradient));
+        self.denses.push(DenseStage::new(dense, relu, params, needs_input_gradient));
         Ok((Flow::Row { len: dense.outputs }, 1 + usize::from(relu)))
     }
 
@@ -251,7 +187,8 @@ impl Plan {
         Ok(())
     }
 
-    /// Lets each convolution write straight into the padded input of the next, the last into the features.
+    /// Lets each convolution write straight into the padded input of the next, the last into the
+    /// features.
     fn place(&mut self) {
         for index in 0..self.convs.len() {
             let output = match self.convs.get(index + 1) {
@@ -261,10 +198,7 @@ impl Plan {
                 },
                 None => {
                     let pool = &self.convs[index].pool;
-                    Place {
-                        origin: self.padded_len,
-                        stride: pool.windows().1 * pool.channels,
-                    }
+                    Place { origin: self.padded_len, stride: pool.windows().1 * pool.channels }
                 }
             };
             self.convs[index].output = output;
@@ -279,19 +213,11 @@ fn refusal(layer: usize, reason: String) -> KernelError {
 /// The product of the extents, if none is 0 and the product is sane.
 fn checked_len(layer: usize, extents: &[usize]) -> Result<usize> {
     if extents.contains(&0) {
-        return Err(refusal(
-            layer,
-            format!("the extents {extents:?} contain a 0"),
-        ));
+        return Err(refusal(layer, format!("the extents {extents:?} contain a 0")));
     }
-    let len = extents.iter().fold(1u128, |product, &extent| {
-        product.saturating_mul(extent as u128)
-    });
+    let len = extents.iter().fold(1u128, |product, &extent| product.saturating_mul(extent as u128));
     if len > MAX_VALUES {
-        return Err(refusal(
-            layer,
-            format!("an array of {extents:?} values is too large"),
-        ));
+        return Err(refusal(layer, format!("an array of {extents:?} values is too large")));
     }
     Ok(len as usize)
 }

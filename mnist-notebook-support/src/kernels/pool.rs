@@ -2,6 +2,7 @@
 
 use rayon::prelude::*;
 
+use super::buffer::with_scratch;
 use super::error::{Result, check_len, check_window};
 use super::gemm::vectorized;
 
@@ -49,7 +50,8 @@ impl Pool2d {
             for (x, output) in output.chunks_exact_mut(self.channels).enumerate() {
                 output.fill(0.0);
                 for offset in self.offsets(x) {
-                    for (output, value) in output.iter_mut().zip(&strip[offset..]) {
+                    for (output, value) in output.iter_mut().zip(&strip[offset..][..self.channels])
+                    {
                         *output += value;
                     }
                 }
@@ -71,7 +73,9 @@ impl Pool2d {
         self.for_each_strip_mut(d_input, d_output, |_, d_strip, d_output| {
             for (x, d_output) in d_output.chunks_exact(self.channels).enumerate() {
                 for offset in self.offsets(x) {
-                    for (d_input, d_output) in d_strip[offset..].iter_mut().zip(d_output) {
+                    for (d_input, d_output) in
+                        d_strip[offset..][..self.channels].iter_mut().zip(d_output)
+                    {
                         *d_input = d_output * self.average_scale();
                     }
                 }
@@ -92,12 +96,9 @@ impl Pool2d {
             for (x, output) in output.chunks_exact_mut(self.channels).enumerate() {
                 output.fill(f32::NEG_INFINITY);
                 for offset in self.offsets(x) {
-                    for (output, &value) in output.iter_mut().zip(&strip[offset..]) {
-                        *output = if exceeds(value, *output) {
-                            value
-                        } else {
-                            *output
-                        };
+                    for (output, &value) in output.iter_mut().zip(&strip[offset..][..self.channels])
+                    {
+                        *output = if exceeds(value, *output) { value } else { *output };
                     }
                 }
             }
@@ -105,8 +106,8 @@ impl Pool2d {
         Ok(())
     }
 
-    /// Derivative with respect to the input: it goes to the first position, in row order, that holds the
-    /// maximum, as in XLA.
+    /// Derivative with respect to the input: it goes to the first position, in row order, that
+    /// holds the maximum, as in XLA.
     ///
     /// # Errors
     ///
@@ -116,20 +117,27 @@ impl Pool2d {
         check_len("pooling input gradient", self.input_len(), d_input.len())?;
         self.for_each_strip_mut(d_input, d_output, |first, d_strip, d_output| {
             let strip = &input[first..][..self.strip_len()];
-            for (x, d_output) in d_output.chunks_exact(self.channels).enumerate() {
-                for (channel, d_output) in d_output.iter().enumerate() {
-                    let mut positions = self.offsets(x).map(|offset| offset + channel);
-                    let first = positions.next().unwrap_or(0);
-                    let winner = positions.fold(first, |best, position| {
-                        if exceeds(strip[position], strip[best]) {
-                            position
-                        } else {
-                            best
+            with_scratch([self.channels, self.channels], |best, winner| {
+                for (x, d_output) in d_output.chunks_exact(self.channels).enumerate() {
+                    best.fill(f32::NEG_INFINITY);
+                    // Positions are exact in f32, and all lanes are then of one width.
+                    winner.fill(0.0);
+                    for (position, offset) in self.offsets(x).enumerate() {
+                        let values = strip[offset..][..self.channels].iter().zip(best.iter_mut());
+                        for ((&value, best), winner) in values.zip(winner.iter_mut()) {
+                            let wins = exceeds(value, *best);
+                            *best = if wins { value } else { *best };
+                            *winner = if wins { position as f32 } else { *winner };
                         }
-                    });
-                    d_strip[winner] = *d_output;
+                    }
+                    for (position, offset) in self.offsets(x).enumerate() {
+                        let d_values = d_strip[offset..][..self.channels].iter_mut().zip(d_output);
+                        for ((d_input, &d_output), &winner) in d_values.zip(winner.iter()) {
+                            *d_input = if winner == position as f32 { d_output } else { 0.0 };
+                        }
+                    }
                 }
-            }
+            });
         });
         Ok(())
     }
@@ -143,10 +151,7 @@ impl Pool2d {
     /// Rows and columns of windows; 0 if the window has no extent.
     pub(super) fn windows(&self) -> (usize, usize) {
         let count = |extent: usize, window: usize| extent.checked_div(window).unwrap_or(0);
-        (
-            count(self.height, self.window.0),
-            count(self.width, self.window.1),
-        )
+        (count(self.height, self.window.0), count(self.width, self.window.1))
     }
 
     pub(super) fn average_scale(&self) -> f32 {
@@ -165,12 +170,7 @@ impl Pool2d {
     /// Where the pixels of the `x`-th window start in its strip, in row order.
     #[inline(always)]
     pub(super) fn offsets(&self, x: usize) -> impl Iterator<Item = usize> + use<> {
-        let Self {
-            width,
-            channels,
-            window,
-            ..
-        } = *self;
+        let Self { width, channels, window, .. } = *self;
         (0..window.0).flat_map(move |wy| {
             (0..window.1).map(move |wx| (wy * width + x * window.1 + wx) * channels)
         })
@@ -183,23 +183,20 @@ impl Pool2d {
             return;
         }
         let row_len = columns * self.channels;
-        output
-            .par_chunks_mut(rows * row_len)
-            .enumerate()
-            .for_each(|(image, output)| {
-                vectorized(
-                    #[inline(always)]
-                    || {
-                        for (y, output) in output.chunks_exact_mut(row_len).enumerate() {
-                            work(image * self.image_len() + y * self.strip_len(), output);
-                        }
-                    },
-                );
-            });
+        output.par_chunks_mut(rows * row_len).enumerate().for_each(|(image, output)| {
+            vectorized(
+                #[inline(always)]
+                || {
+                    for (y, output) in output.chunks_exact_mut(row_len).enumerate() {
+                        work(image * self.image_len() + y * self.strip_len(), output);
+                    }
+                },
+            );
+        });
     }
 
-    /// Calls `work` with the position of each strip in the input, the strip's derivatives, zero so far, and
-    /// those of its row of the output.
+    /// Calls `work` with the position of each strip in the input, the strip's derivatives, zero so
+    /// far, and those of its row of the output.
     fn for_each_strip_mut(
         &self,
         d_input: &mut [f32],
@@ -211,32 +208,26 @@ impl Pool2d {
         }
         let (rows, columns) = self.windows();
         let row_len = columns * self.channels;
-        d_input
-            .par_chunks_mut(self.image_len())
-            .enumerate()
-            .for_each(|(image, d_input)| {
-                vectorized(
-                    #[inline(always)]
-                    || {
-                        d_input.fill(0.0);
-                        let d_output = &d_output[image * rows * row_len..][..rows * row_len];
-                        let strips = d_input.chunks_exact_mut(self.strip_len());
-                        for (y, d_strip) in strips.take(rows).enumerate() {
-                            let d_row = &d_output[y * row_len..][..row_len];
-                            work(
-                                image * self.image_len() + y * self.strip_len(),
-                                d_strip,
-                                d_row,
-                            );
-                        }
-                    },
-                );
-            });
+        d_input.par_chunks_mut(self.image_len()).enumerate().for_each(|(image, d_input)| {
+            vectorized(
+                #[inline(always)]
+                || {
+                    d_input.fill(0.0);
+                    let d_output = &d_output[image * rows * row_len..][..rows * row_len];
+                    let strips = d_input.chunks_exact_mut(self.strip_len());
+                    for (y, d_strip) in strips.take(rows).enumerate() {
+                        let d_row = &d_output[y * row_len..][..row_len];
+                        work(image * self.image_len() + y * self.strip_len(), d_strip, d_row);
+                    }
+                },
+            );
+        });
     }
 }
 
 /// Whether `value` replaces `best` as the maximum. A NaN does, and stays.
 #[inline(always)]
 pub(super) fn exceeds(value: f32, best: f32) -> bool {
-    value > best || (value.is_nan() && !best.is_nan())
+    // Without short circuits, so that the loops around it stay free of branches.
+    (value > best) | (value.is_nan() & !best.is_nan())
 }

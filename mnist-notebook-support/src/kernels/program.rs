@@ -59,7 +59,8 @@ pub struct Outcome {
 /// Gradient values that are summed over the groups at once.
 const SUM_BLOCK: usize = 1024;
 
-/// A network planned for a batch size: every buffer is allocated here, once, and every call replays the plan.
+/// A network planned for a batch size: every buffer is allocated here, once, and every call replays
+/// the plan.
 #[derive(Debug)]
 pub struct Program {
     batch: usize,
@@ -68,7 +69,8 @@ pub struct Program {
     param_lens: Vec<usize>,
     convs: Vec<ConvStage>,
     denses: Vec<DenseStage>,
-    /// Per image: the padded input of every convolution, then the features of the first dense layer.
+    /// Per image: the padded input of every convolution, then the features of the first dense
+    /// layer.
     activations: Buffer,
     activations_len: usize,
     features: usize,
@@ -89,16 +91,14 @@ impl Program {
     ///
     /// # Errors
     ///
-    /// If the chain is none of these, or its sizes do not fit together: the message names the layer.
+    /// If the chain is none of these, or its sizes do not fit together: the message names the
+    /// layer.
     pub fn new(input_shape: [usize; 4], layers: &[Layer]) -> Result<Self> {
         let plan = Plan::new(input_shape, layers)?;
         let [batch, height, width, channels] = input_shape;
         let activations_len = (plan.padded_len + plan.features).next_multiple_of(LINE_VALUES);
         let classes = plan.denses.last().map_or(0, |stage| stage.dense.outputs);
-        let marks_len = plan
-            .marks_len
-            .next_multiple_of(LINE_VALUES)
-            .max(LINE_VALUES);
+        let marks_len = plan.marks_len.next_multiple_of(LINE_VALUES).max(LINE_VALUES);
         Ok(Self {
             batch,
             image_len: height * width * channels,
@@ -123,8 +123,8 @@ impl Program {
         self.batch
     }
 
-    /// One step of gradient descent with momentum on a batch of images `[n, height, width, channels]`,
-    /// n at most the planned batch size: m ← βm + g; p ← p − learning_rate·m.
+    /// One step of gradient descent with momentum on a batch of images `[n, height, width,
+    /// channels]`, n at most the planned batch size: m ← βm + g; p ← p − learning_rate·m.
     ///
     /// Loss and correct images are those before the update.
     ///
@@ -143,12 +143,7 @@ impl Program {
         self.check_params("parameters", params.iter().map(|param| param.len()))?;
         self.check_params("momenta", momenta.iter().map(|momentum| momentum.len()))?;
         self.check_batch(images, labels)?;
-        let parameters = Parameters::Momentum {
-            params,
-            momenta,
-            learning_rate,
-            beta,
-        };
+        let parameters = Parameters::Momentum { params, momenta, learning_rate, beta };
         Ok(self.step(parameters, images, labels))
     }
 
@@ -185,18 +180,10 @@ impl Program {
         check_len("images", labels.len() * self.image_len, images.len())?;
         self.check_labels(labels)?;
         if labels.is_empty() {
-            return Err(KernelError::BatchSize {
-                planned: self.batch,
-                found: 0,
-            });
+            return Err(KernelError::BatchSize { planned: self.batch, found: 0 });
         }
-        let parameters = Parameters::Gradient {
-            params,
-            gradients: &mut [],
-        };
-        let batches = images
-            .chunks(self.batch * self.image_len)
-            .zip(labels.chunks(self.batch));
+        let parameters = Parameters::Gradient { params, gradients: &mut [] };
+        let batches = images.chunks(self.batch * self.image_len).zip(labels.chunks(self.batch));
         let (loss, correct) = in_pool(|| {
             self.load_kernels(&parameters);
             batches.fold((0.0, 0), |(loss, correct), (images, labels)| {
@@ -205,10 +192,7 @@ impl Program {
                 (loss + batch_loss, correct + batch_correct)
             })
         });
-        Ok(Outcome {
-            loss: (loss / labels.len() as f64) as f32,
-            correct,
-        })
+        Ok(Outcome { loss: (loss / labels.len() as f64) as f32, correct })
     }
 
     /// Log-probabilities `[n, classes]` of any number of images, taken batch by batch.
@@ -223,17 +207,10 @@ impl Program {
         log_probs: &mut [f32],
     ) -> Result<()> {
         self.check_params("parameters", params.iter().map(|param| param.len()))?;
-        check_len(
-            "images",
-            images.len() / self.image_len * self.image_len,
-            images.len(),
-        )?;
+        check_len("images", images.len() / self.image_len * self.image_len, images.len())?;
         let expected = images.len() / self.image_len * self.classes;
         check_len("log-probabilities", expected, log_probs.len())?;
-        let parameters = Parameters::Gradient {
-            params,
-            gradients: &mut [],
-        };
+        let parameters = Parameters::Gradient { params, gradients: &mut [] };
         let outputs = log_probs.chunks_mut(self.batch * self.classes);
         let batches = images.chunks(self.batch * self.image_len).zip(outputs);
         in_pool(|| {
@@ -252,18 +229,12 @@ impl Program {
         found: impl ExactSizeIterator<Item = usize>,
     ) -> Result<()> {
         check_len(what, self.param_lens.len(), found.len())?;
-        self.param_lens
-            .iter()
-            .zip(found)
-            .try_for_each(|(&len, found)| check_len(what, len, found))
+        self.param_lens.iter().zip(found).try_for_each(|(&len, found)| check_len(what, len, found))
     }
 
     fn check_batch(&self, images: &[f32], labels: &[u32]) -> Result<()> {
         if labels.is_empty() || labels.len() > self.batch {
-            return Err(KernelError::BatchSize {
-                planned: self.batch,
-                found: labels.len(),
-            });
+            return Err(KernelError::BatchSize { planned: self.batch, found: labels.len() });
         }
         check_len("images", labels.len() * self.image_len, images.len())?;
         self.check_labels(labels)
@@ -272,11 +243,7 @@ impl Program {
     fn check_labels(&self, labels: &[u32]) -> Result<()> {
         let classes = self.classes;
         match labels.iter().position(|&label| label as usize >= classes) {
-            Some(image) => Err(KernelError::Label {
-                label: labels[image],
-                image,
-                classes,
-            }),
+            Some(image) => Err(KernelError::Label { label: labels[image], image, classes }),
             None => Ok(()),
         }
     }
@@ -289,10 +256,7 @@ impl Program {
             self.start_backward(labels);
             self.backward_denses(&mut parameters, labels.len());
             self.backward_convs(&mut parameters, labels.len());
-            Outcome {
-                loss: (loss / labels.len() as f64) as f32,
-                correct,
-            }
+            Outcome { loss: (loss / labels.len() as f64) as f32, correct }
         })
     }
 
@@ -302,17 +266,15 @@ impl Program {
         }
     }
 
-    /// Images to log-probabilities: image by image through the convolutions, then together through the dense layers.
+    /// Images to log-probabilities: image by image through the convolutions, then together through
+    /// the dense layers.
     fn forward_batch(&mut self, parameters: &Parameters, images: &[f32]) {
         let batch = images.len() / self.image_len;
         self.forward_convs(parameters, images);
         let mut input = &self.activations[self.features..];
         let mut input_row = self.activations_len;
         for stage in &mut self.denses {
-            let (kernel, bias) = (
-                parameters.get(stage.params.0),
-                parameters.get(stage.params.1),
-            );
+            let (kernel, bias) = (parameters.get(stage.params.0), parameters.get(stage.params.1));
             stage.forward(batch, input, input_row, kernel, bias);
             (input, input_row) = (&stage.output, stage.dense.outputs);
         }
@@ -326,12 +288,7 @@ impl Program {
     }
 
     fn forward_convs(&mut self, parameters: &Parameters, images: &[f32]) {
-        let strip_len = self
-            .convs
-            .iter()
-            .map(|stage| stage.pool.strip_len())
-            .max()
-            .unwrap_or(0);
+        let strip_len = self.convs.iter().map(|stage| stage.pool.strip_len()).max().unwrap_or(0);
         let features = self.features..self.features + self.features_len;
         let convs = &self.convs;
         images
@@ -366,9 +323,8 @@ impl Program {
         };
         let share = 1.0 / labels.len() as f32;
         let rows = last.d_output.chunks_exact_mut(self.classes);
-        for ((d_logits, log_probs), &label) in rows
-            .zip(self.log_probs.chunks_exact(self.classes))
-            .zip(labels)
+        for ((d_logits, log_probs), &label) in
+            rows.zip(self.log_probs.chunks_exact(self.classes)).zip(labels)
         {
             for (d_logit, log_prob) in d_logits.iter_mut().zip(log_probs) {
                 *d_logit = log_prob.exp() * share;
@@ -394,44 +350,33 @@ impl Program {
         }
     }
 
-    /// Groups of images side by side, each image back through all convolutions while it is in the cache. A group
-    /// sums its own gradients; the groups, fixed by the batch size alone, are added in order.
+    /// Groups of images side by side, each image back through all convolutions while it is in the
+    /// cache. A group sums its own gradients; the groups, fixed by the batch size alone, are added
+    /// in order.
     fn backward_convs(&mut self, parameters: &mut Parameters, batch: usize) {
         let (Some(dense), false) = (self.denses.first(), self.convs.is_empty()) else {
             return;
         };
         let outputs = self.convs.iter().map(ConvStage::output_len);
-        let inputs = self
-            .convs
-            .iter()
-            .skip(1)
-            .map(|stage| stage.conv.input_len());
+        let inputs = self.convs.iter().skip(1).map(|stage| stage.conv.input_len());
         let gradient_len = outputs.chain(inputs).max().unwrap_or(0);
-        let d_output_len = self
-            .convs
-            .iter()
-            .map(ConvStage::d_output_len)
-            .max()
-            .unwrap_or(0);
+        let d_output_len = self.convs.iter().map(ConvStage::d_output_len).max().unwrap_or(0);
         let group = batch.div_ceil(MAX_PARTIALS);
         let groups = batch.div_ceil(group);
         let partials = &mut self.partials[..groups * self.partial_len];
-        partials
-            .par_chunks_exact_mut(self.partial_len)
-            .enumerate()
-            .for_each(|(index, partial)| {
-                partial.fill(0.0);
-                with_scratch([gradient_len, d_output_len], |gradient, d_output| {
-                    for image in index * group..batch.min((index + 1) * group) {
-                        let activations = &self.activations[image * self.activations_len..];
-                        let marks = &self.marks[image * self.marks_len..];
-                        dense.input_gradient(batch, image, &mut gradient[..self.features_len]);
-                        for stage in self.convs.iter().rev() {
-                            stage.backward(activations, marks, gradient, d_output, partial);
-                        }
+        partials.par_chunks_exact_mut(self.partial_len).enumerate().for_each(|(index, partial)| {
+            partial.fill(0.0);
+            with_scratch([gradient_len, d_output_len], |gradient, d_output| {
+                for image in index * group..batch.min((index + 1) * group) {
+                    let activations = &self.activations[image * self.activations_len..];
+                    let marks = &self.marks[image * self.marks_len..];
+                    dense.input_gradient(batch, image, &mut gradient[..self.features_len]);
+                    for stage in self.convs.iter().rev() {
+                        stage.backward(activations, marks, gradient, d_output, partial);
                     }
-                });
+                }
             });
+        });
 
         let partials = &*partials;
         for stage in &self.convs {
@@ -440,24 +385,22 @@ impl Program {
             for index in [kernel, bias] {
                 let target = parameters.target(index);
                 let len = target.param().len();
-                target
-                    .par_blocks(SUM_BLOCK)
-                    .enumerate()
-                    .for_each(|(block, target)| {
-                        let mut sum = [0.0; SUM_BLOCK];
-                        let sum = &mut sum[..target.param().len()];
-                        for partial in partials.chunks_exact(self.partial_len) {
-                            add(&partial[start + block * SUM_BLOCK..][..sum.len()], sum);
-                        }
-                        target.apply(sum);
-                    });
+                target.par_blocks(SUM_BLOCK).enumerate().for_each(|(block, target)| {
+                    let mut sum = [0.0; SUM_BLOCK];
+                    let sum = &mut sum[..target.param().len()];
+                    for partial in partials.chunks_exact(self.partial_len) {
+                        add(&partial[start + block * SUM_BLOCK..][..sum.len()], sum);
+                    }
+                    target.apply(sum);
+                });
                 start += len;
             }
         }
     }
 }
 
-/// Runs `work` on a thread of the pool: the phases of a step then follow each other without waking it anew.
+/// Runs `work` on a thread of the pool: the phases of a step then follow each other without waking
+/// it anew.
 fn in_pool<R: Send>(work: impl FnOnce() -> R + Send) -> R {
     rayon::scope(|_| work())
 }
@@ -465,11 +408,7 @@ fn in_pool<R: Send>(work: impl FnOnce() -> R + Send) -> R {
 /// The first of the largest values.
 fn argmax(values: &[f32]) -> usize {
     let better = |best: usize, index: usize| {
-        if values[index] > values[best] {
-            index
-        } else {
-            best
-        }
+        if values[index] > values[best] { index } else { best }
     };
     (0..values.len()).fold(0, better)
 }

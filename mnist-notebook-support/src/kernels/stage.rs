@@ -1,4 +1,5 @@
-//! The two kinds of stages of a compiled step: convolution with ReLU and pooling, and dense with ReLU.
+//! The two kinds of stages of a compiled step: convolution with ReLU and pooling, and dense with
+//! ReLU.
 
 use rayon::prelude::*;
 
@@ -15,8 +16,8 @@ const NO_WINNER: u8 = u8::MAX;
 /// How a window becomes one value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Pooling {
-    /// The mean. One mark per output: bit j says whether position j passes its derivative. No pooling at all is
-    /// this with a window of one.
+    /// The mean. One mark per output: bit j says whether position j passes its derivative. No
+    /// pooling at all is this with a window of one.
     Average,
     /// The maximum. One mark per output: the winner's position, or [`NO_WINNER`].
     Max,
@@ -58,7 +59,8 @@ impl ConvStage {
         self.pool.output_len()
     }
 
-    /// Values of the output gradient of the convolution, with a border if it is needed for the way back.
+    /// Values of the output gradient of the convolution, with a border if it is needed for the way
+    /// back.
     pub(super) fn d_output_len(&self) -> usize {
         if self.flipped.is_empty() {
             self.conv.output_len()
@@ -74,8 +76,8 @@ impl ConvStage {
         }
     }
 
-    /// From the padded input to the pooled output, one strip of windows after another, so that the full
-    /// convolution output never leaves the innermost cache.
+    /// From the padded input to the pooled output, one strip of windows after another, so that the
+    /// full convolution output never leaves the innermost cache.
     pub(super) fn forward(
         &self,
         bias: &[f32],
@@ -90,8 +92,7 @@ impl ConvStage {
         let input = &input[self.input..];
         for y in 0..rows {
             let first = y * self.pool.window.0;
-            self.conv
-                .output_rows(input, &self.kernel, Start::Row(bias), first, strip);
+            self.conv.output_rows(input, &self.kernel, Start::Row(bias), first, strip);
             let output = &mut output[y * self.output.stride..][..pooled_len];
             let marks = &mut marks[self.marks + y * pooled_len..][..pooled_len];
             vectorized(
@@ -104,9 +105,7 @@ impl ConvStage {
     #[inline(always)]
     fn pool_strip(&self, strip: &[f32], output: &mut [f32], marks: &mut [u8]) {
         let channels = self.conv.out_channels;
-        let windows = output
-            .chunks_exact_mut(channels)
-            .zip(marks.chunks_exact_mut(channels));
+        let windows = output.chunks_exact_mut(channels).zip(marks.chunks_exact_mut(channels));
         for (x, (output, marks)) in windows.enumerate() {
             match self.pooling {
                 Pooling::Average => self.average(strip, x, output, marks),
@@ -141,24 +140,22 @@ impl ConvStage {
         for (position, offset) in self.pool.offsets(x).enumerate() {
             let values = &strip[offset..][..output.len()];
             for ((output, mark), &value) in output.iter_mut().zip(marks.iter_mut()).zip(values) {
-                if exceeds(value, *output) {
-                    *output = value;
-                    *mark = position as u8;
-                }
+                let wins = exceeds(value, *output);
+                *output = if wins { value } else { *output };
+                *mark = if wins { position as u8 } else { *mark };
             }
         }
         if self.relu {
             for (output, mark) in output.iter_mut().zip(marks) {
-                if *output <= 0.0 {
-                    *output = 0.0;
-                    *mark = NO_WINNER;
-                }
+                let clipped = *output <= 0.0;
+                *output = if clipped { 0.0 } else { *output };
+                *mark = if clipped { NO_WINNER } else { *mark };
             }
         }
     }
 
-    /// From the gradient of the pooled output, in `gradient`, to that of kernel and bias, added to `partial`, and,
-    /// if there is a stage before this one, to that of the input, in `gradient`.
+    /// From the gradient of the pooled output, in `gradient`, to that of kernel and bias, added to
+    /// `partial`, and, if there is a stage before this one, to that of the input, in `gradient`.
     pub(super) fn backward(
         &self,
         activations: &[f32],
@@ -167,19 +164,11 @@ impl ConvStage {
         d_output: &mut [f32],
         partial: &mut [f32],
     ) {
-        let Conv2d {
-            height,
-            width,
-            out_channels,
-            ..
-        } = self.conv;
+        let Conv2d { height, width, out_channels, .. } = self.conv;
         let transposed = self.conv.transposed();
         let has_border = !self.flipped.is_empty();
         let (origin, stride) = if has_border {
-            (
-                transposed.origin(self.conv.high_padding()),
-                transposed.padded_row(),
-            )
+            (transposed.origin(self.conv.high_padding()), transposed.padded_row())
         } else {
             (0, width * out_channels)
         };
@@ -206,8 +195,7 @@ impl ConvStage {
             add_rows(row, &mut d_bias[..out_channels]);
         }
         let input = &activations[self.input..];
-        self.conv
-            .add_image_gradient(input, &d_output[origin..], stride, d_kernel);
+        self.conv.add_image_gradient(input, &d_output[origin..], stride, d_kernel);
         if has_border {
             let d_input = &mut gradient[..self.conv.input_len()];
             transposed.output_rows(d_output, &self.flipped, Start::Zero, 0, d_input);
@@ -219,9 +207,7 @@ impl ConvStage {
         let channels = self.conv.out_channels;
         let scale = self.pool.average_scale();
         let (height, width) = self.pool.window;
-        let windows = gradient
-            .chunks_exact(channels)
-            .zip(marks.chunks_exact(channels));
+        let windows = gradient.chunks_exact(channels).zip(marks.chunks_exact(channels));
         for (x, (gradient, marks)) in windows.enumerate() {
             for position in 0..height * width {
                 let (wy, wx) = (position / width, position % width);
@@ -238,11 +224,7 @@ impl ConvStage {
                     }
                     Pooling::Max => {
                         for (d_output, (&gradient, &mark)) in d_output.iter_mut().zip(values) {
-                            *d_output = if mark == position as u8 {
-                                gradient
-                            } else {
-                                0.0
-                            };
+                            *d_output = if mark == position as u8 { gradient } else { 0.0 };
                         }
                     }
                 }
@@ -304,22 +286,15 @@ impl DenseStage {
         kernel: &[f32],
         bias: &[f32],
     ) {
-        let dense = Dense {
-            batch,
-            ..self.dense
-        };
+        let dense = Dense { batch, ..self.dense };
         let partials = &mut self.partials[..dense.partials_len()];
         dense.multiply(input, input_row, kernel, partials);
-        dense.sum_partials(
-            partials,
-            bias,
-            self.relu,
-            &mut self.output[..dense.output_len()],
-        );
+        dense.sum_partials(partials, bias, self.relu, &mut self.output[..dense.output_len()]);
     }
 
-    /// From `d_output` to the gradients of input, kernel and bias. Block by block: the kernel's rows give
-    /// the input gradient, then their own gradient is formed and used while they are still in the cache.
+    /// From `d_output` to the gradients of input, kernel and bias. Block by block: the kernel's
+    /// rows give the input gradient, then their own gradient is formed and used while they are
+    /// still in the cache.
     pub(super) fn backward(
         &mut self,
         batch: usize,
@@ -327,10 +302,7 @@ impl DenseStage {
         input_row: usize,
         parameters: &mut Parameters,
     ) {
-        let dense = Dense {
-            batch,
-            ..self.dense
-        };
+        let dense = Dense { batch, ..self.dense };
         let d_output = &self.d_output[..dense.output_len()];
         let d_output_t = &mut self.d_output_t[..dense.output_len()];
         transpose(d_output, dense.outputs, d_output_t);
@@ -358,14 +330,12 @@ impl DenseStage {
 
     /// One image's input gradient, after [`Self::backward`] with the same batch.
     pub(super) fn input_gradient(&self, batch: usize, image: usize, gradient: &mut [f32]) {
-        let dense = Dense {
-            batch,
-            ..self.dense
-        };
+        let dense = Dense { batch, ..self.dense };
         dense.gather_input_gradient(&self.d_input_blocks[..dense.input_len()], image, gradient);
     }
 
-    /// Takes the input gradient of the layer above as this stage's output gradient, back through the ReLU.
+    /// Takes the input gradient of the layer above as this stage's output gradient, back through
+    /// the ReLU.
     pub(super) fn take_gradient(&mut self, batch: usize, above: &Self) {
         let outputs = self.dense.outputs;
         self.d_output

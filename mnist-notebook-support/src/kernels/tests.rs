@@ -7,10 +7,7 @@ struct Random(u64);
 
 impl Random {
     fn next(&mut self) -> u64 {
-        self.0 = self
-            .0
-            .wrapping_mul(6364136223846793005)
-            .wrapping_add(1442695040888963407);
+        self.0 = self.0.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
         self.0 >> 33
     }
 
@@ -33,15 +30,10 @@ impl Random {
 
 fn assert_close(what: &str, found: &[f32], expected: &[f64], tolerance: f64) {
     assert_eq!(found.len(), expected.len(), "{what}");
-    let largest = expected
-        .iter()
-        .fold(1e-6, |largest: f64, value| largest.max(value.abs()));
+    let largest = expected.iter().fold(1e-6, |largest: f64, value| largest.max(value.abs()));
     for (index, (&found, &expected)) in found.iter().zip(expected).enumerate() {
         let error = (f64::from(found) - expected).abs() / largest;
-        assert!(
-            error <= tolerance,
-            "{what}[{index}]: {found} instead of {expected}"
-        );
+        assert!(error <= tolerance, "{what}[{index}]: {found} instead of {expected}");
     }
 }
 
@@ -55,14 +47,7 @@ mod reference {
 
     /// Calls `visit(input, kernel, output)` with the positions of every product of the convolution.
     pub fn each_product(conv: &Conv2d, mut visit: impl FnMut(usize, usize, usize)) {
-        let Conv2d {
-            batch,
-            height,
-            width,
-            in_channels,
-            out_channels,
-            kernel: (kh, kw),
-        } = *conv;
+        let Conv2d { batch, height, width, in_channels, out_channels, kernel: (kh, kw) } = *conv;
         for n in 0..batch {
             for (y, x) in (0..height).flat_map(|y| (0..width).map(move |x| (y, x))) {
                 for (ky, kx) in (0..kh).flat_map(|ky| (0..kw).map(move |kx| (ky, kx))) {
@@ -89,25 +74,14 @@ mod reference {
     }
 
     pub fn conv(conv: &Conv2d, input: &[f64], kernel: &[f64], bias: &[f64]) -> Vec<f64> {
-        let mut output: Vec<f64> = bias
-            .iter()
-            .copied()
-            .cycle()
-            .take(conv.output_len())
-            .collect();
+        let mut output: Vec<f64> = bias.iter().copied().cycle().take(conv.output_len()).collect();
         each_product(conv, |i, k, o| output[o] += input[i] * kernel[k]);
         output
     }
 
     /// The positions of each window's pixels, in row order.
     pub fn windows(pool: &Pool2d) -> Vec<Vec<usize>> {
-        let Pool2d {
-            batch,
-            height,
-            width,
-            channels,
-            window: (wh, ww),
-        } = *pool;
+        let Pool2d { batch, height, width, channels, window: (wh, ww) } = *pool;
         let mut windows = Vec::new();
         for n in 0..batch {
             for (y, x) in
@@ -145,11 +119,7 @@ mod reference {
     }
 
     pub fn dense(dense: &Dense, input: &[f64], kernel: &[f64], bias: &[f64]) -> Vec<f64> {
-        let Dense {
-            batch,
-            inputs,
-            outputs,
-        } = *dense;
+        let Dense { batch, inputs, outputs } = *dense;
         (0..batch * outputs)
             .map(|at| {
                 let (n, o) = (at / outputs, at % outputs);
@@ -179,19 +149,9 @@ mod reference {
         let mut x = images.to_vec();
         let mut row_len = 0;
         for layer in layers {
-            let shape = |window| Pool2d {
-                batch,
-                height,
-                width,
-                channels,
-                window,
-            };
+            let shape = |window| Pool2d { batch, height, width, channels, window };
             match *layer {
-                Layer::Conv {
-                    kernel,
-                    features,
-                    params: (k, b),
-                } => {
+                Layer::Conv { kernel, features, params: (k, b) } => {
                     let shape = Conv2d {
                         batch,
                         height,
@@ -209,22 +169,12 @@ mod reference {
                     (height, width) = (height / window.0, width / window.1);
                 }
                 Layer::MaxPool { window } => {
-                    x = winners(&shape(window), &x)
-                        .into_iter()
-                        .map(|at| x[at])
-                        .collect();
+                    x = winners(&shape(window), &x).into_iter().map(|at| x[at]).collect();
                     (height, width) = (height / window.0, width / window.1);
                 }
                 Layer::Flatten => row_len = height * width * channels,
-                Layer::Dense {
-                    features,
-                    params: (k, b),
-                } => {
-                    let shape = Dense {
-                        batch,
-                        inputs: row_len,
-                        outputs: features,
-                    };
+                Layer::Dense { features, params: (k, b) } => {
+                    let shape = Dense { batch, inputs: row_len, outputs: features };
                     x = dense(&shape, &x, &params[k], &params[b]);
                     row_len = features;
                 }
@@ -269,12 +219,10 @@ fn convolution_and_its_gradients_agree_with_plain_loops() {
         assert_close(&what, &output, &expected, 1e-5);
 
         let mut d_input = vec![f32::NAN; conv.input_len()];
-        conv.backward_input(&kernel, &d_output, &mut d_input)
-            .unwrap();
+        conv.backward_input(&kernel, &d_output, &mut d_input).unwrap();
         let mut d_kernel = vec![f32::NAN; conv.kernel_len()];
         let mut d_bias = vec![f32::NAN; conv.out_channels];
-        conv.backward_kernel(&input, &d_output, &mut d_kernel, &mut d_bias)
-            .unwrap();
+        conv.backward_kernel(&input, &d_output, &mut d_kernel, &mut d_bias).unwrap();
         let (wide_input, wide_kernel, wide_d) = (wide(&input), wide(&kernel), wide(&d_output));
         let mut expected_input = vec![0.0; conv.input_len()];
         let mut expected_kernel = vec![0.0; conv.kernel_len()];
@@ -306,27 +254,19 @@ fn pooling_and_its_gradients_agree_with_plain_loops() {
         };
         let what = format!("{pool:?}");
         // Few distinct values, so that windows hold their maximum more than once.
-        let input: Vec<f32> = (0..pool.input_len())
-            .map(|_| random.between(0, 4) as f32 - 2.0)
-            .collect();
+        let input: Vec<f32> =
+            (0..pool.input_len()).map(|_| random.between(0, 4) as f32 - 2.0).collect();
         let d_output = random.values(pool.output_len());
         let windows = reference::windows(&pool);
         let mut output = vec![f32::NAN; pool.output_len()];
         let mut d_input = vec![f32::NAN; pool.input_len()];
 
         pool.average_forward(&input, &mut output).unwrap();
-        assert_close(
-            &what,
-            &output,
-            &reference::average(&pool, &wide(&input)),
-            1e-6,
-        );
+        assert_close(&what, &output, &reference::average(&pool, &wide(&input)), 1e-6);
         pool.average_backward(&d_output, &mut d_input).unwrap();
         let mut expected = vec![0.0; pool.input_len()];
         for (window, &d) in windows.iter().zip(&d_output) {
-            window
-                .iter()
-                .for_each(|&at| expected[at] += f64::from(d) / window.len() as f64);
+            window.iter().for_each(|&at| expected[at] += f64::from(d) / window.len() as f64);
         }
         assert_close(&what, &d_input, &expected, 1e-6);
 
@@ -336,23 +276,14 @@ fn pooling_and_its_gradients_agree_with_plain_loops() {
         assert_close(&what, &output, &expected, 0.0);
         pool.max_backward(&input, &d_output, &mut d_input).unwrap();
         let mut expected = vec![0.0; pool.input_len()];
-        winners
-            .iter()
-            .zip(&d_output)
-            .for_each(|(&at, &d)| expected[at] += f64::from(d));
+        winners.iter().zip(&d_output).for_each(|(&at, &d)| expected[at] += f64::from(d));
         assert_close(&what, &d_input, &expected, 0.0);
     }
 }
 
 #[test]
 fn maximum_of_a_window_with_nan_is_nan() {
-    let pool = Pool2d {
-        batch: 1,
-        height: 1,
-        width: 3,
-        channels: 1,
-        window: (1, 3),
-    };
+    let pool = Pool2d { batch: 1, height: 1, width: 3, channels: 1, window: (1, 3) };
     for at in 0..3 {
         let mut input = [1.0, 2.0, 3.0];
         input[at] = f32::NAN;
@@ -384,14 +315,10 @@ fn dense_layer_and_its_gradients_agree_with_plain_loops() {
         assert_close(&what, &output, &expected, 1e-5);
 
         let mut d_input = vec![f32::NAN; dense.input_len()];
-        dense
-            .backward_input(&kernel, &d_output, &mut d_input)
-            .unwrap();
+        dense.backward_input(&kernel, &d_output, &mut d_input).unwrap();
         let mut d_kernel = vec![f32::NAN; dense.kernel_len()];
         let mut d_bias = vec![f32::NAN; dense.outputs];
-        dense
-            .backward_kernel(&input, &d_output, &mut d_kernel, &mut d_bias)
-            .unwrap();
+        dense.backward_kernel(&input, &d_output, &mut d_kernel, &mut d_bias).unwrap();
         let mut expected_input = vec![0.0; dense.input_len()];
         let mut expected_kernel = vec![0.0; dense.kernel_len()];
         let mut expected_bias = vec![0.0; dense.outputs];
@@ -437,10 +364,7 @@ fn log_softmax_and_its_gradient_agree_with_the_formula() {
         log_softmax_backward(&output, &d_output, classes, &mut d_input).unwrap();
         let row_sum = |at: usize| -> f64 {
             let first = at / classes * classes;
-            d_output[first..first + classes]
-                .iter()
-                .map(|&d| f64::from(d))
-                .sum()
+            d_output[first..first + classes].iter().map(|&d| f64::from(d)).sum()
         };
         let d_expected: Vec<f64> = (0..3 * classes)
             .map(|at| f64::from(d_output[at]) - expected[at].exp() * row_sum(at))
@@ -460,77 +384,33 @@ fn log_softmax_of_large_logits_stays_finite() {
 
 #[test]
 fn wrong_lengths_are_refused_by_name() {
-    let conv = Conv2d {
-        batch: 1,
-        height: 2,
-        width: 2,
-        in_channels: 1,
-        out_channels: 1,
-        kernel: (3, 3),
-    };
-    let error = conv
-        .forward(&[0.0; 4], &[0.0; 8], &[0.0], &mut [0.0; 4])
-        .unwrap_err();
-    assert_eq!(
-        error.to_string(),
-        "convolution kernel has 8 values, but its shape has 9"
-    );
-    let conv = Conv2d {
-        kernel: (0, 3),
-        ..conv
-    };
-    let error = conv
-        .forward(&[0.0; 4], &[], &[0.0], &mut [0.0; 4])
-        .unwrap_err();
-    assert_eq!(
-        error.to_string(),
-        "convolution kernel is 0x3; both must be at least 1"
-    );
-    let pool = Pool2d {
-        batch: 1,
-        height: 2,
-        width: 2,
-        channels: 1,
-        window: (2, 0),
-    };
+    let conv =
+        Conv2d { batch: 1, height: 2, width: 2, in_channels: 1, out_channels: 1, kernel: (3, 3) };
+    let error = conv.forward(&[0.0; 4], &[0.0; 8], &[0.0], &mut [0.0; 4]).unwrap_err();
+    assert_eq!(error.to_string(), "convolution kernel has 8 values, but its shape has 9");
+    let conv = Conv2d { kernel: (0, 3), ..conv };
+    let error = conv.forward(&[0.0; 4], &[], &[0.0], &mut [0.0; 4]).unwrap_err();
+    assert_eq!(error.to_string(), "convolution kernel is 0x3; both must be at least 1");
+    let pool = Pool2d { batch: 1, height: 2, width: 2, channels: 1, window: (2, 0) };
     assert!(pool.average_forward(&[0.0; 4], &mut []).is_err());
     assert!(log_softmax_forward(&[0.0; 5], 2, &mut [0.0; 5]).is_err());
 }
 
 #[test]
 fn empty_batches_pass_through_every_kernel() {
-    let conv = Conv2d {
-        batch: 0,
-        height: 2,
-        width: 2,
-        in_channels: 1,
-        out_channels: 1,
-        kernel: (3, 3),
-    };
+    let conv =
+        Conv2d { batch: 0, height: 2, width: 2, in_channels: 1, out_channels: 1, kernel: (3, 3) };
     let (mut d_kernel, mut d_bias) = ([1.0; 9], [1.0]);
     conv.forward(&[], &[0.0; 9], &[0.0], &mut []).unwrap();
     conv.backward_input(&[0.0; 9], &[], &mut []).unwrap();
-    conv.backward_kernel(&[], &[], &mut d_kernel, &mut d_bias)
-        .unwrap();
+    conv.backward_kernel(&[], &[], &mut d_kernel, &mut d_bias).unwrap();
     assert_eq!((d_kernel, d_bias), ([0.0; 9], [0.0]));
-    let pool = Pool2d {
-        batch: 0,
-        height: 2,
-        width: 2,
-        channels: 1,
-        window: (2, 2),
-    };
+    let pool = Pool2d { batch: 0, height: 2, width: 2, channels: 1, window: (2, 2) };
     pool.average_forward(&[], &mut []).unwrap();
     pool.max_backward(&[], &[], &mut []).unwrap();
-    let dense = Dense {
-        batch: 0,
-        inputs: 2,
-        outputs: 1,
-    };
+    let dense = Dense { batch: 0, inputs: 2, outputs: 1 };
     dense.forward(&[], &[0.0; 2], &[0.0], &mut []).unwrap();
-    dense
-        .backward_kernel(&[], &[], &mut d_kernel[..2], &mut d_bias)
-        .unwrap();
+    dense.backward_kernel(&[], &[], &mut d_kernel[..2], &mut d_bias).unwrap();
     assert_eq!(d_kernel[..2], [0.0; 2]);
 }
 
@@ -554,18 +434,10 @@ impl Case {
                 let scale = (2.0 / fan_in as f32).sqrt();
                 let kernel = random.values(fan_in * features);
                 params.push(kernel.iter().map(|value| value * scale).collect());
-                params.push(
-                    random
-                        .values(features)
-                        .iter()
-                        .map(|value| value * 0.1)
-                        .collect(),
-                );
+                params.push(random.values(features).iter().map(|value| value * 0.1).collect());
             };
             match *layer {
-                Layer::Conv {
-                    kernel, features, ..
-                } => {
+                Layer::Conv { kernel, features, .. } => {
                     add(random, kernel.0 * kernel.1 * channels, features);
                     channels = features;
                 }
@@ -582,13 +454,7 @@ impl Case {
         }
         let images = random.values(shape.iter().product());
         let labels = (0..batch).map(|_| random.below(row_len) as u32).collect();
-        Self {
-            shape,
-            layers,
-            params,
-            images,
-            labels,
-        }
+        Self { shape, layers, params, images, labels }
     }
 
     /// Stages of random sizes, with and without ReLU, pooled by mean, maximum or not at all.
@@ -615,10 +481,7 @@ impl Case {
             if random.below(4) > 0 {
                 layers.push(Layer::Relu);
             }
-            let window = (
-                random.between(1, height.min(3)),
-                random.between(1, width.min(2)),
-            );
+            let window = (random.between(1, height.min(3)), random.between(1, width.min(2)));
             match random.below(3) {
                 0 => layers.push(Layer::AvgPool { window }),
                 1 => layers.push(Layer::MaxPool { window }),
@@ -628,48 +491,28 @@ impl Case {
         }
         layers.push(Layer::Flatten);
         for _ in 0..random.below(2) {
-            layers.push(Layer::Dense {
-                features: random.between(1, 70),
-                params: params(),
-            });
+            layers.push(Layer::Dense { features: random.between(1, 70), params: params() });
             if random.below(4) > 0 {
                 layers.push(Layer::Relu);
             }
         }
-        layers.push(Layer::Dense {
-            features: random.between(2, 20),
-            params: params(),
-        });
+        layers.push(Layer::Dense { features: random.between(2, 20), params: params() });
         layers.push(Layer::LogSoftmax);
         Self::new(random, shape, layers)
     }
 
     fn tutorial(random: &mut Random, batch: usize) -> Self {
         let layers = vec![
-            Layer::Conv {
-                kernel: (3, 3),
-                features: 32,
-                params: (0, 1),
-            },
+            Layer::Conv { kernel: (3, 3), features: 32, params: (0, 1) },
             Layer::Relu,
             Layer::AvgPool { window: (2, 2) },
-            Layer::Conv {
-                kernel: (3, 3),
-                features: 64,
-                params: (2, 3),
-            },
+            Layer::Conv { kernel: (3, 3), features: 64, params: (2, 3) },
             Layer::Relu,
             Layer::AvgPool { window: (2, 2) },
             Layer::Flatten,
-            Layer::Dense {
-                features: 256,
-                params: (4, 5),
-            },
+            Layer::Dense { features: 256, params: (4, 5) },
             Layer::Relu,
-            Layer::Dense {
-                features: 10,
-                params: (6, 7),
-            },
+            Layer::Dense { features: 10, params: (6, 7) },
             Layer::LogSoftmax,
         ];
         Self::new(random, [batch, 28, 28, 1], layers)
@@ -684,11 +527,8 @@ impl Case {
     }
 
     fn gradients(&self, program: &mut Program) -> (Outcome, Vec<Vec<f32>>) {
-        let mut gradients: Vec<Vec<f32>> = self
-            .params
-            .iter()
-            .map(|param| vec![f32::NAN; param.len()])
-            .collect();
+        let mut gradients: Vec<Vec<f32>> =
+            self.params.iter().map(|param| vec![f32::NAN; param.len()]).collect();
         let mut slices: Vec<&mut [f32]> = gradients.iter_mut().map(Vec::as_mut_slice).collect();
         let outcome = program
             .value_and_grad(&self.params(), &self.images, &self.labels, &mut slices)
@@ -705,13 +545,11 @@ impl Case {
         reference::loss(&log_probs, &self.labels)
     }
 
-    /// Trains for `steps` steps on the one batch; returns the losses and leaves the parameters trained.
+    /// Trains for `steps` steps on the one batch; returns the losses and leaves the parameters
+    /// trained.
     fn train(&mut self, program: &mut Program, steps: usize) -> Vec<Outcome> {
-        let mut momenta: Vec<Vec<f32>> = self
-            .params
-            .iter()
-            .map(|param| vec![0.0; param.len()])
-            .collect();
+        let mut momenta: Vec<Vec<f32>> =
+            self.params.iter().map(|param| vec![0.0; param.len()]).collect();
         (0..steps)
             .map(|_| {
                 let mut params: Vec<&mut [f32]> =
@@ -719,14 +557,7 @@ impl Case {
                 let mut momenta: Vec<&mut [f32]> =
                     momenta.iter_mut().map(Vec::as_mut_slice).collect();
                 program
-                    .train_step(
-                        &mut params,
-                        &mut momenta,
-                        &self.images,
-                        &self.labels,
-                        0.1,
-                        0.9,
-                    )
+                    .train_step(&mut params, &mut momenta, &self.images, &self.labels, 0.1, 0.9)
                     .unwrap()
             })
             .collect()
@@ -741,15 +572,9 @@ fn compiled_gradients_agree_with_finite_differences_of_the_reference() {
         let (outcome, gradients) = case.gradients(&mut case.program());
         let mut params = case.wide_params();
         let loss = case.reference_loss(&params);
-        assert!(
-            (f64::from(outcome.loss) - loss).abs() < 1e-5 * loss,
-            "{:?}",
-            case.layers
-        );
+        assert!((f64::from(outcome.loss) - loss).abs() < 1e-5 * loss, "{:?}", case.layers);
         for (index, gradient) in gradients.iter().enumerate() {
-            let largest = gradient
-                .iter()
-                .fold(0.0, |largest: f32, value| largest.max(value.abs()));
+            let largest = gradient.iter().fold(0.0, |largest: f32, value| largest.max(value.abs()));
             for _ in 0..4 {
                 let at = random.below(gradient.len());
                 let mut loss_at = |shift: f64| {
@@ -777,29 +602,16 @@ fn compiled_log_probabilities_agree_with_the_reference() {
     let mut random = Random(6);
     for _ in 0..12 {
         let case = Case::random(&mut random);
-        let expected = reference::network(
-            case.shape,
-            &case.layers,
-            &case.wide_params(),
-            &wide(&case.images),
-        );
+        let expected =
+            reference::network(case.shape, &case.layers, &case.wide_params(), &wide(&case.images));
         let mut found = vec![f32::NAN; expected.len()];
         // A smaller plan takes the images in several parts.
-        let shape = [
-            case.shape[0].div_ceil(3),
-            case.shape[1],
-            case.shape[2],
-            case.shape[3],
-        ];
+        let shape = [case.shape[0].div_ceil(3), case.shape[1], case.shape[2], case.shape[3]];
         for shape in [case.shape, shape] {
             let mut program = Program::new(shape, &case.layers).unwrap();
-            program
-                .log_probabilities(&case.params(), &case.images, &mut found)
-                .unwrap();
+            program.log_probabilities(&case.params(), &case.images, &mut found).unwrap();
             assert_close("log-probabilities", &found, &expected, 1e-5);
-            let outcome = program
-                .evaluate(&case.params(), &case.images, &case.labels)
-                .unwrap();
+            let outcome = program.evaluate(&case.params(), &case.images, &case.labels).unwrap();
             let loss = reference::loss(&expected, &case.labels);
             assert!((f64::from(outcome.loss) - loss).abs() < 1e-5 * loss);
             let classes = expected.len() / case.labels.len();
@@ -819,23 +631,14 @@ fn a_step_is_the_gradient_applied_with_momentum() {
         let mut case = Case::random(&mut random);
         let (outcome, gradients) = case.gradients(&mut case.program());
         let before = case.params.clone();
-        let mut momenta: Vec<Vec<f32>> = before
-            .iter()
-            .map(|param| random.values(param.len()))
-            .collect();
+        let mut momenta: Vec<Vec<f32>> =
+            before.iter().map(|param| random.values(param.len())).collect();
         let old_momenta = momenta.clone();
         let mut program = case.program();
         let mut params: Vec<&mut [f32]> = case.params.iter_mut().map(Vec::as_mut_slice).collect();
         let mut slices: Vec<&mut [f32]> = momenta.iter_mut().map(Vec::as_mut_slice).collect();
         let stepped = program
-            .train_step(
-                &mut params,
-                &mut slices,
-                &case.images,
-                &case.labels,
-                0.1,
-                0.9,
-            )
+            .train_step(&mut params, &mut slices, &case.images, &case.labels, 0.1, 0.9)
             .unwrap();
         assert_eq!(stepped, outcome);
         for (index, gradient) in gradients.iter().enumerate() {
@@ -859,10 +662,7 @@ fn training_lowers_the_loss_of_the_tutorial_network() {
 #[test]
 fn results_do_not_depend_on_the_number_of_threads() {
     let run = |threads: usize| {
-        let pool = rayon::ThreadPoolBuilder::new()
-            .num_threads(threads)
-            .build()
-            .unwrap();
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
         pool.install(|| {
             let mut case = Case::tutorial(&mut Random(9), 19);
             let losses = case.train(&mut case.program(), 3);
@@ -883,10 +683,7 @@ fn a_program_may_serve_batches_of_changing_size() {
         case.shape[0] = batch;
         case.images = random.values(case.shape.iter().product());
         case.labels = vec![1; batch];
-        assert_eq!(
-            case.gradients(&mut shared),
-            case.gradients(&mut case.program())
-        );
+        assert_eq!(case.gradients(&mut shared), case.gradients(&mut case.program()));
     }
 }
 
@@ -900,54 +697,25 @@ fn a_label_out_of_range_is_refused_and_changes_nothing() {
     let mut params: Vec<&mut [f32]> = case.params.iter_mut().map(Vec::as_mut_slice).collect();
     let mut slices: Vec<&mut [f32]> = momenta.iter_mut().map(Vec::as_mut_slice).collect();
     let error = program
-        .train_step(
-            &mut params,
-            &mut slices,
-            &case.images,
-            &case.labels,
-            0.1,
-            0.9,
-        )
+        .train_step(&mut params, &mut slices, &case.images, &case.labels, 0.1, 0.9)
         .unwrap_err();
-    assert_eq!(
-        error.to_string(),
-        "label 10 of image 1 is not below the number of classes, 10"
-    );
+    assert_eq!(error.to_string(), "label 10 of image 1 is not below the number of classes, 10");
     assert_eq!((&case.params, &momenta), (&before, &before));
 }
 
 #[test]
 fn chains_that_cannot_be_compiled_are_refused_with_the_reason() {
-    let conv = || Layer::Conv {
-        kernel: (3, 3),
-        features: 2,
-        params: (0, 1),
-    };
-    let dense = |params| Layer::Dense {
-        features: 2,
-        params,
-    };
+    let conv = || Layer::Conv { kernel: (3, 3), features: 2, params: (0, 1) };
+    let dense = |params| Layer::Dense { features: 2, params };
     let refused: [(&[Layer], &str); 9] = [
         (
             &[Layer::Flatten, Layer::LogSoftmax],
             "layer 1 cannot be compiled: LogSoftmax must follow a dense layer",
         ),
-        (
-            &[dense((0, 1))],
-            "layer 0 cannot be compiled: a dense layer needs flat values",
-        ),
-        (
-            &[Layer::Flatten, conv()],
-            "layer 1 cannot be compiled: a convolution needs images",
-        ),
-        (
-            &[Layer::Relu],
-            "layer 0 cannot be compiled: ReLU must follow",
-        ),
-        (
-            &[Layer::MaxPool { window: (2, 2) }],
-            "layer 0 cannot be compiled: pooling must follow",
-        ),
+        (&[dense((0, 1))], "layer 0 cannot be compiled: a dense layer needs flat values"),
+        (&[Layer::Flatten, conv()], "layer 1 cannot be compiled: a convolution needs images"),
+        (&[Layer::Relu], "layer 0 cannot be compiled: ReLU must follow"),
+        (&[Layer::MaxPool { window: (2, 2) }], "layer 0 cannot be compiled: pooling must follow"),
         (
             &[conv(), Layer::AvgPool { window: (3, 3) }],
             "layer 1 cannot be compiled: the window has 9 pixels",
@@ -956,10 +724,7 @@ fn chains_that_cannot_be_compiled_are_refused_with_the_reason() {
             &[conv(), Layer::MaxPool { window: (1, 7) }],
             "layer 1 cannot be compiled: the window (1, 7) is larger than the image, 6x6",
         ),
-        (
-            &[Layer::Flatten, dense((0, 0))],
-            "layer 1 cannot be compiled: parameter 0 is used twice",
-        ),
+        (&[Layer::Flatten, dense((0, 0))], "layer 1 cannot be compiled: parameter 0 is used twice"),
         (
             &[Layer::Flatten, dense((0, 1))],
             "layer 2 cannot be compiled: the chain must end with LogSoftmax",
@@ -971,13 +736,7 @@ fn chains_that_cannot_be_compiled_are_refused_with_the_reason() {
     }
     let zero = Program::new([0, 6, 6, 1], &[]).unwrap_err().to_string();
     assert!(zero.contains("contain a 0"), "{zero}");
-    let huge = [
-        Layer::Flatten,
-        Layer::Dense {
-            features: usize::MAX,
-            params: (0, 1),
-        },
-    ];
+    let huge = [Layer::Flatten, Layer::Dense { features: usize::MAX, params: (0, 1) }];
     let huge = Program::new([1, 6, 6, 1], &huge).unwrap_err().to_string();
     assert!(huge.contains("too large"), "{huge}");
 }
