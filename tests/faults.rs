@@ -23,27 +23,23 @@ fn faults() -> usize {
     std::env::var("FAULTS").map_or(10, |faults| faults.parse().expect("FAULTS is a number"))
 }
 
-/// Reports past the test harness, which shows only what failing tests print.
+/// Writes a line past the test harness, which shows only what failing tests print.
+fn say(line: &str) {
+    let mut out = std::io::stdout();
+    writeln!(out, "{line}").unwrap();
+}
+
 fn report(kind: &str, injected: usize, lost: &[String]) {
     let survived = injected - lost.len();
-    let counts = format!(
-        "faults injected: {injected}, survived: {survived}, lost: {}",
-        lost.len()
-    );
-    writeln!(std::io::stdout(), "{kind}: {counts}").unwrap();
+    let counts = format!("faults injected: {injected}, survived: {survived}, lost: {}", lost.len());
+    say(&format!("{kind}: {counts}"));
     assert!(lost.is_empty(), "{kind}: {counts}\n{}", lost.join("\n"));
 }
 
 /// Random fractions of 1, the same in each run.
 fn fractions(seed: i64) -> impl Iterator<Item = f64> {
-    let numbers = bits(Key::new(seed), 10_000, &Device::Cpu)
-        .unwrap()
-        .to_vec1::<u32>()
-        .unwrap();
-    numbers
-        .into_iter()
-        .map(|bits| f64::from(bits) / 2f64.powi(32))
-        .cycle()
+    let numbers = bits(Key::new(seed), 10_000, &Device::Cpu).unwrap().to_vec1::<u32>().unwrap();
+    numbers.into_iter().map(|bits| f64::from(bits) / 2f64.powi(32)).cycle()
 }
 
 fn trainer() -> &'static str {
@@ -73,9 +69,7 @@ fn finish(folder: &Path) -> Result<(), String> {
 fn newest(folder: &Path) -> Result<Vec<u8>, String> {
     let state =
         Checkpoints::new(folder, 1).and_then(|checkpoints| checkpoints.resume(&Device::Cpu));
-    let state = state
-        .map_err(|error| error.to_string())?
-        .ok_or("no checkpoint")?;
+    let state = state.map_err(|error| error.to_string())?.ok_or("no checkpoint")?;
     let mut content = format!("{:?} {} {:?}", state.rng, state.epoch, state.history).into_bytes();
     for params in [state.optimizer.target(), state.optimizer.momentum()] {
         for (_, var) in params.iter() {
@@ -88,16 +82,12 @@ fn newest(folder: &Path) -> Result<Vec<u8>, String> {
 
 fn names(folder: &Path) -> Vec<String> {
     let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
-    entries
-        .map(|entry| entry.file_name().to_string_lossy().into_owned())
-        .collect()
+    entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
 }
 
 /// Whether a checkpoint is half-written at this moment.
 fn is_being_written(folder: &Path) -> bool {
-    names(folder)
-        .iter()
-        .any(|name| name.starts_with(".partial-"))
+    names(folder).iter().any(|name| name.starts_with(".partial-"))
 }
 
 /// What a training ends with that nobody disturbs, and how long it takes.
@@ -123,10 +113,7 @@ fn killed_training_resumes_and_ends_with_the_same_bits() {
     let (wanted, mut random) = (faults(), fractions(0));
     let (mut kills, mut kills_while_writing, mut lost) = (0, 0, Vec::new());
     for attempt in 0.. {
-        assert!(
-            attempt < 100 * wanted,
-            "{kills} kills in {attempt} attempts"
-        );
+        assert!(attempt < 100 * wanted, "{kills} kills in {attempt} attempts");
         if kills == wanted {
             break;
         }
@@ -180,11 +167,7 @@ fn a_write_that_fails_midway_leaves_the_old_checkpoint_and_says_why() {
         // A limit on the size of files, in blocks of 512 bytes, makes writing fail in the midst.
         let blocks = (content.len() as f64 * fraction / 512.0) as usize;
         let output = Command::new("sh")
-            .args([
-                "-c",
-                r#"trap "" XFSZ; ulimit -f "$1"; exec "$2" "$3" "$4""#,
-                "sh",
-            ])
+            .args(["-c", r#"trap "" XFSZ; ulimit -f "$1"; exec "$2" "$3" "$4""#, "sh"])
             .args([&blocks.to_string(), trainer()])
             .arg(dir.path())
             .arg(EPOCHS.to_string())
@@ -203,20 +186,12 @@ fn a_write_that_fails_midway_leaves_the_old_checkpoint_and_says_why() {
 fn with_own_mounts(script: &str, arguments: &[&Path]) -> Option<String> {
     let unshare = |command: &mut Command| command.stderr(Stdio::piped()).output().ok();
     let prefix = ["--user", "--map-root-user", "--mount", "sh", "-c"];
-    let probe = unshare(
-        Command::new("unshare")
-            .args(prefix)
-            .arg("mount -t tmpfs none /tmp"),
-    )?;
+    let probe = unshare(Command::new("unshare").args(prefix).arg("mount -t tmpfs none /tmp"))?;
     if !probe.status.success() {
         return None;
     }
-    let output = unshare(
-        Command::new("unshare")
-            .args(prefix)
-            .args([script, "sh"])
-            .args(arguments),
-    )?;
+    let output =
+        unshare(Command::new("unshare").args(prefix).args([script, "sh"]).args(arguments))?;
     Some(String::from_utf8_lossy(&output.stderr).into_owned())
 }
 
@@ -237,7 +212,7 @@ fn a_full_disk_leaves_the_old_checkpoint_and_says_why() {
             let lost = judge(&folder, &after, &content, &said, "No space left on device");
             report("disk full", 1, &Vec::from_iter(lost));
         }
-        None => writeln!(std::io::stdout(), "disk full: no mount is permitted here").unwrap(),
+        None => say("disk full: no mount is permitted here"),
     }
 }
 
@@ -255,10 +230,7 @@ fn a_read_only_folder_leaves_the_old_checkpoint_and_says_why() {
             .map(|said| (said, "Read-only file system"))
     } else {
         let output = start(dir.path(), EPOCHS).wait_with_output().unwrap();
-        Some((
-            String::from_utf8_lossy(&output.stderr).into_owned(),
-            "Permission denied",
-        ))
+        Some((String::from_utf8_lossy(&output.stderr).into_owned(), "Permission denied"))
     };
     std::fs::set_permissions(dir.path(), writable).unwrap();
     match outcome {
@@ -266,10 +238,6 @@ fn a_read_only_folder_leaves_the_old_checkpoint_and_says_why() {
             let lost = judge(dir.path(), &path, &content, &said, reason);
             report("read-only folder", 1, &Vec::from_iter(lost));
         }
-        None => writeln!(
-            std::io::stdout(),
-            "read-only folder: no mount is permitted here"
-        )
-        .unwrap(),
+        None => say("read-only folder: no mount is permitted here"),
     }
 }

@@ -201,8 +201,8 @@ fn is_refused(name: &str, file: &str, content: &[u8]) -> bool {
 
 /// Reports past the test harness, which shows only what failing tests print.
 fn report(kind: &str, refused: usize) {
-    writeln!(std::io::stdout(), "{kind}: faults injected: {refused}, refused: {refused}, lost: 0")
-        .unwrap();
+    let mut out = std::io::stdout();
+    writeln!(out, "{kind}: faults injected: {refused}, refused: {refused}, lost: 0").unwrap();
 }
 
 #[test]

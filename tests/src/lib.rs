@@ -1,5 +1,7 @@
 //! What the tests across crates share.
 
+pub mod fuzz;
+
 use std::path::{Path, PathBuf};
 
 use mnist_notebook_support::prelude::*;

@@ -1,0 +1,131 @@
+//! A short run of the fuzz targets: good files changed at random, the same way in each run.
+//!
+//! `FUZZ_INPUTS=100000 cargo test --test fuzz` takes more than the usual 300 for each target;
+//! `fuzz/` searches on its own.
+
+use std::io::Write;
+use std::panic::catch_unwind;
+
+use mnist_notebook_support::prelude::*;
+use mnist_notebook_support::random::bits;
+use tests::{fuzz, golden_file};
+
+/// Random numbers, the same in each run.
+struct Numbers {
+    key: Key,
+    block: Vec<u32>,
+}
+
+impl Numbers {
+    fn new(seed: i64) -> Self {
+        Numbers { key: Key::new(seed), block: Vec::new() }
+    }
+
+    /// One below `bound`, which must not be 0.
+    fn below(&mut self, bound: usize) -> usize {
+        if self.block.is_empty() {
+            let (next, now) = self.key.split();
+            self.key = next;
+            self.block = bits(now, 1000, &Device::Cpu).unwrap().to_vec1().unwrap();
+        }
+        self.block.pop().unwrap() as usize % bound
+    }
+}
+
+/// A few changes of the kinds that files suffer, or that search for a parser's weak spots.
+fn changed(good: &[u8], numbers: &mut Numbers) -> Vec<u8> {
+    let mut bytes = good.to_vec();
+    for _ in 0..1 + numbers.below(4) {
+        // Most parsers decide near the beginning.
+        let reach = if numbers.below(2) == 0 { bytes.len() } else { bytes.len().min(600) };
+        let at = numbers.below(reach.max(1));
+        let rest = bytes.len().saturating_sub(at);
+        match numbers.below(7) {
+            0 => bytes.truncate(at),
+            1 if rest > 0 => bytes[at] ^= 1 << numbers.below(8),
+            2 if rest > 0 => {
+                bytes[at] = [0, 1, b'0', b'9', b'"', b'-', 0x7F, 0xFF][numbers.below(8)]
+            }
+            3 => drop(bytes.splice(at..at, [b'9'; 20])),
+            4 => drop(bytes.drain(at..at + numbers.below(rest + 1))),
+            5 => {
+                let piece = bytes[at..at + numbers.below(rest.min(64) + 1)].to_vec();
+                drop(bytes.splice(at..at, piece));
+            }
+            _ if rest >= 8 => {
+                let huge = [u64::MAX, 1 << 62, 1 << 32, 1 << 31][numbers.below(4)];
+                bytes[at..at + 8].copy_from_slice(&huge.to_le_bytes());
+            }
+            _ => {}
+        }
+    }
+    bytes
+}
+
+/// Feeds changed copies of a good file to a target and reports how many it survived.
+fn run(name: &str, target: fn(&[u8]), good: &[u8]) {
+    let inputs = std::env::var("FUZZ_INPUTS")
+        .map_or(300, |inputs| inputs.parse().expect("FUZZ_INPUTS is a number"));
+    target(good);
+    target(b"");
+    let mut numbers = Numbers::new(0);
+    let mut lost = Vec::new();
+    for input in 0..inputs {
+        let bytes = changed(good, &mut numbers);
+        if catch_unwind(|| target(&bytes)).is_err() {
+            lost.push(input);
+        }
+    }
+    let survived = inputs - lost.len();
+    let mut out = std::io::stdout();
+    writeln!(out, "fuzz {name}: inputs: {inputs}, survived: {survived}, lost: {}", lost.len())
+        .unwrap();
+    assert!(lost.is_empty(), "inputs {lost:?}");
+}
+
+struct Small;
+
+impl Module for Small {
+    fn call(&self, nn: &mut Scope, x: &Tensor) -> Result<Tensor> {
+        log_softmax(&nn.dense(10, &flatten(x)?)?)
+    }
+}
+
+/// A good checkpoint of a small network.
+fn good_checkpoint() -> Vec<u8> {
+    let image = Tensor::zeros((1, 4, 4, 1), DType::F32, &Device::Cpu).unwrap();
+    let params = Small.init(Key::new(0), &image).unwrap();
+    let mut state = TrainState::new(create_optimizer(&params, 0.1, 0.9).unwrap(), Key::new(1), 32);
+    let metrics = Metrics { loss: 0.25, accuracy: 0.5 };
+    state.history = vec![EpochMetrics { train: metrics, test: metrics }; 3];
+    state.to_bytes().unwrap()
+}
+
+#[test]
+fn changed_checkpoints_are_taken_or_refused() {
+    run("checkpoint", fuzz::checkpoint, &good_checkpoint());
+}
+
+#[test]
+fn changed_parameters_are_taken_or_refused() {
+    // A file of parameters and a checkpoint are of the same format.
+    run("params", fuzz::params, &good_checkpoint());
+}
+
+#[test]
+fn changed_data_files_are_taken_or_refused() {
+    let data = golden_file("../../data/t10k-labels-idx1-ubyte.gz");
+    let gzipped = std::fs::read(data).unwrap();
+    run("idx, gzipped", fuzz::idx, &[&[1], gzipped.as_slice()].concat());
+    let mut raw = vec![0];
+    raw.extend([0, 0, 8, 1, 0, 0, 0x27, 0x10].iter().chain(&[7; 10_000]));
+    run("idx", fuzz::idx, &raw);
+}
+
+#[test]
+fn changed_notebooks_are_taken_or_refused() {
+    for name in ["good", "panic", "question_mark"] {
+        let path = golden_file(&format!("../fixtures/{name}.ipynb"));
+        run(&format!("notebook {name}"), fuzz::notebook, &std::fs::read(path).unwrap());
+    }
+}

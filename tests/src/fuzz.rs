@@ -1,0 +1,63 @@
+//! Everything that parses bytes from outside, as functions of bytes alone: for the fuzzer in
+//! `fuzz/`, and for the short run of it among the tests.
+//!
+//! They return when the bytes were taken or refused; anything else is a fault.
+
+use mnist_notebook_support::prelude::*;
+use mnist_notebook_support::{Error, get_datasets_from};
+use xtask::check::failures;
+use xtask::notebook::Notebook;
+use xtask::tidy::untidy;
+
+/// A checkpoint: what is taken holds what it is saved as again.
+pub fn checkpoint(bytes: &[u8]) {
+    if let Ok(state) = TrainState::from_bytes(bytes, &Device::Cpu) {
+        let saved = state.to_bytes().expect("the parameters are in memory");
+        let again = TrainState::from_bytes(&saved, &Device::Cpu).expect("it was just saved");
+        assert_eq!((state.epoch, state.rng), (again.epoch, again.rng));
+        assert_eq!(state.history.len(), again.history.len());
+    }
+}
+
+/// Parameters in a safetensors file.
+pub fn params(bytes: &[u8]) {
+    let file = tempfile::NamedTempFile::new().expect("there is a folder for temporary files");
+    std::fs::write(file.path(), bytes).expect("temporary files can be written");
+    if let Ok(params) = Params::load(file.path(), &Device::Cpu) {
+        // Whatever was loaded can be looked at, and be another network's.
+        let _ = format!("{params:?} {}", params.count());
+        let image = Tensor::zeros((1, 28, 28, 1), DType::F32, &Device::Cpu).expect("it is small");
+        let _ = Cnn.apply(&params, &image);
+        let _ = create_optimizer(&params, 0.1, 0.9);
+    }
+}
+
+/// A file of MNIST, gzipped or not: the first byte decides.
+pub fn idx(bytes: &[u8]) {
+    let Some((kind, content)) = bytes.split_first() else {
+        return;
+    };
+    let ending = if kind % 2 == 0 { "" } else { ".gz" };
+    let dir = tempfile::tempdir().expect("there is a folder for temporary files");
+    let path = dir.path().join(format!("t10k-labels-idx1-ubyte{ending}"));
+    std::fs::write(path, content).expect("temporary files can be written");
+    match get_datasets_from(dir.path(), &Device::Cpu) {
+        // The other files are missing, which is found only if this one is good.
+        Err(Error::DataDamaged { .. } | Error::DataMissing { .. }) => {}
+        other => panic!("{:?}", other.map(drop)),
+    }
+}
+
+/// A notebook.
+pub fn notebook(bytes: &[u8]) {
+    let Ok(mut notebook) = Notebook::parse(&String::from_utf8_lossy(bytes)) else {
+        return;
+    };
+    let found = failures(&notebook, &notebook);
+    let _ = format!("{found:?} {:?}", untidy(&notebook));
+    notebook.clear();
+    for cell in notebook.code_cells() {
+        notebook.set_outputs(cell.index, 1, &cell.outputs);
+    }
+    Notebook::parse(&notebook.text()).expect("it was just written");
+}
