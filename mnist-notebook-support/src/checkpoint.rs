@@ -80,13 +80,7 @@ pub struct EpochMetrics {
 impl TrainState {
     /// The state before the first epoch.
     pub fn new(optimizer: Momentum, rng: Key, batch_size: usize) -> Self {
-        TrainState {
-            optimizer,
-            rng,
-            epoch: 0,
-            batch_size,
-            history: Vec::new(),
-        }
+        TrainState { optimizer, rng, epoch: 0, batch_size, history: Vec::new() }
     }
 
     /// Trains for one epoch, evaluates, and prints both: the body of the tutorial's loop.
@@ -102,23 +96,11 @@ impl TrainState {
     ) -> Result<EpochMetrics> {
         let epoch = self.epoch + 1;
         let (rng, input_rng) = self.rng.split();
-        let train = train_epoch(
-            model,
-            &mut self.optimizer,
-            train_ds,
-            self.batch_size,
-            epoch,
-            input_rng,
-        )?;
+        let train =
+            train_epoch(model, &mut self.optimizer, train_ds, self.batch_size, epoch, input_rng)?;
         let (loss, accuracy) = eval_model(model, self.optimizer.target(), test_ds)?;
-        println!(
-            "Testing - epoch: {epoch}, loss: {loss:.2}, accuracy: {:.2}",
-            accuracy * 100.0
-        );
-        let metrics = EpochMetrics {
-            train,
-            test: Metrics { loss, accuracy },
-        };
+        println!("Testing - epoch: {epoch}, loss: {loss:.2}, accuracy: {:.2}", accuracy * 100.0);
+        let metrics = EpochMetrics { train, test: Metrics { loss, accuracy } };
         self.history.push(metrics);
         (self.rng, self.epoch) = (rng, epoch);
         Ok(metrics)
@@ -130,10 +112,9 @@ impl TrainState {
     /// [`Error::Tensor`] if the device does not hand out the parameters.
     pub fn to_bytes(&self) -> Result<Vec<u8>> {
         let mut tensors = BTreeMap::new();
-        for (group, params) in [
-            ("params", self.optimizer.target()),
-            ("momentum", self.optimizer.momentum()),
-        ] {
+        for (group, params) in
+            [("params", self.optimizer.target()), ("momentum", self.optimizer.momentum())]
+        {
             for (path, var) in params.iter() {
                 let tensor = var.as_detached_tensor().to_device(&Device::Cpu)?;
                 tensors.insert(format!("{group}/{path}"), tensor);
@@ -149,17 +130,9 @@ impl TrainState {
     fn header(&self) -> BTreeMap<String, String> {
         let [high, low] = self.rng.words();
         let numbers = |EpochMetrics { train, test }: &EpochMetrics| {
-            format!(
-                "{} {} {} {}",
-                train.loss, train.accuracy, test.loss, test.accuracy
-            )
+            format!("{} {} {} {}", train.loss, train.accuracy, test.loss, test.accuracy)
         };
-        let history = self
-            .history
-            .iter()
-            .map(numbers)
-            .collect::<Vec<_>>()
-            .join("\n");
+        let history = self.history.iter().map(numbers).collect::<Vec<_>>().join("\n");
         // `Display` writes as many digits as it takes to read the same number again.
         [
             ("format", FORMAT.into()),
@@ -204,10 +177,7 @@ fn decode(bytes: &[u8], device: &Device) -> Result<TrainState, String> {
              version of the crate that wrote it"
         ));
     }
-    let tensors = file
-        .iter()
-        .map(|(name, view)| (name.to_owned(), view))
-        .collect();
+    let tensors = file.iter().map(|(name, view)| (name.to_owned(), view)).collect();
     let mut covered = header.0.clone().into_iter().collect::<BTreeMap<_, _>>();
     if covered.remove("sha256") != Some(digest(&covered, &tensors)) {
         return Err("it is damaged (its content does not match its SHA-256 sum)".into());
@@ -230,11 +200,7 @@ fn decode(bytes: &[u8], device: &Device) -> Result<TrainState, String> {
         rng: Key::from_words(numbers(header.text("rng")?)?),
         epoch: header.value("epoch")?,
         batch_size: header.value("batch_size")?,
-        history: header
-            .text("history")?
-            .lines()
-            .map(epoch_metrics)
-            .collect::<Result<_, _>>()?,
+        history: header.text("history")?.lines().map(epoch_metrics).collect::<Result<_, _>>()?,
     })
 }
 
@@ -243,26 +209,18 @@ struct Header(HashMap<String, String>);
 
 impl Header {
     fn text(&self, name: &str) -> Result<&str, String> {
-        self.0
-            .get(name)
-            .map(String::as_str)
-            .ok_or_else(|| format!("its header lacks {name:?}"))
+        self.0.get(name).map(String::as_str).ok_or_else(|| format!("its header lacks {name:?}"))
     }
 
     fn value<T: FromStr>(&self, name: &str) -> Result<T, String> {
         let text = self.text(name)?;
-        text.parse()
-            .map_err(|_| format!("its header has {name} = {text:?}"))
+        text.parse().map_err(|_| format!("its header has {name} = {text:?}"))
     }
 }
 
 /// So many numbers with a space between them.
 fn numbers<T: FromStr, const N: usize>(text: &str) -> Result<[T; N], String> {
-    let numbers = text
-        .split(' ')
-        .map(str::parse)
-        .collect::<Result<Vec<T>, _>>()
-        .ok();
+    let numbers = text.split(' ').map(str::parse).collect::<Result<Vec<T>, _>>().ok();
     let numbers = numbers.and_then(|numbers| numbers.try_into().ok());
     numbers.ok_or_else(|| format!("its header has {text:?} where {N} numbers should be"))
 }
@@ -270,14 +228,8 @@ fn numbers<T: FromStr, const N: usize>(text: &str) -> Result<[T; N], String> {
 /// A line of the history.
 fn epoch_metrics(line: &str) -> Result<EpochMetrics, String> {
     let [train_loss, train_accuracy, loss, accuracy] = numbers(line)?;
-    let train = Metrics {
-        loss: train_loss,
-        accuracy: train_accuracy,
-    };
-    Ok(EpochMetrics {
-        train,
-        test: Metrics { loss, accuracy },
-    })
+    let train = Metrics { loss: train_loss, accuracy: train_accuracy };
+    Ok(EpochMetrics { train, test: Metrics { loss, accuracy } })
 }
 
 /// The SHA-256 sum, in hexadecimal digits, of all that a checkpoint says.
@@ -298,13 +250,11 @@ fn digest<V: View>(header: &BTreeMap<String, String>, tensors: &BTreeMap<String,
         add(format!("{:?} {:?}", tensor.dtype(), tensor.shape()).as_bytes());
         add(&tensor.data());
     }
-    hash.finalize()
-        .iter()
-        .fold(String::new(), |mut digits, byte| {
-            // Writing to a string cannot fail.
-            let _ = write!(digits, "{byte:02x}");
-            digits
-        })
+    hash.finalize().iter().fold(String::new(), |mut digits, byte| {
+        // Writing to a string cannot fail.
+        let _ = write!(digits, "{byte:02x}");
+        digits
+    })
 }
 
 /// A folder of checkpoints of one training, `epoch-0001.safetensors` and so on.
@@ -324,11 +274,7 @@ impl Checkpoints {
     pub fn new(folder: impl Into<PathBuf>, keep: usize) -> Result<Self> {
         if keep == 0 {
             let allowed = "at least one checkpoint must be kept";
-            return Err(Error::Hyperparameter {
-                name: "keep",
-                value: 0.0,
-                allowed,
-            });
+            return Err(Error::Hyperparameter { name: "keep", value: 0.0, allowed });
         }
         let folder = folder.into();
         std::fs::create_dir_all(&folder).map_err(Error::save(&folder))?;
@@ -347,22 +293,13 @@ impl Checkpoints {
         train_ds: &Dataset,
         test_ds: &Dataset,
     ) -> Result<EpochMetrics> {
-        let metrics = state
-            .train_epoch(model, train_ds, test_ds)
-            .map_err(|error| match error {
-                Error::Diverged {
-                    epoch, step, loss, ..
-                } => {
-                    let checkpoint = self.newest_good(usize::MAX);
-                    Error::Diverged {
-                        epoch,
-                        step,
-                        loss,
-                        checkpoint,
-                    }
-                }
-                other => other,
-            })?;
+        let metrics = state.train_epoch(model, train_ds, test_ds).map_err(|error| match error {
+            Error::Diverged { epoch, step, loss, .. } => {
+                let checkpoint = self.newest_good(usize::MAX);
+                Error::Diverged { epoch, step, loss, checkpoint }
+            }
+            other => other,
+        })?;
         self.save(state)?;
         Ok(metrics)
     }
@@ -379,14 +316,9 @@ impl Checkpoints {
     /// training's.
     pub fn save(&self, state: &TrainState) -> Result<PathBuf> {
         if let Some((_, path)) = self.list()?.pop().filter(|(epoch, _)| *epoch > state.epoch) {
-            return Err(Error::LaterCheckpoint {
-                path,
-                epoch: state.epoch,
-            });
+            return Err(Error::LaterCheckpoint { path, epoch: state.epoch });
         }
-        let path = self
-            .folder
-            .join(format!("epoch-{:04}.safetensors", state.epoch));
+        let path = self.folder.join(format!("epoch-{:04}.safetensors", state.epoch));
         atomic::write(&path, &state.to_bytes()?).map_err(Error::save(&path))?;
         self.remove_old()?;
         Ok(path)
@@ -420,18 +352,15 @@ impl Checkpoints {
     /// The newest good checkpoint before an epoch.
     fn newest_good(&self, before: usize) -> Option<PathBuf> {
         let paths = self.list().ok()?.into_iter().rev();
-        let mut earlier = paths
-            .filter(|(epoch, _)| *epoch < before)
-            .map(|(_, path)| path);
+        let mut earlier = paths.filter(|(epoch, _)| *epoch < before).map(|(_, path)| path);
         earlier.find(|path| read(path, &Device::Cpu).is_ok())
     }
 
     /// Epochs and files of the checkpoints in the folder, oldest first.
     fn list(&self) -> Result<Vec<(usize, PathBuf)>> {
         let paths = self.paths()?;
-        let mut checkpoints = paths
-            .filter_map(|path| Some((epoch_of(&path)?, path)))
-            .collect::<Vec<_>>();
+        let mut checkpoints =
+            paths.filter_map(|path| Some((epoch_of(&path)?, path))).collect::<Vec<_>>();
         checkpoints.sort();
         Ok(checkpoints)
     }
@@ -445,8 +374,7 @@ impl Checkpoints {
     /// Removes checkpoints that are not to be kept, and what a killed process left half-written.
     fn remove_old(&self) -> Result<()> {
         let is_left_over = |path: &PathBuf| {
-            path.file_name()
-                .is_some_and(|name| name.to_string_lossy().starts_with(atomic::PARTIAL))
+            path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(atomic::PARTIAL))
         };
         let checkpoints = self.list()?;
         let surplus = checkpoints.len().saturating_sub(self.keep);
@@ -465,10 +393,5 @@ fn read(path: &Path, device: &Device) -> Result<TrainState, String> {
 
 /// The epoch in the name of a checkpoint.
 fn epoch_of(path: &Path) -> Option<usize> {
-    path.file_name()?
-        .to_str()?
-        .strip_prefix("epoch-")?
-        .strip_suffix(".safetensors")?
-        .parse()
-        .ok()
+    path.file_name()?.to_str()?.strip_prefix("epoch-")?.strip_suffix(".safetensors")?.parse().ok()
 }

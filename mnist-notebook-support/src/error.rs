@@ -256,15 +256,9 @@ impl From<candle_core::Error> for Error {
 impl From<KernelError> for Error {
     fn from(error: KernelError) -> Self {
         match error {
-            KernelError::Label {
-                label,
-                image,
-                classes,
-            } => Error::Label {
-                label,
-                index: image,
-                num_classes: classes,
-            },
+            KernelError::Label { label, image, classes } => {
+                Error::Label { label, index: image, num_classes: classes }
+            }
             other => Error::Tensor(other.to_string()),
         }
     }

@@ -62,10 +62,7 @@ impl Momentum {
             for (path, var) in one.iter() {
                 let Some(twin) = other.get(path) else {
                     let known = other.paths().collect::<Vec<_>>().join(", ");
-                    return Err(Error::MissingParam {
-                        path: path.to_owned(),
-                        known,
-                    });
+                    return Err(Error::MissingParam { path: path.to_owned(), known });
                 };
                 if var.shape() != twin.shape() {
                     return Err(Error::ParamShape {
@@ -76,12 +73,7 @@ impl Momentum {
                 }
             }
         }
-        Ok(Momentum {
-            target,
-            momentum,
-            learning_rate,
-            beta,
-        })
+        Ok(Momentum { target, momentum, learning_rate, beta })
     }
 
     /// The parameters in their present state.
@@ -122,11 +114,7 @@ impl Momentum {
     /// # Ok::<(), mnist_notebook_support::Error>(())
     /// ```
     pub fn apply_gradient(&mut self, gradients: &Gradients) -> Result<()> {
-        if let Some(path) = self
-            .target
-            .paths()
-            .find(|path| gradients.get(path).is_none())
-        {
+        if let Some(path) = self.target.paths().find(|path| gradients.get(path).is_none()) {
             return Err(Error::NoGradient(path.to_owned()));
         }
         for (path, gradient) in gradients.iter() {
@@ -153,12 +141,7 @@ impl Momentum {
 pub fn create_optimizer(params: &Params, learning_rate: f64, beta: f64) -> Result<Momentum> {
     check(params, learning_rate, beta)?;
     let (target, momentum) = (params.copy()?, params.zeros_like()?);
-    Ok(Momentum {
-        target,
-        momentum,
-        learning_rate,
-        beta,
-    })
+    Ok(Momentum { target, momentum, learning_rate, beta })
 }
 
 fn check(params: &Params, learning_rate: f64, beta: f64) -> Result<()> {

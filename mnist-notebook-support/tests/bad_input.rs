@@ -49,14 +49,7 @@ fn optimizer(learning_rate: f64) -> Momentum {
 }
 
 fn train_on(dataset: &Dataset, batch_size: usize) -> Result<Metrics> {
-    train_epoch(
-        &Small,
-        &mut optimizer(0.1),
-        dataset,
-        batch_size,
-        1,
-        Key::new(2),
-    )
+    train_epoch(&Small, &mut optimizer(0.1), dataset, batch_size, 1, Key::new(2))
 }
 
 fn f32s(shape: &[usize]) -> Tensor {
@@ -123,10 +116,7 @@ fn bad_datasets_are_refused() {
     let mut wrong_label = labels(4).to_vec1::<u32>().unwrap();
     wrong_label[2] = 10;
     let wrong_label = Tensor::from_vec(wrong_label, 4, CPU).unwrap();
-    let empty = Dataset {
-        image: f32s(&[0, 8, 8, 1]),
-        label: labels(4).narrow(0, 0, 0).unwrap(),
-    };
+    let empty = Dataset { image: f32s(&[0, 8, 8, 1]), label: labels(4).narrow(0, 0, 0).unwrap() };
     let dark = |dtype| Tensor::zeros((4, 8, 8, 1), dtype, CPU).unwrap();
     refuse! {
         "integers into a log-softmax": log_softmax(&dark(DType::U8)) => Error::DType { .. },
@@ -265,41 +255,17 @@ fn a_loss_that_is_no_number_stops_training_and_names_the_last_good_checkpoint() 
     let spoilt = Dataset::new(spoilt, labels(20)).unwrap();
 
     let mut state = TrainState::new(optimizer(0.1), Key::new(3), 5);
-    let error = checkpoints
-        .train_epoch(&Small, &mut state, &spoilt, &test_ds)
-        .unwrap_err();
-    assert!(
-        matches!(
-            error,
-            Error::Diverged {
-                epoch: 1,
-                checkpoint: None,
-                ..
-            }
-        ),
-        "{error:?}"
-    );
+    let error = checkpoints.train_epoch(&Small, &mut state, &spoilt, &test_ds).unwrap_err();
+    assert!(matches!(error, Error::Diverged { epoch: 1, checkpoint: None, .. }), "{error:?}");
 
     let mut state = TrainState::new(optimizer(0.1), Key::new(3), 5);
-    checkpoints
-        .train_epoch(&Small, &mut state, &good, &test_ds)
-        .unwrap();
-    checkpoints
-        .train_epoch(&Small, &mut state, &good, &test_ds)
-        .unwrap();
-    let error = checkpoints
-        .train_epoch(&Small, &mut state, &spoilt, &test_ds)
-        .unwrap_err();
+    checkpoints.train_epoch(&Small, &mut state, &good, &test_ds).unwrap();
+    checkpoints.train_epoch(&Small, &mut state, &good, &test_ds).unwrap();
+    let error = checkpoints.train_epoch(&Small, &mut state, &spoilt, &test_ds).unwrap_err();
     let message = error.to_string();
-    assert!(
-        message.contains("the loss is NaN at epoch 3, step "),
-        "{message}"
-    );
+    assert!(message.contains("the loss is NaN at epoch 3, step "), "{message}");
     assert!(message.contains("start again from "), "{message}");
-    assert!(
-        message.contains("epoch-0002.safetensors with a smaller learning rate"),
-        "{message}"
-    );
+    assert!(message.contains("epoch-0002.safetensors with a smaller learning rate"), "{message}");
     assert_eq!((state.epoch, state.history.len()), (2, 2));
     // What went wrong is not saved.
     assert_eq!(checkpoints.resume(CPU).unwrap().unwrap().epoch, 2);
@@ -333,14 +299,7 @@ fn odd_tensors() -> Vec<Tensor> {
     ];
     let mut tensors = Vec::new();
     for shape in shapes {
-        for dtype in [
-            DType::U8,
-            DType::U32,
-            DType::I64,
-            DType::BF16,
-            DType::F32,
-            DType::F64,
-        ] {
+        for dtype in [DType::U8, DType::U32, DType::I64, DType::BF16, DType::F32, DType::F64] {
             tensors.push(Tensor::zeros(shape, dtype, CPU).unwrap());
         }
         for value in [f32::NAN, f32::INFINITY, -1.0] {
@@ -372,37 +331,24 @@ fn no_function_of_one_tensor_panics() {
         ("log_softmax", |x| log_softmax(x).map(drop)),
         ("avg_pool", |x| avg_pool(x, (2, 3)).map(drop)),
         ("max_pool", |x| max_pool(x, (2, 3)).map(drop)),
-        ("avg_pool of none", |x| {
-            avg_pool(x, (0, usize::MAX)).map(drop)
-        }),
+        ("avg_pool of none", |x| avg_pool(x, (0, usize::MAX)).map(drop)),
         ("onehot", |x| onehot(x, 10).map(drop)),
         ("onehot of none", |x| onehot(x, 0).map(drop)),
         ("init", |x| Small.init(Key::new(0), x).map(drop)),
-        ("init of the tutorial's network", |x| {
-            Cnn.init(Key::new(0), x).map(drop)
-        }),
+        ("init of the tutorial's network", |x| Cnn.init(Key::new(0), x).map(drop)),
         ("apply", |x| Small.apply(&params(), x).map(drop)),
-        ("tabulate", |x| {
-            tabulate(&Small, x).map(|table| drop(table.to_string()))
-        }),
-        ("value_and_grad", |x| {
-            value_and_grad(|_| Ok((x.clone(), ())), &params()).map(drop)
-        }),
+        ("tabulate", |x| tabulate(&Small, x).map(|table| drop(table.to_string()))),
+        ("value_and_grad", |x| value_and_grad(|_| Ok((x.clone(), ())), &params()).map(drop)),
         ("Params::try_from", |x| {
             let params = Params::try_from(vec![("x".to_owned(), x.clone())])?;
             create_optimizer(&params, 0.1, 0.9).map(drop)
         }),
         ("apply_gradient", |x| {
-            let grad = params()
-                .paths()
-                .map(|path| (path.to_owned(), x.clone()))
-                .collect();
+            let grad = params().paths().map(|path| (path.to_owned(), x.clone())).collect();
             optimizer(0.1).apply_gradient(&grad)
         }),
         ("show", |x| notebook::show(x).map(drop)),
-        ("image_grid", |x| {
-            notebook::image_grid("title", x, &["a"]).map(drop)
-        }),
+        ("image_grid", |x| notebook::image_grid("title", x, &["a"]).map(drop)),
     ];
     let mut panics = Vec::new();
     for x in odd_tensors() {
@@ -411,54 +357,33 @@ fn no_function_of_one_tensor_panics() {
             note(&mut panics, what, || call(&x));
         }
     }
-    assert!(
-        panics.is_empty(),
-        "{} panics:\n{}",
-        panics.len(),
-        panics.join("\n")
-    );
+    assert!(panics.is_empty(), "{} panics:\n{}", panics.len(), panics.join("\n"));
 }
 
 #[test]
 fn no_function_of_two_tensors_panics() {
     type Call = fn(&Tensor, &Tensor) -> Result<()>;
     fn pair(image: &Tensor, label: &Tensor) -> Dataset {
-        Dataset {
-            image: image.clone(),
-            label: label.clone(),
-        }
+        Dataset { image: image.clone(), label: label.clone() }
     }
     let calls: [(&str, Call); 10] = [
-        ("cross_entropy_loss", |x, y| {
-            cross_entropy_loss(x, y).map(drop)
-        }),
-        ("compute_metrics", |x, y| {
-            compute_metrics(x, y).and_then(|m| m.get()).map(drop)
-        }),
+        ("cross_entropy_loss", |x, y| cross_entropy_loss(x, y).map(drop)),
+        ("compute_metrics", |x, y| compute_metrics(x, y).and_then(|m| m.get()).map(drop)),
         ("BatchMetrics::get_all", |x, y| {
-            let metrics = BatchMetrics {
-                loss: x.clone(),
-                accuracy: y.clone(),
-            };
+            let metrics = BatchMetrics { loss: x.clone(), accuracy: y.clone() };
             BatchMetrics::get_all(&[metrics.clone(), metrics]).map(drop)
         }),
-        ("Dataset::new", |x, y| {
-            Dataset::new(x.clone(), y.clone()).map(drop)
-        }),
+        ("Dataset::new", |x, y| Dataset::new(x.clone(), y.clone()).map(drop)),
         ("Dataset::batch", |x, y| pair(x, y).batch(&[0, 1]).map(drop)),
         ("Dataset::slice", |x, y| pair(x, y).slice(0, 2).map(drop)),
-        ("train_step", |x, y| {
-            train_step(&Small, &mut optimizer(0.1), &pair(x, y)).map(drop)
-        }),
+        ("train_step", |x, y| train_step(&Small, &mut optimizer(0.1), &pair(x, y)).map(drop)),
         ("Jit::train_step", |x, y| {
             let mut step = jit(Small, &params(), &[4, 8, 8, 1])?;
             step.eval_step(&params(), &pair(x, y)).map(drop)?;
             step.train_step(&mut optimizer(0.1), &pair(x, y)).map(drop)
         }),
         ("train_epoch", |x, y| train_on(&pair(x, y), 2).map(drop)),
-        ("eval_model", |x, y| {
-            eval_model(&Small, &params(), &pair(x, y)).map(drop)
-        }),
+        ("eval_model", |x, y| eval_model(&Small, &params(), &pair(x, y)).map(drop)),
     ];
     // Every pair of all of them would be too many.
     let few: Vec<_> = odd_tensors().into_iter().step_by(3).collect();
@@ -474,12 +399,7 @@ fn no_function_of_two_tensors_panics() {
             }
         }
     }
-    let some = panics
-        .iter()
-        .take(50)
-        .cloned()
-        .collect::<Vec<_>>()
-        .join("\n");
+    let some = panics.iter().take(50).cloned().collect::<Vec<_>>().join("\n");
     assert!(panics.is_empty(), "{} panics:\n{some}", panics.len());
 }
 
@@ -491,59 +411,30 @@ fn no_other_function_panics() {
     let huge: [&[usize]; 3] = [&[usize::MAX, 2], &[usize::MAX], &[1 << 50]];
     for shape in huge {
         check(&format!("bits {shape:?}"), &|| drop(bits(key, shape, CPU)));
-        check(&format!("normal {shape:?}"), &|| {
-            drop(normal(key, shape, CPU))
-        });
+        check(&format!("normal {shape:?}"), &|| drop(normal(key, shape, CPU)));
         check(&format!("lecun_normal {shape:?}"), &|| {
             drop(lecun_normal(key, &shape.into(), CPU));
         });
     }
-    for input_shape in [
-        &[] as &[usize],
-        &[4],
-        &[0, 8, 8, 1],
-        &[4, 8, 8, 3],
-        &[1 << 50, 8, 8, 1],
-    ] {
-        check(&format!("jit {input_shape:?}"), &|| {
-            drop(jit(Small, &params(), input_shape))
-        });
+    for input_shape in [&[] as &[usize], &[4], &[0, 8, 8, 1], &[4, 8, 8, 3], &[1 << 50, 8, 8, 1]] {
+        check(&format!("jit {input_shape:?}"), &|| drop(jit(Small, &params(), input_shape)));
     }
     check("split_n", &|| drop(key.split_n(0)));
-    check("permutation", &|| {
-        drop((permutation(key, 0), permutation(key, 1)))
-    });
-    check("uniform", &|| {
-        drop(uniform(key, 3, f32::MIN, f32::MAX, CPU))
-    });
+    check("permutation", &|| drop((permutation(key, 0), permutation(key, 1))));
+    check("uniform", &|| drop(uniform(key, 3, f32::MIN, f32::MAX, CPU)));
     check("truncated_normal", &|| {
-        drop(truncated_normal(
-            key,
-            f32::NEG_INFINITY,
-            f32::INFINITY,
-            3,
-            CPU,
-        ));
+        drop(truncated_normal(key, f32::NEG_INFINITY, f32::INFINITY, 3, CPU));
         drop(truncated_normal(key, 0.0, f32::from_bits(1), 3, CPU));
     });
     check("Params::load", &|| drop(Params::load("/no/such/file", CPU)));
-    check("Params::save", &|| {
-        drop(params().save("/no/such/folder/file"))
-    });
+    check("Params::save", &|| drop(params().save("/no/such/folder/file")));
     check("empty Params", &|| {
         let none = Params::default();
-        drop((
-            none.copy(),
-            none.to_dtype(DType::F64),
-            none.count(),
-            format!("{none:?}"),
-        ));
+        drop((none.copy(), none.to_dtype(DType::F64), none.count(), format!("{none:?}")));
         drop(jit(Small, &none, &[1, 8, 8, 1]));
         drop(eval_model(&Fixed, &none, &dataset(4)));
     });
-    check("TrainState::from_bytes", &|| {
-        drop(TrainState::from_bytes(b"", CPU))
-    });
+    check("TrainState::from_bytes", &|| drop(TrainState::from_bytes(b"", CPU)));
     check("Checkpoints::load", &|| {
         let dir = tempfile::tempdir().unwrap();
         let checkpoints = Checkpoints::new(dir.path(), usize::MAX).unwrap();
@@ -552,12 +443,7 @@ fn no_other_function_panics() {
     check("notebook", &|| {
         let nothing: [(&str, Vec<f32>); 0] = [];
         drop(notebook::line_chart("", "", "", &nothing));
-        drop(notebook::line_chart(
-            "t",
-            "x",
-            "y",
-            &[("a", vec![f32::NAN, f32::MAX, f32::MIN])],
-        ));
+        drop(notebook::line_chart("t", "x", "y", &[("a", vec![f32::NAN, f32::MAX, f32::MIN])]));
         drop(notebook::side_by_side(&[]));
         drop(notebook::picture_grid("", &[]));
         drop(notebook::Picture::new(&[0.5], usize::MAX, 2));

@@ -16,9 +16,11 @@ pub(super) fn conv(x: &Tensor, kernel: &Tensor, bias: &Tensor, path: &str) -> Re
         ops::conv(x, kernel, bias)?
     } else {
         let (height, width, _, _) = kernel.dims4()?;
-        let x = to_nchw(x)?
-            .pad_with_zeros(2, (height - 1) / 2, height / 2)?
-            .pad_with_zeros(3, (width - 1) / 2, width / 2)?;
+        let x = to_nchw(x)?.pad_with_zeros(2, (height - 1) / 2, height / 2)?.pad_with_zeros(
+            3,
+            (width - 1) / 2,
+            width / 2,
+        )?;
         let kernel = kernel.permute((3, 2, 0, 1))?.contiguous()?;
         to_nhwc(&x.conv2d(&kernel, 0, 1, 1, 1)?)?.broadcast_add(bias)?
     };
@@ -58,11 +60,8 @@ pub(super) fn dense(x: &Tensor, kernel: &Tensor, bias: &Tensor, path: &str) -> R
 /// # Source
 /// `flax.linen.relu`.
 pub fn relu(x: &Tensor) -> Result<Tensor> {
-    let y = if has_kernels(x) {
-        ops::relu(x)?
-    } else {
-        x.le(0.0)?.where_cond(&x.zeros_like()?, x)?
-    };
+    let y =
+        if has_kernels(x) { ops::relu(x)? } else { x.le(0.0)?.where_cond(&x.zeros_like()?, x)? };
     note(x, &y, || Layer::Relu);
     Ok(y)
 }
