@@ -12,32 +12,40 @@
 /// M. Giles, *Approximating the erfinv function*, GPU Computing Gems, 2011.
 pub(super) fn erf_inv(x: f32) -> f32 {
     const CENTRAL: [u32; 9] = [
-        0x32F1_6588, 0x34B8_4B36, 0xB66C_7357, 0xB693_5AC1, 0x3965_32DB, 0xBAA4_5408, 0xBB88_E4EF,
-        0x3E7C_8F63, 0x3FC0_2E2F,
+        0x32F1_6588,
+        0x34B8_4B36,
+        0xB66C_7357,
+        0xB693_5AC1,
+        0x3965_32DB,
+        0xBAA4_5408,
+        0xBB88_E4EF,
+        0x3E7C_8F63,
+        0x3FC0_2E2F,
     ];
     const TAIL: [u32; 9] = [
-        0xB951_F09B, 0x38D3_B56B, 0x3AB0_DC72, 0xBB70_BDE7, 0x3BBC_127B, 0xBBF9_C5D7, 0x3C1A_A57E,
-        0x3F80_36DB, 0x4035_4F7E,
+        0xB951_F09B,
+        0x38D3_B56B,
+        0x3AB0_DC72,
+        0xBB70_BDE7,
+        0x3BBC_127B,
+        0xBBF9_C5D7,
+        0x3C1A_A57E,
+        0x3F80_36DB,
+        0x4035_4F7E,
     ];
     if x.abs() == 1.0 {
         return x * f32::INFINITY;
     }
     let w = -log1p(-(x * x));
-    if w < 5.0 {
-        polynomial(CENTRAL, w - 2.5) * x
-    } else {
-        polynomial(TAIL, w.sqrt() - 3.0) * x
-    }
+    if w < 5.0 { polynomial(CENTRAL, w - 2.5) * x } else { polynomial(TAIL, w.sqrt() - 3.0) * x }
 }
 
 /// `ln(1 + x)`, for `-1 < x <= 0`: the rational function of the Cephes library near zero.
 fn log1p(x: f32) -> f32 {
-    const NUMERATOR: [u32; 7] = [
-        0x383D_E04B, 0x3EFF_40C5, 0x40D2_84FA, 0x41EF_4B9C, 0x4273_CC76, 0x4264_73AD, 0x41A0_5101,
-    ];
-    const DENOMINATOR: [u32; 7] = [
-        0x3F80_0000, 0x4171_01AD, 0x42A6_185B, 0x435D_C32D, 0x439A_8CA3, 0x4358_6D8A, 0x4270_7982,
-    ];
+    const NUMERATOR: [u32; 7] =
+        [0x383D_E04B, 0x3EFF_40C5, 0x40D2_84FA, 0x41EF_4B9C, 0x4273_CC76, 0x4264_73AD, 0x41A0_5101];
+    const DENOMINATOR: [u32; 7] =
+        [0x3F80_0000, 0x4171_01AD, 0x42A6_185B, 0x435D_C32D, 0x439A_8CA3, 0x4358_6D8A, 0x4270_7982];
     const SQRT_2_MINUS_1: f32 = f32::from_bits(0x3ED4_13CD);
     if x.abs() >= SQRT_2_MINUS_1 {
         return log(x + 1.0);
