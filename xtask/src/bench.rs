@@ -17,12 +17,7 @@ use crate::project::Project;
 /// How often a warm start is measured.
 const STARTS: usize = 5;
 /// Cells that call these are about data or training, whose time is not the notebook's.
-const LONG: [&str; 4] = [
-    "get_datasets(",
-    "train_epoch(",
-    "eval_model(",
-    "train_step(",
-];
+const LONG: [&str; 4] = ["get_datasets(", "train_epoch(", "eval_model(", "train_step("];
 
 /// Times of one pass through a notebook, from the moment its kernel is asked for.
 struct Pass {
@@ -59,30 +54,15 @@ pub fn measure(project: &Project, path: &Path) -> Result<String> {
         240.0,
         vec![first.dependencies],
     );
-    row(
-        &mut table,
-        "later start, to the end of the `:dep` cell",
-        15.0,
-        starts(&later),
-    );
-    row(
-        &mut table,
-        "the same, two notebooks at once (the slower one)",
-        15.0,
-        starts(&both),
-    );
+    row(&mut table, "later start, to the end of the `:dep` cell", 15.0, starts(&later));
+    row(&mut table, "the same, two notebooks at once (the slower one)", 15.0, starts(&both));
     row(
         &mut table,
         "start to the first result shown",
         30.0,
         whole.first_result.into_iter().collect(),
     );
-    row(
-        &mut table,
-        "another cell, data and training left out",
-        1.0,
-        whole.cells,
-    );
+    row(&mut table, "another cell, data and training left out", 1.0, whole.cells);
     Ok(table)
 }
 
@@ -108,29 +88,20 @@ fn two_at_once(project: &Project, cells: &[CodeCell]) -> Result<Pass> {
         (pass(project, cells, &[]), other.join())
     });
     let (one, other) = (one?, other.map_err(|_| anyhow!("a measurement panicked"))??);
-    Ok(if one.dependencies > other.dependencies {
-        one
-    } else {
-        other
-    })
+    Ok(if one.dependencies > other.dependencies { one } else { other })
 }
 
 /// Starts a kernel and runs the cells.
 fn pass(project: &Project, cells: &[CodeCell], environment: &[(&str, &str)]) -> Result<Pass> {
     let start = Instant::now();
     let mut kernel = Kernel::start(project, &project.notebooks(), environment, Box::new(|_| {}))?;
-    let mut pass = Pass {
-        dependencies: Duration::ZERO,
-        first_result: None,
-        cells: Vec::new(),
-    };
+    let mut pass = Pass { dependencies: Duration::ZERO, first_result: None, cells: Vec::new() };
     for cell in cells {
         let begin = Instant::now();
         let outputs = kernel.execute(&cell.source, None, |_| {})?;
-        if let Some(problem) = check::problem(&CodeCell {
-            outputs: outputs.clone(),
-            ..cell.clone()
-        }) {
+        if let Some(problem) =
+            check::problem(&CodeCell { outputs: outputs.clone(), ..cell.clone() })
+        {
             return Err(anyhow!(check::Failure::new(cell, problem)));
         }
         if cell.number == 1 {
@@ -156,8 +127,5 @@ fn row(table: &mut String, what: &str, at_most: f64, mut times: Vec<Duration>) {
     };
     let (median, slowest) = (median.as_secs_f64(), slowest.as_secs_f64());
     // Writing to a string does not fail.
-    let _ = writeln!(
-        table,
-        "| {what} | {at_most:.1} s | {median:.2} s | {slowest:.2} s |"
-    );
+    let _ = writeln!(table, "| {what} | {at_most:.1} s | {median:.2} s | {slowest:.2} s |");
 }

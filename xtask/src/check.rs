@@ -46,11 +46,7 @@ impl fmt::Display for Failure {
             f,
             "cell {} ({})",
             self.number,
-            if self.title.is_empty() {
-                "no title"
-            } else {
-                &self.title
-            }
+            if self.title.is_empty() { "no title" } else { &self.title }
         )?;
         for line in self.source.lines() {
             writeln!(f, "  | {line}")?;
@@ -69,14 +65,9 @@ pub fn failures(source: &Notebook, executed: &Notebook) -> Vec<Failure> {
     let mut failures = Vec::new();
     let mut last_count = 0;
     for cell in source.code_cells() {
-        let Some(ran) = rest
-            .clone()
-            .find(|ran| ran.source == cell.source && ran.id == cell.id)
+        let Some(ran) = rest.clone().find(|ran| ran.source == cell.source && ran.id == cell.id)
         else {
-            failures.push(Failure::new(
-                &cell,
-                "the executed notebook does not hold this cell",
-            ));
+            failures.push(Failure::new(&cell, "the executed notebook does not hold this cell"));
             continue;
         };
         while rest.next().is_some_and(|passed| passed.index != ran.index) {}
@@ -116,20 +107,13 @@ pub fn messages(outputs: &[Value]) -> Vec<String> {
 /// The message of an output that stands for a failure.
 fn message(output: &Value) -> Option<String> {
     if output["output_type"] == "stream" && output["name"] == "stderr" {
-        return Some(format!(
-            "standard error: {}",
-            joined(&output["text"]).trim_end()
-        ));
+        return Some(format!("standard error: {}", joined(&output["text"]).trim_end()));
     }
     if output["output_type"] != "error" {
         return None;
     }
-    let traceback: Vec<&str> = output["traceback"]
-        .as_array()
-        .into_iter()
-        .flatten()
-        .filter_map(Value::as_str)
-        .collect();
+    let traceback: Vec<&str> =
+        output["traceback"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
     let value = output["evalue"].as_str().unwrap_or_default();
     Some(if traceback.is_empty() {
         format!("{}: {value}", output["ename"].as_str().unwrap_or("error"))
@@ -164,10 +148,7 @@ mod tests {
 
     fn problems(cells: &[Value]) -> Vec<(usize, String)> {
         let notebook = notebook(cells);
-        failures(&notebook, &notebook)
-            .into_iter()
-            .map(|f| (f.number, f.problem))
-            .collect()
+        failures(&notebook, &notebook).into_iter().map(|f| (f.number, f.problem)).collect()
     }
 
     fn stderr(text: &str) -> Value {
@@ -194,17 +175,11 @@ mod tests {
 
     #[test]
     fn standard_error_is_a_failure_with_its_text() {
-        let found = problems(&[cell(
-            "a",
-            json!(1),
-            stderr("thread panicked at src/lib.rs:1:1:\nboom\n"),
-        )]);
+        let found =
+            problems(&[cell("a", json!(1), stderr("thread panicked at src/lib.rs:1:1:\nboom\n"))]);
         assert_eq!(
             found,
-            [(
-                1,
-                "standard error: thread panicked at src/lib.rs:1:1:\nboom".to_owned()
-            )]
+            [(1, "standard error: thread panicked at src/lib.rs:1:1:\nboom".to_owned())]
         );
     }
 
@@ -213,27 +188,18 @@ mod tests {
         let error = json!([{"output_type": "error", "ename": "Error", "evalue": "mismatched types",
                             "traceback": ["\u{1b}[31m[E0308] Error:\u{1b}[0m mismatched types", "line 2"]}]);
         let found = problems(&[cell("a", json!(1), error)]);
-        assert_eq!(
-            found,
-            [(1, "[E0308] Error: mismatched types\nline 2".to_owned())]
-        );
+        assert_eq!(found, [(1, "[E0308] Error: mismatched types\nline 2".to_owned())]);
     }
 
     #[test]
     fn a_cell_that_never_ran_is_a_failure() {
-        let found = problems(&[
-            cell("a", json!(1), json!([])),
-            cell("b", Value::Null, json!([])),
-        ]);
+        let found = problems(&[cell("a", json!(1), json!([])), cell("b", Value::Null, json!([]))]);
         assert_eq!(found, [(2, "was never executed".to_owned())]);
     }
 
     #[test]
     fn a_cell_executed_out_of_order_is_a_failure() {
-        let found = problems(&[
-            cell("a", json!(5), json!([])),
-            cell("b", json!(3), json!([])),
-        ]);
+        let found = problems(&[cell("a", json!(5), json!([])), cell("b", json!(3), json!([]))]);
         assert_eq!(found, [(2, "was executed out of order".to_owned())]);
     }
 
@@ -264,10 +230,7 @@ mod tests {
         assert_eq!(tagged(stderr("wrong shape")), []);
         assert_eq!(
             tagged(json!([])),
-            [(
-                1,
-                "is tagged `raises-exception`, but nothing failed".to_owned()
-            )]
+            [(1, "is tagged `raises-exception`, but nothing failed".to_owned())]
         );
         assert_eq!(tagged(died), [(1, "KernelDied: gone".to_owned())]);
     }

@@ -40,9 +40,7 @@ pub fn execute(
         let start = Instant::now();
         cell.outputs = kernel.execute(&cell.source, limit, |output| {
             if output["output_type"] == "stream" {
-                joined(&output["text"])
-                    .lines()
-                    .for_each(|line| watcher.line(line));
+                joined(&output["text"]).lines().for_each(|line| watcher.line(line));
             }
         })?;
         if cell.number == cells.len() && kernel.is_alive() {
@@ -67,9 +65,7 @@ fn late_errors(kernel: &mut Kernel) -> Result<Vec<Value>> {
     let mut outputs = kernel.execute(&format!("eprintln!({LAST:?});"), Some(LIMIT), |_| {})?;
     for output in &mut outputs {
         if output["output_type"] == "stream" && output["name"] == "stderr" {
-            output["text"] = joined(&output["text"])
-                .replace(&format!("{LAST}\n"), "")
-                .into();
+            output["text"] = joined(&output["text"]).replace(&format!("{LAST}\n"), "").into();
         }
     }
     outputs.retain(|output| output["output_type"] != "stream" || output["text"] != "");
@@ -84,9 +80,7 @@ pub struct Screen {
 impl Screen {
     /// A screen that shows nothing yet.
     pub fn new() -> Self {
-        Self {
-            spinner: Spinner::new(""),
-        }
+        Self { spinner: Spinner::new("") }
     }
 }
 
@@ -99,10 +93,7 @@ impl Default for Screen {
 impl Watcher for Screen {
     fn cell(&mut self, cell: &CodeCell, total: usize) {
         let first = cell.source.lines().next().unwrap_or_default();
-        self.spinner.line(&format!(
-            "[{:>2}/{total}] {} · {first}",
-            cell.number, cell.title
-        ));
+        self.spinner.line(&format!("[{:>2}/{total}] {} · {first}", cell.number, cell.title));
         self.spinner.restart("");
     }
 
@@ -111,7 +102,6 @@ impl Watcher for Screen {
     }
 
     fn done(&mut self, took: Duration) {
-        self.spinner
-            .line(&format!("        ({:.1} s)", took.as_secs_f64()));
+        self.spinner.line(&format!("        ({:.1} s)", took.as_secs_f64()));
     }
 }

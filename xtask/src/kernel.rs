@@ -49,10 +49,8 @@ impl Kernel {
             .spawn()
             .context("cannot start the project's Python: run `cargo xtask run` to set it up")?;
         let last_messages = Arc::default();
-        let messages = driver
-            .stderr
-            .take()
-            .map(|stderr| follow(stderr, Arc::clone(&last_messages), on_build));
+        let messages =
+            driver.stderr.take().map(|stderr| follow(stderr, Arc::clone(&last_messages), on_build));
         let mut kernel = Self {
             requests: driver.stdin.take(),
             events: BufReader::new(driver.stdout.take().context("no pipe from the driver")?)
@@ -92,14 +90,10 @@ impl Kernel {
         let limit = limit.unwrap_or_default().as_secs();
         let fatal = match outcome.as_str() {
             "idle" => None,
-            "time limit" => Some((
-                TIME_LIMIT,
-                format!("the cell was ended: it ran longer than {limit} s"),
-            )),
-            _ => Some((
-                KERNEL_DIED,
-                "the kernel died while it ran the cell".to_owned(),
-            )),
+            "time limit" => {
+                Some((TIME_LIMIT, format!("the cell was ended: it ran longer than {limit} s")))
+            }
+            _ => Some((KERNEL_DIED, "the kernel died while it ran the cell".to_owned())),
         };
         if let Some((name, value)) = fatal {
             self.requests = None;
@@ -123,11 +117,7 @@ impl Kernel {
                 .with_context(|| format!("unexpected line from the driver: {line}"));
         }
         self.end();
-        let messages = self
-            .last_messages
-            .lock()
-            .map(|lines| lines.join("\n"))
-            .unwrap_or_default();
+        let messages = self.last_messages.lock().map(|lines| lines.join("\n")).unwrap_or_default();
         bail!("the kernel did not start or is gone:\n{messages}")
     }
 

@@ -53,9 +53,7 @@ struct Slot {
 impl Pool {
     /// The pool in the folder `.tools`.
     pub fn new(tools: &Path) -> Self {
-        Self {
-            folder: tools.join("kernels"),
-        }
+        Self { folder: tools.join("kernels") }
     }
 
     /// The build folder that slots are copied from.
@@ -135,12 +133,7 @@ fn size(folder: &Path) -> io::Result<u64> {
     fs::read_dir(folder)?.try_fold(0, |sum, entry| {
         let entry = entry?;
         let is_folder = entry.file_type()?.is_dir();
-        Ok(sum
-            + if is_folder {
-                size(&entry.path())?
-            } else {
-                entry.metadata()?.len()
-            })
+        Ok(sum + if is_folder { size(&entry.path())? } else { entry.metadata()?.len() })
     })
 }
 
@@ -149,10 +142,7 @@ impl Slot {
     fn lock(slots: &Path, number: usize) -> Result<Option<Self>> {
         let lock = File::create(slots.join(format!("{number}.lock")))?;
         match lock.try_lock() {
-            Ok(()) => Ok(Some(Self {
-                folder: slots.join(number.to_string()),
-                lock,
-            })),
+            Ok(()) => Ok(Some(Self { folder: slots.join(number.to_string()), lock })),
             Err(TryLockError::WouldBlock) => Ok(None),
             Err(TryLockError::Error(error)) => Err(error.into()),
         }
@@ -171,9 +161,7 @@ pub fn launch(tools: &Path, evcxr: &Path, control_file: &Path) -> Result<Infalli
     kernel.arg("--control_file").arg(control_file);
     if std::env::var_os("EVCXR_TMPDIR").is_none() {
         let slot = pool.claim()?;
-        kernel
-            .env("EVCXR_TMPDIR", &slot.folder)
-            .stdin(Stdio::from(slot.lock));
+        kernel.env("EVCXR_TMPDIR", &slot.folder).stdin(Stdio::from(slot.lock));
     }
     let mut outer: Vec<PathBuf> =
         std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default()).collect();
@@ -203,18 +191,14 @@ fn real_cargo(path: &[PathBuf]) -> Result<PathBuf> {
 }
 
 fn find(program: &str, path: &[PathBuf]) -> Option<PathBuf> {
-    path.iter()
-        .map(|folder| folder.join(program))
-        .find(|file| file.is_file())
+    path.iter().map(|folder| folder.join(program)).find(|file| file.is_file())
 }
 
 /// Removes slots beyond the first two that no kernel uses.
 fn remove_idle(slots: &Path) -> Result<()> {
     for entry in fs::read_dir(slots)? {
         let path = entry?.path();
-        let number = path
-            .file_name()
-            .and_then(|name| name.to_str()?.parse().ok());
+        let number = path.file_name().and_then(|name| name.to_str()?.parse().ok());
         if let Some(number) = number.filter(|&number: &usize| number > KEPT)
             && Slot::lock(slots, number)?.is_some()
         {
@@ -310,15 +294,10 @@ mod tests {
         let original = File::open(pool.template().join("target/deps/compiled")).unwrap();
         let old = std::time::SystemTime::UNIX_EPOCH
             + std::time::Duration::new(1_000_000_000, 123_456_789);
-        original
-            .set_times(FileTimes::new().set_modified(old))
-            .unwrap();
+        original.set_times(FileTimes::new().set_modified(old)).unwrap();
         let slot = pool.claim().unwrap();
         assert_eq!(fs::read_to_string(compiled(&slot)).unwrap(), "1");
-        assert_eq!(
-            fs::metadata(compiled(&slot)).unwrap().modified().unwrap(),
-            old
-        );
+        assert_eq!(fs::metadata(compiled(&slot)).unwrap().modified().unwrap(), old);
     }
 
     #[test]
@@ -355,10 +334,7 @@ mod tests {
         let (_folder, pool) = pool();
         drop(pool.claim().unwrap());
         renew_template(&pool, "2");
-        assert_eq!(
-            fs::read_to_string(compiled(&pool.claim().unwrap())).unwrap(),
-            "2"
-        );
+        assert_eq!(fs::read_to_string(compiled(&pool.claim().unwrap())).unwrap(), "2");
     }
 
     #[test]
@@ -389,10 +365,7 @@ mod tests {
         assert!(folders.iter().all(|folder| folder.exists()));
         drop(slots);
         let _slot = pool.claim().unwrap();
-        assert_eq!(
-            folders.iter().filter(|folder| folder.exists()).count(),
-            KEPT
-        );
+        assert_eq!(folders.iter().filter(|folder| folder.exists()).count(), KEPT);
     }
 
     /// Runs the program before Cargo in `folder`, with a Cargo that answers 7 and shows the lock file it was given.

@@ -10,9 +10,12 @@
 //! | [`execute`] | executes a notebook, cell by cell |
 //! | [`check`] | finds what failed in an executed notebook |
 //! | [`bench`] | how long a reader waits |
+//! | [`tidy`] | what a committed notebook must look like |
+//! | [`browser`] | the walkthrough in a real browser |
 //! | [`ui`] | progress on screen |
 
 pub mod bench;
+pub mod browser;
 pub mod check;
 pub mod execute;
 pub mod kernel;

@@ -9,6 +9,7 @@ use anyhow::{Context, Result, bail, ensure};
 use clap::{Parser, Subcommand};
 
 use xtask::bench;
+use xtask::browser;
 use xtask::check;
 use xtask::execute::{Screen, execute};
 use xtask::kernel::Kernel;
@@ -36,7 +37,7 @@ enum Arguments {
     Run,
     /// Open the notebooks in JupyterLab
     Lab,
-    /// Run all tests: `cargo test` on the workspace, then every notebook
+    /// Run all tests: `cargo test` on the workspace, then every notebook, then the walkthrough in a browser
     Test,
     /// Measure, and leave a table under target/notebooks
     #[command(subcommand)]
@@ -65,10 +66,7 @@ fn main() -> ExitCode {
         Arguments::Lab => lab(&Project::new()),
         Arguments::Test => test(&Project::new()),
         Arguments::Bench(Bench::Notebook) => bench_notebook(&Project::new()),
-        Arguments::Kernel {
-            evcxr,
-            control_file,
-        } => kernel(&evcxr, &control_file),
+        Arguments::Kernel { evcxr, control_file } => kernel(&evcxr, &control_file),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -99,8 +97,7 @@ fn run_walkthrough(project: &Project) -> Result<()> {
 fn lab(project: &Project) -> Result<()> {
     set_up(project)?;
     let mut lab = project.jupyter();
-    lab.args(["-m", "jupyterlab", "--ServerApp.ip=127.0.0.1"])
-        .arg(WALKTHROUGH);
+    lab.args(["-m", "jupyterlab", "--ServerApp.ip=127.0.0.1"]).arg(WALKTHROUGH);
     if is_root(project)? {
         lab.arg("--allow-root");
     }
@@ -109,24 +106,19 @@ fn lab(project: &Project) -> Result<()> {
 
 fn test(project: &Project) -> Result<()> {
     set_up(project)?;
-    run(command("cargo")
-        .args(["test", "--workspace"])
-        .current_dir(project.root()))?;
+    run(command("cargo").args(["test", "--workspace"]).current_dir(project.root()))?;
     let mut failed = Vec::new();
     for path in project.notebook_files()? {
-        if let Err(error) = execute_file(
-            project,
-            &path,
-            Some(CELL_LIMIT),
-            &[("MNIST_NOTEBOOK_QUICK", "1")],
-        ) {
+        if let Err(error) =
+            execute_file(project, &path, Some(CELL_LIMIT), &[("MNIST_NOTEBOOK_QUICK", "1")])
+        {
             println!("{error:#}");
             failed.push(name(&path));
         }
     }
     ensure!(failed.is_empty(), "notebooks failed: {}", failed.join(", "));
     println!("All notebooks were executed without a failure.");
-    Ok(())
+    browser::test(project, &project.notebooks().join(WALKTHROUGH))
 }
 
 fn bench_notebook(project: &Project) -> Result<()> {
@@ -140,10 +132,7 @@ fn bench_notebook(project: &Project) -> Result<()> {
 
 fn kernel(evcxr: &Path, control_file: &Path) -> Result<()> {
     let program = std::env::current_exe()?;
-    let tools = program
-        .ancestors()
-        .nth(2)
-        .context("the launcher is not in .tools/bin")?;
+    let tools = program.ancestors().nth(2).context("the launcher is not in .tools/bin")?;
     match launcher::launch(tools, evcxr, control_file)? {}
 }
 
@@ -175,9 +164,7 @@ fn execute_file(
 /// Turns an executed notebook into a page beside it.
 fn page(project: &Project, notebook: &Path) -> Result<PathBuf> {
     let mut convert = project.jupyter();
-    convert
-        .args(["-m", "nbconvert", "--to", "html", "--log-level", "WARN"])
-        .arg(notebook);
+    convert.args(["-m", "nbconvert", "--to", "html", "--log-level", "WARN"]).arg(notebook);
     run(&mut convert).context("cannot make a page of the notebook")?;
     let page = notebook.with_extension("html");
     let html = fs::read_to_string(&page)?.replacen("</head>", PAGE_STYLE, 1);
@@ -187,21 +174,14 @@ fn page(project: &Project, notebook: &Path) -> Result<PathBuf> {
 
 /// The last line that a cell printed about accuracy.
 fn last_accuracy(cells: &[CodeCell]) -> Option<String> {
-    let printed = cells
-        .iter()
-        .flat_map(|cell| &cell.outputs)
-        .map(|output| joined(&output["text"]));
-    let lines: Vec<String> = printed
-        .flat_map(|text| text.lines().map(str::to_owned).collect::<Vec<_>>())
-        .collect();
+    let printed = cells.iter().flat_map(|cell| &cell.outputs).map(|output| joined(&output["text"]));
+    let lines: Vec<String> =
+        printed.flat_map(|text| text.lines().map(str::to_owned).collect::<Vec<_>>()).collect();
     lines.into_iter().rfind(|line| line.contains("accuracy"))
 }
 
 fn name(path: &Path) -> String {
-    path.file_name()
-        .unwrap_or_default()
-        .to_string_lossy()
-        .into_owned()
+    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }
 
 /// Whether root runs this: Jupyter wants to be told so. Set-up made the folder `.tools`, so it is this user's.

@@ -155,9 +155,7 @@ fn last_heading(markdown: &str) -> Option<String> {
 }
 
 fn has_tag(cell: &Value, tag: &str) -> bool {
-    cell["metadata"]["tags"]
-        .as_array()
-        .is_some_and(|tags| tags.iter().any(|t| t == tag))
+    cell["metadata"]["tags"].as_array().is_some_and(|tags| tags.iter().any(|t| t == tag))
 }
 
 /// Outputs as a notebook file keeps them.
@@ -167,10 +165,8 @@ fn stored(outputs: &[Value], count: usize) -> Vec<Value> {
         let mut output = output.clone();
         if output["output_type"] == "stream" {
             let text = joined(&output["text"]);
-            let text: String = text
-                .split_inclusive('\n')
-                .filter(|line| !is_progress(line))
-                .collect();
+            let text: String =
+                text.split_inclusive('\n').filter(|line| !is_progress(line)).collect();
             if text.is_empty() {
                 continue;
             }
@@ -219,15 +215,9 @@ mod tests {
     fn code_cells_carry_their_heading_and_number() {
         let cells = notebook().code_cells();
         assert_eq!(cells.len(), 2);
-        assert_eq!(
-            (cells[0].number, cells[0].index, &*cells[0].title),
-            (1, 1, "2. Loss")
-        );
+        assert_eq!((cells[0].number, cells[0].index, &*cells[0].title), (1, 1, "2. Loss"));
         assert_eq!(cells[0].source, "let a = 1;\na");
-        assert_eq!(
-            (cells[1].number, &*cells[1].id, cells[1].raises),
-            (2, "b", true)
-        );
+        assert_eq!((cells[1].number, &*cells[1].id, cells[1].raises), (2, "b", true));
     }
 
     #[test]

@@ -16,9 +16,7 @@ impl Project {
     /// The project that this program was built in.
     pub fn new() -> Self {
         let manifest = Path::new(env!("CARGO_MANIFEST_DIR"));
-        Self {
-            root: manifest.parent().unwrap_or(manifest).to_owned(),
-        }
+        Self { root: manifest.parent().unwrap_or(manifest).to_owned() }
     }
 
     /// The project folder itself.
@@ -59,9 +57,7 @@ impl Project {
         let folder = self.notebooks();
         let entries = std::fs::read_dir(&folder)
             .with_context(|| format!("cannot read {}", folder.display()))?;
-        let mut files = entries
-            .map(|entry| Ok(entry?.path()))
-            .collect::<Result<Vec<_>>>()?;
+        let mut files = entries.map(|entry| Ok(entry?.path())).collect::<Result<Vec<_>>>()?;
         files.retain(|path| path.extension() == Some(OsStr::new("ipynb")));
         files.sort();
         Ok(files)
@@ -112,9 +108,7 @@ pub fn command(program: impl AsRef<OsStr>) -> Command {
 /// When it cannot be started or fails; the message carries what it said.
 pub fn output(command: &mut Command) -> Result<String> {
     let name = command.get_program().to_string_lossy().into_owned();
-    let output = command
-        .output()
-        .with_context(|| format!("cannot start `{name}`"))?;
+    let output = command.output().with_context(|| format!("cannot start `{name}`"))?;
     if !output.status.success() {
         bail!(
             "`{name}` failed ({}): {}",
@@ -131,9 +125,7 @@ pub fn output(command: &mut Command) -> Result<String> {
 /// When it cannot be started or fails.
 pub fn run(command: &mut Command) -> Result<()> {
     let name = command.get_program().to_string_lossy().into_owned();
-    let status = command
-        .status()
-        .with_context(|| format!("cannot start `{name}`"))?;
+    let status = command.status().with_context(|| format!("cannot start `{name}`"))?;
     if !status.success() {
         bail!("`{name}` failed ({status})");
     }

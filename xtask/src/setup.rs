@@ -21,6 +21,12 @@ const EVCXR_SERIES: &str = "0.22.";
 const EVCXR_VERSION: &str = "0.22.0";
 const OLDEST_PYTHON: (u32, u32) = (3, 10);
 
+/// JupyterLab asks nothing of the network: no news, no updates.
+const LAB_SETTINGS: &str = r#"{
+  "@jupyterlab/apputils-extension:notification": { "fetchNews": "false", "checkForUpdates": false }
+}
+"#;
+
 /// Makes everything that the notebooks need.
 ///
 /// # Errors
@@ -58,17 +64,13 @@ fn python_environment(project: &Project) -> Result<()> {
     )?;
     let spinner = Spinner::new("pip install");
     let mut pip = command(project.python());
-    pip.args([
-        "-m",
-        "pip",
-        "install",
-        "--quiet",
-        "--disable-pip-version-check",
-        "-r",
-    ])
-    .arg(&wanted);
+    pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-r"]).arg(&wanted);
     output(&mut pip).context("cannot install notebooks/requirements.txt")?;
     drop(spinner);
+    launcher::write(
+        &project.venv().join("share/jupyter/lab/settings/overrides.json"),
+        LAB_SETTINGS,
+    )?;
     fs::write(stamp, text)?;
     Ok(())
 }
@@ -77,31 +79,18 @@ fn python_environment(project: &Project) -> Result<()> {
 fn find_python() -> Result<PathBuf> {
     let version = "import sys; print(sys.version_info[0], sys.version_info[1])";
     let mut seen = Vec::new();
-    for name in [
-        "python3",
-        "python3.14",
-        "python3.13",
-        "python3.12",
-        "python3.11",
-        "python3.10",
-    ] {
+    for name in ["python3", "python3.14", "python3.13", "python3.12", "python3.11", "python3.10"] {
         let Ok(answer) = output(command(name).args(["-c", version])) else {
             continue;
         };
-        let numbers: Vec<u32> = answer
-            .split(' ')
-            .filter_map(|number| number.parse().ok())
-            .collect();
+        let numbers: Vec<u32> =
+            answer.split(' ').filter_map(|number| number.parse().ok()).collect();
         if matches!(numbers[..], [major, minor] if (major, minor) >= OLDEST_PYTHON) {
             return Ok(name.into());
         }
         seen.push(answer.replace(' ', "."));
     }
-    let found = if seen.is_empty() {
-        "none".to_owned()
-    } else {
-        seen.join(", ")
-    };
+    let found = if seen.is_empty() { "none".to_owned() } else { seen.join(", ") };
     bail!(
         "JupyterLab needs Python {}.{} or newer as `python3` (found: {found}): \
          install it (Debian and Ubuntu: `apt install python3 python3-venv`)",
@@ -113,9 +102,7 @@ fn find_python() -> Result<PathBuf> {
 /// The kernel's program: one that Cargo installed for this user, or one built now into a folder of its own.
 fn evcxr() -> Result<PathBuf> {
     let home = cargo_home()?;
-    let own = home
-        .join("mnist-notebook")
-        .join(format!("evcxr_jupyter-{EVCXR_VERSION}"));
+    let own = home.join("mnist-notebook").join(format!("evcxr_jupyter-{EVCXR_VERSION}"));
     let path = std::env::var_os("PATH").unwrap_or_default();
     let roots = std::env::split_paths(&path).filter_map(|bin| Some(bin.parent()?.to_owned()));
     for root in [own.clone(), home].into_iter().chain(roots) {
@@ -128,14 +115,7 @@ fn evcxr() -> Result<PathBuf> {
     );
     let mut install = command("cargo");
     install
-        .args([
-            "install",
-            "--locked",
-            "--version",
-            EVCXR_VERSION,
-            "evcxr_jupyter",
-            "--root",
-        ])
+        .args(["install", "--locked", "--version", EVCXR_VERSION, "evcxr_jupyter", "--root"])
         .arg(&own);
     // Outside the project folder, whose build settings are not meant for it.
     run(install.current_dir(cargo_home()?)).context("cannot build the kernel evcxr_jupyter")?;
@@ -153,10 +133,7 @@ fn installed_evcxr(root: &Path) -> Option<String> {
 /// The standard library's source, by which evcxr infers the types of variables. Does without it where it cannot be had.
 fn rust_src(project: &Project) -> Result<()> {
     let sysroot = output(command("rustc").args(["--print", "sysroot"]))?;
-    if Path::new(&sysroot)
-        .join("lib/rustlib/src/rust/library")
-        .is_dir()
-    {
+    if Path::new(&sysroot).join("lib/rustlib/src/rust/library").is_dir() {
         return Ok(());
     }
     let unavailable = project.tools().join("rust-src-unavailable");
@@ -212,9 +189,7 @@ fn warm_template(project: &Project) -> Result<()> {
     }
     fs::create_dir_all(&building)?;
     let spinner = Spinner::new("");
-    let folder = building
-        .to_str()
-        .context("the project's path is not UTF-8")?;
+    let folder = building.to_str().context("the project's path is not UTF-8")?;
     let mut kernel = Kernel::start(
         project,
         &project.notebooks(),
@@ -258,11 +233,7 @@ fn stamp(project: &Project, dependencies: &str) -> Result<String> {
     dependencies.hash(&mut hasher);
     hash_files(
         project.root(),
-        &[
-            "Cargo.lock",
-            "Cargo.toml",
-            ".tools/kernels/.cargo/config.toml",
-        ],
+        &["Cargo.lock", "Cargo.toml", ".tools/kernels/.cargo/config.toml"],
         &mut hasher,
     )?;
     hash_sources(&project.root().join("mnist-notebook-support"), &mut hasher)?;
@@ -272,17 +243,14 @@ fn stamp(project: &Project, dependencies: &str) -> Result<String> {
 fn hash_files(folder: &Path, names: &[&str], hasher: &mut impl Hasher) -> Result<()> {
     for name in names {
         let path = folder.join(name);
-        fs::read(&path)
-            .with_context(|| format!("cannot read {}", path.display()))?
-            .hash(hasher);
+        fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?.hash(hasher);
     }
     Ok(())
 }
 
 fn hash_sources(folder: &Path, hasher: &mut impl Hasher) -> Result<()> {
-    let mut paths = fs::read_dir(folder)?
-        .map(|entry| Ok(entry?.path()))
-        .collect::<Result<Vec<_>>>()?;
+    let mut paths =
+        fs::read_dir(folder)?.map(|entry| Ok(entry?.path())).collect::<Result<Vec<_>>>()?;
     paths.sort();
     for path in paths {
         if path.is_dir() {

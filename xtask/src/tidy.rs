@@ -20,29 +20,19 @@ pub fn untidy(notebook: &Notebook) -> Vec<String> {
     let cells = notebook.code_cells();
     for (cell, count) in cells.iter().zip(1..) {
         if cell.count != Some(count) {
-            let was = cell
-                .count
-                .map_or("no number".to_owned(), |count| count.to_string());
-            found.push(format!(
-                "{}: execution count {count} wanted, found {was}",
-                name(cell)
-            ));
+            let was = cell.count.map_or("no number".to_owned(), |count| count.to_string());
+            found.push(format!("{}: execution count {count} wanted, found {was}", name(cell)));
         }
-        found.extend(
-            texts(cell)
-                .iter()
-                .flat_map(|text| text.lines())
-                .filter_map(|line| {
-                    let what = if is_progress(line) {
-                        "a progress line"
-                    } else if has_path(line) {
-                        "a path of a machine"
-                    } else {
-                        return None;
-                    };
-                    Some(format!("{}: {what}: {}", name(cell), line.trim()))
-                }),
-        );
+        found.extend(texts(cell).iter().flat_map(|text| text.lines()).filter_map(|line| {
+            let what = if is_progress(line) {
+                "a progress line"
+            } else if has_path(line) {
+                "a path of a machine"
+            } else {
+                return None;
+            };
+            Some(format!("{}: {what}: {}", name(cell), line.trim()))
+        }));
     }
     found.extend(failures(notebook, notebook).iter().map(ToString::to_string));
     found
@@ -56,11 +46,7 @@ fn metadata(json: &Value) -> Vec<String> {
     if json["metadata"]["kernelspec"] != kernelspec() {
         found.push(format!("metadata: kernelspec {} wanted", kernelspec()));
     }
-    found.extend(others(
-        &json["metadata"],
-        &["kernelspec", "language_info"],
-        "metadata",
-    ));
+    found.extend(others(&json["metadata"], &["kernelspec", "language_info"], "metadata"));
     for (cell, number) in json["cells"].as_array().into_iter().flatten().zip(1..) {
         found.extend(others(
             &cell["metadata"],
@@ -72,11 +58,7 @@ fn metadata(json: &Value) -> Vec<String> {
 }
 
 fn others(metadata: &Value, wanted: &[&str], place: &str) -> Vec<String> {
-    let keys = metadata
-        .as_object()
-        .into_iter()
-        .flatten()
-        .map(|(key, _)| key);
+    let keys = metadata.as_object().into_iter().flatten().map(|(key, _)| key);
     keys.filter(|key| !wanted.contains(&key.as_str()))
         .map(|key| format!("{place}: `{key}`"))
         .collect()
@@ -99,12 +81,8 @@ fn identifiers(cells: &[Value]) -> Vec<String> {
 
 /// Text outputs that differ in more than digits between two executions of the same notebook, as names of cells.
 pub fn differences(one: &Notebook, other: &Notebook) -> Vec<String> {
-    let shapes = |cell: &CodeCell| {
-        texts(cell)
-            .iter()
-            .map(|text| without_digits(text))
-            .collect::<Vec<_>>()
-    };
+    let shapes =
+        |cell: &CodeCell| texts(cell).iter().map(|text| without_digits(text)).collect::<Vec<_>>();
     let (one, other) = (one.code_cells(), other.code_cells());
     one.iter()
         .zip(&other)
@@ -182,16 +160,10 @@ mod tests {
 
     #[test]
     fn metadata_that_editors_leave_behind_is_untidy() {
-        assert_eq!(
-            found(|n| n["metadata"]["widgets"] = json!({})),
-            ["metadata: `widgets`"]
-        );
+        assert_eq!(found(|n| n["metadata"]["widgets"] = json!({})), ["metadata: `widgets`"]);
         let times = found(|n| n["cells"][1]["metadata"]["execution"] = json!({"start": "12:00"}));
         assert_eq!(times, ["metadata of cell 2 (of all): `execution`"]);
-        assert_eq!(
-            found(|n| n["metadata"]["kernelspec"]["name"] = json!("rust-2")).len(),
-            1
-        );
+        assert_eq!(found(|n| n["metadata"]["kernelspec"]["name"] = json!("rust-2")).len(), 1);
         assert_eq!(found(|n| n["nbformat_minor"] = json!(4)).len(), 1);
     }
 
@@ -210,15 +182,9 @@ mod tests {
     #[test]
     fn a_notebook_must_have_been_executed_from_top_to_bottom() {
         let gap = found(|n| n["cells"][2]["execution_count"] = json!(3));
-        assert_eq!(
-            gap,
-            ["code cell 2 (Title): execution count 2 wanted, found 3"]
-        );
+        assert_eq!(gap, ["code cell 2 (Title): execution count 2 wanted, found 3"]);
         let never = found(|n| n["cells"][2]["execution_count"] = Value::Null);
-        assert!(
-            never[0].ends_with("execution count 2 wanted, found no number"),
-            "{never:?}"
-        );
+        assert!(never[0].ends_with("execution count 2 wanted, found no number"), "{never:?}");
     }
 
     #[test]
@@ -233,10 +199,7 @@ mod tests {
             ["code cell 1 (Title): a progress line: ▕███▏ 9 % 7 images/s"]
         );
         let stderr = found(|n| n["cells"][1]["outputs"][0]["name"] = json!("stderr"));
-        assert!(
-            stderr[0].contains("standard error: loss 0.1317"),
-            "{stderr:?}"
-        );
+        assert!(stderr[0].contains("standard error: loss 0.1317"), "{stderr:?}");
     }
 
     #[test]
@@ -246,17 +209,8 @@ mod tests {
             json["cells"][1]["outputs"][0]["text"] = json!(line);
             Notebook::parse(&json.to_string()).unwrap()
         };
-        assert_eq!(
-            differences(&with("loss  0.1317\n"), &with("loss 12.5e-3, \n")).len(),
-            1
-        );
-        assert_eq!(
-            differences(&with("loss  0.1317\n"), &with("loss 12.53\n")),
-            [""; 0]
-        );
-        assert_eq!(
-            differences(&with("loss 1\n"), &with("loss NaN\n")),
-            ["code cell 1 (Title)"]
-        );
+        assert_eq!(differences(&with("loss  0.1317\n"), &with("loss 12.5e-3, \n")).len(), 1);
+        assert_eq!(differences(&with("loss  0.1317\n"), &with("loss 12.53\n")), [""; 0]);
+        assert_eq!(differences(&with("loss 1\n"), &with("loss NaN\n")), ["code cell 1 (Title)"]);
     }
 }
