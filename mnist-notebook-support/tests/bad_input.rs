@@ -2,6 +2,9 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use mnist_notebook_support::kernels::{
+    Conv2d, Dense, Layer, Pool2d, Program, log_softmax_backward, log_softmax_forward,
+};
 use mnist_notebook_support::linen::{lecun_normal, zeros};
 use mnist_notebook_support::prelude::*;
 use mnist_notebook_support::random::{bits, normal, truncated_normal, uniform};
@@ -451,5 +454,82 @@ fn no_other_function_panics() {
         drop(notebook::source("::"));
         notebook::Progress::new("", 0).step(0, || None);
     });
+    assert!(panics.is_empty(), "panics:\n{}", panics.join("\n"));
+}
+
+#[test]
+fn no_kernel_panics() {
+    let sizes = [0, 1, 2, 5];
+    let mut panics = Vec::new();
+    let room = || ([0.5f32; 4], [0.5f32; 4], [0f32; 4], [0f32; 2]);
+    for a in sizes {
+        for b in sizes {
+            let what = |name: &str| format!("{name} {a} {b}");
+            let (x, y, mut z, mut w) = room();
+            let conv = Conv2d {
+                batch: a,
+                height: b,
+                width: 2,
+                in_channels: a,
+                out_channels: 1,
+                kernel: (b, 1),
+            };
+            note(
+                &mut panics,
+                || what("conv"),
+                || {
+                    drop(conv.forward(&x, &y, &x, &mut z));
+                    drop(conv.backward_input(&x, &y, &mut z));
+                    drop(conv.backward_kernel(&x, &y, &mut z, &mut w));
+                },
+            );
+            let dense = Dense { batch: a, inputs: b, outputs: 2 };
+            note(
+                &mut panics,
+                || what("dense"),
+                || {
+                    drop(dense.forward(&x, &y, &x, &mut z));
+                    drop(dense.backward_input(&x, &y, &mut z));
+                    drop(dense.backward_kernel(&x, &y, &mut z, &mut w));
+                },
+            );
+            let pool = Pool2d { batch: 1, height: 2, width: a, channels: 1, window: (b, a) };
+            note(
+                &mut panics,
+                || what("pool"),
+                || {
+                    drop((pool.average_forward(&x, &mut z), pool.max_forward(&x, &mut z)));
+                    drop(pool.average_backward(&x, &mut z));
+                    drop(pool.max_backward(&x, &y, &mut z));
+                },
+            );
+            note(
+                &mut panics,
+                || what("log_softmax"),
+                || {
+                    drop(log_softmax_forward(&x[..a.min(4)], b, &mut z));
+                    drop(log_softmax_backward(&x, &y, b, &mut z));
+                },
+            );
+            let params = (a, b);
+            let layers = [
+                Layer::Conv { kernel: (a, b), features: a, params },
+                Layer::Relu,
+                Layer::AvgPool { window: (b, a) },
+                Layer::Flatten,
+                Layer::Dense { features: b, params },
+                Layer::LogSoftmax,
+            ];
+            for start in 0..layers.len() {
+                note(
+                    &mut panics,
+                    || what("program"),
+                    || {
+                        drop(Program::new([a, b, 2, 1], &layers[start..]));
+                    },
+                );
+            }
+        }
+    }
     assert!(panics.is_empty(), "panics:\n{}", panics.join("\n"));
 }
