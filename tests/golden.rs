@@ -37,10 +37,7 @@ fn sha256(bytes: impl Iterator<Item = u8>) -> String {
 fn assert_close(name: &str, found: &[f32], expected: &[f32], relative: f32) {
     assert_eq!(found.len(), expected.len(), "{name}");
     for (i, (a, b)) in found.iter().zip(expected).enumerate() {
-        assert!(
-            (a - b).abs() <= relative * b.abs(),
-            "{name}[{i}]: {a} instead of {b}"
-        );
+        assert!((a - b).abs() <= relative * b.abs(), "{name}[{i}]: {a} instead of {b}");
     }
 }
 
@@ -106,9 +103,7 @@ fn draws() -> Vec<DrawsGolden> {
 fn seeds_give_the_keys_of_jax() {
     for golden in golden::<RandomGolden>("random.json").seeds {
         // JAX refuses what does not fit an i64; here the type does.
-        let found = i64::try_from(golden.seed)
-            .ok()
-            .map(|seed| Key::new(seed).words());
+        let found = i64::try_from(golden.seed).ok().map(|seed| Key::new(seed).words());
         assert_eq!(found, golden.key, "seed {}", golden.seed);
     }
 }
@@ -133,10 +128,7 @@ fn bits_of_any_shape_equal_those_of_jax() {
         for BitsGolden { shape, values } in golden.bits {
             let found = bits(key(golden.key), shape.clone(), &Device::Cpu).unwrap();
             assert_eq!(found.dims(), shape);
-            assert_eq!(
-                found.flatten_all().unwrap().to_vec1::<u32>().unwrap(),
-                values
-            );
+            assert_eq!(found.flatten_all().unwrap().to_vec1::<u32>().unwrap(), values);
         }
     }
 }
@@ -248,20 +240,14 @@ fn initial_parameters_are_flax_s_leaf_by_leaf() {
 }
 
 fn assert_leaf(params: &Params, leaf: &LeafGolden) {
-    let var = params
-        .get(&leaf.name)
-        .unwrap_or_else(|| panic!("no {}", leaf.name));
+    let var = params.get(&leaf.name).unwrap_or_else(|| panic!("no {}", leaf.name));
     assert_eq!(var.dims(), leaf.shape, "{}", leaf.name);
     let values = vec(var);
     let (head, tail) = (leaf.first.len(), values.len() - leaf.last.len());
     assert_close(&leaf.name, &values[..head], &floats(&leaf.first), 1e-6);
     assert_close(&leaf.name, &values[tail..], &floats(&leaf.last), 1e-6);
     let sum = sha256(values.iter().flat_map(|value| value.to_le_bytes()));
-    assert_eq!(
-        sum, leaf.sha256,
-        "{} differs from Flax's in some bit",
-        leaf.name
-    );
+    assert_eq!(sum, leaf.sha256, "{} differs from Flax's in some bit", leaf.name);
 
     let wide: Vec<f64> = values.iter().copied().map(f64::from).collect();
     let mean = wide.iter().sum::<f64>() / wide.len() as f64;
@@ -275,11 +261,7 @@ fn assert_leaf(params: &Params, leaf: &LeafGolden) {
         ("std", variance.sqrt(), leaf.std),
     ] {
         let scale = leaf.std.max(leaf.mean.abs());
-        assert!(
-            (found - expected).abs() <= 1e-6 * scale,
-            "{} {name}",
-            leaf.name
-        );
+        assert!((found - expected).abs() <= 1e-6 * scale, "{} {name}", leaf.name);
     }
 }
 
@@ -331,17 +313,9 @@ fn the_first_gradients_are_flax_s() {
             assert!(difference <= bound, "{}[{index}]: {difference}", leaf.name);
         }
         let sum = values.iter().copied().map(f64::from).sum::<f64>();
-        assert!(
-            (sum - leaf.sum).abs() <= bound * values.len() as f64,
-            "{} sum",
-            leaf.name
-        );
+        assert!((sum - leaf.sum).abs() <= bound * values.len() as f64, "{} sum", leaf.name);
         let max_abs = values.iter().fold(0f32, |max, value| max.max(value.abs()));
-        assert!(
-            (f64::from(max_abs) - leaf.max_abs).abs() <= bound,
-            "{} max",
-            leaf.name
-        );
+        assert!((f64::from(max_abs) - leaf.max_abs).abs() <= bound, "{} max", leaf.name);
     }
 }
 
@@ -377,21 +351,13 @@ fn training_in_f32_follows_flax_as_long_as_f32_can() {
         let found = trace_of_training(golden.seed, 200, DType::F32).unwrap();
         for step in 0..5 {
             let difference = relative_difference(found[step].0, golden.f32.loss[step]);
-            assert!(
-                difference < 1e-5,
-                "seed {}, step {}: {difference}",
-                golden.seed,
-                step + 1
-            );
+            assert!(difference < 1e-5, "seed {}, step {}: {difference}", golden.seed, step + 1);
             assert!((found[step].1 - golden.f32.accuracy[step]).abs() < 1e-6);
         }
         let mean = |losses: &mut dyn Iterator<Item = f64>| losses.sum::<f64>() / 100.0;
         let found = mean(&mut found[100..].iter().map(|step| step.0));
         let expected = mean(&mut golden.f32.loss[100..].iter().copied());
-        assert!(
-            relative_difference(found, expected) < 0.05,
-            "{found} {expected}"
-        );
+        assert!(relative_difference(found, expected) < 0.05, "{found} {expected}");
     }
 }
 
@@ -400,17 +366,10 @@ fn training_in_f32_follows_flax_as_long_as_f32_can() {
 fn training_in_f64_is_flax_s_for_200_steps() {
     for golden in golden::<TraceGolden>("trace.json").runs {
         let found = trace_of_training(golden.seed, 200, DType::F64).unwrap();
-        let steps = found
-            .iter()
-            .zip(golden.f64.loss.iter().zip(&golden.f64.accuracy));
+        let steps = found.iter().zip(golden.f64.loss.iter().zip(&golden.f64.accuracy));
         for (step, ((loss, accuracy), (flax_loss, flax_accuracy))) in steps.enumerate() {
             let difference = relative_difference(*loss, *flax_loss);
-            assert!(
-                difference < 1e-8,
-                "seed {}, step {}: {difference}",
-                golden.seed,
-                step + 1
-            );
+            assert!(difference < 1e-8, "seed {}, step {}: {difference}", golden.seed, step + 1);
             assert!((accuracy - flax_accuracy).abs() < 1e-6);
         }
     }

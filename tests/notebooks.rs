@@ -45,22 +45,13 @@ fn assert_fails(name: &str, number: usize, words: &[&str]) {
     let first = &failures[0];
     assert_eq!(first.number, number, "{failures:#?}");
     let shown = first.to_string();
-    for word in words.iter().chain([&&*executed.code_cells()[number - 1]
-        .source
-        .lines()
-        .next()
-        .unwrap()])
+    for word in
+        words.iter().chain([&&*executed.code_cells()[number - 1].source.lines().next().unwrap()])
     {
         assert!(shown.contains(word), "`{word}` is not in:\n{shown}");
     }
     let rest = executed.code_cells().len() - number;
-    assert_eq!(
-        failures[1..]
-            .iter()
-            .filter(|f| f.problem == "was never executed")
-            .count(),
-        rest
-    );
+    assert_eq!(failures[1..].iter().filter(|f| f.problem == "was never executed").count(), rest);
     assert_eq!(failures.len(), 1 + rest, "{failures:#?}");
 }
 
@@ -68,12 +59,7 @@ fn assert_fails(name: &str, number: usize, words: &[&str]) {
 fn committed_notebooks_are_tidy() {
     for path in Project::new().notebook_files().unwrap() {
         let untidy = untidy(&Notebook::read(&path).unwrap());
-        assert!(
-            untidy.is_empty(),
-            "{}:\n{}",
-            path.display(),
-            untidy.join("\n")
-        );
+        assert!(untidy.is_empty(), "{}:\n{}", path.display(), untidy.join("\n"));
     }
 }
 
@@ -84,14 +70,8 @@ fn a_good_notebook_is_never_reported() {
     };
     assert_eq!(failures, []);
     let cells = executed.code_cells();
-    assert_eq!(
-        cells[0].outputs[0]["text"],
-        serde_json::json!(["answer: 42\n"])
-    );
-    assert_eq!(
-        cells[3].outputs[0]["data"]["text/plain"],
-        serde_json::json!(["42"])
-    );
+    assert_eq!(cells[0].outputs[0]["text"], serde_json::json!(["answer: 42\n"]));
+    assert_eq!(cells[3].outputs[0]["data"]["text/plain"], serde_json::json!(["42"]));
     assert_eq!(
         cells.iter().map(|cell| cell.count).collect::<Vec<_>>(),
         [Some(1), Some(2), Some(3), Some(4)]
@@ -103,11 +83,7 @@ fn a_panic_is_a_failure() {
     assert_fails(
         "panic",
         2,
-        &[
-            "cell 2 (Panic)",
-            "panicked",
-            "index out of bounds: the len is 0 but the index is 42",
-        ],
+        &["cell 2 (Panic)", "panicked", "index out of bounds: the len is 0 but the index is 42"],
     );
 }
 
@@ -128,11 +104,7 @@ fn a_process_that_aborts_is_a_failure() {
 
 #[test]
 fn a_stack_overflow_is_a_failure() {
-    assert_fails(
-        "stack_overflow",
-        2,
-        &["Subprocess terminated with status: signal"],
-    );
+    assert_fails("stack_overflow", 2, &["Subprocess terminated with status: signal"]);
 }
 
 #[test]
@@ -142,11 +114,7 @@ fn a_compile_error_is_a_failure() {
 
 #[test]
 fn a_failed_assertion_in_the_last_cell_is_a_failure() {
-    assert_fails(
-        "assert_in_last_cell",
-        2,
-        &["the answer is off", "left: 42", "right: 43"],
-    );
+    assert_fails("assert_in_last_cell", 2, &["the answer is off", "left: 42", "right: 43"]);
 }
 
 #[test]
@@ -170,9 +138,6 @@ fn a_cell_that_never_ends_is_a_failure_after_its_time() {
         return;
     };
     assert_eq!(failures[0].number, 2);
-    assert_eq!(
-        failures[0].problem,
-        "TimeLimit: the cell was ended: it ran longer than 5 s"
-    );
+    assert_eq!(failures[0].problem, "TimeLimit: the cell was ended: it ran longer than 5 s");
     assert_eq!(failures[1].problem, "was never executed");
 }

@@ -395,3 +395,6 @@ fn read(path: &Path, device: &Device) -> Result<TrainState, String> {
 fn epoch_of(path: &Path) -> Option<usize> {
     path.file_name()?.to_str()?.strip_prefix("epoch-")?.strip_suffix(".safetensors")?.parse().ok()
 }
+
+#[cfg(test)]
+mod tests;

@@ -192,9 +192,8 @@ fn plan(
 
 fn to_kernel_layer(layer: &Layer, params: &Params) -> Option<kernels::Layer> {
     let position = |path: String| params.paths().position(|known| known == path);
-    let positions = |path: &str| {
-        Some((position(format!("{path}/kernel"))?, position(format!("{path}/bias"))?))
-    };
+    let positions =
+        |path: &str| Some((position(format!("{path}/kernel"))?, position(format!("{path}/bias"))?));
     Some(match layer {
         Layer::Conv { path, kernel_size, features, .. } => kernels::Layer::Conv {
             kernel: *kernel_size,

@@ -74,8 +74,9 @@ pub mod prelude {
     };
     pub use crate::random::{Key, permutation};
     pub use crate::{
-        Batch, BatchMetrics, Checkpoints, Cnn, Dataset, EpochMetrics, Error, Gradients, Jit, Metrics, Momentum, Result, TrainState,
-        best_device, compute_metrics, create_optimizer, cross_entropy_loss, eval_model, eval_step, get_datasets,
-        get_initial_params, jit, onehot, train_epoch, train_step, value_and_grad,
+        Batch, BatchMetrics, Checkpoints, Cnn, Dataset, EpochMetrics, Error, Gradients, Jit,
+        Metrics, Momentum, Result, TrainState, best_device, compute_metrics, create_optimizer,
+        cross_entropy_loss, eval_model, eval_step, get_datasets, get_initial_params, jit, onehot,
+        train_epoch, train_step, value_and_grad,
     };
 }

@@ -95,9 +95,12 @@ fn borrow_rest<R, F: FnOnce(&mut [&mut [f32]]) -> R>(
     op.result.take().unwrap_or_else(|| Err(crate::Error::Tensor("nothing was borrowed".into())))
 }
 
+/// What has been borrowed so far, and the function that waits for all of it.
+type Pending<'b, F> = (Vec<&'b mut [f32]>, F);
+
 struct Borrow<'a, 'b, R, F> {
     rest: &'a [&'a Var],
-    state: Cell<Option<(Vec<&'b mut [f32]>, F)>>,
+    state: Cell<Option<Pending<'b, F>>>,
     result: Cell<Option<Result<R>>>,
 }
 
@@ -464,19 +467,12 @@ impl CustomOp2 for MaxPoolGrad {
 }
 
 /// A gradient, if anybody asks for it: the first layer's input, for one, is data.
-fn wanted(
-    x: &Tensor,
-    grad: impl FnOnce() -> CandleResult<Tensor>,
-) -> CandleResult<Option<Tensor>> {
+fn wanted(x: &Tensor, grad: impl FnOnce() -> CandleResult<Tensor>) -> CandleResult<Option<Tensor>> {
     x.track_op().then(grad).transpose()
 }
 
 /// Takes apart the derivatives for kernel and bias.
-fn split_params(
-    grads: &Tensor,
-    kernel: &Tensor,
-    bias: &Tensor,
-) -> CandleResult<(Tensor, Tensor)> {
+fn split_params(grads: &Tensor, kernel: &Tensor, bias: &Tensor) -> CandleResult<(Tensor, Tensor)> {
     let (kernel_len, bias_len) = (kernel.elem_count(), bias.elem_count());
     Ok((
         grads.narrow(0, 0, kernel_len)?.reshape(kernel.shape())?,

@@ -161,7 +161,10 @@ fn gradients_in_f64_equal_finite_differences() {
         var.set(&value).unwrap();
         let exact = (gradients.get(path).unwrap() * &signs).unwrap().sum_all().unwrap();
         let exact = exact.to_scalar::<f64>().unwrap();
-        assert!((numeric - exact).abs() <= 1e-6 * exact.abs().max(1e-2), "{path} {numeric} {exact}");
+        assert!(
+            (numeric - exact).abs() <= 1e-6 * exact.abs().max(1e-2),
+            "{path} {numeric} {exact}"
+        );
     }
 }
 

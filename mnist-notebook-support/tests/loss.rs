@@ -39,10 +39,7 @@ fn cross_entropy_is_the_mean_negative_log_probability_of_the_true_classes() {
 fn a_label_that_is_no_class_is_refused_by_name_and_place() {
     let error = onehot(&labels(&[1, 10]), 10).unwrap_err();
     assert!(matches!(error, Error::Label { label: 10, index: 1, num_classes: 10 }));
-    assert_eq!(
-        error.to_string(),
-        "label 10 at position 1 is not below the number of classes, 10"
-    );
+    assert_eq!(error.to_string(), "label 10 at position 1 is not below the number of classes, 10");
 }
 
 #[test]
@@ -56,10 +53,7 @@ fn labels_must_be_u32() {
 fn logits_and_labels_must_match() {
     let logits = Tensor::zeros((3, 10), DType::F32, &Device::Cpu).unwrap();
     let error = cross_entropy_loss(&logits, &labels(&[1, 2])).unwrap_err();
-    assert_eq!(
-        error.to_string(),
-        "logits: expected shape [2, number of classes], found [3, 10]"
-    );
+    assert_eq!(error.to_string(), "logits: expected shape [2, number of classes], found [3, 10]");
 }
 
 #[test]

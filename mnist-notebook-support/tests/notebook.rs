@@ -2,38 +2,22 @@
 
 use candle_core::{DType, Device, Tensor};
 use mnist_notebook_support::notebook::{
-    Figure, Picture, Table, bar_chart, heat_map, image_grid, line_chart, line_chart_over, picture_grid, show,
-    side_by_side, source,
+    Figure, Picture, Table, bar_chart, heat_map, image_grid, line_chart, line_chart_over,
+    picture_grid, show, side_by_side, source,
 };
 use roxmltree::Document;
 
 fn loss() -> Figure {
-    let series = [
-        ("training & more", [0.1326_f32, 0.0403]),
-        ("test", [0.0561, 0.0387]),
-    ];
+    let series = [("training & more", [0.1326_f32, 0.0403]), ("test", [0.0561, 0.0387])];
     line_chart("Loss <per> epoch", "epoch", "cross-entropy (nats)", &series).unwrap()
 }
 
 fn counts() -> Figure {
-    bar_chart(
-        "Images per digit",
-        "digit",
-        "images",
-        &[("0", 5923), ("1", 6742)],
-    )
-    .unwrap()
+    bar_chart("Images per digit", "digit", "images", &[("0", 5923), ("1", 6742)]).unwrap()
 }
 
 fn confusion() -> Figure {
-    heat_map(
-        "Confusion",
-        "true",
-        "predicted",
-        &[3, 5],
-        &[[1005, 5], [2, 890]],
-    )
-    .unwrap()
+    heat_map("Confusion", "true", "predicted", &[3, 5], &[[1005, 5], [2, 890]]).unwrap()
 }
 
 fn digits() -> Figure {
@@ -45,19 +29,13 @@ fn digits() -> Figure {
 fn texts(figure: &Figure) -> Vec<String> {
     let document = Document::parse(figure.svg()).expect("well-formed XML");
     let texts = document.descendants().filter(|node| node.is_text());
-    texts
-        .filter_map(|node| node.text())
-        .map(|text| text.trim().to_owned())
-        .collect()
+    texts.filter_map(|node| node.text()).map(|text| text.trim().to_owned()).collect()
 }
 
 fn assert_shows(figure: &Figure, expected: &[&str]) {
     let texts = texts(figure);
     for text in expected {
-        assert!(
-            texts.iter().any(|found| found == text),
-            "`{text}` is not among {texts:?}"
-        );
+        assert!(texts.iter().any(|found| found == text), "`{text}` is not among {texts:?}");
     }
 }
 
@@ -65,62 +43,29 @@ fn assert_shows(figure: &Figure, expected: &[&str]) {
 fn figures_show_their_titles_labels_and_names() {
     assert_shows(
         &loss(),
-        &[
-            "Loss <per> epoch",
-            "epoch",
-            "cross-entropy (nats)",
-            "training & more",
-        ],
+        &["Loss <per> epoch", "epoch", "cross-entropy (nats)", "training & more"],
     );
-    assert_shows(
-        &counts(),
-        &[
-            "Images per digit",
-            "digit",
-            "images",
-            "0",
-            "1",
-            "5923",
-            "6742",
-        ],
-    );
-    assert_shows(
-        &confusion(),
-        &["Confusion", "true", "predicted", "3", "5", "1005", "890"],
-    );
+    assert_shows(&counts(), &["Images per digit", "digit", "images", "0", "1", "5923", "6742"]);
+    assert_shows(&confusion(), &["Confusion", "true", "predicted", "3", "5", "1005", "890"]);
     assert_shows(&digits(), &["Digits", "seven", "two"]);
 }
 
 #[test]
 fn figures_scale_and_are_named_for_screen_readers() {
-    for figure in [
-        loss(),
-        counts(),
-        confusion(),
-        digits(),
-        side_by_side(&[loss(), counts()]).unwrap(),
-    ] {
+    for figure in
+        [loss(), counts(), confusion(), digits(), side_by_side(&[loss(), counts()]).unwrap()]
+    {
         let document = Document::parse(figure.svg()).expect("well-formed XML");
         let svg = document.root_element();
         assert_eq!(svg.attribute("role"), Some("img"));
-        let size = format!(
-            "0 0 {} {}",
-            svg.attribute("width").unwrap(),
-            svg.attribute("height").unwrap()
-        );
+        let size =
+            format!("0 0 {} {}", svg.attribute("width").unwrap(), svg.attribute("height").unwrap());
         assert_eq!(svg.attribute("viewBox"), Some(size.as_str()));
-        let child = |name| {
-            svg.children()
-                .find(|node| node.has_tag_name(name))
-                .and_then(|node| node.text())
-        };
+        let child =
+            |name| svg.children().find(|node| node.has_tag_name(name)).and_then(|node| node.text());
         assert!(child("title").is_some_and(|title| !title.is_empty()));
         let described = child("desc").unwrap_or_default();
-        let words = |text: &str| {
-            text.split_whitespace()
-                .map(str::to_owned)
-                .collect::<Vec<_>>()
-        };
+        let words = |text: &str| text.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
         assert_eq!(words(described), words(figure.text()));
     }
 }
@@ -144,19 +89,10 @@ fn panels_side_by_side_keep_both_titles_and_fit_a_notebook() {
     let figure = side_by_side(&[loss(), counts()]).unwrap();
     assert_shows(
         &figure,
-        &[
-            "Loss <per> epoch",
-            "Images per digit",
-            "Loss <per> epoch, Images per digit",
-        ],
+        &["Loss <per> epoch", "Images per digit", "Loss <per> epoch, Images per digit"],
     );
     let document = Document::parse(figure.svg()).unwrap();
-    let width: f64 = document
-        .root_element()
-        .attribute("width")
-        .unwrap()
-        .parse()
-        .unwrap();
+    let width: f64 = document.root_element().attribute("width").unwrap().parse().unwrap();
     assert!((600.0..=900.0).contains(&width), "{width}");
 }
 
@@ -180,36 +116,18 @@ fn a_digit_takes_little_space_in_the_notebook() {
 #[test]
 fn data_that_cannot_be_drawn_are_refused_by_name() {
     let message = |series: &[(&str, Vec<f32>)]| {
-        line_chart("Loss", "epoch", "loss", series)
-            .unwrap_err()
-            .to_string()
+        line_chart("Loss", "epoch", "loss", series).unwrap_err().to_string()
     };
-    assert_eq!(
-        message(&[]),
-        "`Loss`: 0 lines given, 1 to 7 can be told apart"
-    );
-    assert_eq!(
-        message(&[("test", vec![])]),
-        "`Loss`: the series `test` is empty"
-    );
+    assert_eq!(message(&[]), "`Loss`: 0 lines given, 1 to 7 can be told apart");
+    assert_eq!(message(&[("test", vec![])]), "`Loss`: the series `test` is empty");
     assert_eq!(
         message(&[("test", vec![0.5, f32::NAN])]),
         "`Loss`: the series `test` is NaN at position 2"
     );
-    let refused = bar_chart("Counts", "digit", "images", &[("0", -1)])
-        .unwrap_err()
-        .to_string();
-    assert_eq!(
-        refused,
-        "`Counts`: the bar `0` is -1, a bar has a length of 0 or more"
-    );
-    let refused = heat_map("Map", "true", "predicted", &[0, 1], &[[1, 2]])
-        .unwrap_err()
-        .to_string();
-    assert_eq!(
-        refused,
-        "`Map`: 2 names need as many rows of as many, not [2]"
-    );
+    let refused = bar_chart("Counts", "digit", "images", &[("0", -1)]).unwrap_err().to_string();
+    assert_eq!(refused, "`Counts`: the bar `0` is -1, a bar has a length of 0 or more");
+    let refused = heat_map("Map", "true", "predicted", &[0, 1], &[[1, 2]]).unwrap_err().to_string();
+    assert_eq!(refused, "`Map`: 2 names need as many rows of as many, not [2]");
     let refused = Picture::new(&[0.0; 5], 2, 3).unwrap_err().to_string();
     assert_eq!(refused, "2 × 3 pixels are 6 values, not 5");
     assert!(picture_grid("None", &[]).is_err());
@@ -219,12 +137,7 @@ fn data_that_cannot_be_drawn_are_refused_by_name() {
 
 #[test]
 fn extreme_values_are_drawn_or_refused_but_never_panic() {
-    for values in [
-        [f64::MAX, f64::MIN],
-        [f64::MIN_POSITIVE, 0.0],
-        [1e299, -1e299],
-        [5e-324, 1.0],
-    ] {
+    for values in [[f64::MAX, f64::MIN], [f64::MIN_POSITIVE, 0.0], [1e299, -1e299], [5e-324, 1.0]] {
         if let Ok(figure) = line_chart("Loss", "epoch", "loss", &[("a", values)]) {
             Document::parse(figure.svg()).expect("well-formed XML");
         }
@@ -247,18 +160,9 @@ fn a_figure_is_saved_as_the_ending_says() {
     figure.save(&svg).unwrap();
     assert_eq!(std::fs::read_to_string(svg).unwrap(), figure.svg());
 
-    let message = figure
-        .save(folder.path().join("loss.jpg"))
-        .unwrap_err()
-        .to_string();
-    assert!(
-        message.ends_with("loss.jpg` must end in .svg or .png"),
-        "{message}"
-    );
-    let message = figure
-        .save(folder.path().join("none/loss.svg"))
-        .unwrap_err()
-        .to_string();
+    let message = figure.save(folder.path().join("loss.jpg")).unwrap_err().to_string();
+    assert!(message.ends_with("loss.jpg` must end in .svg or .png"), "{message}");
+    let message = figure.save(folder.path().join("none/loss.svg")).unwrap_err().to_string();
     assert!(message.contains("none"), "{message}");
 }
 
@@ -273,15 +177,8 @@ fn a_png_has_twice_the_size_of_the_figure_and_is_not_blank() {
         assert_eq!(&png[..8], b"\x89PNG\r\n\x1a\n");
         let side = |at: usize| u32::from_be_bytes(png[at..at + 4].try_into().unwrap());
         let document = Document::parse(figure.svg()).unwrap();
-        let expected = |name| {
-            document
-                .root_element()
-                .attribute(name)
-                .unwrap()
-                .parse::<f64>()
-                .unwrap()
-                * 2.0
-        };
+        let expected =
+            |name| document.root_element().attribute(name).unwrap().parse::<f64>().unwrap() * 2.0;
         assert_eq!(f64::from(side(16)), expected("width").ceil());
         assert_eq!(f64::from(side(20)), expected("height").ceil());
         assert!(png.len() > 4000, "{} bytes", png.len());
@@ -292,49 +189,32 @@ fn a_png_has_twice_the_size_of_the_figure_and_is_not_blank() {
 fn source_shows_the_code_with_its_documentation() {
     let step = source("train_step").unwrap().to_string();
     assert!(step.starts_with("// train.rs\n\n///"), "{step}");
-    assert!(
-        step.contains("pub fn train_step") && step.ends_with('}'),
-        "{step}"
-    );
+    assert!(step.contains("pub fn train_step") && step.ends_with('}'), "{step}");
     let cnn = source("Cnn").unwrap().markdown();
     assert!(cnn.starts_with("```rust\n// model.rs\n"), "{cnn}");
-    assert!(
-        cnn.contains("pub struct Cnn") && cnn.contains("impl Module for Cnn"),
-        "{cnn}"
-    );
+    assert!(cnn.contains("pub struct Cnn") && cnn.contains("impl Module for Cnn"), "{cnn}");
     assert!(cnn.ends_with("\n```"), "{cnn}");
 }
 
 #[test]
 fn an_unknown_item_is_answered_with_similar_names() {
     let message = source("trainstep").unwrap_err().to_string();
-    assert!(
-        message.contains("no item `trainstep`") && message.contains("train_step"),
-        "{message}"
-    );
+    assert!(message.contains("no item `trainstep`") && message.contains("train_step"), "{message}");
 }
 
 #[test]
 fn a_table_reads_the_same_as_text_and_as_html() {
-    let rows = [
-        ["Conv_0", "[28, 28, 32]", "320"],
-        ["Dense_0", "[256]", "803,072"],
-    ];
+    let rows = [["Conv_0", "[28, 28, 32]", "320"], ["Dense_0", "[256]", "803,072"]];
     let table = Table::new(&["layer", "output", "parameters"], &rows).unwrap();
     let html = table.html();
     let document = Document::parse(&html).expect("well-formed");
-    let cells = document
-        .descendants()
-        .filter(|node| node.has_tag_name("td") || node.has_tag_name("th"));
+    let cells =
+        document.descendants().filter(|node| node.has_tag_name("td") || node.has_tag_name("th"));
     let text = table.to_string();
     for cell in cells {
         assert!(text.contains(cell.text().unwrap()), "{cell:?}");
     }
-    let ends: Vec<_> = text
-        .lines()
-        .skip(2)
-        .map(|line| line.chars().count())
-        .collect();
+    let ends: Vec<_> = text.lines().skip(2).map(|line| line.chars().count()).collect();
     assert_eq!(ends[0], ends[1], "numbers end in one column:\n{text}");
 }
 

@@ -8,9 +8,7 @@ use mnist_notebook_support::prelude::*;
 
 /// A file in `tests/golden`.
 pub fn golden_file(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("golden")
-        .join(name)
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("golden").join(name)
 }
 
 /// Loss and accuracy of the first steps of the tutorial's training with a seed.

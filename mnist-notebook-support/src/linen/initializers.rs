@@ -17,7 +17,7 @@ use crate::random::{Key, truncated_normal};
 /// `jax.nn.initializers.lecun_normal`; Y. LeCun et al., *Efficient BackProp*, 1998.
 pub fn lecun_normal(key: Key, shape: &Shape, device: &Device) -> Result<Tensor> {
     // The standard deviation of a standard normal cut off to (-2, 2).
-    const TRUNCATED_STD: f32 = 0.879_625_66;
+    const TRUNCATED_STD: f32 = 0.879_625_661_034_239_8_f64 as f32;
     let fan_in: usize = shape.dims().iter().rev().skip(1).product();
     let stddev = (1.0 / fan_in as f32).sqrt() / TRUNCATED_STD;
     Ok((truncated_normal(key, -2.0, 2.0, shape, device)? * f64::from(stddev))?)

@@ -43,11 +43,15 @@ impl Tabulated {
         let row = |layer: &str, shape: String, parameters: usize| {
             [layer.to_owned(), shape, grouped(&parameters.to_string())]
         };
-        let layers = self.rows.iter().map(|layer| {
-            row(&layer.layer, format!("{:?}", layer.output_shape), layer.parameters)
-        });
+        let layers = self
+            .rows
+            .iter()
+            .map(|layer| row(&layer.layer, format!("{:?}", layer.output_shape), layer.parameters));
         let total = row("total", String::new(), self.parameters);
-        Table::new(&["layer", "output shape", "parameters"], &layers.chain([total]).collect::<Vec<_>>())
+        Table::new(
+            &["layer", "output shape", "parameters"],
+            &layers.chain([total]).collect::<Vec<_>>(),
+        )
     }
 }
 
@@ -82,8 +86,7 @@ impl fmt::Display for Tabulated {
 /// `flax.linen.Module.tabulate`.
 pub fn tabulate<M: Module>(module: &M, sample: &Tensor) -> Result<Tabulated> {
     let mut params = Params::default();
-    let (_, steps) =
-        record(|| module.call(&mut Scope::init(Key::new(0), &mut params), sample))?;
+    let (_, steps) = record(|| module.call(&mut Scope::init(Key::new(0), &mut params), sample))?;
     let rows = steps.into_iter().map(|step| LayerRow {
         parameters: step.layer.parameters(),
         layer: step.layer.name(),

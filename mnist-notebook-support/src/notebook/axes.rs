@@ -34,21 +34,12 @@ impl Axis {
             (value, precision.format(value))
         });
         let ticks = ticks.collect();
-        Self {
-            label: label.to_owned(),
-            range: first * step..last * step,
-            ticks,
-            grid: true,
-        }
+        Self { label: label.to_owned(), range: first * step..last * step, ticks, grid: true }
     }
 
     /// Width of the widest tick label.
     pub fn label_width(&self) -> i32 {
-        self.ticks
-            .iter()
-            .map(|(_, text)| text_width(text, TEXT, false))
-            .max()
-            .unwrap_or(0)
+        self.ticks.iter().map(|(_, text)| text_width(text, TEXT, false)).max().unwrap_or(0)
     }
 }
 
@@ -96,9 +87,7 @@ fn widened(low: f64, high: f64) -> (f64, f64) {
 /// The least of 1, 2, 5 times a power of ten that is not below `step`.
 pub(super) fn round_step(step: f64) -> f64 {
     let power = 10_f64.powf(step.log10().floor());
-    let factor = [1.0, 2.0, 5.0]
-        .into_iter()
-        .find(|factor| factor * power >= step * 0.999_999);
+    let factor = [1.0, 2.0, 5.0].into_iter().find(|factor| factor * power >= step * 0.999_999);
     factor.unwrap_or(10.0) * power
 }
 
@@ -112,10 +101,7 @@ impl Precision {
     fn new(step: f64, largest: f64) -> Self {
         let scientific = largest >= 1e7 || step < 1e-5;
         let least = if scientific { step / largest } else { step };
-        Self {
-            scientific,
-            decimals: (-least.log10() - 1e-9).ceil().max(0.0) as usize,
-        }
+        Self { scientific, decimals: (-least.log10() - 1e-9).ceil().max(0.0) as usize }
     }
 
     fn format(&self, value: f64) -> String {
@@ -192,11 +178,7 @@ mod tests {
     use super::*;
 
     fn labels(low: f64, high: f64) -> Vec<String> {
-        Axis::spanning("", low, high, 5)
-            .ticks
-            .into_iter()
-            .map(|(_, text)| text)
-            .collect()
+        Axis::spanning("", low, high, 5).ticks.into_iter().map(|(_, text)| text).collect()
     }
 
     #[test]
@@ -209,14 +191,8 @@ mod tests {
 
     #[test]
     fn tiny_and_huge_values_have_distinct_short_labels() {
-        assert_eq!(
-            labels(0.0, 1e-9),
-            ["0", "2.0e-10", "4.0e-10", "6.0e-10", "8.0e-10", "1.0e-9"]
-        );
-        assert_eq!(
-            labels(1e30, 3e30),
-            ["1.0e30", "1.5e30", "2.0e30", "2.5e30", "3.0e30"]
-        );
+        assert_eq!(labels(0.0, 1e-9), ["0", "2.0e-10", "4.0e-10", "6.0e-10", "8.0e-10", "1.0e-9"]);
+        assert_eq!(labels(1e30, 3e30), ["1.0e30", "1.5e30", "2.0e30", "2.5e30", "3.0e30"]);
     }
 
     #[test]

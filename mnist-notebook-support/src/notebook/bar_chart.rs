@@ -33,21 +33,14 @@ where
     L: std::fmt::Display,
     N: Number,
 {
-    let bars: Vec<_> = bars
-        .iter()
-        .map(|(name, value)| (name.to_string(), value.to_f64()))
-        .collect();
+    let bars: Vec<_> =
+        bars.iter().map(|(name, value)| (name.to_string(), value.to_f64())).collect();
     let refuse = |reason: String| Err(Error::Figure(format!("`{title}`: {reason}")));
     if bars.is_empty() || bars.len() > 100 {
         return refuse(format!("{} bars given, 1 to 100 can be drawn", bars.len()));
     }
-    if let Some((name, value)) = bars
-        .iter()
-        .find(|(_, value)| !drawable(*value) || *value < 0.0)
-    {
-        return refuse(format!(
-            "the bar `{name}` is {value}, a bar has a length of 0 or more"
-        ));
+    if let Some((name, value)) = bars.iter().find(|(_, value)| !drawable(*value) || *value < 0.0) {
+        return refuse(format!("the bar `{name}` is {value}, a bar has a length of 0 or more"));
     }
     Figure::new(BarChart {
         title: title.to_owned(),
@@ -71,10 +64,7 @@ impl Chart for BarChart {
     }
 
     fn describe(&self) -> String {
-        let mut text = format!(
-            "{}: {} by {}",
-            self.title, self.value_label, self.category_label
-        );
+        let mut text = format!("{}: {} by {}", self.title, self.value_label, self.category_label);
         for (name, value) in &self.bars {
             text += &format!("\n  {name}: {}", written(*value));
         }
@@ -89,10 +79,7 @@ impl Chart for BarChart {
         let top = scene.title(&self.title) + 4 * PX;
         let y = self.categories(width * 3 / 10);
         let left = PADDING + axes::left_of(&y);
-        let values = self
-            .bars
-            .iter()
-            .map(|(_, value)| text_width(&written(*value), TEXT, false));
+        let values = self.bars.iter().map(|(_, value)| text_width(&written(*value), TEXT, false));
         let right = PADDING + values.max().unwrap_or(0) + 6 * PX;
         let size = (width - right - left, count * bar);
         let x = self.values(size.0);
@@ -103,11 +90,7 @@ impl Chart for BarChart {
             let row = f64::from(row);
             let (start, end) = (place(0.0, row + 0.15), place(*value, row + 0.85));
             let size = (end.0 - start.0, end.1 - start.1);
-            scene.shapes.push(Shape::Rect {
-                at: start,
-                size,
-                fill: PALETTE[0],
-            });
+            scene.shapes.push(Shape::Rect { at: start, size, fill: PALETTE[0] });
             let at = (end.0 + 6 * PX, (start.1 + end.1) / 2);
             scene.text(Text::new(&written(*value), at, Anchor::Start).centred());
         }
@@ -124,20 +107,11 @@ impl BarChart {
             .zip(0..)
             .map(|((name, _), row)| (f64::from(row) + 0.5, fit(name, width, TEXT, false)));
         let (label, ticks) = (self.category_label.clone(), ticks.collect());
-        Axis {
-            label,
-            range: self.bars.len() as f64..0.0,
-            ticks,
-            grid: false,
-        }
+        Axis { label, range: self.bars.len() as f64..0.0, ticks, grid: false }
     }
 
     fn values(&self, width: i32) -> Axis {
-        let largest = self
-            .bars
-            .iter()
-            .map(|(_, value)| *value)
-            .fold(0.0, f64::max);
+        let largest = self.bars.iter().map(|(_, value)| *value).fold(0.0, f64::max);
         let largest = if largest > 0.0 { largest } else { 1.0 };
         Axis::spanning(&self.value_label, 0.0, largest, (width / (80 * PX)).max(2))
     }

@@ -38,9 +38,7 @@ mod tests {
         let mut lines = printed.lines();
         let mut read = Vec::new();
         while let Some(first) = lines.next() {
-            let mime = first
-                .strip_prefix("EVCXR_BEGIN_CONTENT ")
-                .expect("a block begins");
+            let mime = first.strip_prefix("EVCXR_BEGIN_CONTENT ").expect("a block begins");
             let content: Vec<&str> = lines
                 .by_ref()
                 .take_while(|line| *line != END)

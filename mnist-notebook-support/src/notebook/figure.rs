@@ -86,10 +86,7 @@ impl Figure {
                 return Err(Error::Figure(format!("`{name}` must end in .svg or .png")));
             }
         };
-        std::fs::write(path, content).map_err(|source| Error::Save {
-            path: path.into(),
-            source,
-        })
+        std::fs::write(path, content).map_err(|source| Error::Save { path: path.into(), source })
     }
 
     #[cfg(feature = "png")]
@@ -120,17 +117,10 @@ impl Figure {
 ///
 /// [`Error::Figure`] without figures, or with more than four panels, which would be too narrow.
 pub fn side_by_side(figures: &[Figure]) -> Result<Figure> {
-    let panels: Vec<_> = figures
-        .iter()
-        .flat_map(|figure| figure.panels.clone())
-        .collect();
+    let panels: Vec<_> = figures.iter().flat_map(|figure| figure.panels.clone()).collect();
     match panels.len() {
-        0 => Err(Error::Figure(
-            "there is nothing to lay side by side".to_owned(),
-        )),
+        0 => Err(Error::Figure("there is nothing to lay side by side".to_owned())),
         1..=4 => Figure::of(panels),
-        more => Err(Error::Figure(format!(
-            "{more} panels side by side are too narrow: take 4"
-        ))),
+        more => Err(Error::Figure(format!("{more} panels side by side are too narrow: take 4"))),
     }
 }

@@ -39,9 +39,7 @@ where
     N: Number,
 {
     let names: Vec<_> = names.iter().map(ToString::to_string).collect();
-    let rows = rows
-        .iter()
-        .map(|row| row.as_ref().iter().map(|value| value.to_f64()).collect());
+    let rows = rows.iter().map(|row| row.as_ref().iter().map(|value| value.to_f64()).collect());
     let map = HeatMap {
         title: title.to_owned(),
         row_label: row_label.to_owned(),
@@ -71,16 +69,11 @@ impl HeatMap {
         }
         if self.rows.len() != count || self.rows.iter().any(|row| row.len() != count) {
             let lengths: Vec<_> = self.rows.iter().map(Vec::len).collect();
-            return refuse(format!(
-                "{count} names need as many rows of as many, not {lengths:?}"
-            ));
+            return refuse(format!("{count} names need as many rows of as many, not {lengths:?}"));
         }
         for (name, row) in self.names.iter().zip(&self.rows) {
-            let bad = self
-                .names
-                .iter()
-                .zip(row)
-                .find(|(_, value)| !drawable(**value) || **value < 0.0);
+            let bad =
+                self.names.iter().zip(row).find(|(_, value)| !drawable(**value) || **value < 0.0);
             if let Some((column, value)) = bad {
                 return refuse(format!(
                     "row `{name}`, column `{column}` is {value}, not 0 or more"
@@ -91,10 +84,7 @@ impl HeatMap {
     }
 
     fn numbers(&self) -> Vec<Vec<String>> {
-        self.rows
-            .iter()
-            .map(|row| row.iter().map(|value| written(*value)).collect())
-            .collect()
+        self.rows.iter().map(|row| row.iter().map(|value| written(*value)).collect()).collect()
     }
 }
 
@@ -104,13 +94,7 @@ impl Chart for HeatMap {
     }
 
     fn describe(&self) -> String {
-        let Self {
-            title,
-            row_label,
-            column_label,
-            names,
-            ..
-        } = self;
+        let Self { title, row_label, column_label, names, .. } = self;
         let columns = names.join(", ");
         let mut text = format!("{title}: rows {row_label}, columns {column_label}: {columns}");
         for (name, row) in names.iter().zip(self.numbers()) {
@@ -122,11 +106,7 @@ impl Chart for HeatMap {
     fn draw(&self, width: i32) -> Result<Scene> {
         let mut scene = Scene::new(width, 0);
         let count = self.names.len() as i32;
-        let names = self
-            .names
-            .iter()
-            .map(|name| text_width(name, TEXT, false))
-            .max();
+        let names = self.names.iter().map(|name| text_width(name, TEXT, false)).max();
         let names = names.unwrap_or(0).min(width / 5);
         let left = PADDING + names + 30 * PX;
         let cell = ((width - PADDING - left) / count).min((200 * PX / count).max(46 * PX));
@@ -164,11 +144,7 @@ impl HeatMap {
         let size = TEXT.min(cell * 9 / 10);
         let name = |text: &str, at, anchor| {
             let text = fit(text, width, size, false);
-            Text {
-                fill: FAINT,
-                size,
-                ..Text::new(&text, at, anchor)
-            }
+            Text { fill: FAINT, size, ..Text::new(&text, at, anchor) }
         };
         for (text, index) in self.names.iter().zip(0..) {
             let middle = index * cell + cell / 2;
@@ -189,23 +165,12 @@ impl HeatMap {
         for (row, y) in self.rows.iter().zip(&numbers).zip(0..) {
             for ((value, number), x) in row.0.iter().zip(row.1).zip(0..) {
                 let at = (left + x * cell, top + y * cell);
-                let share = if largest > 0.0 {
-                    (value / largest).sqrt()
-                } else {
-                    0.0
-                };
+                let share = if largest > 0.0 { (value / largest).sqrt() } else { 0.0 };
                 let inside = (cell - PX, cell - PX);
-                scene.shapes.push(Shape::Rect {
-                    at,
-                    size: inside,
-                    fill: shade(share),
-                });
+                scene.shapes.push(Shape::Rect { at, size: inside, fill: shade(share) });
                 if let Some(size) = size {
                     let middle = (at.0 + inside.0 / 2, at.1 + inside.1 / 2);
-                    let number = Text {
-                        size,
-                        ..Text::new(number, middle, Anchor::Middle)
-                    };
+                    let number = Text { size, ..Text::new(number, middle, Anchor::Middle) };
                     let fill = match () {
                         () if share > 0.55 => PAPER,
                         () if *value == 0.0 => FAINT,
@@ -221,9 +186,7 @@ impl HeatMap {
 /// The largest size at which every number fits its cell, if one is legible.
 fn number_size<'a>(numbers: impl Iterator<Item = &'a String> + Clone, cell: i32) -> Option<i32> {
     (8..=13).rev().map(|size| size * PX).find(|size| {
-        numbers
-            .clone()
-            .all(|number| text_width(number, *size, false) <= cell - 4 * PX)
+        numbers.clone().all(|number| text_width(number, *size, false) <= cell - 4 * PX)
     })
 }
 

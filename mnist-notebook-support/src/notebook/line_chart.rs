@@ -112,9 +112,7 @@ fn check(title: &str, series: &[Series]) -> Result<()> {
     let refuse = |reason: String| Err(Error::Figure(format!("`{title}`: {reason}")));
     if series.is_empty() || series.len() > PALETTE.len() {
         let (count, most) = (series.len(), PALETTE.len());
-        return refuse(format!(
-            "{count} lines given, 1 to {most} can be told apart"
-        ));
+        return refuse(format!("{count} lines given, 1 to {most} can be told apart"));
     }
     for Series { name, values } in series {
         if values.is_empty() {
@@ -122,9 +120,7 @@ fn check(title: &str, series: &[Series]) -> Result<()> {
         }
         if let Some(index) = values.iter().position(|value| !drawable(*value)) {
             let (value, position) = (values[index], index + 1);
-            return refuse(format!(
-                "the series `{name}` is {value} at position {position}"
-            ));
+            return refuse(format!("the series `{name}` is {value} at position {position}"));
         }
     }
     Ok(())
@@ -169,11 +165,7 @@ impl Chart for LineChart {
         scene.height = top + height + axes::BELOW + PADDING;
 
         let place = axes::draw(&mut scene, (left, top), size, &x, &y)?;
-        let lines: Vec<_> = self
-            .series
-            .iter()
-            .map(|series| series.points(&place))
-            .collect();
+        let lines: Vec<_> = self.series.iter().map(|series| series.points(&place)).collect();
         for (index, points) in lines.iter().enumerate() {
             Style::new(index).draw_line(&mut scene, points);
         }
@@ -218,19 +210,14 @@ impl LineChart {
     }
 
     fn length(&self) -> usize {
-        self.series
-            .iter()
-            .map(|series| series.values.len())
-            .max()
-            .unwrap_or(0)
+        self.series.iter().map(|series| series.values.len()).max().unwrap_or(0)
     }
 
     fn extent(&self) -> (f64, f64) {
         let extents = self.series.iter().map(|series| extent(&series.values));
-        extents.fold(
-            (f64::INFINITY, f64::NEG_INFINITY),
-            |(low, high), (least, most)| (low.min(least), high.max(most)),
-        )
+        extents.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), (least, most)| {
+            (low.min(least), high.max(most))
+        })
     }
 
     /// Whole positions only, as many as their labels leave room for, and some room at both ends.
@@ -241,17 +228,10 @@ impl LineChart {
         let most = f64::from(width / (label + 14 * PX));
         let step = axes::round_step(((length as f64) / most.max(1.0)).max(1.0)) as usize;
         let ticks = (step..=length).step_by(step);
-        let ticks = ticks
-            .map(|tick| (tick as f64, self.position(tick)))
-            .collect();
+        let ticks = ticks.map(|tick| (tick as f64, self.position(tick))).collect();
         let room = ((length as f64 - 1.0) * 0.03).max(0.25);
         let range = 1.0 - room..length as f64 + room;
-        Axis {
-            label: self.x_label.clone(),
-            range,
-            ticks,
-            grid: false,
-        }
+        Axis { label: self.x_label.clone(), range, ticks, grid: false }
     }
 
     /// Draws the names in rows above the plot, and returns the height below them.
@@ -262,12 +242,7 @@ impl LineChart {
         let (gap, row) = (8 * PX, 20 * PX);
         let (mut left, mut middle) = (PADDING, top + row / 2);
         for (index, series) in self.series.iter().enumerate() {
-            let name = fit(
-                &series.name,
-                scene.width - 2 * PADDING - SAMPLE - gap,
-                TEXT,
-                false,
-            );
+            let name = fit(&series.name, scene.width - 2 * PADDING - SAMPLE - gap, TEXT, false);
             let width = SAMPLE + gap + text_width(&name, TEXT, false);
             if left > PADDING && left + width > scene.width - PADDING {
                 (left, middle) = (PADDING, middle + row);
@@ -285,9 +260,7 @@ impl Series {
     /// The points of the line. Where many values share a column of pixels, its first, least,
     /// greatest and last value draw the same line.
     fn points(&self, place: impl Fn(f64, f64) -> BackendCoord) -> Vec<BackendCoord> {
-        let points = (1..)
-            .zip(&self.values)
-            .map(|(x, y)| place(f64::from(x), *y));
+        let points = (1..).zip(&self.values).map(|(x, y)| place(f64::from(x), *y));
         let points: Vec<_> = points.collect();
         let mut kept = Vec::new();
         for column in points.chunk_by(|a, b| a.0 / PX == b.0 / PX) {
@@ -314,28 +287,16 @@ struct Style {
 
 impl Style {
     fn new(index: usize) -> Self {
-        const DASHES: [&[i32]; 4] = [
-            &[],
-            &[7 * PX, 4 * PX],
-            &[2 * PX, 3 * PX],
-            &[9 * PX, 3 * PX, 2 * PX, 3 * PX],
-        ];
+        const DASHES: [&[i32]; 4] =
+            [&[], &[7 * PX, 4 * PX], &[2 * PX, 3 * PX], &[9 * PX, 3 * PX, 2 * PX, 3 * PX]];
         let (colour, dash) = (PALETTE[index % PALETTE.len()], DASHES[index % DASHES.len()]);
-        Self {
-            index,
-            colour,
-            dash,
-        }
+        Self { index, colour, dash }
     }
 
     /// Dense points make a thin, plain line: a dash or a thick stroke would hide where it turns.
     fn draw_line(&self, scene: &mut Scene, points: &[BackendCoord]) {
         let dense = points.len() > 100;
-        let (width, dash) = if dense {
-            (PX, &[][..])
-        } else {
-            (STROKE, self.dash)
-        };
+        let (width, dash) = if dense { (PX, &[][..]) } else { (STROKE, self.dash) };
         self.line(scene, points.to_vec(), width, dash);
     }
 
@@ -355,12 +316,7 @@ impl Style {
     }
 
     fn line(&self, scene: &mut Scene, points: Vec<BackendCoord>, width: i32, dash: &'static [i32]) {
-        scene.shapes.push(Shape::Line {
-            points,
-            stroke: self.colour,
-            width,
-            dash,
-        });
+        scene.shapes.push(Shape::Line { points, stroke: self.colour, width, dash });
     }
 
     /// A disc, a square, a triangle or a diamond.
@@ -372,11 +328,7 @@ impl Style {
                 fill,
             };
             scene.shapes.push(match self.index % 4 {
-                0 => Shape::Circle {
-                    centre: (x, y),
-                    radius: r,
-                    fill,
-                },
+                0 => Shape::Circle { centre: (x, y), radius: r, fill },
                 1 => polygon(&[(-r, -r), (r, -r), (r, r), (-r, r)]),
                 2 => polygon(&[(0, -r - 10), (r + 8, r), (-r - 8, r)]),
                 _ => polygon(&[(0, -r - 14), (r + 14, 0), (0, r + 14), (-r - 14, 0)]),
@@ -386,9 +338,7 @@ impl Style {
 }
 
 fn extent(values: &[f64]) -> (f64, f64) {
-    values
-        .iter()
-        .fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), value| {
-            (low.min(*value), high.max(*value))
-        })
+    values.iter().fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), value| {
+        (low.min(*value), high.max(*value))
+    })
 }

@@ -20,9 +20,7 @@ numbers!(f32 f64 u8 u16 u32 u64 usize i8 i16 i32 i64 isize);
 
 /// A decimal number with commas between its thousands, from five digits on.
 pub(crate) fn grouped(number: &str) -> String {
-    let (sign, digits) = number
-        .strip_prefix('-')
-        .map_or(("", number), |digits| ("-", digits));
+    let (sign, digits) = number.strip_prefix('-').map_or(("", number), |digits| ("-", digits));
     let (whole, fraction) = digits.split_at(digits.find('.').unwrap_or(digits.len()));
     if whole.len() < 5 {
         return number.to_owned();
@@ -53,11 +51,8 @@ pub(super) fn short(value: f64) -> String {
     }
     let decimals = (3.0 - size.log10().floor()).max(0.0) as usize;
     let text = format!("{value:.decimals$}");
-    let text = if text.contains('.') {
-        text.trim_end_matches('0').trim_end_matches('.')
-    } else {
-        &text
-    };
+    let text =
+        if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.') } else { &text };
     grouped(text)
 }
 

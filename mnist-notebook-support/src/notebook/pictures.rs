@@ -48,15 +48,8 @@ impl Picture {
             let reason = format!("the pixel in row {row}, column {column} is not a number");
             return Err(Error::Figure(reason));
         }
-        let greys = pixels
-            .iter()
-            .map(|pixel| (pixel.clamp(0.0, 1.0) * 15.0).round() as u8);
-        Ok(Self {
-            greys: greys.collect(),
-            width,
-            caption: String::new(),
-            verdict: None,
-        })
+        let greys = pixels.iter().map(|pixel| (pixel.clamp(0.0, 1.0) * 15.0).round() as u8);
+        Ok(Self { greys: greys.collect(), width, caption: String::new(), verdict: None })
     }
 
     /// The same picture with a text below it.
@@ -87,10 +80,7 @@ pub fn picture_grid(title: &str, pictures: &[Picture]) -> Result<Figure> {
         let reason = format!("`{title}`: {count} pictures given, 1 to 144 can be drawn");
         return Err(Error::Figure(reason));
     }
-    Figure::new(Grid {
-        title: title.to_owned(),
-        pictures: pictures.to_vec(),
-    })
+    Figure::new(Grid { title: title.to_owned(), pictures: pictures.to_vec() })
 }
 
 #[derive(Debug)]
@@ -120,10 +110,7 @@ impl Chart for Grid {
             None => picture.caption.clone(),
         });
         let captions: Vec<_> = captions.collect();
-        for row in captions
-            .chunks(self.columns())
-            .filter(|row| row.iter().any(|c| !c.is_empty()))
-        {
+        for row in captions.chunks(self.columns()).filter(|row| row.iter().any(|c| !c.is_empty())) {
             text += &format!("\n  {}", row.join(", "));
         }
         text
@@ -135,18 +122,11 @@ impl Chart for Grid {
         let gap = if columns > 6 { 6 * PX } else { 12 * PX };
         let most = if columns == 1 { 2 * SIDE } else { SIDE };
         let side = ((width - 2 * PADDING + gap) / columns - gap).min(most);
-        let caption = if self.pictures.iter().all(Picture::is_bare) {
-            0
-        } else {
-            CAPTION
-        };
+        let caption = if self.pictures.iter().all(Picture::is_bare) { 0 } else { CAPTION };
         let (across, down) = (side + gap, side + caption + gap);
         let top = scene.title(&self.title) + 4 * PX;
         for (picture, index) in self.pictures.iter().zip(0..) {
-            let at = (
-                PADDING + index % columns * across,
-                top + index / columns * down,
-            );
+            let at = (PADDING + index % columns * across, top + index / columns * down);
             picture.draw(&mut scene, at, side, side + gap / 2);
         }
         let rows = (self.pictures.len() as i32 + columns - 1) / columns;
@@ -180,20 +160,11 @@ impl Picture {
         let pixel = (side / width.max(height)).max(1);
         // Whole CSS pixels are sharpest, halves still even.
         let even = if pixel >= 2 * PX { PX } else { PX / 2 };
-        let pixel = if pixel >= even {
-            pixel / even * even
-        } else {
-            pixel
-        };
+        let pixel = if pixel >= even { pixel / even * even } else { pixel };
         let size = (width * pixel, height * pixel);
         let at = (at.0 + (side - size.0) / 2, at.1 + (side - size.1) / 2);
         let (greys, width) = (self.greys.clone(), self.width);
-        scene.shapes.push(Shape::Picture(scene::Picture {
-            at,
-            pixel,
-            width,
-            greys,
-        }));
+        scene.shapes.push(Shape::Picture(scene::Picture { at, pixel, width, greys }));
         self.frame(scene, at, size);
         self.write_caption(scene, (at.0 + size.0 / 2, at.1 + size.1), caption_width);
     }
@@ -215,10 +186,7 @@ impl Picture {
         let bold = self.verdict == Some(false);
         let mark = if self.verdict.is_some() { MARK } else { 0 };
         let fits = |size: &i32| text_width(&self.caption, *size, bold) <= room - mark;
-        let size = [TEXT, 10 * PX, 9 * PX]
-            .into_iter()
-            .find(fits)
-            .unwrap_or(9 * PX);
+        let size = [TEXT, 10 * PX, 9 * PX].into_iter().find(fits).unwrap_or(9 * PX);
         let text = fit(&self.caption, room - mark, size, bold);
         let width = mark + text_width(&text, size, bold);
         let at = (middle - width / 2, bottom + CAPTION / 2 + 2 * PX);
@@ -228,37 +196,20 @@ impl Picture {
             None => {}
         }
         let at = (at.0 + mark, at.1);
-        scene.text(
-            Text {
-                bold,
-                size,
-                ..Text::new(&text, at, Anchor::Start)
-            }
-            .centred(),
-        );
+        scene.text(Text { bold, size, ..Text::new(&text, at, Anchor::Start) }.centred());
     }
 }
 
 /// ✓ as two strokes: no font is needed.
 fn tick(scene: &mut Scene, (x, y): (i32, i32)) {
     let points = vec![(x, y), (x + 35, y + 35), (x + 95, y - 40)];
-    scene.shapes.push(Shape::Line {
-        points,
-        stroke: RIGHT,
-        width: 2 * PX,
-        dash: &[],
-    });
+    scene.shapes.push(Shape::Line { points, stroke: RIGHT, width: 2 * PX, dash: &[] });
 }
 
 /// ✗ as two strokes.
 fn cross(scene: &mut Scene, (x, y): (i32, i32)) {
     for (from, to) in [(-40, 40), (40, -40)] {
         let points = vec![(x + 5, y + from), (x + 85, y + to)];
-        scene.shapes.push(Shape::Line {
-            points,
-            stroke: WRONG,
-            width: 25,
-            dash: &[],
-        });
+        scene.shapes.push(Shape::Line { points, stroke: WRONG, width: 25, dash: &[] });
     }
 }

@@ -30,10 +30,7 @@ pub(super) fn paint(scene: &Scene) -> Result<Vec<u8>> {
     for shape in &scene.shapes {
         painter.shape(shape);
     }
-    painter
-        .pixmap
-        .encode_png()
-        .map_err(|err| fail(&err.to_string()))
+    painter.pixmap.encode_png().map_err(|err| fail(&err.to_string()))
 }
 
 struct Painter {
@@ -46,18 +43,9 @@ impl Painter {
     fn shape(&mut self, shape: &Shape) {
         match shape {
             Shape::Rect { at, size, fill } => self.rect(*at, *size, *fill),
-            Shape::Line {
-                points,
-                stroke,
-                width,
-                dash,
-            } => self.line(points, *stroke, *width, dash),
+            Shape::Line { points, stroke, width, dash } => self.line(points, *stroke, *width, dash),
             Shape::Polygon { points, fill } => self.fill(path(points, true), *fill),
-            Shape::Circle {
-                centre,
-                radius,
-                fill,
-            } => {
+            Shape::Circle { centre, radius, fill } => {
                 let (x, y) = (centre.0 as f32, centre.1 as f32);
                 self.fill(PathBuilder::from_circle(x, y, *radius as f32), *fill);
             }
@@ -69,16 +57,14 @@ impl Painter {
     fn rect(&mut self, at: BackendCoord, size: (i32, i32), fill: Colour) {
         let [x, y, width, height] = [at.0, at.1, size.0, size.1].map(|length| length as f32);
         if let Some(rect) = Rect::from_xywh(x, y, width, height) {
-            self.pixmap
-                .fill_rect(rect, &paint_of(fill), self.scale, None);
+            self.pixmap.fill_rect(rect, &paint_of(fill), self.scale, None);
         }
     }
 
     fn fill(&mut self, path: Option<Path>, fill: Colour) {
         if let Some(path) = path {
             let paint = paint_of(fill);
-            self.pixmap
-                .fill_path(&path, &paint, FillRule::Winding, self.scale, None);
+            self.pixmap.fill_path(&path, &paint, FillRule::Winding, self.scale, None);
         }
     }
 
@@ -88,11 +74,7 @@ impl Painter {
         };
         // An odd number of lengths counts twice, as in SVG.
         let repeats = if dash.len() % 2 == 1 { 2 } else { 1 };
-        let dash: Vec<f32> = dash
-            .repeat(repeats)
-            .iter()
-            .map(|length| *length as f32)
-            .collect();
+        let dash: Vec<f32> = dash.repeat(repeats).iter().map(|length| *length as f32).collect();
         let stroke = Stroke {
             width: width as f32,
             line_cap: LineCap::Butt,
@@ -100,39 +82,25 @@ impl Painter {
             dash: StrokeDash::new(dash, 0.0),
             ..Stroke::default()
         };
-        self.pixmap
-            .stroke_path(&path, &paint_of(colour), &stroke, self.scale, None);
+        self.pixmap.stroke_path(&path, &paint_of(colour), &stroke, self.scale, None);
     }
 
     fn picture(&mut self, picture: &Picture) {
         let pixel = picture.pixel;
         let place = |row: usize, column: usize| {
-            (
-                picture.at.0 + column as i32 * pixel,
-                picture.at.1 + row as i32 * pixel,
-            )
+            (picture.at.0 + column as i32 * pixel, picture.at.1 + row as i32 * pixel)
         };
-        let size = (
-            picture.width as i32 * pixel,
-            picture.height() as i32 * pixel,
-        );
+        let size = (picture.width as i32 * pixel, picture.height() as i32 * pixel);
         self.rect(picture.at, size, (0, 0, 0));
         for (grey, row, column, length) in picture.runs() {
             let grey = grey * 17;
-            self.rect(
-                place(row, column),
-                (length as i32 * pixel, pixel),
-                (grey, grey, grey),
-            );
+            self.rect(place(row, column), (length as i32 * pixel, pixel), (grey, grey, grey));
         }
     }
 
     fn text(&mut self, text: &Text) {
         let em = text.size as f32 / f32::from(self.face.units_per_em());
-        let mut glyphs = Glyphs {
-            builder: PathBuilder::new(),
-            x: 0.0,
-        };
+        let mut glyphs = Glyphs { builder: PathBuilder::new(), x: 0.0 };
         for c in text.text.chars() {
             // Glyph 0 is the box that stands for a character the font lacks.
             let glyph = self.face.glyph_index(c).unwrap_or_default();
@@ -158,13 +126,9 @@ impl Painter {
             return;
         };
         if text.bold {
-            let stroke = Stroke {
-                width: text.size as f32 / 18.0,
-                ..Stroke::default()
-            };
+            let stroke = Stroke { width: text.size as f32 / 18.0, ..Stroke::default() };
             let paint = paint_of(text.fill);
-            self.pixmap
-                .stroke_path(&outline, &paint, &stroke, self.scale, None);
+            self.pixmap.stroke_path(&outline, &paint, &stroke, self.scale, None);
         }
         self.fill(Some(outline), text.fill);
     }
@@ -180,11 +144,7 @@ fn path(points: &[BackendCoord], closed: bool) -> Option<Path> {
     let mut builder = PathBuilder::new();
     for (index, (x, y)) in points.iter().enumerate() {
         let (x, y) = (*x as f32, *y as f32);
-        if index == 0 {
-            builder.move_to(x, y)
-        } else {
-            builder.line_to(x, y)
-        }
+        if index == 0 { builder.move_to(x, y) } else { builder.line_to(x, y) }
     }
     if closed {
         builder.close();
@@ -212,8 +172,7 @@ impl OutlineBuilder for Glyphs {
     }
 
     fn curve_to(&mut self, x1: f32, y1: f32, x2: f32, y2: f32, x: f32, y: f32) {
-        self.builder
-            .cubic_to(self.x + x1, y1, self.x + x2, y2, self.x + x, y);
+        self.builder.cubic_to(self.x + x1, y1, self.x + x2, y2, self.x + x, y);
     }
 
     fn close(&mut self) {

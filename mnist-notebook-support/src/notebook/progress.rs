@@ -43,16 +43,8 @@ impl Progress {
             let plain = ProgressStyle::with_template("{wide_msg}");
             bar.with_style(plain.unwrap_or_else(|_| ProgressStyle::default_bar()))
         });
-        let pace = if bar.is_some() {
-            Pace::REDRAWN
-        } else {
-            Pace::LINES
-        };
-        Self {
-            meter: Meter::new(label.to_string(), total_steps, pace),
-            start: Instant::now(),
-            bar,
-        }
+        let pace = if bar.is_some() { Pace::REDRAWN } else { Pace::LINES };
+        Self { meter: Meter::new(label.to_string(), total_steps, pace), start: Instant::now(), bar }
     }
 
     /// Counts one more step, over so many images.
@@ -87,14 +79,8 @@ struct Pace {
 }
 
 impl Pace {
-    const LINES: Self = Self {
-        interval: Duration::from_secs(5),
-        share: 0.2,
-    };
-    const REDRAWN: Self = Self {
-        interval: Duration::from_millis(100),
-        share: 0.0,
-    };
+    const LINES: Self = Self { interval: Duration::from_secs(5), share: 0.2 };
+    const REDRAWN: Self = Self { interval: Duration::from_millis(100), share: 0.0 };
 }
 
 /// Decides when to show a line, and writes it; the clock is passed in.
@@ -111,14 +97,7 @@ struct Meter {
 
 impl Meter {
     fn new(label: String, total_steps: usize, pace: Pace) -> Self {
-        Self {
-            label,
-            total_steps,
-            pace,
-            steps: 0,
-            images: 0,
-            due: (pace.interval, 0.0),
-        }
+        Self { label, total_steps, pace, steps: 0, images: 0, due: (pace.interval, 0.0) }
     }
 
     fn step(
@@ -151,11 +130,7 @@ fn line(
     images: usize,
     elapsed: Duration,
 ) -> String {
-    let mut line = format!(
-        "▕{}▏ {:3.0} %  {label}",
-        bar(share),
-        (share * 100.0).floor()
-    );
+    let mut line = format!("▕{}▏ {:3.0} %  {label}", bar(share), (share * 100.0).floor());
     if let Some(Metrics { loss, accuracy }) = metrics {
         line += &format!("  loss {loss:.4}  accuracy {:.2} %", accuracy * 100.0);
     }
@@ -210,10 +185,7 @@ mod tests {
         let line = line(
             "epoch 3",
             0.25,
-            Some(Metrics {
-                loss: 0.0312,
-                accuracy: 0.9901,
-            }),
+            Some(Metrics { loss: 0.0312, accuracy: 0.9901 }),
             15_000,
             10 * SECOND,
         );
@@ -257,11 +229,7 @@ mod tests {
     #[test]
     fn the_bar_is_ten_columns_wide_at_every_share() {
         for percent in 0..=100 {
-            assert_eq!(
-                bar(f64::from(percent) / 100.0).chars().count(),
-                10,
-                "{percent} %"
-            );
+            assert_eq!(bar(f64::from(percent) / 100.0).chars().count(), 10, "{percent} %");
         }
         assert_eq!(bar(0.5), "█████     ");
         assert_eq!(bar(0.53), "█████▎    ");
@@ -271,17 +239,11 @@ mod tests {
     fn work_without_steps_does_not_divide_by_zero() {
         let mut meter = Meter::new("nothing".into(), 0, Pace::LINES);
         let line = meter.step(5 * SECOND, 0, || None).unwrap();
-        assert!(
-            line.ends_with("100 %  nothing  0:00 left  0 images/s"),
-            "{line}"
-        );
+        assert!(line.ends_with("100 %  nothing  0:00 left  0 images/s"), "{line}");
     }
 
     #[test]
     fn time_left_reads_like_a_clock() {
-        assert_eq!(
-            [42.4, 725.0, 3729.0].map(clock),
-            ["0:42", "12:05", "1:02:09"]
-        );
+        assert_eq!([42.4, 725.0, 3729.0].map(clock), ["0:42", "12:05", "1:02:09"]);
     }
 }

@@ -48,26 +48,10 @@ pub(super) enum Anchor {
 /// One shape; later ones cover earlier ones.
 #[derive(Clone, Debug)]
 pub(super) enum Shape {
-    Rect {
-        at: BackendCoord,
-        size: (i32, i32),
-        fill: Colour,
-    },
-    Line {
-        points: Vec<BackendCoord>,
-        stroke: Colour,
-        width: i32,
-        dash: &'static [i32],
-    },
-    Polygon {
-        points: Vec<BackendCoord>,
-        fill: Colour,
-    },
-    Circle {
-        centre: BackendCoord,
-        radius: i32,
-        fill: Colour,
-    },
+    Rect { at: BackendCoord, size: (i32, i32), fill: Colour },
+    Line { points: Vec<BackendCoord>, stroke: Colour, width: i32, dash: &'static [i32] },
+    Polygon { points: Vec<BackendCoord>, fill: Colour },
+    Circle { centre: BackendCoord, radius: i32, fill: Colour },
     Text(Text),
     Picture(Picture),
 }
@@ -106,11 +90,7 @@ pub(super) struct Scene {
 
 impl Scene {
     pub fn new(width: i32, height: i32) -> Self {
-        Self {
-            width,
-            height,
-            shapes: Vec::new(),
-        }
+        Self { width, height, shapes: Vec::new() }
     }
 
     /// Adds a line of text, if there is any.
@@ -124,11 +104,7 @@ impl Scene {
     pub fn title(&mut self, title: &str) -> i32 {
         let title = fit(title, self.width - 2 * PADDING, TITLE, true);
         let at = (PADDING, PADDING + 12 * PX);
-        self.text(Text {
-            size: TITLE,
-            bold: true,
-            ..Text::new(&title, at, Anchor::Start)
-        });
+        self.text(Text { size: TITLE, bold: true, ..Text::new(&title, at, Anchor::Start) });
         PADDING + 24 * PX
     }
 
@@ -143,12 +119,7 @@ impl Scene {
         let (x0, y0, x1, y1) = (at.0, at.1, at.0 + size.0, at.1 + size.1);
         // The first side twice, so that the last corner is closed.
         let points = vec![(x0, y0), (x1, y0), (x1, y1), (x0, y1), (x0, y0), (x1, y0)];
-        self.shapes.push(Shape::Line {
-            points,
-            stroke,
-            width,
-            dash: &[],
-        });
+        self.shapes.push(Shape::Line { points, stroke, width, dash: &[] });
     }
 
     /// Adds another scene's shapes, moved to the right.
@@ -206,17 +177,9 @@ impl Shape {
                 Px(size.1),
                 Hex(*fill)
             ),
-            Shape::Line {
-                points,
-                stroke,
-                width,
-                dash,
-            } => {
+            Shape::Line { points, stroke, width, dash } => {
                 let (points, stroke, width) = (Points(points), Hex(*stroke), Px(*width));
-                write!(
-                    svg,
-                    r#"<polyline points="{points}" fill="none" stroke="{stroke}" "#
-                )?;
+                write!(svg, r#"<polyline points="{points}" fill="none" stroke="{stroke}" "#)?;
                 write!(svg, r#"stroke-width="{width}" stroke-linejoin="round""#)?;
                 if !dash.is_empty() {
                     let dash: Vec<_> = dash.iter().map(|length| Px(*length).to_string()).collect();
@@ -225,18 +188,9 @@ impl Shape {
                 writeln!(svg, "/>")
             }
             Shape::Polygon { points, fill } => {
-                writeln!(
-                    svg,
-                    r#"<polygon points="{}" fill="{}"/>"#,
-                    Points(points),
-                    Hex(*fill)
-                )
+                writeln!(svg, r#"<polygon points="{}" fill="{}"/>"#, Points(points), Hex(*fill))
             }
-            Shape::Circle {
-                centre,
-                radius,
-                fill,
-            } => writeln!(
+            Shape::Circle { centre, radius, fill } => writeln!(
                 svg,
                 r#"<circle cx="{}" cy="{}" r="{}" fill="{}"/>"#,
                 Px(centre.0),
@@ -254,15 +208,7 @@ impl Text {
     /// A line of text of the usual size and ink, its baseline at `at`.
     pub fn new(text: &str, at: BackendCoord, anchor: Anchor) -> Self {
         let text = text.to_owned();
-        Self {
-            at,
-            text,
-            size: TEXT,
-            anchor,
-            bold: false,
-            fill: INK,
-            upwards: None,
-        }
+        Self { at, text, size: TEXT, anchor, bold: false, fill: INK, upwards: None }
     }
 
     /// The same text with its middle, not its baseline, at the height of its anchor.
@@ -279,11 +225,7 @@ impl Text {
 
     fn write(&self, svg: &mut String) -> std::fmt::Result {
         let (x, y, size) = (Px(self.at.0), Px(self.at.1), Px(self.size));
-        write!(
-            svg,
-            r#"<text x="{x}" y="{y}" font-size="{size}" fill="{}""#,
-            Hex(self.fill)
-        )?;
+        write!(svg, r#"<text x="{x}" y="{y}" font-size="{size}" fill="{}""#, Hex(self.fill))?;
         match self.anchor {
             Anchor::Start => {}
             Anchor::Middle => write!(svg, r#" text-anchor="middle""#)?,
@@ -293,12 +235,7 @@ impl Text {
             write!(svg, r#" font-weight="bold""#)?;
         }
         if let Some(pivot) = self.upwards {
-            write!(
-                svg,
-                r#" transform="rotate(-90 {} {})""#,
-                Px(pivot.0),
-                Px(pivot.1)
-            )?;
+            write!(svg, r#" transform="rotate(-90 {} {})""#, Px(pivot.0), Px(pivot.1))?;
         }
         writeln!(svg, ">{}</text>", escape(&self.text))
     }
@@ -419,18 +356,13 @@ const ADVANCES: [i32; 95] = [
 
 /// Width of a line of text, or a little more.
 pub(super) fn text_width(text: &str, size: i32, bold: bool) -> i32 {
-    text.chars()
-        .map(|c| advance(c, size, bold))
-        .fold(0, i32::saturating_add)
+    text.chars().map(|c| advance(c, size, bold)).fold(0, i32::saturating_add)
 }
 
 /// Width of one character, or a little more.
 fn advance(c: char, size: i32, bold: bool) -> i32 {
     let index = (c as usize).checked_sub(' ' as usize);
-    let regular = index
-        .and_then(|index| ADVANCES.get(index))
-        .copied()
-        .unwrap_or(1000);
+    let regular = index.and_then(|index| ADVANCES.get(index)).copied().unwrap_or(1000);
     let thousandths = if bold { regular * 115 / 100 } else { regular };
     (thousandths * size + 999) / 1000
 }
@@ -471,11 +403,7 @@ impl DrawingBackend for Backend<'_> {
     }
 
     fn draw_pixel(&mut self, at: BackendCoord, colour: BackendColor) -> Result<(), Never> {
-        self.0.shapes.push(Shape::Rect {
-            at,
-            size: (1, 1),
-            fill: colour.rgb,
-        });
+        self.0.shapes.push(Shape::Rect { at, size: (1, 1), fill: colour.rgb });
         Ok(())
     }
 
@@ -514,11 +442,7 @@ impl DrawingBackend for Backend<'_> {
         let size = (bottom_right.0 - upper_left.0, bottom_right.1 - upper_left.1);
         let colour = style.color().rgb;
         if fill {
-            self.0.shapes.push(Shape::Rect {
-                at: upper_left,
-                size,
-                fill: colour,
-            });
+            self.0.shapes.push(Shape::Rect { at: upper_left, size, fill: colour });
         } else {
             self.0.outline(upper_left, size, colour, PX);
         }
@@ -555,9 +479,6 @@ impl DrawingBackend for Backend<'_> {
         style: &S,
     ) -> Result<(u32, u32), Never> {
         let size = style.size() as i32;
-        Ok((
-            text_width(text, size, false).unsigned_abs(),
-            size.unsigned_abs(),
-        ))
+        Ok((text_width(text, size, false).unsigned_abs(), size.unsigned_abs()))
     }
 }

@@ -100,20 +100,13 @@ impl Source {
     pub fn markdown(&self) -> String {
         // A fence longer than any in the code.
         let is_fence = |line: &str| line.trim_start().starts_with("```");
-        let fence = if self.code.lines().any(is_fence) {
-            "``````"
-        } else {
-            "```"
-        };
+        let fence = if self.code.lines().any(is_fence) { "``````" } else { "```" };
         format!("{fence}rust\n// {}\n\n{}\n{fence}", self.file, self.code)
     }
 
     /// Shows the code as the result of a notebook cell.
     pub fn evcxr_display(&self) {
-        display(&[
-            ("text/markdown", &self.markdown()),
-            ("text/plain", &self.to_string()),
-        ]);
+        display(&[("text/markdown", &self.markdown()), ("text/plain", &self.to_string())]);
     }
 }
 
@@ -125,10 +118,7 @@ impl std::fmt::Display for Source {
 }
 
 fn find(files: &[(&'static str, &'static str)], name: &str) -> Result<Source> {
-    let files: Vec<_> = files
-        .iter()
-        .map(|(path, text)| File::new(path, text))
-        .collect();
+    let files: Vec<_> = files.iter().map(|(path, text)| File::new(path, text)).collect();
     let named = |item: &Item| item.kind != Kind::Impl && matches(&item.path, name);
     // A function of the crate comes before a method of the same name.
     for wanted in [false, true] {
@@ -143,9 +133,7 @@ fn find(files: &[(&'static str, &'static str)], name: &str) -> Result<Source> {
         near if near.is_empty() => "functions, types and methods can be shown".to_owned(),
         near => format!("did you mean {near}?"),
     };
-    Err(Error::UnknownSource(format!(
-        "the crate has no item `{name}`: {hint}"
-    )))
+    Err(Error::UnknownSource(format!("the crate has no item `{name}`: {hint}")))
 }
 
 /// Whether the path is the name, or ends in it: `train::train_step` in `train_step`.
@@ -161,13 +149,7 @@ fn similar(files: &[File], name: &str) -> Vec<String> {
     let items = files.iter().flat_map(|file| &file.items);
     let mut near: Vec<_> = items
         .filter(|item| item.kind != Kind::Impl && item.is_public)
-        .map(|item| {
-            (
-                distance(&asked, &last(&item.path)),
-                item.is_method,
-                item.name(),
-            )
-        })
+        .map(|item| (distance(&asked, &last(&item.path)), item.is_method, item.name()))
         .filter(|(distance, ..)| *distance <= asked.len() / 3 + 1)
         .collect();
     near.sort();
@@ -226,27 +208,12 @@ impl Item {
 
 impl File {
     fn new(path: &'static str, text: &'static str) -> Self {
-        let module = path
-            .trim_end_matches(".rs")
-            .trim_end_matches("/mod")
-            .replace('/', "::");
-        let module = if module == "lib" {
-            String::new()
-        } else {
-            module
-        };
+        let module = path.trim_end_matches(".rs").trim_end_matches("/mod").replace('/', "::");
+        let module = if module == "lib" { String::new() } else { module };
         let code = code_only(text);
-        let mut scanner = Scanner {
-            text,
-            code: &code,
-            items: Vec::new(),
-        };
+        let mut scanner = Scanner { text, code: &code, items: Vec::new() };
         scanner.scan(0..text.len(), &module, false);
-        Self {
-            path,
-            text,
-            items: scanner.items,
-        }
+        Self { path, text, items: scanner.items }
     }
 
     /// The item, and if it is a type its implementations in the same file.
@@ -260,10 +227,7 @@ impl File {
             .iter()
             .filter(belongs)
             .map(|part| without_examples(&dedent(self.text, &part.range)));
-        Source {
-            file: self.path,
-            code: parts.collect::<Vec<_>>().join("\n\n"),
-        }
+        Source { file: self.path, code: parts.collect::<Vec<_>>().join("\n\n") }
     }
 }
 
@@ -369,10 +333,7 @@ fn character(rest: &[u8]) -> usize {
 /// Length of a literal such as `r"…"`, `br#"…"#`, `b'x'`, `c"…"`; 0 for a word.
 fn prefixed(rest: &[u8]) -> usize {
     let letters = rest.iter().take_while(|byte| b"rbc".contains(byte)).count();
-    let hashes = rest[letters..]
-        .iter()
-        .take_while(|byte| **byte == b'#')
-        .count();
+    let hashes = rest[letters..].iter().take_while(|byte| **byte == b'#').count();
     let literal = &rest[letters + hashes..];
     let raw = rest[..letters].contains(&b'r');
     match (raw, literal.first()) {
@@ -417,27 +378,12 @@ impl Scanner<'_> {
         range: Range<usize>,
         body: Range<usize>,
     ) {
-        let Header {
-            name,
-            kind,
-            keyword,
-            is_public,
-        } = found;
-        let path = if path.is_empty() {
-            name
-        } else {
-            format!("{path}::{name}")
-        };
+        let Header { name, kind, keyword, is_public } = found;
+        let path = if path.is_empty() { name } else { format!("{path}::{name}") };
         if keyword == "mod" {
             return self.scan(body, &path, false);
         }
-        self.items.push(Item {
-            path: path.clone(),
-            kind,
-            is_method,
-            is_public,
-            range,
-        });
+        self.items.push(Item { path: path.clone(), kind, is_method, is_public, range });
         if matches!(keyword, "impl" | "trait") {
             self.scan(body, &path, true);
         }
@@ -447,9 +393,7 @@ impl Scanner<'_> {
     fn next_code(&self, within: Range<usize>) -> Option<usize> {
         let code = &self.code[within.clone()];
         let is_code = |byte: &u8| !byte.is_ascii_whitespace() && *byte != b';' && *byte != b'}';
-        code.iter()
-            .position(is_code)
-            .map(|index| within.start + index)
+        code.iter().position(is_code).map(|index| within.start + index)
     }
 
     /// The header, the inside of the braces and the end of the item that begins a range.
@@ -561,22 +505,12 @@ impl Header {
             match (found, next) {
                 (Some((keyword @ "impl", kind)), _) => {
                     let name = implemented_for(rest)?;
-                    return Some(Self {
-                        name,
-                        kind: *kind,
-                        keyword,
-                        is_public: true,
-                    });
+                    return Some(Self { name, kind: *kind, keyword, is_public: true });
                 }
                 (Some(("const", _)), Some(("fn" | "unsafe" | "async" | "extern", _))) => {}
                 (Some((keyword, kind)), Some((name, _))) => {
                     let name = name.to_owned();
-                    return Some(Self {
-                        name,
-                        kind: *kind,
-                        keyword,
-                        is_public,
-                    });
+                    return Some(Self { name, kind: *kind, keyword, is_public });
                 }
                 (None, _) if word == "use" => return None,
                 _ => {}
@@ -600,12 +534,8 @@ fn words(code: &str) -> Option<(&str, &str)> {
 fn implemented_for(rest: &str) -> Option<String> {
     let plain = without_generics(rest);
     let plain = plain.split(" where ").next()?;
-    let subject = plain
-        .split_once(" for ")
-        .map_or(plain, |(_, subject)| subject);
-    let path = subject
-        .split_whitespace()
-        .find(|word| words(word).is_some())?;
+    let subject = plain.split_once(" for ").map_or(plain, |(_, subject)| subject);
+    let path = subject.split_whitespace().find(|word| words(word).is_some())?;
     let last = path.rsplit("::").next()?;
     words(last).map(|(name, _)| name.to_owned())
 }
@@ -693,36 +623,21 @@ mod tests {
     #[test]
     fn a_type_comes_with_its_docs_and_implementations() {
         let code = tricky("Cnn");
-        assert!(
-            code.starts_with("/// Braces in docs { do not count.\n///\n"),
-            "{code}"
-        );
-        assert!(
-            code.contains("impl<'a, const N: usize> Cnn<'a, N> {"),
-            "{code}"
-        );
-        assert!(
-            code.ends_with("T: Display {\n    fn call(&self) {}\n}"),
-            "{code}"
-        );
+        assert!(code.starts_with("/// Braces in docs { do not count.\n///\n"), "{code}");
+        assert!(code.contains("impl<'a, const N: usize> Cnn<'a, N> {"), "{code}");
+        assert!(code.ends_with("T: Display {\n    fn call(&self) {}\n}"), "{code}");
     }
 
     #[test]
     fn examples_are_left_out_and_the_sections_around_them_kept() {
         let code = "/// One.\n///\n/// # Examples\n/// ```\n/// # hidden\n/// ```\n///\n/// # Source\n/// Two.\nfn f() {}";
-        assert_eq!(
-            without_examples(code),
-            "/// One.\n///\n/// # Source\n/// Two.\nfn f() {}"
-        );
+        assert_eq!(without_examples(code), "/// One.\n///\n/// # Source\n/// Two.\nfn f() {}");
     }
 
     #[test]
     fn a_method_is_shown_without_its_indentation() {
         let code = tricky("Cnn::open");
-        assert!(
-            code.starts_with("/// A method.\npub fn open(&self) -> char {\n    let"),
-            "{code}"
-        );
+        assert!(code.starts_with("/// A method.\npub fn open(&self) -> char {\n    let"), "{code}");
         assert!(code.ends_with("\n    '}'\n}"), "{code}");
     }
 
@@ -734,10 +649,7 @@ mod tests {
         assert_eq!(tricky("Unit"), "pub struct Unit;");
         assert_eq!(tricky("Pair"), "pub struct Pair(pub u8, pub u8);");
         assert_eq!(tricky("quick").lines().count(), 3);
-        assert_eq!(
-            tricky("inner::deep"),
-            "/// Deep.\npub async unsafe fn deep() {}"
-        );
+        assert_eq!(tricky("inner::deep"), "/// Deep.\npub async unsafe fn deep() {}");
         assert_eq!(tricky("model::last"), "pub fn last() -> u8 { 1 }");
         assert!(tricky("Module").ends_with("    fn call(&self);\n}"));
     }
@@ -746,10 +658,7 @@ mod tests {
     fn an_unknown_name_is_answered_with_similar_ones() {
         let files = [("model.rs", TRICKY)];
         let message = find(&files, "Modul").unwrap_err().to_string();
-        assert!(
-            message.contains("`Modul`") && message.contains("Module"),
-            "{message}"
-        );
+        assert!(message.contains("`Modul`") && message.contains("Module"), "{message}");
         assert!(find(&files, "hidden").is_err(), "test code is not shown");
         assert!(find(&files, "").is_err());
         assert!(find(&files, "dule").is_err(), "part of a name is no name");
@@ -768,11 +677,7 @@ mod tests {
                 let code = code_only(&shown.code);
                 let of = |wanted: u8| code.iter().filter(|byte| **byte == wanted).count();
                 assert_eq!(of(b'{'), of(b'}'), "{path}: {line}\n{}", shown.code);
-                assert!(
-                    shown.code.contains(&format!("{keyword} {name}")),
-                    "{}",
-                    shown.code
-                );
+                assert!(shown.code.contains(&format!("{keyword} {name}")), "{}", shown.code);
                 count += 1;
             }
         }
@@ -784,10 +689,7 @@ mod tests {
         let line = line.strip_prefix("pub ")?;
         let (keyword, rest) = words(line)?;
         let is_item = ["fn", "struct", "enum", "trait", "type", "const"].contains(&keyword);
-        is_item
-            .then(|| words(rest))
-            .flatten()
-            .map(|(name, _)| (name, keyword))
+        is_item.then(|| words(rest)).flatten().map(|(name, _)| (name, keyword))
     }
 
     #[test]
@@ -802,13 +704,7 @@ mod tests {
                 } else if path.extension().is_some_and(|ending| ending == "rs")
                     && !path.ends_with("tests.rs")
                 {
-                    found.push(
-                        path.strip_prefix(&root)
-                            .unwrap()
-                            .to_str()
-                            .unwrap()
-                            .to_owned(),
-                    );
+                    found.push(path.strip_prefix(&root).unwrap().to_str().unwrap().to_owned());
                 }
             }
         }

@@ -45,9 +45,7 @@ impl Table {
         let headers: Vec<String> = headers.iter().map(one_line).collect();
         let rows: Vec<Vec<String>> = rows.iter().map(texts).collect();
         if headers.is_empty() {
-            return Err(Error::Figure(
-                "a table needs at least one header".to_owned(),
-            ));
+            return Err(Error::Figure("a table needs at least one header".to_owned()));
         }
         if let Some(index) = rows.iter().position(|row| row.len() != headers.len()) {
             let (number, found, expected) = (index + 1, rows[index].len(), headers.len());
@@ -62,11 +60,7 @@ impl Table {
     pub fn html(&self) -> String {
         let line = |name: &str, cells: &[String]| {
             let cells = cells.iter().enumerate().map(|(column, text)| {
-                let side = if self.is_numeric(column) {
-                    "right"
-                } else {
-                    "left"
-                };
+                let side = if self.is_numeric(column) { "right" } else { "left" };
                 // The style is for JupyterLab, the attribute for pages that strip styles.
                 let align = format!("align=\"{side}\" style=\"text-align: {side}\"");
                 format!("<{name} {align}>{}</{name}>", escape(text))
@@ -80,19 +74,12 @@ impl Table {
 
     /// Shows the table as the result of a notebook cell.
     pub fn evcxr_display(&self) {
-        display(&[
-            ("text/html", &self.html()),
-            ("text/plain", &self.to_string()),
-        ]);
+        display(&[("text/html", &self.html()), ("text/plain", &self.to_string())]);
     }
 
     /// Whether every cell of the column that is not empty is a number, perhaps with a unit sign.
     fn is_numeric(&self, column: usize) -> bool {
-        let mut cells = self
-            .rows
-            .iter()
-            .map(|row| &row[column])
-            .filter(|cell| !cell.is_empty());
+        let mut cells = self.rows.iter().map(|row| &row[column]).filter(|cell| !cell.is_empty());
         let is_number = |cell: &String| {
             let number = cell.trim_end_matches('%').trim_end().replace(',', "");
             number.parse::<f64>().is_ok()
@@ -101,11 +88,7 @@ impl Table {
     }
 
     fn widths(&self) -> Vec<usize> {
-        let mut widths: Vec<_> = self
-            .headers
-            .iter()
-            .map(|text| text.chars().count())
-            .collect();
+        let mut widths: Vec<_> = self.headers.iter().map(|text| text.chars().count()).collect();
         for row in &self.rows {
             for (width, cell) in widths.iter_mut().zip(row) {
                 *width = (*width).max(cell.chars().count());
@@ -119,9 +102,7 @@ impl Table {
 impl fmt::Display for Table {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         let widths = self.widths();
-        let numeric: Vec<_> = (0..widths.len())
-            .map(|column| self.is_numeric(column))
-            .collect();
+        let numeric: Vec<_> = (0..widths.len()).map(|column| self.is_numeric(column)).collect();
         let line = |cells: &[String]| {
             let cells = cells.iter().zip(&widths).zip(&numeric);
             let padded = cells.map(|((text, &width), &numeric)| match numeric {
@@ -132,18 +113,13 @@ impl fmt::Display for Table {
         };
         let rule: Vec<_> = widths.iter().map(|width| "─".repeat(*width)).collect();
         write!(f, "{}\n{}", line(&self.headers), rule.join("  "))?;
-        self.rows
-            .iter()
-            .try_for_each(|row| write!(f, "\n{}", line(row)))
+        self.rows.iter().try_for_each(|row| write!(f, "\n{}", line(row)))
     }
 }
 
 /// A cell's text without line breaks, which would tear its row apart.
 fn one_line(cell: &impl fmt::Display) -> String {
-    cell.to_string()
-        .split_whitespace()
-        .collect::<Vec<_>>()
-        .join(" ")
+    cell.to_string().split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 #[cfg(test)]
@@ -151,10 +127,7 @@ mod tests {
     use super::*;
 
     fn layers() -> Table {
-        let rows = [
-            ["Conv_0", "[28, 28, 32]", "320"],
-            ["Dense_0 & <co>", "[256]", "803,072"],
-        ];
+        let rows = [["Conv_0", "[28, 28, 32]", "320"], ["Dense_0 & <co>", "[256]", "803,072"]];
         Table::new(&["layer", "output", "parameters"], &rows).unwrap()
     }
 
@@ -171,19 +144,12 @@ mod tests {
     fn html_twin_has_the_same_cells_escaped_and_aligned() {
         let html = layers().html();
         let document = roxmltree::Document::parse(&html).expect("well-formed");
-        let cells = document
-            .descendants()
-            .filter(|node| node.has_tag_name("td"));
-        let cells: Vec<_> = cells
-            .map(|td| (td.text().unwrap(), td.attribute("align").unwrap()))
-            .collect();
+        let cells = document.descendants().filter(|node| node.has_tag_name("td"));
+        let cells: Vec<_> =
+            cells.map(|td| (td.text().unwrap(), td.attribute("align").unwrap())).collect();
         assert_eq!(
             cells[3..],
-            [
-                ("Dense_0 & <co>", "left"),
-                ("[256]", "left"),
-                ("803,072", "right")
-            ]
+            [("Dense_0 & <co>", "left"), ("[256]", "left"), ("803,072", "right")]
         );
         assert!(html.contains("style=\"text-align: right\""));
     }
@@ -192,10 +158,7 @@ mod tests {
     fn a_row_of_another_length_is_refused_by_its_number() {
         let rows = [vec!["1", "2"], vec!["3"]];
         let message = Table::new(&["a", "b"], &rows).unwrap_err().to_string();
-        assert!(
-            message.contains("row 2 of the table has 1 cells under 2 headers"),
-            "{message}"
-        );
+        assert!(message.contains("row 2 of the table has 1 cells under 2 headers"), "{message}");
     }
 
     #[test]

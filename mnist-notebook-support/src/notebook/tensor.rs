@@ -77,18 +77,13 @@ pub fn prediction_grid(
     check_length(title, "labels", labels.len(), pictures.len())?;
     check_length(title, "predictions", predictions.len(), pictures.len())?;
     let answers = labels.iter().zip(predictions);
-    let judged = pictures
-        .into_iter()
-        .zip(answers)
-        .map(|(picture, (label, prediction))| {
-            if label == prediction {
-                picture.caption(prediction).verdict(true)
-            } else {
-                picture
-                    .caption(format!("{prediction} (is {label})"))
-                    .verdict(false)
-            }
-        });
+    let judged = pictures.into_iter().zip(answers).map(|(picture, (label, prediction))| {
+        if label == prediction {
+            picture.caption(prediction).verdict(true)
+        } else {
+            picture.caption(format!("{prediction} (is {label})")).verdict(false)
+        }
+    });
     picture_grid(title, &judged.collect::<Vec<_>>())
 }
 
@@ -96,9 +91,7 @@ fn check_length(title: &str, what: &str, found: usize, images: usize) -> Result<
     if found == images {
         return Ok(());
     }
-    Err(Error::Figure(format!(
-        "`{title}`: {found} {what} for {images} images"
-    )))
+    Err(Error::Figure(format!("`{title}`: {found} {what} for {images} images")))
 }
 
 /// The images of a tensor `[N, H, W, 1]`.
@@ -114,14 +107,8 @@ fn pictures(title: &str, images: &Tensor) -> Result<Vec<Picture>> {
             "`{title}`: 1 to 144 images can be drawn, not {shape:?}"
         )));
     }
-    let pixels = images
-        .to_dtype(DType::F32)?
-        .flatten_all()?
-        .to_vec1::<f32>()?;
-    pixels
-        .chunks_exact(height * width)
-        .map(|pixels| Picture::new(pixels, height, width))
-        .collect()
+    let pixels = images.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
+    pixels.chunks_exact(height * width).map(|pixels| Picture::new(pixels, height, width)).collect()
 }
 
 /// A tensor as it shows itself in a notebook; made by [`show`].
@@ -191,11 +178,7 @@ impl Statistics {
         if tensor.elem_count() == 0 {
             return Ok(None);
         }
-        let values = tensor
-            .detach()
-            .to_dtype(DType::F32)?
-            .flatten_all()?
-            .to_vec1::<f32>()?;
+        let values = tensor.detach().to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
         let sum: f64 = values.iter().copied().map(f64::from).sum();
         Ok(Some(Self {
             min: values.iter().copied().fold(f32::INFINITY, f32::min),
@@ -234,21 +217,10 @@ fn as_pictures(tensor: &Tensor, statistics: &Statistics, title: &str) -> Result<
     if count > 64 || !sides.contains(&height) || !sides.contains(&width) || !mean.is_finite() {
         return Ok(None);
     }
-    let images = tensor
-        .detach()
-        .to_dtype(DType::F32)?
-        .reshape((count, height, width, 1))?;
+    let images = tensor.detach().to_dtype(DType::F32)?.reshape((count, height, width, 1))?;
     let is_unit = min >= 0.0 && max <= 1.0;
-    let scale = if is_unit || max == min {
-        1.0
-    } else {
-        1.0 / f64::from(max - min)
-    };
-    let shift = if is_unit {
-        0.0
-    } else {
-        -f64::from(min) * scale
-    };
+    let scale = if is_unit || max == min { 1.0 } else { 1.0 / f64::from(max - min) };
+    let shift = if is_unit { 0.0 } else { -f64::from(min) * scale };
     let pictures = pictures(title, &images.affine(scale, shift)?)?;
     picture_grid(title, &pictures).map(Some)
 }
@@ -289,10 +261,7 @@ mod tests {
     fn a_summary_tells_shape_type_device_and_range() {
         let tensor = Tensor::new(&[[[-1_f32, 2.5], [0.0, 0.5]]], &Device::Cpu).unwrap();
         let text = show(&tensor).unwrap().to_string();
-        assert_eq!(
-            text,
-            "Tensor [1, 2, 2], f32, cpu, min -1, mean 0.5, max 2.5"
-        );
+        assert_eq!(text, "Tensor [1, 2, 2], f32, cpu, min -1, mean 0.5, max 2.5");
         assert_eq!(
             show(&zeros(&[0, 5])).unwrap().to_string(),
             "Tensor [0, 5], f32, cpu, no values"
@@ -303,10 +272,7 @@ mod tests {
     fn values_that_are_not_finite_are_summarised_not_drawn() {
         let tensor = Tensor::new(&[[f32::NAN, 1.0], [0.0, 0.0]], &Device::Cpu).unwrap();
         let view = show(&tensor).unwrap();
-        assert!(
-            view.figure.is_none() && view.to_string().contains("mean NaN"),
-            "{view}"
-        );
+        assert!(view.figure.is_none() && view.to_string().contains("mean NaN"), "{view}");
     }
 
     #[test]
@@ -320,16 +286,12 @@ mod tests {
         let tensor = Tensor::new(&[[-3_f32, 5.0], [1.0, 1.0]], &Device::Cpu).unwrap();
         let figure = show(&tensor).unwrap().figure.unwrap();
         assert!(
-            figure
-                .svg()
-                .contains("<path stroke=\"#fff\" d=\"M1 0.5h1\"/>"),
+            figure.svg().contains("<path stroke=\"#fff\" d=\"M1 0.5h1\"/>"),
             "{}",
             figure.svg()
         );
         assert!(
-            figure
-                .svg()
-                .contains("<path stroke=\"#888\" d=\"M0 1.5h2\"/>"),
+            figure.svg().contains("<path stroke=\"#888\" d=\"M0 1.5h2\"/>"),
             "{}",
             figure.svg()
         );
@@ -338,25 +300,16 @@ mod tests {
     #[test]
     fn images_and_labels_of_different_numbers_are_refused() {
         let images = zeros(&[2, 28, 28, 1]);
-        let message = prediction_grid("Test", &images, &[1], &[1, 2])
-            .unwrap_err()
-            .to_string();
+        let message = prediction_grid("Test", &images, &[1], &[1, 2]).unwrap_err().to_string();
         assert_eq!(message, "`Test`: 1 labels for 2 images");
-        let message = image_grid("Test", &images, &[1, 2, 3])
-            .unwrap_err()
-            .to_string();
+        let message = image_grid("Test", &images, &[1, 2, 3]).unwrap_err().to_string();
         assert_eq!(message, "`Test`: 3 captions for 2 images");
         assert!(image_grid("Test", &images, &[] as &[u32]).is_ok());
     }
 
     #[test]
     fn images_of_another_shape_are_refused_with_the_shape() {
-        let message = image_grid("Test", &zeros(&[2, 28, 28]), &[1, 2])
-            .unwrap_err()
-            .to_string();
-        assert_eq!(
-            message,
-            "`Test`: images have the shape [N, H, W, 1], not [2, 28, 28]"
-        );
+        let message = image_grid("Test", &zeros(&[2, 28, 28]), &[1, 2]).unwrap_err().to_string();
+        assert_eq!(message, "`Test`: images have the shape [N, H, W, 1], not [2, 28, 28]");
     }
 }

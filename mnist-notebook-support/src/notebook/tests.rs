@@ -21,12 +21,7 @@ fn text_box(text: &Text) -> Box {
         // Turned to the left about the pivot: what was right of it is now above it.
         Some((px, py)) => {
             let (dx, dy) = (x - px, y - py);
-            (
-                px + dy - rise,
-                py - dx - left - width,
-                px + dy + fall,
-                py - dx - left,
-            )
+            (px + dy - rise, py - dx - left - width, px + dy + fall, py - dx - left)
         }
     }
 }
@@ -57,32 +52,14 @@ const LONG: &str = "a text that is longer than any figure is wide, for there is 
 
 fn line_charts() -> Vec<(&'static str, Figure)> {
     let chart = |series: &[(&str, Vec<f64>)]| line_chart("Loss", "epoch", "loss", series).unwrap();
-    let noise = |length: u32| {
-        (0..length)
-            .map(|i| f64::from(i * 7919 % 101))
-            .collect::<Vec<_>>()
-    };
-    let long = [
-        (LONG, noise(3)),
-        (LONG, noise(3)),
-        ("d", noise(3)),
-        ("é<&>", noise(3)),
-    ];
+    let noise = |length: u32| (0..length).map(|i| f64::from(i * 7919 % 101)).collect::<Vec<_>>();
+    let long = [(LONG, noise(3)), (LONG, noise(3)), ("d", noise(3)), ("é<&>", noise(3))];
     let seven: Vec<_> = (0..7).map(|_| ("series", noise(20))).collect();
     vec![
-        (
-            "ten epochs",
-            chart(&[("training", noise(10)), ("test", noise(10))]),
-        ),
-        (
-            "one point",
-            chart(&[("training", vec![0.1]), ("test", vec![0.2])]),
-        ),
+        ("ten epochs", chart(&[("training", noise(10)), ("test", noise(10))])),
+        ("one point", chart(&[("training", vec![0.1]), ("test", vec![0.2])])),
         ("two points", chart(&[("training", vec![0.1, 0.05])])),
-        (
-            "many points",
-            chart(&[("a", noise(1875)), ("b", noise(18_750))]),
-        ),
+        ("many points", chart(&[("a", noise(1875)), ("b", noise(18_750))])),
         ("constant", chart(&[("a", vec![0.0; 10])])),
         ("tiny", chart(&[("a", vec![1e-12, 3e-12])])),
         ("huge", chart(&[("a", vec![-1e30, 3e30])])),
@@ -98,14 +75,8 @@ fn bar_charts() -> Vec<(&'static str, Figure)> {
     vec![
         ("one bar", chart("digit", &[("0", 1.0)])),
         ("no images", chart("digit", &[("0", 0.0), ("1", 0.0)])),
-        (
-            "long names",
-            chart(LONG, &[(LONG, 1e-5), (LONG, 123_456_789.0)]),
-        ),
-        (
-            "many bars",
-            bar_chart("Counts", "class", "images", &many).unwrap(),
-        ),
+        ("long names", chart(LONG, &[(LONG, 1e-5), (LONG, 123_456_789.0)])),
+        ("many bars", bar_chart("Counts", "class", "images", &many).unwrap()),
     ]
 }
 
@@ -118,11 +89,7 @@ fn heat_maps() -> Vec<(&'static str, Figure)> {
         ("one class", map("Confusion", &["a"], 12_345.0)),
         (
             "ten classes",
-            map(
-                "Confusion",
-                &["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"],
-                980.0,
-            ),
+            map("Confusion", &["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"], 980.0),
         ),
         ("long names", map(LONG, &[LONG, "Ankle boot", "é"], 0.033)),
         ("fifty classes", map("Confusion", &["47"; 50], 1234.5)),
@@ -147,10 +114,7 @@ fn picture_grids() -> Vec<(&'static str, Figure)> {
         ("144 pictures", grid(144, "3 (is 0)")),
         ("long captions", grid(25, LONG)),
         ("no captions", grid(7, "")),
-        (
-            "flat pictures",
-            picture_grid(LONG, &[flat.clone(), flat]).unwrap(),
-        ),
+        ("flat pictures", picture_grid(LONG, &[flat.clone(), flat]).unwrap()),
     ]
 }
 
@@ -178,23 +142,10 @@ fn the_legend_stands_above_the_data() {
         // Samples in the legend are level lines of one fixed length.
         let (samples, data): (Vec<_>, Vec<_>) =
             lines.partition(|line| line.len() == 2 && line[1] == (line[0].0 + 340, line[0].1));
-        let plot_top = data
-            .iter()
-            .copied()
-            .flatten()
-            .map(|point| point.1)
-            .min()
-            .unwrap();
+        let plot_top = data.iter().copied().flatten().map(|point| point.1).min().unwrap();
         let legend_bottom = samples.iter().copied().flatten().map(|point| point.1).max();
-        assert!(
-            legend_bottom.is_none_or(|bottom| bottom + 60 <= plot_top),
-            "{name}"
-        );
-        assert_eq!(
-            samples.len() > 1,
-            data.len() > 1,
-            "{name}: a legend for several lines only"
-        );
+        assert!(legend_bottom.is_none_or(|bottom| bottom + 60 <= plot_top), "{name}");
+        assert_eq!(samples.len() > 1, data.len() > 1, "{name}: a legend for several lines only");
     }
 }
 
@@ -223,10 +174,7 @@ fn right_and_wrong_differ_by_more_than_colour() {
             Shape::Line { width, points, .. } => Some((*width, points.len())),
             _ => None,
         });
-        let bold = scene
-            .shapes
-            .iter()
-            .any(|shape| matches!(shape, Shape::Text(text) if text.bold));
+        let bold = scene.shapes.iter().any(|shape| matches!(shape, Shape::Text(text) if text.bold));
         (widths.collect::<Vec<_>>(), bold)
     };
     let (right, wrong) = (shapes(true), shapes(false));
