@@ -9,8 +9,9 @@
 //! | [`notebook`] | reads and writes `.ipynb` |
 //! | [`execute`] | executes a notebook, cell by cell |
 //! | [`check`] | finds what failed in an executed notebook |
-//! | [`bench`] | how long a reader waits |
 //! | [`tidy`] | what a committed notebook must look like |
+//! | [`bench`] | how long a reader waits |
+//! | [`speed`] | how fast training is, beside JAX and PyTorch |
 //! | [`browser`] | the walkthrough in a real browser |
 //! | [`ui`] | progress on screen |
 
@@ -23,5 +24,6 @@ pub mod launcher;
 pub mod notebook;
 pub mod project;
 pub mod setup;
+pub mod speed;
 pub mod tidy;
 pub mod ui;

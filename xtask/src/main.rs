@@ -17,6 +17,7 @@ use xtask::launcher;
 use xtask::notebook::{CodeCell, Notebook, joined};
 use xtask::project::{Project, command, run};
 use xtask::setup::set_up;
+use xtask::speed::compare;
 use xtask::tidy;
 
 /// The walkthrough, which `run` executes and `lab` opens.
@@ -39,9 +40,15 @@ enum Arguments {
     Lab,
     /// Run all tests: `cargo test` on the workspace, then every notebook, then the walkthrough in a browser
     Test,
-    /// Measure, and leave a table under target/notebooks
-    #[command(subcommand)]
-    Bench(Bench),
+    /// Measure training beside JAX and PyTorch, or what `bench` names, and leave tables under target
+    #[command(args_conflicts_with_subcommands = true)]
+    Bench {
+        /// Follow memory through all ten epochs, not two
+        #[arg(long)]
+        full: bool,
+        #[command(subcommand)]
+        what: Option<Bench>,
+    },
     /// Become a kernel; the kernelspec calls this
     #[command(hide = true)]
     Kernel {
@@ -65,7 +72,8 @@ fn main() -> ExitCode {
         Arguments::Run => run_walkthrough(&Project::new()),
         Arguments::Lab => lab(&Project::new()),
         Arguments::Test => test(&Project::new()),
-        Arguments::Bench(Bench::Notebook) => bench_notebook(&Project::new()),
+        Arguments::Bench { full, what: None } => compare(&Project::new(), full),
+        Arguments::Bench { what: Some(Bench::Notebook), .. } => bench_notebook(&Project::new()),
         Arguments::Kernel { evcxr, control_file } => kernel(&evcxr, &control_file),
     };
     match result {

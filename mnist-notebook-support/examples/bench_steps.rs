@@ -1,0 +1,210 @@
+//! Times this crate for `cargo xtask bench`, which asks other frameworks the same in turn.
+//!
+//! A request is a line on standard input, `what batch count`; the answer is a line `= milliseconds`, the time of one
+//! of `count` repetitions. Whatever is asked for the first time is prepared before the clock starts.
+//!
+//! | what | one repetition |
+//! |---|---|
+//! | `train_step` | a step as `train_epoch` makes it: gather a batch, replay the compiled step |
+//! | `train_step_candle` | the same step in candle's own operations |
+//! | `own_module` | a step of a network of the reader's own, through autograd |
+//! | `own_module_jit` | the same, compiled |
+//! | `eval_model` | all 10,000 test images (`batch` is not used) |
+//! | `get_datasets` | both datasets, from files to tensors |
+//! | `memory` | an epoch with its evaluation; the answer is the memory held after each one and at the peak, in MB |
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::error::Error;
+use std::hint::black_box;
+use std::io::BufRead;
+use std::time::{Duration, Instant};
+
+use mnist_notebook_support::candle_core::{self, D, Var};
+use mnist_notebook_support::candle_nn::{
+    Conv2d, Conv2dConfig, Linear, Module as _, VarBuilder, VarMap, conv2d, linear, loss, ops,
+};
+use mnist_notebook_support::prelude::*;
+
+type Outcome<T> = std::result::Result<T, Box<dyn Error>>;
+
+/// Makes so many repetitions and returns how long they took.
+type Repeat = Box<dyn FnMut(usize) -> Outcome<Duration>>;
+
+const LEARNING_RATE: f64 = 0.1;
+const BETA: f64 = 0.9;
+
+fn main() -> Outcome<()> {
+    let mut prepared: HashMap<(String, usize), Repeat> = HashMap::new();
+    for line in std::io::stdin().lock().lines() {
+        let line = line?;
+        let [what, batch, count] = line.split(' ').collect::<Vec<_>>()[..] else {
+            return Err(format!("expected `what batch count`, not `{line}`").into());
+        };
+        let (batch, count) = (batch.parse::<usize>()?, count.parse::<usize>()?);
+        if what == "memory" {
+            println!("= {}", memory(batch, count)?);
+            continue;
+        }
+        let repeat = match prepared.entry((what.to_owned(), batch)) {
+            Entry::Occupied(entry) => entry.into_mut(),
+            Entry::Vacant(entry) => entry.insert(prepare(what, batch)?),
+        };
+        println!("= {}", repeat(count)?.as_secs_f64() * 1e3 / count as f64);
+    }
+    Ok(())
+}
+
+fn prepare(what: &str, batch: usize) -> Outcome<Repeat> {
+    match what {
+        "train_step" => compiled_step(Cnn, batch),
+        "train_step_candle" => candle_step(batch),
+        "own_module" => autograd_step(OwnModule, batch),
+        "own_module_jit" => compiled_step(OwnModule, batch),
+        "eval_model" => evaluation(),
+        "get_datasets" => Ok(repeat(|| Ok(get_datasets(&Device::Cpu)?))),
+        _ => Err(format!("nobody knows how to time `{what}`").into()),
+    }
+}
+
+/// A network that a reader might write: other widths, larger kernels, another pooling.
+struct OwnModule;
+
+impl Module for OwnModule {
+    fn call(&self, nn: &mut Scope, x: &Tensor) -> Result<Tensor> {
+        let x = max_pool(&relu(&nn.conv(20, (5, 5), x)?)?, (2, 2))?; //  [B, 14, 14, 20]
+        let x = max_pool(&relu(&nn.conv(40, (5, 5), &x)?)?, (2, 2))?; // [B, 7, 7, 40]
+        let x = relu(&nn.conv(80, (5, 5), &x)?)?; //                     [B, 7, 7, 80]
+        let x = relu(&nn.dense(100, &flatten(&x)?)?)?; //                [B, 100]
+        log_softmax(&nn.dense(10, &x)?) //                               [B, 10]
+    }
+}
+
+fn compiled_step<M: Module + 'static>(model: M, batch: usize) -> Outcome<Repeat> {
+    let mut optimizer = optimizer(&model)?;
+    let mut step = jit(model, optimizer.target(), &[batch, 28, 28, 1])?;
+    let mut batches = Batches::new(batch)?;
+    Ok(repeat(move || Ok(step.train_step(&mut optimizer, &batches.next()?)?)))
+}
+
+fn autograd_step<M: Module + 'static>(model: M, batch: usize) -> Outcome<Repeat> {
+    let mut optimizer = optimizer(&model)?;
+    let mut batches = Batches::new(batch)?;
+    Ok(repeat(move || Ok(train_step(&model, &mut optimizer, &batches.next()?)?)))
+}
+
+fn optimizer(model: &impl Module) -> Result<Momentum> {
+    let params = get_initial_params(model, Key::new(0), &Device::Cpu)?;
+    create_optimizer(&params, LEARNING_RATE, BETA)
+}
+
+fn evaluation() -> Outcome<Repeat> {
+    let (_, test_ds) = get_datasets(&Device::Cpu)?;
+    let params = get_initial_params(&Cnn, Key::new(0), &Device::Cpu)?;
+    Ok(repeat(move || Ok(eval_model(&Cnn, &params, &test_ds)?)))
+}
+
+fn repeat<T>(mut once: impl FnMut() -> Outcome<T> + 'static) -> Repeat {
+    Box::new(move |count| {
+        let start = Instant::now();
+        let results = (0..count).map(|_| once()).collect::<Outcome<Vec<T>>>()?;
+        let took = start.elapsed();
+        black_box(results);
+        Ok(took)
+    })
+}
+
+/// Shuffled batches of the training set, from the front again after the last one.
+struct Batches {
+    dataset: Dataset,
+    positions: Vec<u32>,
+    batch: usize,
+    next: usize,
+}
+
+impl Batches {
+    fn new(batch: usize) -> Result<Self> {
+        let (dataset, _) = get_datasets(&Device::Cpu)?;
+        let positions = permutation(Key::new(1), dataset.len());
+        Ok(Self { dataset, positions, batch, next: 0 })
+    }
+
+    fn next(&mut self) -> Result<Batch> {
+        if self.next + self.batch > self.positions.len() {
+            self.next = 0;
+        }
+        let positions = &self.positions[self.next..][..self.batch];
+        self.next += self.batch;
+        self.dataset.batch(positions)
+    }
+}
+
+/// The tutorial's network as candle's users write it: its own layers, NCHW, autograd.
+struct CandleCnn {
+    conv1: Conv2d,
+    conv2: Conv2d,
+    dense1: Linear,
+    dense2: Linear,
+}
+
+impl CandleCnn {
+    fn new(vb: &VarBuilder) -> candle_core::Result<Self> {
+        let same = Conv2dConfig { padding: 1, ..Default::default() };
+        Ok(Self {
+            conv1: conv2d(1, 32, 3, same, vb.pp("conv1"))?,
+            conv2: conv2d(32, 64, 3, same, vb.pp("conv2"))?,
+            dense1: linear(3136, 256, vb.pp("dense1"))?,
+            dense2: linear(256, 10, vb.pp("dense2"))?,
+        })
+    }
+
+    fn forward(&self, x: &Tensor) -> candle_core::Result<Tensor> {
+        let x = self.conv1.forward(x)?.relu()?.avg_pool2d(2)?;
+        let x = self.conv2.forward(&x)?.relu()?.avg_pool2d(2)?;
+        let x = self.dense1.forward(&x.flatten_from(1)?)?.relu()?;
+        ops::log_softmax(&self.dense2.forward(&x)?, D::Minus1)
+    }
+}
+
+fn candle_step(batch: usize) -> Outcome<Repeat> {
+    let vars = VarMap::new();
+    let model = CandleCnn::new(&VarBuilder::from_varmap(&vars, DType::F32, &Device::Cpu))?;
+    let vars = vars.all_vars();
+    let zeros = |var: &Var| Var::from_tensor(&var.zeros_like()?);
+    let momenta = vars.iter().map(zeros).collect::<candle_core::Result<Vec<Var>>>()?;
+    let mut batches = Batches::new(batch)?;
+    Ok(repeat(move || {
+        let Batch { image, label } = batches.next()?;
+        let log_probs = model.forward(&image.reshape((batch, 1, 28, 28))?)?;
+        let loss = loss::nll(&log_probs, &label)?;
+        let grads = loss.backward()?;
+        for (var, momentum) in vars.iter().zip(&momenta) {
+            let grad = grads.get(var).ok_or("no gradient")?;
+            momentum.set(&((momentum.as_tensor() * BETA)? + grad)?)?;
+            var.set(&(var.as_tensor() - (momentum.as_tensor() * LEARNING_RATE)?)?)?;
+        }
+        Ok(compute_metrics(&log_probs, &label)?)
+    }))
+}
+
+/// Trains for so many epochs; the memory held after each one and the most that was ever held, in MB.
+fn memory(batch: usize, epochs: usize) -> Outcome<String> {
+    let (train_ds, test_ds) = get_datasets(&Device::Cpu)?;
+    let mut optimizer = optimizer(&Cnn)?;
+    let mut answer = String::new();
+    for epoch in 1..=epochs {
+        let rng = Key::new(epoch as i64);
+        train_epoch(&Cnn, &mut optimizer, &train_ds, batch, epoch, rng)?;
+        eval_model(&Cnn, optimizer.target(), &test_ds)?;
+        answer += &format!("{} ", megabytes("VmRSS:")?);
+    }
+    Ok(answer + &megabytes("VmHWM:")?.to_string())
+}
+
+/// An entry of Linux's account of this process's memory, in MB.
+fn megabytes(entry: &str) -> Outcome<f64> {
+    let status = std::fs::read_to_string("/proc/self/status")?;
+    let line = status.lines().find_map(|line| line.strip_prefix(entry));
+    let kibibytes = line.and_then(|line| line.trim().strip_suffix(" kB")).ok_or("no such entry")?;
+    Ok(kibibytes.parse::<f64>()? * 1024.0 / 1e6)
+}

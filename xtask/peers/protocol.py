@@ -1,0 +1,41 @@
+"""What the peers share: the images, and the answers to `cargo xtask bench`.
+
+A request is a line on standard input, `what batch count`; the answer is a line `= milliseconds`, the time of one of
+`count` repetitions. Whatever is asked for the first time is prepared before the clock starts.
+"""
+
+import gzip
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+LEARNING_RATE, BETA = 0.1, 0.9
+
+
+def images(prefix):
+    """[N, 28, 28], f32, 0 to 1."""
+    return read(f"{prefix}-images-idx3-ubyte.gz", 16).reshape(-1, 28, 28).astype(np.float32) / 255
+
+
+def labels(prefix):
+    """[N], i32."""
+    return read(f"{prefix}-labels-idx1-ubyte.gz", 8).astype(np.int32)
+
+
+def read(name, header):
+    data = Path(__file__).parents[2] / "data"
+    return np.frombuffer(gzip.decompress((data / name).read_bytes()), np.uint8, offset=header)
+
+
+def serve(prepare):
+    """Answers requests; `prepare[what](batch)` returns a function that makes so many repetitions."""
+    prepared = {}
+    for line in sys.stdin:
+        what, batch, count = line.split()
+        if (what, batch) not in prepared:
+            prepared[what, batch] = prepare[what](int(batch))
+        start = time.perf_counter()
+        prepared[what, batch](int(count))
+        print("=", (time.perf_counter() - start) / int(count) * 1e3, flush=True)

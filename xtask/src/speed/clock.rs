@@ -1,0 +1,180 @@
+//! Programs that time themselves when asked.
+
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader, Lines, Write};
+use std::path::PathBuf;
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::thread;
+
+use anyhow::{Context, Result, bail};
+
+use crate::kernel::Kernel;
+use crate::notebook::joined;
+use crate::project::{Project, command, output};
+
+/// Marks an answer among other lines.
+const ANSWER: &str = "= ";
+
+/// Something that can be asked how long it takes.
+pub trait Clock {
+    /// The milliseconds that one of `count` repetitions took.
+    ///
+    /// # Errors
+    /// When no answer comes; the message carries what came instead.
+    fn time(&mut self, what: &str, batch: usize, count: usize) -> Result<f64>;
+}
+
+/// A process that answers requests, lines `what batch count`, until it is dropped.
+pub struct Process {
+    child: Child,
+    requests: Option<ChildStdin>,
+    answers: Lines<BufReader<ChildStdout>>,
+    log: PathBuf,
+}
+
+impl Process {
+    /// Starts a program, which may compute on so many threads. Its standard error goes to the file `log`.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn start(program: &[PathBuf], threads: usize, log: PathBuf) -> Result<Self> {
+        let stderr =
+            File::create(&log).with_context(|| format!("cannot write {}", log.display()))?;
+        let mut child = on_threads(program, threads)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(stderr)
+            .spawn()
+            .with_context(|| format!("cannot start {program:?}"))?;
+        Ok(Self {
+            requests: child.stdin.take(),
+            answers: BufReader::new(child.stdout.take().context("no pipe")?).lines(),
+            child,
+            log,
+        })
+    }
+
+    /// All numbers of an answer.
+    ///
+    /// # Errors
+    /// When the program ends instead of answering; the message carries what it wrote to standard error.
+    pub fn ask(&mut self, what: &str, batch: usize, count: usize) -> Result<Vec<f64>> {
+        // A program that is gone shows in its missing answer.
+        if let Some(requests) = &mut self.requests {
+            let _ = writeln!(requests, "{what} {batch} {count}");
+        }
+        for line in &mut self.answers {
+            if let Some(answer) = line?.strip_prefix(ANSWER) {
+                return parse(answer);
+            }
+        }
+        let log = fs::read_to_string(&self.log).unwrap_or_default();
+        let last = log.lines().rev().take(12).collect::<Vec<_>>();
+        let last = last.into_iter().rev().collect::<Vec<_>>().join("\n");
+        bail!("no answer to `{what}`:\n{last}\n(the whole message: {})", self.log.display())
+    }
+}
+
+impl Clock for Process {
+    fn time(&mut self, what: &str, batch: usize, count: usize) -> Result<f64> {
+        let answer = self.ask(what, batch, count)?;
+        answer.first().copied().context("an answer without a number")
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // The end of its input is the end of the program.
+        self.requests = None;
+        let _ = self.child.wait();
+    }
+}
+
+/// A program held to so many threads: told so in all the ways that programs listen to, and, where Linux's `taskset`
+/// can do it, by the number of cores it may run on.
+fn on_threads(program: &[PathBuf], threads: usize) -> Command {
+    let cores = format!("0-{}", threads - 1);
+    let fewer = thread::available_parallelism().is_ok_and(|cores| cores.get() > threads);
+    let pinned = ["taskset", "--cpu-list", &cores];
+    let can_pin = || output(command(pinned[0]).args(&pinned[1..]).arg("true")).is_ok();
+    let mut line = program.iter().map(|part| part.as_os_str()).collect::<Vec<_>>();
+    if fewer && can_pin() {
+        line.splice(0..0, pinned.iter().map(|part| part.as_ref()));
+    }
+    let mut command = command(line[0]);
+    command.args(&line[1..]);
+    for variable in ["RAYON_NUM_THREADS", "OMP_NUM_THREADS", "NPROC"] {
+        command.env(variable, threads.to_string());
+    }
+    command.env("JAX_PLATFORMS", "cpu").env("CUDA_VISIBLE_DEVICES", "");
+    command.env("PYTHONDONTWRITEBYTECODE", "1");
+    command
+}
+
+/// A notebook's kernel, asked by running cells in it.
+pub struct Cell {
+    kernel: Kernel,
+}
+
+impl Cell {
+    /// Starts a kernel in which steps of the tutorial on batches of `batch` are ready to be made.
+    ///
+    /// # Errors
+    /// When the kernel does not start or a cell fails.
+    pub fn start(project: &Project, batch: usize, threads: usize) -> Result<Self> {
+        let threads = threads.to_string();
+        let kernel = Kernel::start(
+            project,
+            &project.notebooks(),
+            &[("RAYON_NUM_THREADS", &threads)],
+            Box::new(|_| {}),
+        )?;
+        let mut cell = Self { kernel };
+        cell.run(":dep mnist-notebook-support = { path = \"../mnist-notebook-support\" }")?;
+        cell.run(&format!(
+            "use mnist_notebook_support::prelude::*;
+            let params: Params = get_initial_params(&Cnn, Key::new(0), &Device::Cpu)?;
+            let mut optimizer: Momentum = create_optimizer(&params, 0.1, 0.9)?;
+            let mut compiled: Jit<Cnn> = jit(Cnn, &params, &[{batch}, 28, 28, 1])?;
+            let (train_ds, test_ds): (Dataset, Dataset) = get_datasets(&Device::Cpu)?;
+            let perms: Vec<u32> = permutation(Key::new(1), train_ds.len());"
+        ))?;
+        Ok(cell)
+    }
+
+    /// What the cell printed.
+    fn run(&mut self, code: &str) -> Result<String> {
+        let outputs = self.kernel.execute(code, None, |_| {})?;
+        let problem = outputs
+            .iter()
+            .find(|output| output["output_type"] == "error" || output["name"] == "stderr");
+        if let Some(problem) = problem {
+            bail!("a cell failed: {problem:#}\n{code}");
+        }
+        Ok(outputs.iter().map(|output| joined(&output["text"])).collect())
+    }
+}
+
+impl Clock for Cell {
+    fn time(&mut self, what: &str, batch: usize, count: usize) -> Result<f64> {
+        let printed = self.run(&format!(
+            "let start = std::time::Instant::now();
+            let mut metrics: Vec<BatchMetrics> = Vec::new();
+            for perm in perms.chunks_exact({batch}).take({count}) {{
+                let batch = train_ds.batch(perm)?;
+                metrics.push(compiled.{what}(&mut optimizer, &batch)?);
+            }}
+            println!(\"{ANSWER}{{}}\", start.elapsed().as_secs_f64() * 1e3 / {count} as f64);"
+        ))?;
+        let answer = printed.lines().find_map(|line| line.strip_prefix(ANSWER));
+        let answer = answer.with_context(|| format!("a cell printed `{printed}`"))?;
+        parse(answer)?.first().copied().context("an answer without a number")
+    }
+}
+
+fn parse(answer: &str) -> Result<Vec<f64>> {
+    answer
+        .split_whitespace()
+        .map(|number| number.parse().with_context(|| format!("expected numbers, not `{answer}`")))
+        .collect()
+}
