@@ -17,7 +17,7 @@ use crate::{Error, Result};
 
 /// How many test images are evaluated at a time: enough to keep every core busy, few enough to
 /// need little memory.
-const EVAL_BATCH_SIZE: usize = 500;
+const EVAL_BATCH_SIZE: usize = 100;
 
 /// Evaluates a function of the parameters and its gradient.
 ///
@@ -145,7 +145,7 @@ pub fn train_epoch(
 
 /// Loss (nats) and accuracy (0 to 1) on a whole dataset.
 ///
-/// The examples are evaluated some hundreds at a time, so that memory does not grow with them.
+/// The examples are evaluated a hundred at a time, so that memory does not grow with them.
 ///
 /// # Errors
 /// [`Error::EmptyDataset`] for nothing to evaluate; those of [`eval_step`].

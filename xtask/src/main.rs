@@ -180,12 +180,12 @@ fn page(project: &Project, notebook: &Path) -> Result<PathBuf> {
     Ok(page)
 }
 
-/// The last line that a cell printed about accuracy.
+/// The last line that the walkthrough printed about the accuracy on the test set.
 fn last_accuracy(cells: &[CodeCell]) -> Option<String> {
     let printed = cells.iter().flat_map(|cell| &cell.outputs).map(|output| joined(&output["text"]));
     let lines: Vec<String> =
         printed.flat_map(|text| text.lines().map(str::to_owned).collect::<Vec<_>>()).collect();
-    lines.into_iter().rfind(|line| line.contains("accuracy"))
+    lines.into_iter().rfind(|line| line.starts_with("Testing"))
 }
 
 fn name(path: &Path) -> String {
