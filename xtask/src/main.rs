@@ -180,12 +180,14 @@ fn page(project: &Project, notebook: &Path) -> Result<PathBuf> {
     Ok(page)
 }
 
-/// The last line that the walkthrough printed about the accuracy on the test set.
+/// The line about the test set after the walkthrough's last epoch.
 fn last_accuracy(cells: &[CodeCell]) -> Option<String> {
+    let epoch =
+        |line: &str| line.strip_prefix("Testing - epoch: ")?.split(',').next()?.parse().ok();
     let printed = cells.iter().flat_map(|cell| &cell.outputs).map(|output| joined(&output["text"]));
     let lines: Vec<String> =
         printed.flat_map(|text| text.lines().map(str::to_owned).collect::<Vec<_>>()).collect();
-    lines.into_iter().rfind(|line| line.starts_with("Testing"))
+    lines.into_iter().max_by_key(|line| epoch(line).unwrap_or(0_u32))
 }
 
 fn name(path: &Path) -> String {
