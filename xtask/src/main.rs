@@ -182,12 +182,14 @@ fn page(project: &Project, notebook: &Path) -> Result<PathBuf> {
 
 /// The line about the test set after the walkthrough's last epoch.
 fn last_accuracy(cells: &[CodeCell]) -> Option<String> {
-    let epoch =
-        |line: &str| line.strip_prefix("Testing - epoch: ")?.split(',').next()?.parse().ok();
+    let epoch = |line: &str| -> Option<u32> {
+        line.strip_prefix("Testing - epoch: ")?.split(',').next()?.parse().ok()
+    };
     let printed = cells.iter().flat_map(|cell| &cell.outputs).map(|output| joined(&output["text"]));
     let lines: Vec<String> =
         printed.flat_map(|text| text.lines().map(str::to_owned).collect::<Vec<_>>()).collect();
-    lines.into_iter().max_by_key(|line| epoch(line).unwrap_or(0_u32))
+    let numbered = lines.into_iter().filter_map(|line| Some((epoch(&line)?, line)));
+    numbered.max_by_key(|(epoch, _)| *epoch).map(|(_, line)| line)
 }
 
 fn name(path: &Path) -> String {
