@@ -62,9 +62,9 @@ pub(super) fn read(dir: &Path) -> Result<Mnist> {
                 std::fs::write(&copy, content).map_err(Error::save(&copy))
             })
         });
-        copies.into_iter().try_for_each(|thread| {
-            thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-        })
+        let joined = copies
+            .map(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
+        joined.into_iter().collect::<Result<()>>()
     })?;
     Ok(MnistBuilder::new().base_path(base_path).finalize())
 }
