@@ -134,10 +134,10 @@ fn a_kernel_that_dies_is_a_failure() {
 
 #[test]
 fn a_cell_that_never_ends_is_a_failure_after_its_time() {
-    let Some((_, failures)) = execute_fixture("endless_loop", Duration::from_secs(5)) else {
+    let Some((_, failures)) = execute_fixture("endless_loop", Duration::from_secs(30)) else {
         return;
     };
     assert_eq!(failures[0].number, 2);
-    assert_eq!(failures[0].problem, "TimeLimit: the cell was ended: it ran longer than 5 s");
+    assert_eq!(failures[0].problem, "TimeLimit: the cell was ended: it ran longer than 30 s");
     assert_eq!(failures[1].problem, "was never executed");
 }

@@ -15,7 +15,8 @@ import time
 from jupyter_client.manager import KernelManager
 from nbformat.v4 import output_from_msg
 
-START_LIMIT = 1800  # seconds
+START_LIMIT = 180  # seconds
+STARTS = 3
 # The kernel passes its standard error on in a thread of its own: lines may follow the "idle" that ends a cell.
 AFTERMATH = 0.05  # seconds
 
@@ -56,16 +57,29 @@ def execute(manager, client, code, limit, requests):
             return "dead"
 
 
+def start(name, folder):
+    # Two kernels that start at once may be given the same port: then one of them never answers.
+    for attempt in range(STARTS):
+        manager = KernelManager(kernel_name=name)
+        manager.start_kernel(cwd=folder, stdout=sys.stderr)
+        client = manager.client()
+        client.start_channels()
+        try:
+            client.wait_for_ready(timeout=START_LIMIT)
+            return manager, client
+        except BaseException as error:
+            client.stop_channels()
+            manager.shutdown_kernel(now=True)
+            if attempt == STARTS - 1 or not isinstance(error, RuntimeError):
+                raise
+
+
 def main():
     requests = queue.Queue()
     threading.Thread(target=read_requests, args=(requests,), daemon=True).start()
-    manager = KernelManager(kernel_name=sys.argv[1])
-    manager.start_kernel(cwd=sys.argv[2], stdout=sys.stderr)
-    client = manager.client()
-    client.start_channels()
+    manager, client = start(sys.argv[1], sys.argv[2])
     finished = False
     try:
-        client.wait_for_ready(timeout=START_LIMIT)
         emit(ready=True)
         while (request := requests.get()) is not None:
             result = execute(manager, client, request["code"], request["limit"], requests)
