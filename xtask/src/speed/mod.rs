@@ -11,6 +11,8 @@ mod statistics;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 
@@ -34,6 +36,8 @@ const SCALING_ROUNDS: usize = 7;
 const BATCHES: [usize; 5] = [1, 8, 32, 128, 512];
 /// How long somebody is timed in one round, in ms.
 const TURN: f64 = 300.0;
+/// Before a turn, so that threads of the one before no longer spin.
+const REST: Duration = Duration::from_millis(50);
 /// Multiplications and additions of one step of the tutorial on one image.
 const STEP_FLOP: f64 = 2.0 * 13.7e6;
 
@@ -51,13 +55,15 @@ pub fn compare(project: &Project, full: bool) -> Result<()> {
     let mut rows = bench.steps(&mut times)?;
     rows.push(bench.datasets(&mut times)?);
     rows.push(bench.memory(if full { 10 } else { 2 })?);
-    let scaling = bench.scaling(&mut times)?;
+    let mut scaling_times = Times::default();
+    let scaling = bench.scaling(&mut scaling_times)?;
 
     let table = report::table(&machine(project)?, &rows);
     let folder = &bench.folder;
     launcher::write(&folder.join("table.md"), &table)?;
-    launcher::write(&folder.join("times.csv"), &times.csv())?;
+    launcher::write(&folder.join("table_times.csv"), &times.csv())?;
     launcher::write(&folder.join("step_times.csv"), &scaling)?;
+    launcher::write(&folder.join("step_times_all.csv"), &scaling_times.csv())?;
     println!("\n{table}\nMilliseconds per step:\n{scaling}");
     println!("These tables and all single times: {}", folder.display());
     Ok(())
@@ -243,7 +249,7 @@ impl<'a> Bench<'a> {
         Ok(csv)
     }
 
-    /// Lets everybody take their turns, round by round.
+    /// Lets everybody take their turns, round by round, there and back: nobody always follows the same one.
     fn race(
         &self,
         field: &mut Field,
@@ -268,8 +274,13 @@ impl<'a> Bench<'a> {
             times.0.insert((threads, turn), Vec::new());
         }
         for round in 1..=rounds {
-            for (&turn, &count) in turns.iter().zip(&counts) {
+            let mut order: Vec<(Turn, usize)> = turns.iter().copied().zip(counts.clone()).collect();
+            if round % 2 == 0 {
+                order.reverse();
+            }
+            for (turn, count) in order {
                 self.spinner.restart(&format!("round {round} of {rounds}: {turn:?}"));
+                thread::sleep(REST);
                 let ms = ask(turn, count)?;
                 times.0.entry((threads, turn)).or_default().push(ms);
             }
@@ -309,7 +320,7 @@ fn machine(project: &Project) -> Result<String> {
     let named = info.lines().find_map(|line| line.strip_prefix("model name"));
     let model =
         named.and_then(|rest| rest.split_once(": ")).map_or(std::env::consts::ARCH, |it| it.1);
-    let cores = std::thread::available_parallelism()?;
+    let cores = thread::available_parallelism()?;
     let rust = output(command("rustc").arg("--version"))?;
     let peers = peers::versions(project, &["jax", "flax", "torch"]);
     ensure!(peers.len() == 3, "xtask/peers/requirements.txt does not pin jax, flax and torch");
