@@ -12,7 +12,8 @@ use crate::{Error, Result};
 ///
 /// # Errors
 /// [`Error::DType`] unless the labels are u32, [`Error::Label`] for a label that is no class
-/// (checked on the CPU alone: elsewhere it would make the device wait).
+/// (checked on the CPU alone: elsewhere it would make the device wait),
+/// [`Error::Hyperparameter`] for more than 2³² − 1 classes.
 ///
 /// # Examples
 /// ```
@@ -28,7 +29,12 @@ use crate::{Error, Result};
 /// `onehot` of the Flax tutorial; candle's own is `candle_nn::encoding::one_hot`.
 pub fn onehot(labels: &Tensor, num_classes: usize) -> Result<Tensor> {
     check_labels(labels, num_classes)?;
-    let classes = Tensor::arange(0, num_classes as u32, labels.device())?;
+    let num_classes = u32::try_from(num_classes).map_err(|_| Error::Hyperparameter {
+        name: "num_classes",
+        value: num_classes as f64,
+        allowed: "classes are numbered with 32 bits",
+    })?;
+    let classes = Tensor::arange(0, num_classes, labels.device())?;
     Ok(labels.unsqueeze(D::Minus1)?.broadcast_eq(&classes)?.to_dtype(DType::F32)?)
 }
 

@@ -8,7 +8,7 @@ use crate::{Error, Result};
 /// Loss and accuracy of one batch, as scalars on the device.
 ///
 /// Reading a number from a GPU makes the CPU wait for it. Training therefore keeps these and
-/// [fetches](BatchMetrics::mean) them once per epoch, as the tutorial does with `jax.device_get`.
+/// [fetches](BatchMetrics::get_all) them once per epoch, as the tutorial does with `jax.device_get`.
 #[derive(Debug, Clone)]
 pub struct BatchMetrics {
     /// Mean cross-entropy of the batch in nats: scalar of the network's type.

@@ -23,8 +23,20 @@ pub(crate) fn conv(x: &Tensor, kernel: &Tensor, bias: &Tensor) -> Result<Tensor>
     let (batch, height, width, in_channels) = x.dims4()?;
     let (kernel_height, kernel_width, _, out_channels) = kernel.dims4()?;
     let kernel_size = (kernel_height, kernel_width);
-    let op =
-        ConvOp(Conv2d { batch, height, width, in_channels, out_channels, kernel: kernel_size });
+    let conv = Conv2d { batch, height, width, in_channels, out_channels, kernel: kernel_size };
+    let op = Affine {
+        name: "conv",
+        shape: (batch, height, width, out_channels).into(),
+        forward: move |x: &[f32], kernel: &[f32], bias: &[f32], out: &mut [f32]| {
+            conv.forward(x, kernel, bias, out)
+        },
+        backward_input: move |kernel: &[f32], grad: &[f32], out: &mut [f32]| {
+            conv.backward_input(kernel, grad, out)
+        },
+        backward_params: move |x: &[f32], grad: &[f32], kernel: &mut [f32], bias: &mut [f32]| {
+            conv.backward_kernel(x, grad, kernel, bias)
+        },
+    };
     Ok(x.contiguous()?.apply_op3(&kernel.contiguous()?, &bias.contiguous()?, op)?)
 }
 
@@ -32,33 +44,89 @@ pub(crate) fn conv(x: &Tensor, kernel: &Tensor, bias: &Tensor) -> Result<Tensor>
 pub(crate) fn dense(x: &Tensor, kernel: &Tensor, bias: &Tensor) -> Result<Tensor> {
     let (batch, inputs) = x.dims2()?;
     let (_, outputs) = kernel.dims2()?;
-    let op = DenseOp(Dense { batch, inputs, outputs });
+    let dense = Dense { batch, inputs, outputs };
+    let op = Affine {
+        name: "dense",
+        shape: (batch, outputs).into(),
+        forward: move |x: &[f32], kernel: &[f32], bias: &[f32], out: &mut [f32]| {
+            dense.forward(x, kernel, bias, out)
+        },
+        backward_input: move |kernel: &[f32], grad: &[f32], out: &mut [f32]| {
+            dense.backward_input(kernel, grad, out)
+        },
+        backward_params: move |x: &[f32], grad: &[f32], kernel: &mut [f32], bias: &mut [f32]| {
+            dense.backward_kernel(x, grad, kernel, bias)
+        },
+    };
     Ok(x.contiguous()?.apply_op3(&kernel.contiguous()?, &bias.contiguous()?, op)?)
 }
 
 /// The rectifier, see [`relu`](crate::linen::relu).
 pub(crate) fn relu(x: &Tensor) -> Result<Tensor> {
-    Ok(x.contiguous()?.apply_op1(ReluOp)?)
+    let op = Unary {
+        name: "relu",
+        shape: x.shape().clone(),
+        forward: relu_forward,
+        backward: |_x: &Tensor, y: &Tensor, grad: &Tensor| {
+            binary("relu_grad", y, grad, y.shape(), relu_backward)
+        },
+    };
+    Ok(x.contiguous()?.apply_op1(op)?)
 }
 
 /// Log-softmax over the last dimension, see [`log_softmax`](crate::linen::log_softmax).
 pub(crate) fn log_softmax(x: &Tensor) -> Result<Tensor> {
     let classes = x.dim(D::Minus1)?;
-    Ok(x.contiguous()?.apply_op1(LogSoftmaxOp { classes })?)
+    let op = Unary {
+        name: "log_softmax",
+        shape: x.shape().clone(),
+        forward: move |x: &[f32], out: &mut [f32]| log_softmax_forward(x, classes, out),
+        backward: move |_x: &Tensor, y: &Tensor, grad: &Tensor| {
+            binary("log_softmax_grad", y, grad, y.shape(), |y, grad, out| {
+                log_softmax_backward(y, grad, classes, out)
+            })
+        },
+    };
+    Ok(x.contiguous()?.apply_op1(op)?)
 }
 
 /// Average pooling, see [`avg_pool`](crate::linen::avg_pool).
 pub(crate) fn avg_pool(x: &Tensor, window: (usize, usize)) -> Result<Tensor> {
-    let (batch, height, width, channels) = x.dims4()?;
-    let shape = Pool2d { batch, height, width, channels, window };
-    Ok(x.contiguous()?.apply_op1(AvgPoolOp(shape))?)
+    let (pool, shape) = pool(x, window)?;
+    let op = Unary {
+        name: "avg_pool",
+        shape,
+        forward: move |x: &[f32], out: &mut [f32]| pool.average_forward(x, out),
+        backward: move |x: &Tensor, _y: &Tensor, grad: &Tensor| {
+            binary("avg_pool_grad", x, grad, x.shape(), |_x, grad, out| {
+                pool.average_backward(grad, out)
+            })
+        },
+    };
+    Ok(x.contiguous()?.apply_op1(op)?)
 }
 
 /// Max pooling, see [`max_pool`](crate::linen::max_pool).
 pub(crate) fn max_pool(x: &Tensor, window: (usize, usize)) -> Result<Tensor> {
+    let (pool, shape) = pool(x, window)?;
+    let op = Unary {
+        name: "max_pool",
+        shape,
+        forward: move |x: &[f32], out: &mut [f32]| pool.max_forward(x, out),
+        backward: move |x: &Tensor, _y: &Tensor, grad: &Tensor| {
+            binary("max_pool_grad", x, grad, x.shape(), |x, grad, out| {
+                pool.max_backward(x, grad, out)
+            })
+        },
+    };
+    Ok(x.contiguous()?.apply_op1(op)?)
+}
+
+/// A pooling and the shape of its result.
+fn pool(x: &Tensor, window: (usize, usize)) -> Result<(Pool2d, Shape)> {
     let (batch, height, width, channels) = x.dims4()?;
-    let shape = Pool2d { batch, height, width, channels, window };
-    Ok(x.contiguous()?.apply_op1(MaxPoolOp(shape))?)
+    let shape = (batch, height / window.0, width / window.1, channels);
+    Ok((Pool2d { batch, height, width, channels, window }, shape.into()))
 }
 
 /// `y ← a · y + b · x`, in place where the device allows it.
@@ -151,12 +219,56 @@ impl InplaceOp2 for ScaleAndAdd {
     }
 }
 
-/// A convolution; its derivatives are two more operations on the same shape.
-struct ConvOp(Conv2d);
+/// What a kernel that writes its result into a slice returns.
+type KernelResult = Result<(), KernelError>;
 
-impl CustomOp3 for ConvOp {
+/// An operation on one tensor: a kernel, and its derivative from input, output and gradient.
+struct Unary<F, B> {
+    name: &'static str,
+    shape: Shape,
+    forward: F,
+    backward: B,
+}
+
+impl<F, B> CustomOp1 for Unary<F, B>
+where
+    F: Fn(&[f32], &mut [f32]) -> KernelResult,
+    B: Fn(&Tensor, &Tensor, &Tensor) -> CandleResult<Tensor>,
+{
     fn name(&self) -> &'static str {
-        "conv"
+        self.name
+    }
+
+    fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> CandleResult<(CpuStorage, Shape)> {
+        let x = as_slice(x, layout)?;
+        output(&self.shape, |out| (self.forward)(x, out))
+    }
+
+    fn bwd(&self, x: &Tensor, y: &Tensor, grad: &Tensor) -> CandleResult<Option<Tensor>> {
+        (self.backward)(x, y, &grad.contiguous()?).map(Some)
+    }
+}
+
+/// A layer with kernel and bias, and its derivatives.
+struct Affine<F, I, P> {
+    name: &'static str,
+    shape: Shape,
+    /// From input, kernel and bias.
+    forward: F,
+    /// From the kernel and the gradient of the output.
+    backward_input: I,
+    /// From the input and the gradient of the output, to those of kernel and bias.
+    backward_params: P,
+}
+
+impl<F, I, P> CustomOp3 for Affine<F, I, P>
+where
+    F: Fn(&[f32], &[f32], &[f32], &mut [f32]) -> KernelResult,
+    I: Fn(&[f32], &[f32], &mut [f32]) -> KernelResult,
+    P: Fn(&[f32], &[f32], &mut [f32], &mut [f32]) -> KernelResult,
+{
+    fn name(&self) -> &'static str {
+        self.name
     }
 
     fn cpu_fwd(
@@ -168,11 +280,9 @@ impl CustomOp3 for ConvOp {
         bias: &CpuStorage,
         bias_layout: &Layout,
     ) -> CandleResult<(CpuStorage, Shape)> {
-        let ConvOp(conv) = self;
         let (x, kernel) = (as_slice(x, x_layout)?, as_slice(kernel, kernel_layout)?);
         let bias = as_slice(bias, bias_layout)?;
-        let shape = (conv.batch, conv.height, conv.width, conv.out_channels);
-        output(shape, |out| conv.forward(x, kernel, bias, out))
+        output(&self.shape, |out| (self.forward)(x, kernel, bias, out))
     }
 
     fn bwd(
@@ -183,321 +293,67 @@ impl CustomOp3 for ConvOp {
         _out: &Tensor,
         grad: &Tensor,
     ) -> CandleResult<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let ConvOp(conv) = *self;
         let grad = grad.contiguous()?;
-        let grad_x = wanted(x, || kernel.apply_op2_no_bwd(&grad, &ConvGradInput(conv)))?;
-        let grads = x.apply_op2_no_bwd(&grad, &ConvGradParams(conv))?;
-        let (grad_kernel, grad_bias) = split_params(&grads, kernel, bias)?;
+        // The first layer's input is data, whose gradient nobody asks for.
+        let grad_x = match x.track_op() {
+            true => Some(binary("grad_input", kernel, &grad, x.shape(), &self.backward_input)?),
+            false => None,
+        };
+        // Both in one go, one behind the other.
+        let (kernel_len, bias_len) = (kernel.elem_count(), bias.elem_count());
+        let both = Shape::from(kernel_len + bias_len);
+        let grads = binary("grad_params", x, &grad, &both, |x, grad, out| {
+            let (kernel, bias) = out.split_at_mut(kernel_len);
+            (self.backward_params)(x, grad, kernel, bias)
+        })?;
+        let grad_kernel = grads.narrow(0, 0, kernel_len)?.reshape(kernel.shape())?;
+        let grad_bias = grads.narrow(0, kernel_len, bias_len)?.reshape(bias.shape())?;
         Ok((grad_x, Some(grad_kernel), Some(grad_bias)))
     }
 }
 
-struct ConvGradInput(Conv2d);
+/// Runs a kernel on two tensors, without a derivative.
+fn binary(
+    name: &'static str,
+    a: &Tensor,
+    b: &Tensor,
+    shape: &Shape,
+    kernel: impl Fn(&[f32], &[f32], &mut [f32]) -> KernelResult,
+) -> CandleResult<Tensor> {
+    a.apply_op2_no_bwd(b, &Binary { name, shape, kernel })
+}
 
-impl CustomOp2 for ConvGradInput {
+struct Binary<'a, F> {
+    name: &'static str,
+    shape: &'a Shape,
+    kernel: F,
+}
+
+impl<F: Fn(&[f32], &[f32], &mut [f32]) -> KernelResult> CustomOp2 for Binary<'_, F> {
     fn name(&self) -> &'static str {
-        "conv_grad_input"
+        self.name
     }
 
     fn cpu_fwd(
         &self,
-        kernel: &CpuStorage,
-        kernel_layout: &Layout,
-        grad: &CpuStorage,
-        grad_layout: &Layout,
+        a: &CpuStorage,
+        a_layout: &Layout,
+        b: &CpuStorage,
+        b_layout: &Layout,
     ) -> CandleResult<(CpuStorage, Shape)> {
-        let ConvGradInput(conv) = self;
-        let (kernel, grad) = (as_slice(kernel, kernel_layout)?, as_slice(grad, grad_layout)?);
-        let shape = (conv.batch, conv.height, conv.width, conv.in_channels);
-        output(shape, |out| conv.backward_input(kernel, grad, out))
+        let (a, b) = (as_slice(a, a_layout)?, as_slice(b, b_layout)?);
+        output(self.shape, |out| (self.kernel)(a, b, out))
     }
-}
-
-/// The derivatives for kernel and bias, one behind the other.
-struct ConvGradParams(Conv2d);
-
-impl CustomOp2 for ConvGradParams {
-    fn name(&self) -> &'static str {
-        "conv_grad_params"
-    }
-
-    fn cpu_fwd(
-        &self,
-        x: &CpuStorage,
-        x_layout: &Layout,
-        grad: &CpuStorage,
-        grad_layout: &Layout,
-    ) -> CandleResult<(CpuStorage, Shape)> {
-        let ConvGradParams(conv) = self;
-        let (x, grad) = (as_slice(x, x_layout)?, as_slice(grad, grad_layout)?);
-        output(conv.kernel_len() + conv.out_channels, |out| {
-            let (grad_kernel, grad_bias) = out.split_at_mut(conv.kernel_len());
-            conv.backward_kernel(x, grad, grad_kernel, grad_bias)
-        })
-    }
-}
-
-/// A dense layer; its derivatives are two more operations on the same shape.
-struct DenseOp(Dense);
-
-impl CustomOp3 for DenseOp {
-    fn name(&self) -> &'static str {
-        "dense"
-    }
-
-    fn cpu_fwd(
-        &self,
-        x: &CpuStorage,
-        x_layout: &Layout,
-        kernel: &CpuStorage,
-        kernel_layout: &Layout,
-        bias: &CpuStorage,
-        bias_layout: &Layout,
-    ) -> CandleResult<(CpuStorage, Shape)> {
-        let DenseOp(dense) = self;
-        let (x, kernel) = (as_slice(x, x_layout)?, as_slice(kernel, kernel_layout)?);
-        let bias = as_slice(bias, bias_layout)?;
-        output((dense.batch, dense.outputs), |out| dense.forward(x, kernel, bias, out))
-    }
-
-    fn bwd(
-        &self,
-        x: &Tensor,
-        kernel: &Tensor,
-        bias: &Tensor,
-        _out: &Tensor,
-        grad: &Tensor,
-    ) -> CandleResult<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let DenseOp(dense) = *self;
-        let grad = grad.contiguous()?;
-        let grad_x = wanted(x, || kernel.apply_op2_no_bwd(&grad, &DenseGradInput(dense)))?;
-        let grads = x.apply_op2_no_bwd(&grad, &DenseGradParams(dense))?;
-        let (grad_kernel, grad_bias) = split_params(&grads, kernel, bias)?;
-        Ok((grad_x, Some(grad_kernel), Some(grad_bias)))
-    }
-}
-
-struct DenseGradInput(Dense);
-
-impl CustomOp2 for DenseGradInput {
-    fn name(&self) -> &'static str {
-        "dense_grad_input"
-    }
-
-    fn cpu_fwd(
-        &self,
-        kernel: &CpuStorage,
-        kernel_layout: &Layout,
-        grad: &CpuStorage,
-        grad_layout: &Layout,
-    ) -> CandleResult<(CpuStorage, Shape)> {
-        let DenseGradInput(dense) = self;
-        let (kernel, grad) = (as_slice(kernel, kernel_layout)?, as_slice(grad, grad_layout)?);
-        output((dense.batch, dense.inputs), |out| dense.backward_input(kernel, grad, out))
-    }
-}
-
-/// The derivatives for kernel and bias, one behind the other.
-struct DenseGradParams(Dense);
-
-impl CustomOp2 for DenseGradParams {
-    fn name(&self) -> &'static str {
-        "dense_grad_params"
-    }
-
-    fn cpu_fwd(
-        &self,
-        x: &CpuStorage,
-        x_layout: &Layout,
-        grad: &CpuStorage,
-        grad_layout: &Layout,
-    ) -> CandleResult<(CpuStorage, Shape)> {
-        let DenseGradParams(dense) = self;
-        let (x, grad) = (as_slice(x, x_layout)?, as_slice(grad, grad_layout)?);
-        let kernel_len = dense.inputs * dense.outputs;
-        output(kernel_len + dense.outputs, |out| {
-            let (grad_kernel, grad_bias) = out.split_at_mut(kernel_len);
-            dense.backward_kernel(x, grad, grad_kernel, grad_bias)
-        })
-    }
-}
-
-struct ReluOp;
-
-impl CustomOp1 for ReluOp {
-    fn name(&self) -> &'static str {
-        "relu"
-    }
-
-    fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> CandleResult<(CpuStorage, Shape)> {
-        let x = as_slice(x, layout)?;
-        output(layout.shape().clone(), |out| relu_forward(x, out))
-    }
-
-    fn bwd(&self, _x: &Tensor, out: &Tensor, grad: &Tensor) -> CandleResult<Option<Tensor>> {
-        Ok(Some(out.apply_op2_no_bwd(&grad.contiguous()?, &ReluGrad)?))
-    }
-}
-
-struct ReluGrad;
-
-impl CustomOp2 for ReluGrad {
-    fn name(&self) -> &'static str {
-        "relu_grad"
-    }
-
-    fn cpu_fwd(
-        &self,
-        y: &CpuStorage,
-        y_layout: &Layout,
-        grad: &CpuStorage,
-        grad_layout: &Layout,
-    ) -> CandleResult<(CpuStorage, Shape)> {
-        let (y, grad) = (as_slice(y, y_layout)?, as_slice(grad, grad_layout)?);
-        output(y_layout.shape().clone(), |out| relu_backward(y, grad, out))
-    }
-}
-
-struct LogSoftmaxOp {
-    classes: usize,
-}
-
-impl CustomOp1 for LogSoftmaxOp {
-    fn name(&self) -> &'static str {
-        "log_softmax"
-    }
-
-    fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> CandleResult<(CpuStorage, Shape)> {
-        let x = as_slice(x, layout)?;
-        output(layout.shape().clone(), |out| log_softmax_forward(x, self.classes, out))
-    }
-
-    fn bwd(&self, _x: &Tensor, out: &Tensor, grad: &Tensor) -> CandleResult<Option<Tensor>> {
-        let op = LogSoftmaxGrad { classes: self.classes };
-        Ok(Some(out.apply_op2_no_bwd(&grad.contiguous()?, &op)?))
-    }
-}
-
-struct LogSoftmaxGrad {
-    classes: usize,
-}
-
-impl CustomOp2 for LogSoftmaxGrad {
-    fn name(&self) -> &'static str {
-        "log_softmax_grad"
-    }
-
-    fn cpu_fwd(
-        &self,
-        y: &CpuStorage,
-        y_layout: &Layout,
-        grad: &CpuStorage,
-        grad_layout: &Layout,
-    ) -> CandleResult<(CpuStorage, Shape)> {
-        let (y, grad) = (as_slice(y, y_layout)?, as_slice(grad, grad_layout)?);
-        let shape = y_layout.shape().clone();
-        output(shape, |out| log_softmax_backward(y, grad, self.classes, out))
-    }
-}
-
-struct AvgPoolOp(Pool2d);
-
-impl CustomOp1 for AvgPoolOp {
-    fn name(&self) -> &'static str {
-        "avg_pool"
-    }
-
-    fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> CandleResult<(CpuStorage, Shape)> {
-        let x = as_slice(x, layout)?;
-        output(pooled_shape(&self.0), |out| self.0.average_forward(x, out))
-    }
-
-    fn bwd(&self, _x: &Tensor, _out: &Tensor, grad: &Tensor) -> CandleResult<Option<Tensor>> {
-        Ok(Some(grad.contiguous()?.apply_op1_no_bwd(&AvgPoolGrad(self.0))?))
-    }
-}
-
-struct AvgPoolGrad(Pool2d);
-
-impl CustomOp1 for AvgPoolGrad {
-    fn name(&self) -> &'static str {
-        "avg_pool_grad"
-    }
-
-    fn cpu_fwd(&self, grad: &CpuStorage, layout: &Layout) -> CandleResult<(CpuStorage, Shape)> {
-        let grad = as_slice(grad, layout)?;
-        output(input_shape(&self.0), |out| self.0.average_backward(grad, out))
-    }
-}
-
-struct MaxPoolOp(Pool2d);
-
-impl CustomOp1 for MaxPoolOp {
-    fn name(&self) -> &'static str {
-        "max_pool"
-    }
-
-    fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> CandleResult<(CpuStorage, Shape)> {
-        let x = as_slice(x, layout)?;
-        output(pooled_shape(&self.0), |out| self.0.max_forward(x, out))
-    }
-
-    fn bwd(&self, x: &Tensor, _out: &Tensor, grad: &Tensor) -> CandleResult<Option<Tensor>> {
-        Ok(Some(x.apply_op2_no_bwd(&grad.contiguous()?, &MaxPoolGrad(self.0))?))
-    }
-}
-
-struct MaxPoolGrad(Pool2d);
-
-impl CustomOp2 for MaxPoolGrad {
-    fn name(&self) -> &'static str {
-        "max_pool_grad"
-    }
-
-    fn cpu_fwd(
-        &self,
-        x: &CpuStorage,
-        x_layout: &Layout,
-        grad: &CpuStorage,
-        grad_layout: &Layout,
-    ) -> CandleResult<(CpuStorage, Shape)> {
-        let (x, grad) = (as_slice(x, x_layout)?, as_slice(grad, grad_layout)?);
-        output(input_shape(&self.0), |out| self.0.max_backward(x, grad, out))
-    }
-}
-
-/// A gradient, if anybody asks for it: the first layer's input, for one, is data.
-fn wanted(x: &Tensor, grad: impl FnOnce() -> CandleResult<Tensor>) -> CandleResult<Option<Tensor>> {
-    x.track_op().then(grad).transpose()
-}
-
-/// Takes apart the derivatives for kernel and bias.
-fn split_params(grads: &Tensor, kernel: &Tensor, bias: &Tensor) -> CandleResult<(Tensor, Tensor)> {
-    let (kernel_len, bias_len) = (kernel.elem_count(), bias.elem_count());
-    Ok((
-        grads.narrow(0, 0, kernel_len)?.reshape(kernel.shape())?,
-        grads.narrow(0, kernel_len, bias_len)?.reshape(bias.shape())?,
-    ))
 }
 
 /// A new tensor's storage, filled by a kernel.
 fn output(
-    shape: impl Into<Shape>,
-    kernel: impl FnOnce(&mut [f32]) -> Result<(), KernelError>,
+    shape: &Shape,
+    kernel: impl FnOnce(&mut [f32]) -> KernelResult,
 ) -> CandleResult<(CpuStorage, Shape)> {
-    let shape = shape.into();
     let mut out = vec![0.0; shape.elem_count()];
     kernel(&mut out).map_err(candle_core::Error::wrap)?;
-    Ok((CpuStorage::F32(out), shape))
-}
-
-fn pooled_shape(pool: &Pool2d) -> (usize, usize, usize, usize) {
-    let Pool2d { batch, height, width, channels, window } = *pool;
-    (batch, height / window.0, width / window.1, channels)
-}
-
-fn input_shape(pool: &Pool2d) -> (usize, usize, usize, usize) {
-    (pool.batch, pool.height, pool.width, pool.channels)
+    Ok((CpuStorage::F32(out), shape.clone()))
 }
 
 fn range(layout: &Layout) -> CandleResult<std::ops::Range<usize>> {

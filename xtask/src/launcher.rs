@@ -175,6 +175,8 @@ pub fn launch(tools: &Path, evcxr: &Path, control_file: &Path) -> Result<Infalli
         // An error that a cell returns is one line, without a backtrace of frames that no reader
         // knows. evcxr sets RUST_BACKTRACE for its cells; for errors this variable comes first.
         .env("RUST_LIB_BACKTRACE", "0")
+        // candle adds up gradients on threads of its own, which spin beside Rayon's while they wait.
+        .env("CANDLE_NUM_THREADS", "1")
         // evcxr updates the user's own kernelspec when it finds another version there: show it a folder without one.
         .env("JUPYTER_PATH", &pool.folder);
     Err(kernel.exec()).with_context(|| format!("cannot start {}", evcxr.display()))

@@ -10,7 +10,7 @@
 //! | [`execute`] | executes a notebook, cell by cell |
 //! | [`check`] | finds what failed in an executed notebook |
 //! | [`tidy`] | what a committed notebook must look like |
-//! | [`bench`] | how long a reader waits |
+//! | [`mod@bench`] | how long a reader waits |
 //! | [`speed`] | how fast training is, beside JAX and PyTorch |
 //! | [`browser`] | the walkthrough in a real browser |
 //! | [`ui`] | progress on screen |

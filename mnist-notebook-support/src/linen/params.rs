@@ -1,12 +1,12 @@
 //! The weights of a network, apart from its code.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use candle_core::{DType, Device, Tensor, Var};
 
 use crate::notebook::grouped;
-use crate::{Error, Result};
+use crate::{Error, Result, atomic};
 
 /// The parameters of a network: paths such as `Conv_0/kernel`, in alphabetical order as in JAX,
 /// to variables.
@@ -97,12 +97,16 @@ impl Params {
 
     /// Writes the parameters to a safetensors file under their paths.
     ///
+    /// The file appears when all of it is on the disk; what had its name before stays until then.
+    ///
     /// # Errors
-    /// [`Error::Tensor`] if the file cannot be written.
+    /// [`Error::Save`] if the file cannot be written.
     pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
-        let tensors: HashMap<&str, Tensor> =
+        let tensors: BTreeMap<&str, Tensor> =
             self.iter().map(|(path, var)| (path, var.as_detached_tensor())).collect();
-        Ok(candle_core::safetensors::save(&tensors, path)?)
+        let content = safetensors::serialize(tensors.iter(), None)
+            .map_err(|error| Error::Tensor(error.to_string()))?;
+        atomic::write(path.as_ref(), &content).map_err(Error::save(path.as_ref()))
     }
 
     /// Reads parameters from a safetensors file, one written by [`save`](Params::save) or by Flax

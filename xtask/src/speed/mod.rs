@@ -307,7 +307,11 @@ impl<'a> Bench<'a> {
             Who::Jax => vec![python, script("jax_steps.py")],
             Who::Torch => vec![python, script("torch_steps.py")],
             Who::Gemm => vec![self.gemm.clone()],
-            Who::Ours | Who::Candle | Who::Notebook => vec![self.ours.clone()],
+            Who::Candle => vec![self.ours.clone()],
+            // As in the notebook's kernel: candle's own threads would spin beside Rayon's.
+            Who::Ours | Who::Notebook => {
+                vec!["env".into(), "CANDLE_NUM_THREADS=1".into(), self.ours.clone()]
+            }
         };
         let log = self.folder.join(format!("{who:?}.log").to_lowercase());
         Process::start(&program, threads, log)
