@@ -10,7 +10,7 @@ use crate::{Error, Result};
 /// Width of a figure with one panel.
 const NARROW: i32 = 660 * PX;
 /// Width of a figure with several panels side by side.
-const WIDE: i32 = 860 * PX;
+const WIDE: i32 = 720 * PX;
 
 /// What can be drawn at any width.
 pub(super) trait Chart: std::fmt::Debug + Send + Sync {
