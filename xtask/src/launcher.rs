@@ -4,10 +4,12 @@
 //! cannot share one. So there is a pool of folders, *slots*, and the kernelspec names this launcher, which takes a free
 //! slot, locks it for the life of the kernel, and becomes evcxr:
 //!
-//!     .tools/kernels/template     all dependencies compiled, made by set-up, never used by a kernel
-//!     .tools/kernels/slots/1      a copy of it, used by one kernel at a time
-//!     .tools/kernels/slots/1.lock
-//!     .tools/kernels/bin/cargo    stands before the real Cargo, see `cargo-shim.sh`
+//! ```text
+//! .tools/kernels/template     all dependencies compiled, made by set-up, never used by a kernel
+//! .tools/kernels/slots/1      a copy of it, used by one kernel at a time
+//! .tools/kernels/slots/1.lock
+//! .tools/kernels/bin/cargo    stands before the real Cargo, see `cargo-shim.sh`
+//! ```
 //!
 //! A slot is copied anew when the template has changed, or when a build in it was killed. Idle slots beyond the
 //! second are removed. The lock is handed on as standard input, which evcxr does not read: it is held until
