@@ -120,9 +120,7 @@ fn texts(cell: &CodeCell) -> Vec<String> {
 }
 
 fn has_path(line: &str) -> bool {
-    ["/home/", "/root/", "/tmp/", "/Users/", "C:\\"]
-        .iter()
-        .any(|start| line.contains(start))
+    ["/home/", "/root/", "/tmp/", "/Users/", "C:\\"].iter().any(|start| line.contains(start))
 }
 
 fn name(cell: &CodeCell) -> String {
