@@ -26,7 +26,8 @@ fn execute_fixture(name: &str, limit: Duration) -> Option<(Notebook, Vec<Failure
     if !project.kernelspec().is_file() {
         // Past the test runner, which shows nothing of a test that passes.
         let why = "the Jupyter kernel is not set up (`cargo xtask test` does it)";
-        writeln!(std::io::stderr(), "skipped notebook `{name}`: {why}").unwrap();
+        let mut past_the_runner = std::io::stderr();
+        writeln!(past_the_runner, "skipped notebook `{name}`: {why}").unwrap();
         return None;
     }
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures");
@@ -45,9 +46,9 @@ fn assert_fails(name: &str, number: usize, words: &[&str]) {
     let first = &failures[0];
     assert_eq!(first.number, number, "{failures:#?}");
     let shown = first.to_string();
-    for word in
-        words.iter().chain([&&*executed.code_cells()[number - 1].source.lines().next().unwrap()])
-    {
+    let cells = executed.code_cells();
+    let first_line = cells[number - 1].source.lines().next().unwrap();
+    for word in words.iter().copied().chain([first_line]) {
         assert!(shown.contains(word), "`{word}` is not in:\n{shown}");
     }
     let rest = executed.code_cells().len() - number;
