@@ -167,7 +167,7 @@ pub fn truncated_normal(
 ///
 /// ```
 /// use mnist_notebook_support::random::{Key, permutation};
-/// assert_eq!(permutation(Key::new(0), 7), [2, 1, 3, 0, 5, 4, 6]);
+/// assert_eq!(permutation(Key::new(0), 7), [0, 1, 5, 6, 4, 3, 2]);
 /// ```
 pub fn permutation(key: Key, n: usize) -> Vec<u32> {
     let rounds = (3.0 * (n.max(1) as f64).ln() / f64::from(u32::MAX).ln()).ceil() as usize;
