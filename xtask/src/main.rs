@@ -88,7 +88,7 @@ fn main() -> ExitCode {
 fn run_walkthrough(project: &Project) -> Result<()> {
     set_up(project)?;
     let source = project.notebooks().join(WALKTHROUGH);
-    let executed = execute_file(project, &source, None, &[])?;
+    let executed = execute_file(project, &source, None)?;
     let page = page(project, &executed)?;
     println!("\nThe executed notebook: {}", executed.display());
     println!("The same as a page:    {}", page.display());
@@ -120,9 +120,7 @@ fn test(project: &Project) -> Result<()> {
     run(command("cargo").args(["test", "--workspace"]).current_dir(project.root()))?;
     let mut failed = Vec::new();
     for path in project.notebook_files()? {
-        if let Err(error) =
-            execute_file(project, &path, Some(CELL_LIMIT), &[("MNIST_NOTEBOOK_QUICK", "1")])
-        {
+        if let Err(error) = execute_file(project, &path, Some(CELL_LIMIT)) {
             println!("{error:#}");
             failed.push(name(&path));
         }
@@ -148,16 +146,11 @@ fn kernel(evcxr: &Path, control_file: &Path) -> Result<()> {
 }
 
 /// Executes a notebook and writes what came of it, failed or not, to the output folder.
-fn execute_file(
-    project: &Project,
-    path: &Path,
-    limit: Option<Duration>,
-    environment: &[(&str, &str)],
-) -> Result<PathBuf> {
+fn execute_file(project: &Project, path: &Path, limit: Option<Duration>) -> Result<PathBuf> {
     println!("\nExecuting {}", name(path));
     let source = Notebook::read(path)?;
     let folder = path.parent().unwrap_or(project.root());
-    let mut kernel = Kernel::start(project, folder, environment, Box::new(|_| {}))?;
+    let mut kernel = Kernel::start(project, folder, &[], Box::new(|_| {}))?;
     let executed = execute(&source, &mut kernel, limit, &mut Screen::new())?;
     let target = project.output().join(name(path));
     executed.write(&target)?;
