@@ -3,7 +3,7 @@
 use rayon::prelude::*;
 
 use super::buffer::with_scratch;
-use super::error::{Result, check_len, check_window};
+use super::error::{Result, check_len, check_window, product};
 use super::gemm::{Gemm, Rows, Start, Strides, vectorized};
 
 /// At most so many partial gradients are formed side by side and then added in order, whatever the
@@ -36,17 +36,17 @@ pub struct Conv2d {
 impl Conv2d {
     /// Values of the input.
     pub fn input_len(&self) -> usize {
-        self.batch * self.image_len()
+        product([self.batch, self.image_len()])
     }
 
     /// Values of the kernel.
     pub fn kernel_len(&self) -> usize {
-        self.kernel.0 * self.kernel.1 * self.in_channels * self.out_channels
+        product([self.kernel.0, self.kernel.1, self.in_channels, self.out_channels])
     }
 
     /// Values of the output.
     pub fn output_len(&self) -> usize {
-        self.batch * self.height * self.width * self.out_channels
+        product([self.batch, self.height, self.width, self.out_channels])
     }
 
     /// `output = input ⋆ kernel + bias`.
@@ -197,7 +197,7 @@ impl Conv2d {
 
     /// Values of one image.
     pub(super) fn image_len(&self) -> usize {
-        self.height * self.width * self.in_channels
+        product([self.height, self.width, self.in_channels])
     }
 
     /// Values of one image of the output.
@@ -207,12 +207,12 @@ impl Conv2d {
 
     /// Values of one row of a padded image.
     pub(super) fn padded_row(&self) -> usize {
-        (self.width + self.kernel.1 - 1) * self.in_channels
+        product([self.width.saturating_add(self.kernel.1 - 1), self.in_channels])
     }
 
     /// Values of one padded image.
     pub(super) fn padded_len(&self) -> usize {
-        (self.height + self.kernel.0 - 1) * self.padded_row()
+        product([self.height.saturating_add(self.kernel.0 - 1), self.padded_row()])
     }
 
     /// Where the image starts in its padded form, `low` pixels from the top left corner.

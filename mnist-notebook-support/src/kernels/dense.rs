@@ -5,7 +5,7 @@ use rayon::prelude::*;
 use super::activation::relu_of;
 use super::buffer::with_scratch;
 use super::conv::{add_rows, transpose};
-use super::error::{Result, check_len};
+use super::error::{Result, check_len, product};
 use super::gemm::{Gemm, Rows, Start, Strides, vectorized};
 
 /// The shape of a dense layer and the kernels for it.
@@ -37,17 +37,17 @@ const BLOCK_VALUES: usize = 7 * 1024;
 impl Dense {
     /// Values of the input.
     pub fn input_len(&self) -> usize {
-        self.batch * self.inputs
+        product([self.batch, self.inputs])
     }
 
     /// Values of the kernel.
     pub fn kernel_len(&self) -> usize {
-        self.inputs * self.outputs
+        product([self.inputs, self.outputs])
     }
 
     /// Values of the output.
     pub fn output_len(&self) -> usize {
-        self.batch * self.outputs
+        product([self.batch, self.outputs])
     }
 
     /// `output = input · kernel + bias`.

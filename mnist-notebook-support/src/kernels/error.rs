@@ -60,6 +60,13 @@ pub(super) fn check_len(what: &'static str, expected: usize, found: usize) -> Re
     if expected == found { Ok(()) } else { Err(KernelError::Length { what, expected, found }) }
 }
 
+/// Values of an array of these extents; at most `usize::MAX`, which no slice has, so that the
+/// absurd is refused for its length.
+#[inline(always)]
+pub(super) fn product<const N: usize>(extents: [usize; N]) -> usize {
+    extents.into_iter().fold(1, usize::saturating_mul)
+}
+
 pub(super) fn check_window(what: &'static str, (height, width): (usize, usize)) -> Result<()> {
     if height > 0 && width > 0 {
         Ok(())

@@ -3,7 +3,7 @@
 use rayon::prelude::*;
 
 use super::buffer::with_scratch;
-use super::error::{Result, check_len, check_window};
+use super::error::{Result, check_len, check_window, product};
 use super::gemm::vectorized;
 
 /// The shape of a pooling layer and the kernels for it.
@@ -29,13 +29,13 @@ pub struct Pool2d {
 impl Pool2d {
     /// Values of the input.
     pub fn input_len(&self) -> usize {
-        self.batch * self.image_len()
+        product([self.batch, self.image_len()])
     }
 
     /// Values of the output; 0 if the window has no extent.
     pub fn output_len(&self) -> usize {
         let (height, width) = self.windows();
-        self.batch * height * width * self.channels
+        product([self.batch, height, width, self.channels])
     }
 
     /// Mean of each window.
@@ -159,12 +159,12 @@ impl Pool2d {
     }
 
     fn image_len(&self) -> usize {
-        self.height * self.width * self.channels
+        product([self.height, self.width, self.channels])
     }
 
     /// Values of a strip: the input rows under one row of windows.
     pub(super) fn strip_len(&self) -> usize {
-        self.window.0 * self.width * self.channels
+        product([self.window.0, self.width, self.channels])
     }
 
     /// Where the pixels of the `x`-th window start in its strip, in row order.

@@ -397,6 +397,43 @@ fn wrong_lengths_are_refused_by_name() {
 }
 
 #[test]
+fn sizes_beyond_all_numbers_are_refused_for_their_length() {
+    const HUGE: usize = usize::MAX;
+    let conv = Conv2d {
+        batch: 2,
+        height: HUGE,
+        width: HUGE,
+        in_channels: 1,
+        out_channels: 1,
+        kernel: (HUGE, HUGE),
+    };
+    let error = conv.forward(&[0.0; 4], &[0.0; 4], &[0.0], &mut [0.0; 4]).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        format!("convolution input has 4 values, but its shape has {HUGE}")
+    );
+    let dense = Dense { batch: HUGE, inputs: 3, outputs: 3 };
+    let error = dense.forward(&[0.0; 9], &[0.0; 9], &[0.0; 3], &mut [0.0; 9]).unwrap_err();
+    assert_eq!(error.to_string(), format!("dense input has 9 values, but its shape has {HUGE}"));
+    let pool = Pool2d { batch: 2, height: HUGE, width: 2, channels: 2, window: (1, 1) };
+    let error = pool.max_forward(&[0.0; 8], &mut [0.0; 8]).unwrap_err();
+    assert_eq!(error.to_string(), format!("pooling input has 8 values, but its shape has {HUGE}"));
+
+    // Beside an extent of 0 the others may be as they like: there is nothing to compute.
+    let mut output = [0.0; 4];
+    let conv = Conv2d { batch: 1, height: 2, width: 2, in_channels: 0, ..conv };
+    conv.forward(&[], &[], &[7.0], &mut output).unwrap();
+    assert_eq!(output, [7.0; 4]);
+    let conv = Conv2d { batch: 0, height: HUGE, in_channels: 1, kernel: (1, 1), ..conv };
+    conv.backward_kernel(&[], &[], &mut [1.0], &mut [1.0]).unwrap();
+    Dense { batch: 0, inputs: HUGE, outputs: 0 }.forward(&[], &[], &[], &mut []).unwrap();
+    // A window larger than the image: no value goes out, no gradient comes back.
+    let pool = Pool2d { batch: 1, height: 2, width: 2, channels: 1, window: (HUGE, 2) };
+    pool.average_backward(&[], &mut output).unwrap();
+    assert_eq!(output, [0.0; 4]);
+}
+
+#[test]
 fn empty_batches_pass_through_every_kernel() {
     let conv =
         Conv2d { batch: 0, height: 2, width: 2, in_channels: 1, out_channels: 1, kernel: (3, 3) };
