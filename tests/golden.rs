@@ -1,10 +1,11 @@
-//! This crate beside JAX and Flax: the values in `golden/` were computed by them.
+//! This crate beside JAX, Flax and SciPy: the values in `golden/` were computed by them.
 
 use std::path::Path;
 use std::process::Command;
 
 use mnist_notebook_support::prelude::*;
 use mnist_notebook_support::random::{bits, normal, truncated_normal, uniform};
+use mnist_notebook_support::transform::{rotate, shift};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
@@ -420,6 +421,47 @@ fn parameters_saved_here_are_read_by_flax() {
     let check = Command::new(python).arg(golden_file("check_params.py")).arg(file.path()).output();
     let check = check.unwrap();
     assert!(check.status.success(), "{}", String::from_utf8_lossy(&check.stderr));
+}
+
+// ---------------------------------------------------------------- images moved and turned
+
+#[derive(Deserialize)]
+struct TransformGolden {
+    shape: [usize; 2],
+    image: Vec<u32>,
+    shift: Vec<ShiftGolden>,
+    rotate: Vec<RotateGolden>,
+}
+
+#[derive(Deserialize)]
+struct ShiftGolden {
+    dx: f64,
+    dy: f64,
+    values: Vec<u32>,
+}
+
+#[derive(Deserialize)]
+struct RotateGolden {
+    degrees: f64,
+    values: Vec<u32>,
+}
+
+#[test]
+fn images_are_shifted_and_turned_as_by_scipy() {
+    let golden: TransformGolden = golden("transform.json");
+    let [height, width] = golden.shape;
+    let image =
+        Tensor::from_vec(floats(&golden.image), (1, height, width, 1), &Device::Cpu).unwrap();
+    let assert_moved = |name: String, found: Tensor, expected: &[u32]| {
+        let differences = vec(&found).into_iter().zip(floats(expected)).map(|(a, b)| (a - b).abs());
+        assert!(differences.fold(0.0, f32::max) < 1e-6, "{name}");
+    };
+    for ShiftGolden { dx, dy, values } in golden.shift {
+        assert_moved(format!("shift {dx}, {dy}"), shift(&image, dx, dy).unwrap(), &values);
+    }
+    for RotateGolden { degrees, values } in golden.rotate {
+        assert_moved(format!("{degrees} degrees"), rotate(&image, degrees).unwrap(), &values);
+    }
 }
 
 // ---------------------------------------------------------------- ten epochs

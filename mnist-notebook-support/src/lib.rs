@@ -11,6 +11,7 @@
 //! | training and evaluation | [`train_step`], [`eval_step`], [`train_epoch`], [`eval_model`] | [`train`] |
 //! | `@jit` | [`jit()`] | [`mod@jit`] |
 //! | saving and resuming | [`Checkpoints`], [`TrainState`] | [`checkpoint`] |
+//! | moved, turned and noisy images | [`shift`](transform::shift), [`rotate`](transform::rotate), [`add_noise`](transform::add_noise) | [`transform`] |
 //!
 //! The whole tutorial is a few lines:
 //!
@@ -49,6 +50,7 @@ mod ops;
 pub mod optimizer;
 pub mod random;
 pub mod train;
+pub mod transform;
 
 // One version of candle for the crate and for every cell of a notebook.
 pub use candle_core;

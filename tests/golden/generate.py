@@ -2,8 +2,8 @@
 
 usage: python generate.py [--data DIR] [NAME ...]
 
-NAME is one of random, initial_params, gradients, trace, trace_epoch_1, ten_epochs, flax_params;
-all of them if none is given. DIR holds the four gzipped MNIST files.
+NAME is one of random, initial_params, gradients, trace, trace_epoch_1, ten_epochs, flax_params,
+transform; all of them if none is given. DIR holds the four gzipped MNIST files.
 """
 
 import argparse
@@ -16,6 +16,7 @@ import jax
 import numpy as np
 from flax.traverse_util import flatten_dict
 from safetensors.flax import save_file
+from scipy import ndimage
 
 import training
 from check_params import apply
@@ -298,6 +299,36 @@ def flax_params(_data):
     )
 
 
+# --- transform.json ---
+
+SHIFTS = [(1, 0), (0, -2), (0.5, 0.25), (-1.75, 2.5), (9, 0)]
+ANGLES = [0, 30, -45, 90, 180, 270, 200.5, 720]
+
+
+def transform(_data):
+    """An image that is not square, moved by SciPy; beyond its edge everything is 0."""
+    image = np.asarray(jax.random.uniform(jax.random.PRNGKey(0), (6, 5)))
+    options = {"order": 1, "mode": "grid-constant"}
+    write_json(
+        "transform",
+        {
+            "shape": list(image.shape),
+            "image": bits(image),
+            "shift": [
+                {"dx": dx, "dy": dy, "values": bits(ndimage.shift(image, (dy, dx), **options))}
+                for dx, dy in SHIFTS
+            ],
+            "rotate": [
+                {
+                    "degrees": degrees,
+                    "values": bits(ndimage.rotate(image, degrees, reshape=False, **options)),
+                }
+                for degrees in ANGLES
+            ],
+        },
+    )
+
+
 GENERATORS = {
     generator.__name__: generator
     for generator in [
@@ -308,6 +339,7 @@ GENERATORS = {
         trace_epoch_1,
         ten_epochs,
         flax_params,
+        transform,
     ]
 }
 

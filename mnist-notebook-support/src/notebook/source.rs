@@ -64,6 +64,7 @@ const FILES: &[(&str, &str)] = files![
     "random/mod.rs"
     "random/xla.rs"
     "train.rs"
+    "transform.rs"
 ];
 
 /// A piece of the crate's code, shown as highlighted Rust with a plain-text twin.
