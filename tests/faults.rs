@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use mnist_notebook_support::prelude::*;
 use mnist_notebook_support::random::bits;
 use tempfile::TempDir;
+use tests::newest_checkpoint;
 
 const EPOCHS: usize = 5;
 const SIGKILL: i32 = 9;
@@ -65,21 +66,6 @@ fn finish(folder: &Path) -> Result<(), String> {
     }
 }
 
-/// Everything in the newest checkpoint of a folder.
-fn newest(folder: &Path) -> Result<Vec<u8>, String> {
-    let state =
-        Checkpoints::new(folder, 1).and_then(|checkpoints| checkpoints.resume(&Device::Cpu));
-    let state = state.map_err(|error| error.to_string())?.ok_or("no checkpoint")?;
-    let mut content = format!("{:?} {} {:?}", state.rng, state.epoch, state.history).into_bytes();
-    for params in [state.optimizer.target(), state.optimizer.momentum()] {
-        for (_, var) in params.iter() {
-            let values = var.flatten_all().unwrap().to_vec1::<f32>().unwrap();
-            content.extend(values.into_iter().flat_map(f32::to_le_bytes));
-        }
-    }
-    Ok(content)
-}
-
 fn names(folder: &Path) -> Vec<String> {
     let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
     entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
@@ -95,7 +81,7 @@ fn undisturbed() -> (Vec<u8>, Duration) {
     let dir = tempfile::tempdir().unwrap();
     let start = Instant::now();
     finish(dir.path()).unwrap();
-    (newest(dir.path()).unwrap(), start.elapsed())
+    (newest_checkpoint(dir.path()).unwrap(), start.elapsed())
 }
 
 /// A folder with the checkpoint of the first epoch, that file, and its content.
@@ -137,7 +123,7 @@ fn killed_training_resumes_and_ends_with_the_same_bits() {
         }
         kills += 1;
         kills_while_writing += usize::from(while_writing);
-        match finish(folder).and_then(|()| newest(folder)) {
+        match finish(folder).and_then(|()| newest_checkpoint(folder)) {
             Ok(found) if found == expected && !is_being_written(folder) => {}
             Ok(_) => lost.push(format!("kill {kills}: other bits, or {:?}", names(folder))),
             Err(error) => lost.push(format!("kill {kills}: {error}")),
@@ -177,7 +163,7 @@ fn a_write_that_fails_midway_leaves_the_old_checkpoint_and_says_why() {
         lost.extend(judge(dir.path(), &path, &content, &said, "File too large"));
     }
     finish(dir.path()).unwrap();
-    assert_eq!(newest(dir.path()), Ok(expected));
+    assert_eq!(newest_checkpoint(dir.path()), Ok(expected));
     report("writing fails midway", injected, &lost);
 }
 

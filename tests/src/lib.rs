@@ -11,6 +11,25 @@ pub fn golden_file(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("golden").join(name)
 }
 
+/// Everything in the newest checkpoint of a folder.
+///
+/// # Errors
+/// Why there is none.
+pub fn newest_checkpoint(folder: &Path) -> std::result::Result<Vec<u8>, String> {
+    let state =
+        Checkpoints::new(folder, 1).and_then(|checkpoints| checkpoints.resume(&Device::Cpu));
+    let state = state.map_err(|error| error.to_string())?.ok_or("no checkpoint")?;
+    let mut content = format!("{:?} {} {:?}", state.rng, state.epoch, state.history).into_bytes();
+    for params in [state.optimizer.target(), state.optimizer.momentum()] {
+        for (_, var) in params.iter() {
+            let values = var.flatten_all().and_then(|values| values.to_vec1::<f32>());
+            let values = values.map_err(|error| error.to_string())?;
+            content.extend(values.into_iter().flat_map(f32::to_le_bytes));
+        }
+    }
+    Ok(content)
+}
+
 /// Loss and accuracy of the first steps of the tutorial's training with a seed.
 ///
 /// In f32 the steps are the compiled ones that [`train_epoch`] makes. In f64 they go through

@@ -1,0 +1,161 @@
+//! The command line `cargo run --example train`: its training, its files, and what it refuses.
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use serde_json::{Value, json};
+use tests::newest_checkpoint;
+
+/// The program, with settings that make an epoch short.
+fn train(arguments: &[&str]) -> Command {
+    let mut train = Command::new(env!("CARGO_BIN_EXE_train"));
+    train.args(["--train-images", "320"]).args(arguments);
+    train
+}
+
+fn path(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+/// What it prints, if all goes well.
+fn output(arguments: &[&str]) -> String {
+    let output = train(arguments).output().unwrap();
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && error.is_empty(), "{arguments:?}: {error}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// What it says as it refuses to go on.
+fn refusal(arguments: &[&str]) -> String {
+    let output = train(arguments).output().unwrap();
+    assert_eq!(output.status.code(), Some(1), "{arguments:?}");
+    String::from_utf8(output.stderr).unwrap()
+}
+
+/// What it says to arguments that mean nothing, as command lines do: with the code 2.
+fn usage_error(arguments: &[&str]) -> String {
+    let output = train(arguments).output().unwrap();
+    assert_eq!(output.status.code(), Some(2), "{arguments:?}");
+    String::from_utf8(output.stderr).unwrap()
+}
+
+#[test]
+fn killed_and_resumed_training_ends_with_the_bits_of_one_that_ran_through() {
+    let folder = tempfile::tempdir().unwrap();
+    let (whole, broken) = (folder.path().join("whole"), folder.path().join("broken"));
+    output(&["--epochs", "4", "--checkpoints", path(&whole)]);
+
+    let first_epoch = broken.join("epoch-0001.safetensors");
+    let arguments = ["--epochs", "4", "--checkpoints", path(&broken)];
+    let mut child = train(&arguments).stdout(Stdio::null()).spawn().unwrap();
+    while !first_epoch.exists() {
+        assert!(child.try_wait().unwrap().is_none(), "it ended without a checkpoint");
+        std::thread::yield_now();
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+
+    output(&[&arguments[..], &["--resume"]].concat());
+    assert_eq!(newest_checkpoint(&broken), newest_checkpoint(&whole));
+    assert!(newest_checkpoint(&whole).is_ok());
+}
+
+#[test]
+fn the_history_holds_every_epoch_also_those_before_a_resume() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str| folder.path().join(name);
+    let checkpoints = file("checkpoints");
+    let checkpoints = ["--checkpoints", path(&checkpoints)];
+    let (csv, json) = (file("history.csv"), file("history.json"));
+    output(&[&checkpoints[..], &["--epochs", "1", "--history", path(&csv)]].concat());
+    let printed = output(
+        &[&checkpoints[..], &["--resume", "--epochs", "2", "--history", path(&json)]].concat(),
+    );
+    output(&[&checkpoints[..], &["--resume", "--epochs", "2", "--history", path(&csv)]].concat());
+
+    let epochs: Vec<Value> = serde_json::from_slice(&std::fs::read(json).unwrap()).unwrap();
+    let table = std::fs::read_to_string(csv).unwrap();
+    let rows: Vec<Vec<&str>> = table.lines().map(|line| line.split(',').collect()).collect();
+    let names = ["epoch", "train_loss", "train_accuracy", "test_loss", "test_accuracy"];
+    assert_eq!(rows[0], names);
+    assert_eq!((epochs.len(), rows.len()), (2, 3));
+    for (epoch, row) in epochs.iter().zip(&rows[1..]) {
+        let (train, test) = (&epoch["train"], &epoch["test"]);
+        let values = [&train["loss"], &train["accuracy"], &test["loss"], &test["accuracy"]];
+        assert_eq!(row[0], epoch["epoch"].to_string());
+        for (text, value) in row[1..].iter().zip(values) {
+            assert_eq!(text.parse::<f32>().unwrap(), value.as_f64().unwrap() as f32);
+        }
+    }
+    assert_eq!((&epochs[0]["epoch"], &epochs[1]["epoch"]), (&json!(1), &json!(2)));
+    let loss = epochs[1]["train"]["loss"].as_f64().unwrap();
+    assert!(printed.contains(&format!("Training - epoch: 2, loss: {loss:.4}")), "{printed}");
+}
+
+#[test]
+fn a_folder_with_checkpoints_is_not_written_over() {
+    let folder = tempfile::tempdir().unwrap();
+    let arguments = ["--epochs", "1", "--checkpoints", path(folder.path())];
+    output(&arguments);
+    let before = newest_checkpoint(folder.path());
+    let said = refusal(&[&arguments[..], &["--seed", "1"]].concat());
+    let expected = format!(
+        "error: {} holds checkpoints: add --resume to go on from the newest, or name another folder\n",
+        folder.path().display()
+    );
+    assert_eq!(said, expected);
+    assert_eq!(newest_checkpoint(folder.path()), before);
+}
+
+#[test]
+fn what_it_cannot_do_it_refuses_in_one_line() {
+    let folder = tempfile::tempdir().unwrap();
+    let empty = path(folder.path());
+    for (arguments, expected) in [
+        (
+            vec!["--checkpoints", empty, "--resume"],
+            format!("error: {empty} holds no checkpoint: leave out --resume to start anew\n"),
+        ),
+        (
+            vec!["--batch-size", "321"],
+            "error: batch size 321 does not fit a dataset of 320 examples: choose one from 1 to \
+             320\n"
+                .into(),
+        ),
+        (
+            vec!["--learning-rate", "-1"],
+            "error: learning_rate = -1 is out of range: it must be a finite number, 0 or more\n"
+                .into(),
+        ),
+        (
+            vec!["--momentum", "1"],
+            "error: beta = 1 is out of range: it must be at least 0 and below 1\n".into(),
+        ),
+        (
+            vec!["--history", "no/such/folder/history.csv"],
+            "error: cannot write no/such/folder/history.csv: No such file or directory \
+             (os error 2)\n"
+                .into(),
+        ),
+    ] {
+        assert_eq!(refusal(&arguments), expected, "{arguments:?}");
+    }
+    let said = refusal(&["--data", empty]);
+    assert!(said.contains("is missing") && said.lines().count() == 1, "{said}");
+}
+
+#[test]
+fn arguments_that_mean_nothing_are_named() {
+    for (arguments, expected) in [
+        (&["--epochs", "many"][..], "invalid value 'many' for '--epochs <EPOCHS>'"),
+        (&["--history", "history.txt"], "its name must end in .csv or .json"),
+        (&["--resume"], "--checkpoints <DIR>"),
+        (
+            &["--checkpoints", "folder", "--resume", "--seed", "1"],
+            "the argument '--resume' cannot be used with '--seed <SEED>'",
+        ),
+    ] {
+        let said = usage_error(arguments);
+        assert!(said.contains(expected), "{arguments:?}: {said}");
+    }
+}
