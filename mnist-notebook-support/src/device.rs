@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use candle_core::Device;
+use candle_core::{Device, DeviceLocation};
 
 /// The fastest device that this build can use: CUDA, then Metal, then the CPU.
 ///
@@ -15,6 +15,15 @@ pub fn best_device() -> Device {
     let (device, reason) = choose();
     println!("{reason}");
     device
+}
+
+/// The short name of a device: `cpu`, `cuda:0`, `metal:0`.
+pub(crate) fn name(location: DeviceLocation) -> String {
+    match location {
+        DeviceLocation::Cpu => "cpu".into(),
+        DeviceLocation::Cuda { gpu_id } => format!("cuda:{gpu_id}"),
+        DeviceLocation::Metal { gpu_id } => format!("metal:{gpu_id}"),
+    }
 }
 
 fn choose() -> (Device, String) {

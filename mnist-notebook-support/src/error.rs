@@ -2,6 +2,9 @@
 
 use std::path::PathBuf;
 
+use candle_core::Error as Candle;
+
+use crate::device::name;
 use crate::kernels::KernelError;
 
 /// The result of every fallible function of this crate.
@@ -38,6 +41,20 @@ pub enum Error {
         expected: &'static str,
         /// The element type that came.
         found: String,
+    },
+
+    /// Tensors on different devices met in one operation.
+    #[error(
+        "{op}: one tensor is on {one}, another on {other}: load data and parameters onto one \
+         device, or move them there with `to_device`"
+    )]
+    Device {
+        /// The operation.
+        op: &'static str,
+        /// A device, such as `cpu`.
+        one: String,
+        /// The other device, such as `cuda:0`.
+        other: String,
     },
 
     /// A label is not the number of a class.
@@ -145,6 +162,15 @@ pub enum Error {
         checkpoint: Option<PathBuf>,
     },
 
+    /// A file does not hold parameters, or no longer.
+    #[error("cannot load parameters from {}: {problem}", path.display())]
+    Load {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: String,
+    },
+
     /// A file is not a checkpoint, or no longer.
     #[error(
         "cannot resume from {}: {problem}; {}",
@@ -241,12 +267,18 @@ impl Error {
 
 /// candle's errors may carry a backtrace of frames that no reader of a notebook knows: only the
 /// message is kept. An error of ours that travelled through candle comes out as it went in.
-impl From<candle_core::Error> for Error {
-    fn from(error: candle_core::Error) -> Self {
+impl From<Candle> for Error {
+    fn from(error: Candle) -> Self {
         match error {
-            candle_core::Error::WithBacktrace { inner, .. } => (*inner).into(),
-            candle_core::Error::Context { inner, context } => {
+            Candle::WithBacktrace { inner, .. } => (*inner).into(),
+            Candle::Context { inner, context } => {
                 Error::Tensor(format!("{context}: {}", Error::from(*inner)))
+            }
+            Candle::DeviceMismatchBinaryOp { lhs, rhs, op } => {
+                Error::Device { op, one: name(lhs), other: name(rhs) }
+            }
+            Candle::DTypeMismatchBinaryOp { lhs, rhs, op } => {
+                Error::DType { what: op, expected: rhs.as_str(), found: lhs.as_str().into() }
             }
             other => Error::Tensor(other.to_string()),
         }
@@ -260,6 +292,27 @@ impl From<KernelError> for Error {
                 Error::Label { label, index: image, num_classes: classes }
             }
             other => Error::Tensor(other.to_string()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::DeviceLocation;
+
+    use super::*;
+
+    /// Without a GPU there is no second device: the error that candle returns is made by hand.
+    #[test]
+    fn data_on_another_device_than_the_parameters_are_named_as_such() {
+        let (lhs, rhs) = (DeviceLocation::Cpu, DeviceLocation::Cuda { gpu_id: 0 });
+        let mismatch = || Candle::DeviceMismatchBinaryOp { lhs, rhs, op: "conv" };
+        for error in [mismatch(), mismatch().bt()] {
+            let error = Error::from(error);
+            assert!(matches!(error, Error::Device { .. }), "{error:?}");
+            let message = error.to_string();
+            assert!(message.starts_with("conv: one tensor is on cpu, another on cuda:0: "));
+            assert!(message.ends_with("onto one device, or move them there with `to_device`"));
         }
     }
 }

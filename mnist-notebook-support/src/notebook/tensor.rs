@@ -2,13 +2,13 @@
 
 use std::fmt;
 
-use candle_core::{DType, DeviceLocation, Tensor};
+use candle_core::{DType, Tensor};
 
 use super::display::display;
 use super::figure::Figure;
 use super::number::short;
 use super::pictures::{Picture, picture_grid};
-use crate::{Error, Result};
+use crate::{Error, Result, device};
 
 /// Draws images in rows, with a caption each: labels, or what else there is to say.
 ///
@@ -189,11 +189,7 @@ impl Statistics {
 }
 
 fn summary(tensor: &Tensor, statistics: Option<&Statistics>) -> String {
-    let device = match tensor.device().location() {
-        DeviceLocation::Cpu => "cpu".to_owned(),
-        DeviceLocation::Cuda { gpu_id } => format!("cuda:{gpu_id}"),
-        DeviceLocation::Metal { gpu_id } => format!("metal:{gpu_id}"),
-    };
+    let device = device::name(tensor.device().location());
     let (shape, dtype) = (tensor.dims(), tensor.dtype().as_str());
     let values = match statistics {
         None => "no values".to_owned(),
