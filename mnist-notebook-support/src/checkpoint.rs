@@ -30,21 +30,18 @@
 //! A checkpoint is a [safetensors](https://github.com/huggingface/safetensors) file: parameters
 //! under `params/…` and momentum under `momentum/…`, everything else as text in the header.
 
-use std::collections::{BTreeMap, HashMap};
-use std::fmt::Write;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use candle_core::Device;
-use candle_core::safetensors::Load;
-use safetensors::{SafeTensors, View};
-use sha2::{Digest, Sha256};
 
 use crate::dataset::Dataset;
-use crate::linen::{Module, Params};
+use crate::linen::Module;
 use crate::metrics::Metrics;
 use crate::optimizer::Momentum;
 use crate::random::Key;
+use crate::tensor_file::{self, DAMAGED, TensorFile};
 use crate::train::{eval_model, train_epoch};
 use crate::{Error, Result, atomic};
 
@@ -86,8 +83,9 @@ impl TrainState {
     /// Trains for one epoch, evaluates, and prints both: the body of the tutorial's loop.
     ///
     /// # Errors
-    /// Those of [`train_epoch`] and [`eval_model`]. The epoch does not count then, though the
-    /// parameters may have moved.
+    /// Those of [`train_epoch`] and [`eval_model`]; [`Error::Diverged`], too, if only the loss on
+    /// the test set is no finite number, as after a last step too far. The state is then what it
+    /// was before the epoch.
     pub fn train_epoch(
         &mut self,
         model: &impl Module,
@@ -96,14 +94,36 @@ impl TrainState {
     ) -> Result<EpochMetrics> {
         let epoch = self.epoch + 1;
         let (rng, input_rng) = self.rng.split();
-        let train =
-            train_epoch(model, &mut self.optimizer, train_ds, self.batch_size, epoch, input_rng)?;
-        let (loss, accuracy) = eval_model(model, self.optimizer.target(), test_ds)?;
+        let before = self.optimizer.copy()?;
+        let metrics = self.try_epoch(model, train_ds, test_ds, epoch, input_rng);
+        match metrics {
+            Ok(metrics) => {
+                self.history.push(metrics);
+                (self.rng, self.epoch) = (rng, epoch);
+            }
+            Err(_) => self.optimizer = before,
+        }
+        metrics
+    }
+
+    /// Trains and evaluates; after an error the parameters may have moved.
+    fn try_epoch(
+        &mut self,
+        model: &impl Module,
+        train_ds: &Dataset,
+        test_ds: &Dataset,
+        epoch: usize,
+        input_rng: Key,
+    ) -> Result<EpochMetrics> {
+        let Self { optimizer, batch_size, .. } = self;
+        let train = train_epoch(model, optimizer, train_ds, *batch_size, epoch, input_rng)?;
+        let (loss, accuracy) = eval_model(model, optimizer.target(), test_ds)?;
         println!("Testing - epoch: {epoch}, loss: {loss:.2}, accuracy: {:.2}", accuracy * 100.0);
-        let metrics = EpochMetrics { train, test: Metrics { loss, accuracy } };
-        self.history.push(metrics);
-        (self.rng, self.epoch) = (rng, epoch);
-        Ok(metrics)
+        if !loss.is_finite() {
+            let step = train_ds.len() / *batch_size;
+            return Err(Error::Diverged { epoch, step, loss, checkpoint: None });
+        }
+        Ok(EpochMetrics { train, test: Metrics { loss, accuracy } })
     }
 
     /// The content of a checkpoint file.
@@ -120,11 +140,7 @@ impl TrainState {
                 tensors.insert(format!("{group}/{path}"), tensor);
             }
         }
-        let mut header = self.header();
-        header.insert("sha256".into(), digest(&header, &tensors));
-        let header = header.into_iter().collect();
-        safetensors::serialize(tensors.iter(), Some(header))
-            .map_err(|error| Error::Tensor(error.to_string()))
+        tensor_file::to_bytes(self.header(), &tensors)
     }
 
     fn header(&self) -> BTreeMap<String, String> {
@@ -163,10 +179,8 @@ impl TrainState {
 }
 
 fn decode(bytes: &[u8], device: &Device) -> Result<TrainState, String> {
-    let not_safetensors = |error| format!("it is damaged or no safetensors file ({error})");
-    let file = SafeTensors::deserialize(bytes).map_err(not_safetensors)?;
-    let (_, metadata) = SafeTensors::read_metadata(bytes).map_err(not_safetensors)?;
-    let header = Header(metadata.metadata().clone().unwrap_or_default());
+    let file = TensorFile::parse(bytes)?;
+    let header = Header(&file.header);
     if header.0.get("format").is_none_or(|format| format != FORMAT) {
         return Err("it is a safetensors file, but no checkpoint of this crate".into());
     }
@@ -177,21 +191,10 @@ fn decode(bytes: &[u8], device: &Device) -> Result<TrainState, String> {
              version of the crate that wrote it"
         ));
     }
-    let tensors = file.iter().map(|(name, view)| (name.to_owned(), view)).collect();
-    let mut covered = header.0.clone().into_iter().collect::<BTreeMap<_, _>>();
-    if covered.remove("sha256") != Some(digest(&covered, &tensors)) {
-        return Err("it is damaged (its content does not match its SHA-256 sum)".into());
+    if file.is_intact() != Some(true) {
+        return Err(DAMAGED.into());
     }
-
-    let load = |group: &str| -> Result<Params> {
-        let mut params = Params::default();
-        for (name, view) in &tensors {
-            if let Some(path) = name.strip_prefix(group) {
-                params.insert(path.to_owned(), &view.load(device)?)?;
-            }
-        }
-        Ok(params)
-    };
+    let load = |group| file.params(group, device);
     let (learning_rate, beta) = (header.value("learning_rate")?, header.value("beta")?);
     let optimizer = load("params/")
         .and_then(|params| Momentum::from_parts(params, load("momentum/")?, learning_rate, beta));
@@ -205,9 +208,9 @@ fn decode(bytes: &[u8], device: &Device) -> Result<TrainState, String> {
 }
 
 /// The text in the header of a checkpoint.
-struct Header(HashMap<String, String>);
+struct Header<'a>(&'a BTreeMap<String, String>);
 
-impl Header {
+impl Header<'_> {
     fn text(&self, name: &str) -> Result<&str, String> {
         self.0.get(name).map(String::as_str).ok_or_else(|| format!("its header lacks {name:?}"))
     }
@@ -230,31 +233,6 @@ fn epoch_metrics(line: &str) -> Result<EpochMetrics, String> {
     let [train_loss, train_accuracy, loss, accuracy] = numbers(line)?;
     let train = Metrics { loss: train_loss, accuracy: train_accuracy };
     Ok(EpochMetrics { train, test: Metrics { loss, accuracy } })
-}
-
-/// The SHA-256 sum, in hexadecimal digits, of all that a checkpoint says.
-///
-/// The length of each piece goes before it, so that no two checkpoints run together to the same.
-fn digest<V: View>(header: &BTreeMap<String, String>, tensors: &BTreeMap<String, V>) -> String {
-    let mut hash = Sha256::new();
-    let mut add = |piece: &[u8]| {
-        hash.update((piece.len() as u64).to_le_bytes());
-        hash.update(piece);
-    };
-    for (name, value) in header {
-        add(name.as_bytes());
-        add(value.as_bytes());
-    }
-    for (name, tensor) in tensors {
-        add(name.as_bytes());
-        add(format!("{:?} {:?}", tensor.dtype(), tensor.shape()).as_bytes());
-        add(&tensor.data());
-    }
-    hash.finalize().iter().fold(String::new(), |mut digits, byte| {
-        // Writing to a string cannot fail.
-        let _ = write!(digits, "{byte:02x}");
-        digits
-    })
 }
 
 /// A folder of checkpoints of one training, `epoch-0001.safetensors` and so on.

@@ -49,6 +49,7 @@ pub mod notebook;
 mod ops;
 pub mod optimizer;
 pub mod random;
+mod tensor_file;
 pub mod train;
 pub mod transform;
 

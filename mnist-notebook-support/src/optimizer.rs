@@ -76,6 +76,12 @@ impl Momentum {
         Ok(Momentum { target, momentum, learning_rate, beta })
     }
 
+    /// A copy with variables of its own: steps of one leave the other as it is.
+    pub(crate) fn copy(&self) -> Result<Self> {
+        let (target, momentum) = (self.target.copy()?, self.momentum.copy()?);
+        Ok(Momentum { target, momentum, ..*self })
+    }
+
     /// The parameters in their present state.
     pub fn target(&self) -> &Params {
         &self.target
@@ -99,7 +105,8 @@ impl Momentum {
     /// Makes one step along a gradient, in place.
     ///
     /// # Errors
-    /// [`Error::NoGradient`] if a parameter's gradient is missing; then nothing was changed.
+    /// [`Error::NoGradient`] if a parameter's gradient is missing, [`Error::Shape`] if it has another
+    /// shape than the parameter; then nothing was changed.
     ///
     /// # Examples
     /// ```
@@ -114,8 +121,15 @@ impl Momentum {
     /// # Ok::<(), mnist_notebook_support::Error>(())
     /// ```
     pub fn apply_gradient(&mut self, gradients: &Gradients) -> Result<()> {
-        if let Some(path) = self.target.paths().find(|path| gradients.get(path).is_none()) {
-            return Err(Error::NoGradient(path.to_owned()));
+        for (path, var) in self.target.iter() {
+            let gradient = gradients.get(path).ok_or_else(|| Error::NoGradient(path.to_owned()))?;
+            if gradient.shape() != var.shape() {
+                return Err(Error::Shape {
+                    what: "gradient",
+                    expected: format!("{:?}, that of {path:?}", var.dims()),
+                    found: gradient.dims().to_vec(),
+                });
+            }
         }
         for (path, gradient) in gradients.iter() {
             if let (Some(target), Some(momentum)) = (self.target.get(path), self.momentum.get(path))

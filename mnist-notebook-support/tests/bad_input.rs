@@ -55,6 +55,13 @@ fn train_on(dataset: &Dataset, batch_size: usize) -> Result<Metrics> {
     train_epoch(&Small, &mut optimizer(0.1), dataset, batch_size, 1, Key::new(2))
 }
 
+/// All numbers that the steps to come depend on.
+fn values(state: &TrainState) -> Vec<f32> {
+    let params = [state.optimizer.target(), state.optimizer.momentum()];
+    let vars = params.into_iter().flat_map(Params::vars);
+    vars.flat_map(|var| var.flatten_all().unwrap().to_vec1::<f32>().unwrap()).collect()
+}
+
 fn f32s(shape: &[usize]) -> Tensor {
     Tensor::zeros(shape, DType::F32, CPU).unwrap()
 }
@@ -155,7 +162,8 @@ fn bad_datasets_are_refused() {
             &Dataset::new(f32s(&[4, 10, 10, 1]), labels(4)).unwrap(), 2) =>
             Error::ParamShape { .. }, "call `init` with a sample of the shape you train on";
         "images of 64 bits for a network of 32": train_on(
-            &Dataset::new(dark(DType::F64), labels(4)).unwrap(), 2) => Error::Tensor(_), "";
+            &Dataset::new(dark(DType::F64), labels(4)).unwrap(), 2) => Error::DType { .. },
+            "conv2d: expected elements of type f32, found f64";
         "a folder without data": get_datasets_from("/no/such/folder", CPU) =>
             Error::DataMissing { .. }, "MNIST_DATA_DIR";
     }
@@ -219,6 +227,46 @@ fn bad_networks_are_refused() {
         "a gradient that leaves out a parameter":
             optimizer(0.1).apply_gradient(&Gradients::default()) =>
             Error::NoGradient(_), "Conv_0/bias";
+        "a gradient of another shape": optimizer(0.1).apply_gradient(
+            &params().paths().map(|path| (path.to_owned(), f32s(&[2]))).collect()) =>
+            Error::Shape { .. }, "gradient: expected shape [3, 3, 1, 2], that of \"Conv_0/kernel\"";
+    }
+}
+
+/// Candle's stand-in for a GPU in a build without one: whatever is asked of it fails.
+#[cfg(not(feature = "cuda"))]
+#[test]
+fn a_device_that_is_not_there_is_refused() {
+    let gpu = &Device::Cuda(candle_core::CudaDevice);
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("epoch-0001.safetensors");
+    let checkpoints = Checkpoints::new(dir.path(), 1).unwrap();
+    checkpoints
+        .save(&TrainState { epoch: 1, ..TrainState::new(optimizer(0.1), Key::new(0), 2) })
+        .unwrap();
+    refuse! {
+        "initial parameters": get_initial_params(&Cnn, Key::new(0), gpu) => Error::Tensor(_), "cuda";
+        "data": get_datasets(gpu) => Error::Tensor(_), "cuda";
+        "random numbers": normal(Key::new(0), 3, gpu) => Error::Tensor(_), "cuda";
+        "parameters from a file": Params::load(&file, gpu) => Error::Load { .. }, "cuda";
+        "moved parameters": params().to_device(gpu) => Error::Tensor(_), "cuda";
+        "a checkpoint": checkpoints.resume(gpu) => Error::Checkpoint { .. }, "cuda";
+    }
+}
+
+#[test]
+fn no_epochs_are_no_training_and_no_curve() {
+    let dir = tempfile::tempdir().unwrap();
+    let checkpoints = Checkpoints::new(dir.path(), 1).unwrap();
+    let mut state = TrainState::new(optimizer(0.1), Key::new(3), 5);
+    for _ in 0..0 {
+        checkpoints.train_epoch(&Small, &mut state, &dataset(20), &dataset(10)).unwrap();
+    }
+    assert!(checkpoints.resume(CPU).unwrap().is_none());
+    let losses = state.history.iter().map(|epoch| epoch.train.loss).collect::<Vec<_>>();
+    refuse! {
+        "a curve of no epochs": notebook::line_chart("loss", "epoch", "nats", &[("train", losses)])
+            => Error::Figure(_), "";
     }
 }
 
@@ -260,6 +308,14 @@ fn a_loss_that_is_no_number_stops_training_and_names_the_last_good_checkpoint() 
     let mut state = TrainState::new(optimizer(0.1), Key::new(3), 5);
     let error = checkpoints.train_epoch(&Small, &mut state, &spoilt, &test_ds).unwrap_err();
     assert!(matches!(error, Error::Diverged { epoch: 1, checkpoint: None, .. }), "{error:?}");
+
+    // One step too far: every loss of the epoch is a number, but the parameters no longer are.
+    let mut state = TrainState::new(optimizer(1e300), Key::new(3), 20);
+    let before = values(&state);
+    let error = checkpoints.train_epoch(&Small, &mut state, &good, &test_ds).unwrap_err();
+    assert!(matches!(error, Error::Diverged { epoch: 1, step: 1, .. }), "{error:?}");
+    assert!(checkpoints.resume(CPU).unwrap().is_none());
+    assert_eq!(values(&state), before);
 
     let mut state = TrainState::new(optimizer(0.1), Key::new(3), 5);
     checkpoints.train_epoch(&Small, &mut state, &good, &test_ds).unwrap();

@@ -316,6 +316,19 @@ fn the_checkpoint_of_another_network_is_refused_by_the_network() {
 }
 
 #[test]
+fn an_epoch_that_fails_after_its_training_can_be_repeated() {
+    let (train_ds, test_ds) = (dataset(2, 50), dataset(3, 20));
+    let (_dir, checkpoints, mut state) = trained(1, 1);
+    let (_other_dir, other_checkpoints, mut undisturbed) = trained(1, 1);
+    let colour = Tensor::zeros((1, 8, 8, 3), DType::F32, &Device::Cpu).unwrap();
+    let wrong = Dataset::new(colour, Tensor::new(&[0u32], &Device::Cpu).unwrap()).unwrap();
+    checkpoints.train_epoch(&Small, &mut state, &train_ds, &wrong).unwrap_err();
+    checkpoints.train_epoch(&Small, &mut state, &train_ds, &test_ds).unwrap();
+    other_checkpoints.train_epoch(&Small, &mut undisturbed, &train_ds, &test_ds).unwrap();
+    assert_same(&state, &undisturbed);
+}
+
+#[test]
 fn a_folder_that_cannot_be_used_is_named() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("a file");

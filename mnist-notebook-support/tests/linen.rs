@@ -219,3 +219,20 @@ fn parameters_survive_a_file() {
         assert_eq!(values(a), values(b));
     }
 }
+
+#[test]
+fn a_flipped_bit_in_a_file_of_parameters_is_noticed() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    odd_params().save(file.path()).unwrap();
+    let good = std::fs::read(file.path()).unwrap();
+    // The header begins after eight bytes; flipped bits in the name of the sum hide only that.
+    let name = good.windows(6).position(|bytes| bytes == b"sha256").unwrap();
+    for position in (0..good.len()).filter(|position| !(name..name + 6).contains(position)) {
+        let mut bytes = good.clone();
+        bytes[position] ^= 1 << (position % 8);
+        std::fs::write(file.path(), bytes).unwrap();
+        let error = Params::load(file.path(), &Device::Cpu).unwrap_err();
+        assert!(matches!(error, Error::Load { .. }), "{position}: {error:?}");
+        assert!(error.to_string().contains("it is damaged"), "{position}: {error}");
+    }
+}

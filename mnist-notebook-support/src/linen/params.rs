@@ -6,6 +6,7 @@ use std::path::Path;
 use candle_core::{DType, Device, Tensor, Var};
 
 use crate::notebook::grouped;
+use crate::tensor_file::{self, DAMAGED, TensorFile};
 use crate::{Error, Result, atomic};
 
 /// The parameters of a network: paths such as `Conv_0/kernel`, in alphabetical order as in JAX,
@@ -102,10 +103,9 @@ impl Params {
     /// # Errors
     /// [`Error::Save`] if the file cannot be written.
     pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
-        let tensors: BTreeMap<&str, Tensor> =
-            self.iter().map(|(path, var)| (path, var.as_detached_tensor())).collect();
-        let content = safetensors::serialize(tensors.iter(), None)
-            .map_err(|error| Error::Tensor(error.to_string()))?;
+        let tensors =
+            self.iter().map(|(path, var)| (path.to_owned(), var.as_detached_tensor())).collect();
+        let content = tensor_file::to_bytes(BTreeMap::new(), &tensors)?;
         atomic::write(path.as_ref(), &content).map_err(Error::save(path.as_ref()))
     }
 
@@ -113,10 +113,11 @@ impl Params {
     /// with the paths as names.
     ///
     /// # Errors
-    /// [`Error::Tensor`] if the file is missing or is not a safetensors file.
+    /// [`Error::Load`] if the file is missing, is not a safetensors file, or is damaged, which
+    /// every flipped bit of a file written by [`save`](Params::save) shows.
     pub fn load(path: impl AsRef<Path>, device: &Device) -> Result<Params> {
-        let tensors = candle_core::safetensors::load(path, device)?;
-        tensors.into_iter().collect::<Vec<_>>().try_into()
+        let path = path.as_ref();
+        read(path, device).map_err(|problem| Error::Load { path: path.to_owned(), problem })
     }
 
     /// Adds a variable.
@@ -138,6 +139,16 @@ impl Params {
         }
         Ok(params)
     }
+}
+
+fn read(path: &Path, device: &Device) -> Result<Params, String> {
+    let bytes = std::fs::read(path).map_err(|error| format!("it cannot be read ({error})"))?;
+    let file = TensorFile::parse(&bytes)?;
+    // A file that Flax wrote has no sum.
+    if file.is_intact() == Some(false) {
+        return Err(DAMAGED.into());
+    }
+    file.params("", device).map_err(|error| error.to_string())
 }
 
 impl TryFrom<Vec<(String, Tensor)>> for Params {

@@ -63,6 +63,7 @@ const FILES: &[(&str, &str)] = files![
     "optimizer.rs"
     "random/mod.rs"
     "random/xla.rs"
+    "tensor_file.rs"
     "train.rs"
     "transform.rs"
 ];

@@ -1,0 +1,92 @@
+//! Safetensors files with a SHA-256 sum in the header, so that no flipped bit goes unnoticed.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+
+use candle_core::safetensors::Load;
+use candle_core::{Device, Tensor};
+use safetensors::SafeTensors;
+use safetensors::tensor::{TensorView, View};
+use sha2::{Digest, Sha256};
+
+use crate::linen::Params;
+use crate::{Error, Result};
+
+/// The name of the sum in the header.
+const SUM: &str = "sha256";
+/// What is said of a file whose sum is wrong.
+pub(crate) const DAMAGED: &str = "it is damaged (its content does not match its SHA-256 sum)";
+
+/// The content of a file with this header and these tensors, and their sum.
+pub(crate) fn to_bytes(
+    mut header: BTreeMap<String, String>,
+    tensors: &BTreeMap<String, Tensor>,
+) -> Result<Vec<u8>> {
+    header.insert(SUM.into(), digest(&header, tensors));
+    safetensors::serialize(tensors, Some(header.into_iter().collect()))
+        .map_err(|error| Error::Tensor(error.to_string()))
+}
+
+/// What a file says.
+pub(crate) struct TensorFile<'a> {
+    /// The text in its header, but for the sum.
+    pub(crate) header: BTreeMap<String, String>,
+    tensors: BTreeMap<String, TensorView<'a>>,
+    sum: Option<String>,
+}
+
+impl<'a> TensorFile<'a> {
+    /// Parses the content of a file, or says what is wrong with it.
+    pub(crate) fn parse(bytes: &'a [u8]) -> Result<Self, String> {
+        let not_safetensors = |error| format!("it is damaged or no safetensors file ({error})");
+        let file = SafeTensors::deserialize(bytes).map_err(not_safetensors)?;
+        let (_, metadata) = SafeTensors::read_metadata(bytes).map_err(not_safetensors)?;
+        let header = metadata.metadata().clone().unwrap_or_default();
+        let mut header = header.into_iter().collect::<BTreeMap<_, _>>();
+        let sum = header.remove(SUM);
+        let tensors = file.iter().map(|(name, view)| (name.to_owned(), view)).collect();
+        Ok(TensorFile { header, tensors, sum })
+    }
+
+    /// Whether the sum is right; `None` if there is none, as in a file that others wrote.
+    pub(crate) fn is_intact(&self) -> Option<bool> {
+        self.sum.as_ref().map(|sum| *sum == digest(&self.header, &self.tensors))
+    }
+
+    /// The tensors whose names begin with `prefix`, as parameters on `device` under the rest of
+    /// their names.
+    pub(crate) fn params(&self, prefix: &str, device: &Device) -> Result<Params> {
+        let mut params = Params::default();
+        for (name, view) in &self.tensors {
+            if let Some(path) = name.strip_prefix(prefix) {
+                params.insert(path.to_owned(), &view.load(device)?)?;
+            }
+        }
+        Ok(params)
+    }
+}
+
+/// The SHA-256 sum, in hexadecimal digits, of header and tensors.
+///
+/// The length of each piece goes before it, so that no two files run together to the same.
+fn digest<V: View>(header: &BTreeMap<String, String>, tensors: &BTreeMap<String, V>) -> String {
+    let mut hash = Sha256::new();
+    let mut add = |piece: &[u8]| {
+        hash.update((piece.len() as u64).to_le_bytes());
+        hash.update(piece);
+    };
+    for (name, value) in header {
+        add(name.as_bytes());
+        add(value.as_bytes());
+    }
+    for (name, tensor) in tensors {
+        add(name.as_bytes());
+        add(format!("{:?} {:?}", tensor.dtype(), tensor.shape()).as_bytes());
+        add(&tensor.data());
+    }
+    hash.finalize().iter().fold(String::new(), |mut digits, byte| {
+        // Writing to a string cannot fail.
+        let _ = write!(digits, "{byte:02x}");
+        digits
+    })
+}
