@@ -12,6 +12,7 @@
 //! | [`tidy`] | what a committed notebook must look like |
 //! | [`mod@bench`] | how long a reader waits |
 //! | [`speed`] | how fast training is, beside JAX and PyTorch |
+//! | [`script`] | a notebook as an ordinary Rust program |
 //! | [`browser`] | the walkthrough in a real browser |
 //! | [`ui`] | progress on screen |
 
@@ -23,6 +24,7 @@ pub mod kernel;
 pub mod launcher;
 pub mod notebook;
 pub mod project;
+pub mod script;
 pub mod setup;
 pub mod speed;
 pub mod tidy;

@@ -16,6 +16,7 @@ use xtask::kernel::Kernel;
 use xtask::launcher;
 use xtask::notebook::{CodeCell, Notebook, joined};
 use xtask::project::{Project, command, run};
+use xtask::script::{self, Scripts};
 use xtask::setup::set_up;
 use xtask::speed::compare;
 use xtask::tidy;
@@ -38,7 +39,8 @@ enum Arguments {
     Run,
     /// Open the notebooks in JupyterLab
     Lab,
-    /// Run all tests: `cargo test` on the workspace, then every notebook, then the walkthrough in a browser
+    /// Run all tests: `cargo test` on the workspace, the notebooks' cells compiled as programs, then every notebook
+    /// executed, then the walkthrough in a browser
     Test,
     /// Measure training beside JAX and PyTorch, or what `bench` names, and leave tables under target
     #[command(args_conflicts_with_subcommands = true)]
@@ -48,6 +50,11 @@ enum Arguments {
         full: bool,
         #[command(subcommand)]
         what: Option<Bench>,
+    },
+    /// Turn the cells of a notebook into a Rust program under target/script and build it
+    Script {
+        /// The notebook
+        notebook: PathBuf,
     },
     /// Become a kernel; the kernelspec calls this
     #[command(hide = true)]
@@ -74,6 +81,7 @@ fn main() -> ExitCode {
         Arguments::Test => test(&Project::new()),
         Arguments::Bench { full, what: None } => compare(&Project::new(), full),
         Arguments::Bench { what: Some(Bench::Notebook), .. } => bench_notebook(&Project::new()),
+        Arguments::Script { notebook } => script(&Project::new(), notebook),
         Arguments::Kernel { evcxr, control_file } => kernel(&evcxr, &control_file),
     };
     match result {
@@ -118,6 +126,7 @@ fn lab(project: &Project) -> Result<()> {
 fn test(project: &Project) -> Result<()> {
     set_up(project)?;
     run(command("cargo").args(["test", "--workspace"]).current_dir(project.root()))?;
+    script::check_all(project)?;
     let mut failed = Vec::new();
     for path in project.notebook_files()? {
         if let Err(error) = execute_file(project, &path, Some(CELL_LIMIT)) {
@@ -136,6 +145,15 @@ fn bench_notebook(project: &Project) -> Result<()> {
     let path = project.output().join("bench.md");
     launcher::write(&path, &table)?;
     println!("\n{table}\nThis table: {}", path.display());
+    Ok(())
+}
+
+fn script(project: &Project, notebook: PathBuf) -> Result<()> {
+    let scripts = Scripts::write(project, &[notebook])?;
+    println!("The program: {}", scripts.source(0).display());
+    for program in scripts.build()? {
+        println!("Built:       {} (start it in the notebook's folder)", program.display());
+    }
     Ok(())
 }
 

@@ -4,15 +4,26 @@ use std::io::Write;
 
 const BEGIN: &str = "EVCXR_BEGIN_CONTENT";
 const END: &str = "EVCXR_END_CONTENT";
+/// Set in the process in which evcxr runs the cells.
+const IN_KERNEL: &str = "EVCXR_IS_RUNTIME";
 const PANIC: &str = "EVCXR_PANIC_NOTIFICATION";
 
-/// Prints one result in several forms; the front end shows the richest it can.
+/// Prints one result in several forms; the front end shows the richest it can. In a program that no
+/// kernel runs, nobody would take the marks away: there the plain text alone is printed.
 ///
 /// A closed standard output is no error here: nobody is left to read the result.
 pub(super) fn display(forms: &[(&str, &str)]) {
-    let blocks: String = forms.iter().map(|(mime, text)| block(mime, text)).collect();
+    let is_kernel = std::env::var_os(IN_KERNEL).is_some();
     let mut out = std::io::stdout().lock();
-    let _ = out.write_all(blocks.as_bytes()).and_then(|()| out.flush());
+    let _ = out.write_all(printed(forms, is_kernel).as_bytes()).and_then(|()| out.flush());
+}
+
+fn printed(forms: &[(&str, &str)], is_kernel: bool) -> String {
+    if is_kernel {
+        return forms.iter().map(|(mime, text)| block(mime, text)).collect();
+    }
+    let plain = forms.iter().filter(|(mime, _)| *mime == "text/plain");
+    plain.map(|(_, text)| format!("{}\n", text.trim_end())).collect()
 }
 
 /// One marked block. A line of the text that the kernel would take for its own mark gets a space
@@ -53,6 +64,13 @@ mod tests {
     fn a_block_carries_its_text_unchanged() {
         let read = read_back(&block("text/plain", "one\n\ntwo <&> three"));
         assert_eq!(read, [("text/plain".into(), "one\n\ntwo <&> three".into())]);
+    }
+
+    #[test]
+    fn outside_a_kernel_the_plain_text_alone_is_printed() {
+        let forms = [("image/svg+xml", "<svg/>"), ("text/plain", "a chart\n")];
+        assert_eq!(printed(&forms, false), "a chart\n");
+        assert_eq!(read_back(&printed(&forms, true)).len(), 2);
     }
 
     #[test]
