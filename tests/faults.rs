@@ -1,6 +1,7 @@
 //! Training that is killed, or cannot write, loses no more than the epoch at hand.
 //!
-//! `FAULTS=100 cargo test --test faults` injects 100 faults of each kind instead of 10.
+//! `cargo xtask faults --long` injects 100 faults of each kind instead of 10: the environment variable
+//! `FAULTS`.
 
 #![cfg(unix)]
 

@@ -9,6 +9,7 @@
 //! | [`notebook`] | reads and writes `.ipynb` |
 //! | [`execute`] | executes a notebook, cell by cell |
 //! | [`check`] | finds what failed in an executed notebook |
+//! | [`faults`] | runs tests and adds up the faults that they inject |
 //! | [`tidy`] | what a committed notebook must look like |
 //! | [`mod@bench`] | how long a reader waits |
 //! | [`speed`] | how fast training is, beside JAX and PyTorch |
@@ -20,6 +21,7 @@ pub mod bench;
 pub mod browser;
 pub mod check;
 pub mod execute;
+pub mod faults;
 pub mod kernel;
 pub mod launcher;
 pub mod notebook;

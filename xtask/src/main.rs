@@ -12,10 +12,11 @@ use xtask::bench;
 use xtask::browser;
 use xtask::check;
 use xtask::execute::{Screen, execute};
+use xtask::faults;
 use xtask::kernel::Kernel;
 use xtask::launcher;
 use xtask::notebook::{CodeCell, Notebook, joined};
-use xtask::project::{Project, command, run};
+use xtask::project::{Project, run};
 use xtask::script::{self, Scripts};
 use xtask::setup::set_up;
 use xtask::speed::compare;
@@ -42,6 +43,12 @@ enum Arguments {
     /// Run all tests: `cargo test` on the workspace, the notebooks' cells compiled as programs, then every notebook
     /// executed, then the walkthrough in a browser
     Test,
+    /// Run only the tests that inject faults, and count what those cost
+    Faults {
+        /// A hundred of a kind instead of ten, and 20,000 changed files instead of 300: takes minutes
+        #[arg(long)]
+        long: bool,
+    },
     /// Measure training beside JAX and PyTorch, or what `bench` names, and leave tables under target
     #[command(args_conflicts_with_subcommands = true)]
     Bench {
@@ -79,6 +86,7 @@ fn main() -> ExitCode {
         Arguments::Run => run_walkthrough(&Project::new()),
         Arguments::Lab => lab(&Project::new()),
         Arguments::Test => test(&Project::new()),
+        Arguments::Faults { long } => inject_faults(&Project::new(), long),
         Arguments::Bench { full, what: None } => compare(&Project::new(), full),
         Arguments::Bench { what: Some(Bench::Notebook), .. } => bench_notebook(&Project::new()),
         Arguments::Script { notebook } => script(&Project::new(), notebook),
@@ -125,7 +133,8 @@ fn lab(project: &Project) -> Result<()> {
 
 fn test(project: &Project) -> Result<()> {
     set_up(project)?;
-    run(command("cargo").args(["test", "--workspace"]).current_dir(project.root()))?;
+    let faults = faults::test(project, &["--workspace"], false)?;
+    println!("\n{faults}");
     script::check_all(project)?;
     let mut failed = Vec::new();
     for path in project.notebook_files()? {
@@ -137,6 +146,14 @@ fn test(project: &Project) -> Result<()> {
     ensure!(failed.is_empty(), "notebooks failed: {}", failed.join(", "));
     println!("All notebooks were executed without a failure.");
     browser::test(project, &project.notebooks().join(WALKTHROUGH))
+}
+
+fn inject_faults(project: &Project, long: bool) -> Result<()> {
+    let packages = ["-p", "mnist-notebook-support", "-p", "tests"];
+    let tests = ["--test", "faults", "--test", "fuzz", "--test", "checkpoint", "--test", "dataset"];
+    let faults = faults::test(project, &[&packages[..], &tests[..]].concat(), long)?;
+    println!("\n{faults}");
+    Ok(())
 }
 
 fn bench_notebook(project: &Project) -> Result<()> {

@@ -1,0 +1,79 @@
+//! Runs tests and adds up the faults that they inject.
+
+use std::fmt;
+use std::io::{BufRead, BufReader};
+use std::process::Stdio;
+
+use anyhow::{Context, Result, ensure};
+
+use crate::project::{Project, command};
+
+/// How many faults tests injected, and how many of them lost data or went unnoticed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Faults {
+    /// All of them.
+    pub injected: usize,
+    /// Those that did harm.
+    pub lost: usize,
+}
+
+impl Faults {
+    /// The counts in a line that a test has printed, if it has some.
+    pub fn in_line(line: &str) -> Option<Self> {
+        let (_, counts) = line.split_once("faults injected: ")?;
+        let (injected, rest) = counts.split_once(',')?;
+        let (_, lost) = rest.split_once("lost: ")?;
+        Some(Self { injected: injected.parse().ok()?, lost: lost.trim().parse().ok()? })
+    }
+}
+
+impl fmt::Display for Faults {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { injected, lost } = *self;
+        write!(f, "faults injected: {injected}, survived: {}, lost: {lost}", injected - lost)
+    }
+}
+
+/// Runs `cargo test` with these arguments, shows what it prints, and adds up the faults; `long`
+/// injects some ten times as many.
+///
+/// # Errors
+/// When a test fails.
+pub fn test(project: &Project, arguments: &[&str], long: bool) -> Result<Faults> {
+    let mut cargo = command("cargo");
+    cargo.arg("test").args(arguments).current_dir(project.root()).stdout(Stdio::piped());
+    if long {
+        cargo.env("FAULTS", "100").env("FUZZ_INPUTS", "20000");
+    }
+    let mut running = cargo.spawn().context("cannot start `cargo`")?;
+    let mut sum = Faults::default();
+    for line in running.stdout.take().map(BufReader::new).into_iter().flat_map(BufRead::lines) {
+        let line = line?;
+        println!("{line}");
+        if let Some(Faults { injected, lost }) = Faults::in_line(&line) {
+            sum.injected += injected;
+            sum.lost += lost;
+        }
+    }
+    let status = running.wait()?;
+    ensure!(status.success(), "tests failed ({status}); {sum}");
+    Ok(sum)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_are_found_wherever_the_test_runner_puts_them() {
+        for line in [
+            "SIGKILL: faults injected: 12, survived: 11, lost: 1",
+            "test killed_training_resumes ... SIGKILL: faults injected: 12, refused: 11, lost: 1",
+        ] {
+            assert_eq!(Faults::in_line(line), Some(Faults { injected: 12, lost: 1 }), "{line}");
+        }
+        for line in ["", "faults injected: many, lost: 0", "faults injected: 3", "test a ... ok"] {
+            assert_eq!(Faults::in_line(line), None, "{line}");
+        }
+    }
+}
