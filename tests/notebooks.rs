@@ -89,6 +89,22 @@ fn a_panic_is_a_failure() {
 }
 
 #[test]
+fn a_panic_that_a_silent_hook_hides_is_a_failure() {
+    assert_fails("silent_panic", 4, &["the cell panicked", "`set_hook` said nothing"]);
+}
+
+#[test]
+fn a_silent_hook_alone_is_never_reported() {
+    let Some((executed, failures)) = execute_fixture("silent_hook", Duration::from_secs(120))
+    else {
+        return;
+    };
+    assert_eq!(failures, []);
+    let cells = executed.code_cells();
+    assert_eq!(cells[2].outputs[0]["data"]["text/plain"], serde_json::json!(["\"caught: true\""]));
+}
+
+#[test]
 fn an_error_returned_by_a_question_mark_is_a_failure() {
     assert_fails("question_mark", 2, &["invalid digit found in string"]);
 }

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::check;
 use crate::kernel::Kernel;
@@ -35,14 +35,21 @@ pub fn execute(
     let mut executed = source.clone();
     executed.clear();
     let cells = source.code_cells();
+    let mut panics_may_be_silent = false;
     for mut cell in cells.iter().cloned() {
         watcher.cell(&cell, cells.len());
         let start = Instant::now();
-        cell.outputs = kernel.execute(&cell.source, limit, |output| {
+        panics_may_be_silent |= cell.source.contains("set_hook");
+        let marked = if panics_may_be_silent { with_mark(&cell.source) } else { None };
+        let code = marked.as_ref().unwrap_or(&cell.source);
+        cell.outputs = kernel.execute(code, limit, |output| {
             if output["output_type"] == "stream" {
                 joined(&output["text"]).lines().for_each(|line| watcher.line(line));
             }
         })?;
+        if marked.is_some() && check::messages(&cell.outputs).is_empty() {
+            cell.outputs.extend(silent_panic(kernel)?);
+        }
         if cell.number == cells.len() && kernel.is_alive() {
             cell.outputs.extend(late_errors(kernel)?);
         }
@@ -53,6 +60,31 @@ pub fn execute(
         }
     }
     Ok(executed)
+}
+
+/// A variable that a cell defines first; evcxr keeps it only if the cell does not panic.
+const MARK: &str = "this_cell_did_not_panic";
+
+/// The code of a cell that defines [`MARK`], too; `None` if there is none, but only commands of evcxr and comments.
+fn with_mark(source: &str) -> Option<String> {
+    let is_code = |line: &&str| {
+        let line = line.trim_start();
+        !(line.is_empty() || line.starts_with([':', '!']) || line.starts_with("//"))
+    };
+    let first = source.split_inclusive('\n').find(is_code)?;
+    let start = first.as_ptr().addr() - source.as_ptr().addr();
+    Some(format!("{}let {MARK}: () = (); {}", &source[..start], &source[start..]))
+}
+
+/// The failure of a cell that has panicked without a word, after it called `std::panic::set_hook` or another did.
+///
+/// evcxr itself says nothing of a panic: it leaves that to the panic hook.
+fn silent_panic(kernel: &mut Kernel) -> Result<Option<Value>> {
+    let outputs = kernel.execute(&format!(":type {MARK}"), None, |_| {})?;
+    let value = "the cell panicked, and the panic hook that was set with `set_hook` said nothing";
+    let failure =
+        json!({"output_type": "error", "ename": "Panic", "evalue": value, "traceback": []});
+    Ok((!check::messages(&outputs).is_empty()).then_some(failure))
 }
 
 /// What the last cell wrote to standard error and the kernel has not passed on yet.
@@ -103,5 +135,20 @@ impl Watcher for Screen {
 
     fn done(&mut self, took: Duration) {
         self.spinner.line(&format!("        ({:.1} s)", took.as_secs_f64()));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_mark_goes_before_the_first_line_of_code() {
+        let marked = with_mark(":dep a = \"1\"\n\n// Text\nf(\n  \":\")").unwrap();
+        let expected = format!(":dep a = \"1\"\n\n// Text\nlet {MARK}: () = (); f(\n  \":\")");
+        assert_eq!(marked, expected);
+        for no_code in ["", "\n", ":vars", "// Text\n!ls\n"] {
+            assert_eq!(with_mark(no_code), None, "{no_code:?}");
+        }
     }
 }
