@@ -1,8 +1,10 @@
 //! This crate beside JAX, Flax and SciPy: the values in `golden/` were computed by them.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Command;
 
+use mnist_notebook_support::candle_nn::{AdamW, Optimizer, ParamsAdamW};
 use mnist_notebook_support::prelude::*;
 use mnist_notebook_support::random::{bits, normal, truncated_normal, uniform};
 use mnist_notebook_support::transform::{rotate, shift};
@@ -461,6 +463,209 @@ fn images_are_shifted_and_turned_as_by_scipy() {
     }
     for RotateGolden { degrees, values } in golden.rotate {
         assert_moved(format!("{degrees} degrees"), rotate(&image, degrees).unwrap(), &values);
+    }
+}
+
+// ---------------------------------------------------------------- batch norm and dropout
+
+#[derive(Deserialize)]
+struct SteadyGolden {
+    input_shape: Vec<usize>,
+    input: Vec<u32>,
+    labels: Vec<u32>,
+    dropout_key: [u32; 2],
+    loss: f64,
+    output_train: Vec<u32>,
+    output_eval: Vec<u32>,
+    batch_stats: BTreeMap<String, Vec<u32>>,
+    gradients: BTreeMap<String, Vec<u32>>,
+}
+
+/// The twin of `Unit` in `golden/models.py`.
+struct Unit {
+    features: usize,
+}
+
+impl Module for Unit {
+    fn call(&self, nn: &mut Scope, x: &Tensor) -> Result<Tensor> {
+        let x = nn.conv(self.features, (3, 3), x)?;
+        let x = relu(&nn.batch_norm(&x)?)?;
+        nn.dropout(0.25, &x)
+    }
+}
+
+/// The twin of `Steady` in `golden/models.py`.
+struct Steady;
+
+impl Module for Steady {
+    fn call(&self, nn: &mut Scope, x: &Tensor) -> Result<Tensor> {
+        let x = nn.module(&Unit { features: 3 }, x)?;
+        let x = nn.module(&Unit { features: 4 }, &x)?;
+        let x = avg_pool(&x, (2, 2))?;
+        let x = nn.dense(6, &flatten(&x)?)?;
+        let x = relu(&nn.batch_norm(&x)?)?;
+        let x = nn.dropout(0.5, &x)?;
+        log_softmax(&nn.dense(3, &x)?)
+    }
+}
+
+/// The same network goes through this crate's kernels in f32 and through candle's operations in
+/// f64.
+#[test]
+fn batch_norm_and_dropout_are_flax_s_in_training_and_after_it() {
+    let golden: SteadyGolden = golden("steady.json");
+    let input = Tensor::from_vec(floats(&golden.input), golden.input_shape, &Device::Cpu).unwrap();
+    let labels = Tensor::new(golden.labels, &Device::Cpu).unwrap();
+    for dtype in [DType::F32, DType::F64] {
+        let file = golden_file("steady.safetensors");
+        let Variables { params, batch_stats } = Variables::load(file, &Device::Cpu).unwrap();
+        let variables = Variables {
+            params: params.to_dtype(dtype).unwrap(),
+            batch_stats: batch_stats.to_dtype(dtype).unwrap(),
+        };
+        let input = input.to_dtype(dtype).unwrap();
+        let close = |name: &str, found: &Tensor, expected: &[u32]| {
+            let expected = floats(expected);
+            let scale = expected.iter().fold(0f32, |max, value| max.max(value.abs()));
+            let found = vec(&found.to_dtype(DType::F32).unwrap());
+            assert_eq!(found.len(), expected.len(), "{name}");
+            for (found, expected) in found.iter().zip(&expected) {
+                let difference = (found - expected).abs();
+                assert!(difference <= 1e-5 * scale, "{name}, {dtype:?}: {found} {expected}");
+            }
+        };
+        let output = Steady.apply_eval(&variables, &input).unwrap();
+        close("evaluation", &output, &golden.output_eval);
+        let (output, batch_stats) =
+            Steady.apply_train(&variables, key(golden.dropout_key), &input).unwrap();
+        close("training", &output, &golden.output_train);
+        assert!(batch_stats.paths().eq(golden.batch_stats.keys()));
+        for (path, var) in batch_stats.iter() {
+            close(path, var, &golden.batch_stats[path]);
+        }
+        let loss = cross_entropy_loss(&output, &labels).unwrap();
+        let value: f64 = loss.to_dtype(DType::F64).unwrap().to_scalar().unwrap();
+        assert!(relative_difference(value, golden.loss) < 1e-6);
+        let gradients = loss.backward().unwrap();
+        assert!(variables.params.paths().eq(golden.gradients.keys()));
+        for (path, var) in variables.params.iter() {
+            // What goes before a batch norm cannot move its mean: these are zero but for rounding.
+            let is_bias_before_norm = path.ends_with("Conv_0/bias") || path == "Dense_0/bias";
+            if !is_bias_before_norm {
+                close(path, gradients.get(var).unwrap(), &golden.gradients[path]);
+            }
+        }
+    }
+}
+
+#[derive(Deserialize)]
+struct DropoutGolden {
+    key: [u32; 2],
+    shape: Vec<usize>,
+    cases: Vec<DropoutCase>,
+}
+
+#[derive(Deserialize)]
+struct DropoutCase {
+    rate: f64,
+    output: Vec<u32>,
+}
+
+/// The twin of `OnlyDropout` in `golden/models.py`.
+struct OnlyDropout(f64);
+
+impl Module for OnlyDropout {
+    fn call(&self, nn: &mut Scope, x: &Tensor) -> Result<Tensor> {
+        nn.dropout(self.0, x)
+    }
+}
+
+#[test]
+fn dropout_leaves_exactly_what_flax_leaves() {
+    let golden: DropoutGolden = golden("dropout.json");
+    let count = golden.shape.iter().product::<usize>();
+    let input = Tensor::arange(1f32, 1.0 + count as f32, &Device::Cpu).unwrap();
+    let input = input.reshape(golden.shape).unwrap();
+    for case in golden.cases {
+        let model = OnlyDropout(case.rate);
+        let nothing = Variables::default();
+        let (output, _) = model.apply_train(&nothing, key(golden.key), &input).unwrap();
+        assert_eq!(vec(&output), floats(&case.output), "rate {}", case.rate);
+        assert_eq!(vec(&model.apply_eval(&nothing, &input).unwrap()), vec(&input));
+    }
+}
+
+// ---------------------------------------------------------------- schedules and AdamW
+
+#[derive(Deserialize)]
+struct WarmupCosineGolden {
+    cases: Vec<WarmupCosineCase>,
+}
+
+#[derive(Deserialize)]
+struct WarmupCosineCase {
+    peak: f64,
+    warmup_steps: usize,
+    total_steps: usize,
+    steps: Vec<usize>,
+    rates: Vec<f64>,
+}
+
+#[test]
+fn the_learning_rate_of_every_step_is_optax_s() {
+    for case in golden::<WarmupCosineGolden>("warmup_cosine.json").cases {
+        let schedule = WarmupCosine::new(case.peak, case.warmup_steps, case.total_steps).unwrap();
+        for (step, expected) in case.steps.into_iter().zip(case.rates) {
+            // optax computes in f32.
+            let difference = (schedule.learning_rate(step) - expected).abs();
+            assert!(difference < 1e-6 * case.peak, "step {step}: {difference}");
+        }
+    }
+}
+
+#[derive(Deserialize)]
+struct AdamWGolden {
+    rates: Vec<f64>,
+    weight_decay: f64,
+    params: Vec<u32>,
+}
+
+/// The optimizer is candle's; that it and [`Params`] go together is ours.
+#[test]
+fn candle_s_adamw_trains_parameters_as_optax_s_does() {
+    let golden: AdamWGolden = golden("adamw.json");
+    let start = Tensor::new(&[1f32, -2.0, 0.5, 3.0], &Device::Cpu).unwrap();
+    let params: Params = vec![("x".to_owned(), start)].try_into().unwrap();
+    let config = ParamsAdamW { weight_decay: golden.weight_decay, ..Default::default() };
+    let mut adamw = AdamW::new(params.vars(), config).unwrap();
+    let x = params.get("x").unwrap();
+    for (rate, expected) in golden.rates.iter().zip(golden.params.chunks(4)) {
+        adamw.set_learning_rate(*rate);
+        adamw.backward_step(&x.sqr().unwrap().sum_all().unwrap()).unwrap();
+        // optax corrects the moments in f32.
+        assert_close("parameters", &vec(x), &floats(expected), 3e-5);
+    }
+}
+
+// ---------------------------------------------------------------- augmentation
+
+#[derive(Deserialize)]
+struct AugmentGolden {
+    key: [u32; 2],
+    max_shift: f64,
+    max_degrees: f64,
+    shape: Vec<usize>,
+    input: Vec<u32>,
+    output: Vec<u32>,
+}
+
+#[test]
+fn images_are_moved_as_jax_moves_them() {
+    let golden: AugmentGolden = golden("augment.json");
+    let images = Tensor::from_vec(floats(&golden.input), golden.shape, &Device::Cpu).unwrap();
+    let moved = augment(key(golden.key), &images, golden.max_shift, golden.max_degrees).unwrap();
+    for (found, expected) in vec(&moved).iter().zip(floats(&golden.output)) {
+        assert!((found - expected).abs() < 1e-5, "{found} {expected}");
     }
 }
 

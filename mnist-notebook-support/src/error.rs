@@ -130,6 +130,16 @@ pub enum Error {
         found: Vec<usize>,
     },
 
+    /// A layer that behaves differently in training was evaluated without saying which it is.
+    #[error(
+        "{layer} works differently in training and in evaluation: make the network's variables \
+         with `init_variables`, train with `apply_train` and evaluate with `apply_eval`"
+    )]
+    Mode {
+        /// The path of the layer, such as `BatchNorm_0`.
+        layer: String,
+    },
+
     /// A module used one parameter name twice.
     #[error("the parameter {0:?} is made twice in one module: give the second another name")]
     DuplicateParam(String),

@@ -203,6 +203,8 @@ fn to_kernel_layer(layer: &Layer, params: &Params) -> Option<kernels::Layer> {
         Layer::Dense { path, features, .. } => {
             kernels::Layer::Dense { features: *features, params: positions(path)? }
         }
+        // Not in evaluation by parameters alone, which is what was recorded.
+        Layer::BatchNorm { .. } | Layer::Dropout { .. } => return None,
         Layer::Relu => kernels::Layer::Relu,
         Layer::AvgPool { window } => kernels::Layer::AvgPool { window: *window },
         Layer::MaxPool { window } => kernels::Layer::MaxPool { window: *window },

@@ -11,7 +11,9 @@
 //! | training and evaluation | [`train_step`], [`eval_step`], [`train_epoch`], [`eval_model`] | [`train`] |
 //! | `@jit` | [`jit()`] | [`mod@jit`] |
 //! | saving and resuming | [`Checkpoints`], [`TrainState`] | [`checkpoint`] |
-//! | moved, turned and noisy images | [`shift`](transform::shift), [`rotate`](transform::rotate), [`add_noise`](transform::add_noise) | [`transform`] |
+//! | moved, turned and noisy images | [`shift`](transform::shift), [`rotate`](transform::rotate), [`add_noise`](transform::add_noise), [`augment`] | [`transform`] |
+//! | networks with two modes | [`Scope::batch_norm`](linen::Scope::batch_norm), [`Scope::dropout`](linen::Scope::dropout), [`Variables`](linen::Variables) | [`linen`] |
+//! | learning rates that change | [`WarmupCosine`] | [`schedule`] |
 //!
 //! The whole tutorial is a few lines:
 //!
@@ -49,6 +51,7 @@ pub mod notebook;
 mod ops;
 pub mod optimizer;
 pub mod random;
+pub mod schedule;
 mod tensor_file;
 pub mod train;
 pub mod transform;
@@ -66,20 +69,22 @@ pub use loss::{cross_entropy_loss, onehot};
 pub use metrics::{BatchMetrics, Metrics, compute_metrics};
 pub use model::{Cnn, get_initial_params};
 pub use optimizer::{Gradients, Momentum, create_optimizer};
+pub use schedule::WarmupCosine;
 pub use train::{eval_model, eval_step, train_epoch, train_step, value_and_grad};
+pub use transform::augment;
 
 /// Everything that the tutorial uses, for one `use` at the top of a notebook.
 pub mod prelude {
     pub use candle_core::{DType, Device, Tensor};
 
     pub use crate::linen::{
-        Module, Params, Scope, avg_pool, flatten, log_softmax, max_pool, relu, tabulate,
+        Module, Params, Scope, Variables, avg_pool, flatten, log_softmax, max_pool, relu, tabulate,
     };
     pub use crate::random::{Key, permutation};
     pub use crate::{
         Batch, BatchMetrics, Checkpoints, Cnn, Dataset, EpochMetrics, Error, Gradients, Jit,
-        Metrics, Momentum, Result, TrainState, best_device, compute_metrics, create_optimizer,
-        cross_entropy_loss, eval_model, eval_step, get_datasets, get_initial_params, jit, onehot,
-        train_epoch, train_step, value_and_grad,
+        Metrics, Momentum, Result, TrainState, WarmupCosine, augment, best_device, compute_metrics,
+        create_optimizer, cross_entropy_loss, eval_model, eval_step, get_datasets,
+        get_initial_params, jit, onehot, train_epoch, train_step, value_and_grad,
     };
 }

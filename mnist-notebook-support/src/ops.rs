@@ -12,9 +12,10 @@ use candle_core::{
 
 use crate::Result;
 use crate::kernels::{
-    Conv2d, Dense, KernelError, Pool2d, log_softmax_backward, log_softmax_forward, relu_backward,
-    relu_forward,
+    self, BatchNorm, Conv2d, Dense, KernelError, Pool2d, Statistics, log_softmax_backward,
+    log_softmax_forward, relu_backward, relu_forward,
 };
+use crate::random::Key;
 
 type CandleResult<T> = candle_core::Result<T>;
 
@@ -120,6 +121,45 @@ pub(crate) fn max_pool(x: &Tensor, window: (usize, usize)) -> Result<Tensor> {
         },
     };
     Ok(x.contiguous()?.apply_op1(op)?)
+}
+
+/// Dropout, see [`Scope::dropout`](crate::linen::Scope::dropout).
+pub(crate) fn dropout(x: &Tensor, key: Key, keep_prob: f32) -> Result<Tensor> {
+    let kernel = move |x: &[f32], out: &mut [f32]| {
+        kernels::dropout(x, keep_prob, |index| key.bernoulli_at(index, keep_prob), out)
+    };
+    let op = Unary {
+        name: "dropout",
+        shape: x.shape().clone(),
+        forward: kernel,
+        backward: move |_x: &Tensor, _y: &Tensor, grad: &Tensor| {
+            binary("dropout_grad", grad, grad, grad.shape(), |grad, _, out| kernel(grad, out))
+        },
+    };
+    Ok(x.contiguous()?.apply_op1(op)?)
+}
+
+/// Mean and variance of each channel, the last dimension.
+pub(crate) fn batch_statistics(x: &Tensor) -> Result<Statistics> {
+    let x = x.contiguous()?;
+    let (storage, layout) = x.storage_and_layout();
+    Ok(batch_norm_shape(&x)?.statistics(f32_slice(&storage, layout)?)?)
+}
+
+/// Batch normalization, see [`Scope::batch_norm`](crate::linen::Scope::batch_norm).
+pub(crate) fn batch_norm(
+    x: &Tensor,
+    scale: &Tensor,
+    bias: &Tensor,
+    statistics: Statistics,
+) -> Result<Tensor> {
+    let op = Normalize { norm: batch_norm_shape(x)?, shape: x.shape().clone(), statistics };
+    Ok(x.contiguous()?.apply_op3(&scale.contiguous()?, &bias.contiguous()?, op)?)
+}
+
+fn batch_norm_shape(x: &Tensor) -> Result<BatchNorm> {
+    let channels = x.dim(D::Minus1)?;
+    Ok(BatchNorm { rows: x.elem_count() / channels.max(1), channels })
 }
 
 /// A pooling and the shape of its result.
@@ -309,6 +349,65 @@ where
         let grad_kernel = grads.narrow(0, 0, kernel_len)?.reshape(kernel.shape())?;
         let grad_bias = grads.narrow(0, kernel_len, bias_len)?.reshape(bias.shape())?;
         Ok((grad_x, Some(grad_kernel), Some(grad_bias)))
+    }
+}
+
+/// A batch normalization, and its derivatives.
+struct Normalize {
+    norm: BatchNorm,
+    shape: Shape,
+    statistics: Statistics,
+}
+
+impl CustomOp3 for Normalize {
+    fn name(&self) -> &'static str {
+        "batch_norm"
+    }
+
+    fn cpu_fwd(
+        &self,
+        x: &CpuStorage,
+        x_layout: &Layout,
+        scale: &CpuStorage,
+        scale_layout: &Layout,
+        bias: &CpuStorage,
+        bias_layout: &Layout,
+    ) -> CandleResult<(CpuStorage, Shape)> {
+        let (x, scale) = (as_slice(x, x_layout)?, as_slice(scale, scale_layout)?);
+        let bias = as_slice(bias, bias_layout)?;
+        output(&self.shape, |out| self.norm.forward(x, &self.statistics, scale, bias, out))
+    }
+
+    fn bwd(
+        &self,
+        x: &Tensor,
+        scale: &Tensor,
+        _bias: &Tensor,
+        _out: &Tensor,
+        grad: &Tensor,
+    ) -> CandleResult<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        let grad = grad.contiguous()?;
+        let channels = self.norm.channels;
+        // Both in one go, one behind the other.
+        let both = Shape::from((2, channels));
+        let grads = binary("batch_norm_grad_params", x, &grad, &both, |x, grad, out| {
+            let (scale, bias) = out.split_at_mut(channels);
+            self.norm.backward_params(x, &self.statistics, grad, scale, bias)
+        })?;
+        let grad_x = match x.track_op() {
+            true => {
+                let scale = scale.to_vec1::<f32>()?;
+                let sums = grads.flatten_all()?.to_vec1::<f32>()?;
+                let (by_scale, by_bias) = sums.split_at(channels);
+                let name = "batch_norm_grad_input";
+                Some(binary(name, x, &grad, x.shape(), |x, grad, out| {
+                    let norm = &self.norm;
+                    norm.backward_input(x, &self.statistics, &scale, grad, by_scale, by_bias, out)
+                })?)
+            }
+            false => None,
+        };
+        Ok((grad_x, Some(grads.get(0)?), Some(grads.get(1)?)))
     }
 }
 

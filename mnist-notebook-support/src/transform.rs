@@ -3,10 +3,10 @@
 //! How well does a network recognise digits that are not where, or as, it saw them? These functions
 //! make such images; each takes a whole batch and leaves it as it was.
 
-use candle_core::{DType, Tensor};
+use candle_core::{DType, Device, Tensor};
 use rayon::prelude::*;
 
-use crate::random::{Key, normal};
+use crate::random::{Key, normal, uniform};
 use crate::{Error, Result};
 
 /// The images, moved right by `dx` and down by `dy` pixels; negative numbers move left and up.
@@ -101,6 +101,55 @@ pub fn add_noise(key: Key, images: &Tensor, stddev: f64) -> Result<Tensor> {
     }
     let noise = normal(key, images.shape(), images.device())?.to_dtype(images.dtype())?;
     Ok((images + (noise * stddev)?)?.clamp(0.0, 1.0)?)
+}
+
+/// The images, each turned and shifted at random within bounds: what a network should not mind.
+///
+/// Angles are uniform in ±`max_degrees`, shifts uniform in ±`max_shift` pixels, in both directions.
+/// The same key gives the same images: give each batch its own.
+///
+/// # Shapes
+/// - `images`: `[N, height, width, channels]`, any float type; computed in f32
+/// - result: the same
+///
+/// # Errors
+/// [`Error::Shape`] and [`Error::DType`] for anything else, [`Error::Hyperparameter`] unless both
+/// bounds are finite and not negative.
+///
+/// # Examples
+/// ```
+/// use mnist_notebook_support::prelude::*;
+///
+/// let images = Tensor::ones((2, 28, 28, 1), DType::F32, &Device::Cpu)?;
+/// let moved = augment(Key::new(0), &images, 2.0, 10.0)?; // up to 2 pixels, up to 10 degrees
+/// assert_eq!(moved.max_all()?.to_scalar::<f32>()?, 1.0);
+/// assert_eq!(moved.min_all()?.to_scalar::<f32>()?, 0.0); // black has come in
+/// # Ok::<(), mnist_notebook_support::Error>(())
+/// ```
+///
+/// # Source
+/// P. Simard et al., *Best practices for convolutional neural networks applied to visual document
+/// analysis*, 2003. Each image is that of `jax.scipy.ndimage.map_coordinates(…, order=1)`.
+pub fn augment(key: Key, images: &Tensor, max_shift: f64, max_degrees: f64) -> Result<Tensor> {
+    for (name, value) in [("max_shift", max_shift), ("max_degrees", max_degrees)] {
+        if !(value.is_finite() && value >= 0.0) {
+            let allowed = "it must be a finite number, 0 or more";
+            return Err(Error::Hyperparameter { name, value, allowed });
+        }
+    }
+    let count = images.dims().first().copied().unwrap_or(0);
+    let draw = |key, numbers, bound: f64| -> Result<Vec<Vec<f32>>> {
+        let bound = bound as f32;
+        Ok(uniform(key, (count, numbers), -bound, bound, &Device::Cpu)?.to_vec2()?)
+    };
+    let (turn_key, shift_key) = key.split();
+    let degrees = draw(turn_key, 1, max_degrees)?;
+    let shifts = draw(shift_key, 2, max_shift)?;
+    move_each(images, |i| Motion {
+        degrees: degrees[i][0].into(),
+        dx: shifts[i][1].into(),
+        dy: shifts[i][0].into(),
+    })
 }
 
 /// How an image is moved: turned about its middle, then shifted.

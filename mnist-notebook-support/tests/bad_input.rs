@@ -3,11 +3,12 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use mnist_notebook_support::kernels::{
-    Conv2d, Dense, Layer, Pool2d, Program, log_softmax_backward, log_softmax_forward,
+    BatchNorm, Conv2d, Dense, Layer, Pool2d, Program, Statistics, dropout, log_softmax_backward,
+    log_softmax_forward,
 };
 use mnist_notebook_support::linen::{lecun_normal, zeros};
 use mnist_notebook_support::prelude::*;
-use mnist_notebook_support::random::{bits, normal, truncated_normal, uniform};
+use mnist_notebook_support::random::{bernoulli, bits, normal, truncated_normal, uniform};
 use mnist_notebook_support::{get_datasets_from, notebook};
 
 const CPU: &Device = &Device::Cpu;
@@ -28,6 +29,16 @@ struct Fixed;
 impl Module for Fixed {
     fn call(&self, _nn: &mut Scope, x: &Tensor) -> Result<Tensor> {
         log_softmax(&flatten(x)?)
+    }
+}
+
+/// Batch norm and dropout on whatever comes.
+struct Norm;
+
+impl Module for Norm {
+    fn call(&self, nn: &mut Scope, x: &Tensor) -> Result<Tensor> {
+        let x = nn.batch_norm(x)?;
+        nn.dropout(0.5, &x)
     }
 }
 
@@ -116,6 +127,16 @@ fn bad_hyperparameters_are_refused() {
             Error::Hyperparameter { name: "minval", .. }, "it must be finite";
         "more random numbers than memory": bits(Key::new(0), 1usize << 50, CPU) =>
             Error::Tensor(_), "there is no memory for [1125899906842624] numbers";
+        "a probability above 1": bernoulli(Key::new(0), 1.1, 3, CPU) =>
+            Error::Hyperparameter { name: "p", .. }, "a probability is from 0 to 1";
+        "a peak that is no learning rate": WarmupCosine::new(nan, 1, 2) =>
+            Error::Hyperparameter { name: "peak", .. }, "finite and not negative";
+        "a warm-up without end": WarmupCosine::new(0.1, 2, 2) =>
+            Error::Hyperparameter { name: "warmup_steps", .. }, "less than `total_steps`";
+        "a negative shift": augment(Key::new(0), &images(1), -1.0, 0.0) =>
+            Error::Hyperparameter { name: "max_shift", .. }, "a finite number, 0 or more";
+        "an angle without bound": augment(Key::new(0), &images(1), 0.0, infinite) =>
+            Error::Hyperparameter { name: "max_degrees", .. }, "a finite number, 0 or more";
         "random numbers between wrong bounds": truncated_normal(Key::new(0), 1.0, -1.0, 3, CPU) =>
             Error::Hyperparameter { name: "lower", .. }, "below `upper`";
     }
@@ -201,6 +222,7 @@ fn bad_networks_are_refused() {
         Broken(call).init(Key::new(0), &images(1))
     }
     let none = Fixed.init(Key::new(0), &images(1)).unwrap();
+    let norm = init(|nn, x| nn.batch_norm(x)).unwrap();
     refuse! {
         "no parameters": create_optimizer(&none, 0.1, 0.9) => Error::NoParams,
             "the network has no parameters: there is nothing to train";
@@ -217,6 +239,19 @@ fn bad_networks_are_refused() {
         "a pool larger than the picture": avg_pool(&images(1), (9, 1)) => Error::Shape { .. },
             "avg_pool input: expected shape [B, at least 9, at least 1, C]";
         "an empty pool": max_pool(&images(1), (0, 1)) => Error::Shape { .. }, "max_pool input";
+        "batch norm on a scalar": init(|nn, x| nn.batch_norm(&x.sum_all()?)) =>
+            Error::Shape { .. }, "batch_norm input: expected shape [B, …, features]";
+        "batch norm on nothing": init(|nn, x| nn.batch_norm(&x.narrow(0, 0, 0)?)) =>
+            Error::Shape { .. }, "none of them 0, found [0, 8, 8, 1]";
+        "a dropout that leaves nothing": init(|nn, x| nn.dropout(1.0, x)) =>
+            Error::Hyperparameter { name: "rate", .. }, "0 <= rate < 1";
+        "batch norm in no mode": Broken(|nn: &mut Scope, x: &Tensor| nn.batch_norm(x))
+            .apply(&norm, &images(1)) => Error::Mode { .. }, "BatchNorm_0 works differently";
+        "dropout in no mode": Broken(|nn: &mut Scope, x: &Tensor| nn.dropout(0.5, x))
+            .apply(&norm, &images(1)) => Error::Mode { .. }, "train with `apply_train`";
+        "batch norm without statistics": Broken(|nn: &mut Scope, x: &Tensor| nn.batch_norm(x))
+            .apply_eval(&Variables { params: norm.copy().unwrap(), ..Default::default() }, &images(1))
+            => Error::MissingParam { .. }, "no parameter \"BatchNorm_0/mean\"";
         "a parameter made twice": init(|nn, x| {
             nn.param("bias", 1, x, zeros)?;
             nn.param("bias", 1, x, zeros)
@@ -378,7 +413,7 @@ fn note<T>(panics: &mut Vec<String>, what: impl FnOnce() -> String, call: impl F
 #[test]
 fn no_function_of_one_tensor_panics() {
     type Call = fn(&Tensor) -> Result<()>;
-    let calls: [(&str, Call); 17] = [
+    let calls: [(&str, Call); 19] = [
         ("relu", |x| relu(x).map(drop)),
         ("flatten", |x| flatten(x).map(drop)),
         ("log_softmax", |x| log_softmax(x).map(drop)),
@@ -401,6 +436,13 @@ fn no_function_of_one_tensor_panics() {
             optimizer(0.1).apply_gradient(&grad)
         }),
         ("show", |x| notebook::show(x).map(drop)),
+        ("augment", |x| augment(Key::new(0), x, f64::MAX, f64::MAX).map(drop)),
+        ("batch norm and dropout", |x| {
+            let variables = Norm.init_variables(Key::new(0), x)?;
+            Norm.apply_eval(&variables, x)?;
+            let (y, _) = Norm.apply_train(&variables, Key::new(0), x)?;
+            y.sum_all()?.backward().map(drop).map_err(Error::from)
+        }),
         ("image_grid", |x| notebook::image_grid("title", x, &["a"]).map(drop)),
     ];
     let mut panics = Vec::new();
@@ -551,6 +593,20 @@ fn no_kernel_panics() {
                     drop((pool.average_forward(&x, &mut z), pool.max_forward(&x, &mut z)));
                     drop(pool.average_backward(&x, &mut z));
                     drop(pool.max_backward(&x, &y, &mut z));
+                },
+            );
+            let norm = BatchNorm { rows: a, channels: b };
+            let statistics =
+                Statistics { mean: x[..a.min(4)].to_vec(), var: y.to_vec(), of_batch: true };
+            note(
+                &mut panics,
+                || what("batch norm"),
+                || {
+                    drop(norm.statistics(&x[..(a * b).min(4)]));
+                    drop(norm.forward(&x, &statistics, &x, &y, &mut z));
+                    drop(norm.backward_params(&x, &statistics, &y, &mut z, &mut w));
+                    drop(norm.backward_input(&x, &statistics, &x, &y, &x, &y, &mut z));
+                    drop(dropout(&x[..a.min(4)], 0.5, |i| i < b, &mut z));
                 },
             );
             note(

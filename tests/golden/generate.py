@@ -3,7 +3,8 @@
 usage: python generate.py [--data DIR] [NAME ...]
 
 NAME is one of random, initial_params, gradients, trace, trace_epoch_1, ten_epochs, flax_params,
-transform; all of them if none is given. DIR holds the four gzipped MNIST files.
+transform, steady, dropout, warmup_cosine, adamw, augment; all of them if none is given. DIR holds
+the four gzipped MNIST files.
 """
 
 import argparse
@@ -13,14 +14,17 @@ import multiprocessing
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-from flax.traverse_util import flatten_dict
+import optax
+from flax.traverse_util import flatten_dict, unflatten_dict
+from jax.scipy.ndimage import map_coordinates
 from safetensors.flax import save_file
 from scipy import ndimage
 
 import training
 from check_params import apply
-from models import Cnn, Nested, TinyCnn
+from models import Cnn, Nested, OnlyDropout, Steady, TinyCnn
 
 HERE = Path(__file__).parent
 DATA = HERE.parents[1] / "data"
@@ -329,6 +333,136 @@ def transform(_data):
     )
 
 
+# --- steady.safetensors and steady.json ---
+
+
+def leaves(tree):
+    return {name: bits(leaf) for name, leaf in flatten_dict(tree, sep="/").items()}
+
+
+def steady(_data):
+    """One pass of `Steady` in training, its gradients and its new statistics, and one after it."""
+    x = jax.random.normal(jax.random.PRNGKey(1), (5, 6, 4, 2))
+    labels = jnp.array([0, 2, 1, 1, 0])
+    dropout_key = jax.random.PRNGKey(2)
+    variables = Steady().init(jax.random.PRNGKey(0), x, train=False)
+    flat = flatten_dict(variables, sep="/")
+    for name, leaf in flat.items():  # neither zero nor one: a swap would go unseen
+        if not name.endswith("kernel"):
+            flat[name] = leaf + (1 + jnp.arange(leaf.size, dtype=leaf.dtype)) / 8
+    variables = unflatten_dict(flat, sep="/")
+    save_file(flat, HERE / "steady.safetensors")
+
+    def loss(params):
+        output, updates = Steady().apply(
+            {"params": params, "batch_stats": variables["batch_stats"]},
+            x,
+            train=True,
+            rngs={"dropout": dropout_key},
+            mutable=["batch_stats"],
+        )
+        return training.cross_entropy_loss(output, labels), (output, updates["batch_stats"])
+
+    value_and_grad = jax.jit(jax.value_and_grad(loss, has_aux=True))
+    (value, (output, batch_stats)), gradient = value_and_grad(variables["params"])
+    write_json(
+        "steady",
+        {
+            "input_shape": list(x.shape),
+            "input": bits(x),
+            "labels": labels.tolist(),
+            "dropout_key": words(dropout_key),
+            "loss": float(value),
+            "output_train": bits(output),
+            "output_eval": bits(Steady().apply(variables, x, train=False)),
+            "batch_stats": leaves(batch_stats),
+            "gradients": leaves(gradient),
+        },
+    )
+
+
+# --- dropout.json ---
+
+
+def dropout(_data):
+    """What dropout leaves of the numbers 1, 2, 3, …, at several rates."""
+    x = 1 + jnp.arange(2 * 3 * 4 * 5, dtype=jnp.float32).reshape(2, 3, 4, 5)
+    key = jax.random.PRNGKey(42)
+    cases = [
+        {
+            "rate": rate,
+            "output": bits(OnlyDropout(rate).apply({}, x, rngs={"dropout": key})),
+        }
+        for rate in [0.0, 0.1, 0.25, 0.5, 0.9]
+    ]
+    write_json("dropout", {"key": words(key), "shape": list(x.shape), "cases": cases})
+
+
+# --- warmup_cosine.json ---
+
+
+def warmup_cosine(_data):
+    cases = []
+    for peak, warmup, total in [(0.004, 100, 1000), (1.0, 0, 7)]:
+        schedule = optax.warmup_cosine_decay_schedule(0.0, peak, warmup, total)
+        steps = sorted({0, 1, warmup // 2, warmup, warmup + 1, total // 2, total, total + 5})
+        rates = [float(schedule(step)) for step in steps]
+        case = {"peak": peak, "warmup_steps": warmup, "total_steps": total}
+        cases.append(case | {"steps": steps, "rates": rates})
+    write_json("warmup_cosine", {"cases": cases})
+
+
+# --- adamw.json ---
+
+
+def adamw(_data):
+    """Three steps with a learning rate of its own each, on the gradients of the sum of squares."""
+    rates = [0.1, 0.05, 0.2]
+    optimizer = optax.adamw(lambda count: jnp.array(rates)[count], weight_decay=0.01)
+    params = jnp.array([1.0, -2.0, 0.5, 3.0])
+    state, after = optimizer.init(params), []
+    for _ in rates:
+        updates, state = optimizer.update(2 * params, state, params)
+        params = optax.apply_updates(params, updates)
+        after.append(params)
+    write_json("adamw", {"rates": rates, "weight_decay": 0.01, "params": bits(jnp.array(after))})
+
+
+# --- augment.json ---
+
+
+def turned_and_shifted(image, degrees, shift):
+    """The image turned about its centre, counter-clockwise, then shifted down and right."""
+    height, width, channels = image.shape
+    y, x = jnp.meshgrid(jnp.arange(height), jnp.arange(width), indexing="ij")
+    centre_y, centre_x = (height - 1) / 2, (width - 1) / 2
+    y, x = y - centre_y - shift[0], x - centre_x - shift[1]
+    sin, cos = jnp.sin(jnp.deg2rad(degrees)), jnp.cos(jnp.deg2rad(degrees))
+    at = [sin * x + cos * y + centre_y, cos * x - sin * y + centre_x]
+    return jnp.stack([map_coordinates(image[..., c], at, order=1) for c in range(channels)], -1)
+
+
+def augment(_data):
+    shape = (4, 9, 8, 2)
+    images = jax.random.uniform(jax.random.PRNGKey(3), shape)
+    key, max_shift, max_degrees = jax.random.PRNGKey(4), 2.0, 40.0
+    turn_key, shift_key = jax.random.split(key)
+    degrees = jax.random.uniform(turn_key, (4,), minval=-max_degrees, maxval=max_degrees)
+    shifts = jax.random.uniform(shift_key, (4, 2), minval=-max_shift, maxval=max_shift)
+    output = jnp.stack([turned_and_shifted(*case) for case in zip(images, degrees, shifts)])
+    write_json(
+        "augment",
+        {
+            "key": words(key),
+            "max_shift": max_shift,
+            "max_degrees": max_degrees,
+            "shape": list(shape),
+            "input": bits(images),
+            "output": bits(output),
+        },
+    )
+
+
 GENERATORS = {
     generator.__name__: generator
     for generator in [
@@ -340,6 +474,11 @@ GENERATORS = {
         ten_epochs,
         flax_params,
         transform,
+        steady,
+        dropout,
+        warmup_cosine,
+        adamw,
+        augment,
     ]
 }
 

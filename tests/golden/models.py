@@ -56,3 +56,42 @@ class TinyCnn(nn.Module):
         x = x.reshape((x.shape[0], -1))
         x = nn.relu(nn.Dense(features=4)(x))
         return nn.log_softmax(nn.Dense(features=3)(x))
+
+
+class Unit(nn.Module):
+    """A convolution with batch norm and dropout."""
+
+    features: int
+
+    @nn.compact
+    def __call__(self, x, train):
+        x = nn.Conv(features=self.features, kernel_size=(3, 3))(x)
+        x = nn.relu(nn.BatchNorm(use_running_average=not train)(x))
+        return nn.Dropout(rate=0.25, deterministic=not train)(x)
+
+
+class OnlyDropout(nn.Module):
+    """A dropout, alone."""
+
+    rate: float
+
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dropout(rate=self.rate, deterministic=False)(x)
+
+
+class Steady(nn.Module):
+    """Batch norm over pixels and over rows, dropout, and both inside submodules.
+
+    Takes inputs of shape `[_, 6, 4, 2]`.
+    """
+
+    @nn.compact
+    def __call__(self, x, train):
+        x = Unit(features=3)(x, train)
+        x = Unit(features=4)(x, train)
+        x = nn.avg_pool(x, window_shape=(2, 2), strides=(2, 2))
+        x = nn.Dense(features=6)(x.reshape((x.shape[0], -1)))
+        x = nn.relu(nn.BatchNorm(use_running_average=not train)(x))
+        x = nn.Dropout(rate=0.5, deterministic=not train)(x)
+        return nn.log_softmax(nn.Dense(features=3)(x))

@@ -63,9 +63,11 @@
 //! release build.
 
 mod activation;
+mod batch_norm;
 mod buffer;
 mod conv;
 mod dense;
+mod dropout;
 mod error;
 mod gemm;
 mod parameters;
@@ -77,8 +79,10 @@ mod stage;
 mod tests;
 
 pub use activation::{log_softmax_backward, log_softmax_forward, relu_backward, relu_forward};
+pub use batch_norm::{BatchNorm, Statistics};
 pub use conv::Conv2d;
 pub use dense::Dense;
+pub use dropout::dropout;
 pub use error::{KernelError, Result};
 pub use pool::Pool2d;
 pub use program::{Layer, Outcome, Program};

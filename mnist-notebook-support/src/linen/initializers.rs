@@ -23,6 +23,14 @@ pub fn lecun_normal(key: Key, shape: &Shape, device: &Device) -> Result<Tensor> 
     Ok((truncated_normal(key, -2.0, 2.0, shape, device)? * f64::from(stddev))?)
 }
 
+/// Ones, Flax's default for the scale of batch norm. The key is not used.
+///
+/// # Errors
+/// [`Error::Tensor`](crate::Error::Tensor) if the device has no room.
+pub fn ones(_key: Key, shape: &Shape, device: &Device) -> Result<Tensor> {
+    Ok(Tensor::ones(shape, DType::F32, device)?)
+}
+
 /// Zeros, Flax's default for biases. The key is not used.
 ///
 /// # Errors

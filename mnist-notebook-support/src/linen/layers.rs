@@ -4,7 +4,12 @@
 use candle_core::{D, DType, Tensor};
 
 use super::trace::{Layer, note};
+use crate::kernels::Statistics;
+use crate::random::{Key, bernoulli};
 use crate::{Error, Result, ops};
+
+/// What batch norm adds to the variance, as in Flax.
+const EPSILON: f64 = 1e-5;
 
 /// Whether the kernels of this crate serve the tensor.
 fn has_kernels(x: &Tensor) -> bool {
@@ -46,6 +51,77 @@ pub(super) fn dense(x: &Tensor, kernel: &Tensor, bias: &Tensor, path: &str) -> R
         let dims = kernel.dims();
         Layer::Dense { path: path.to_owned(), inputs: dims[0], features: dims[1] }
     });
+    Ok(y)
+}
+
+/// Batch norm with the batch's own statistics: the result, mean and variance.
+pub(super) fn batch_norm_train(
+    x: &Tensor,
+    scale: &Tensor,
+    bias: &Tensor,
+    path: &str,
+) -> Result<(Tensor, Tensor, Tensor)> {
+    let (y, mean, var) = if has_kernels(x) && has_kernels(scale) {
+        let statistics = ops::batch_statistics(x)?;
+        let mean = Tensor::new(statistics.mean.as_slice(), x.device())?;
+        let var = Tensor::new(statistics.var.as_slice(), x.device())?;
+        (ops::batch_norm(x, scale, bias, statistics)?, mean, var)
+    } else {
+        let rows = x.flatten_to(x.rank() - 2)?;
+        let mean = rows.mean(0)?;
+        let var = (rows.sqr()?.mean(0)? - mean.sqr()?)?.maximum(0.0)?;
+        (normalize(x, scale, bias, &mean, &var)?, mean, var)
+    };
+    note_batch_norm(x, &y, path);
+    Ok((y, mean.detach(), var.detach()))
+}
+
+/// Batch norm with given statistics.
+pub(super) fn batch_norm_eval(
+    x: &Tensor,
+    scale: &Tensor,
+    bias: &Tensor,
+    (mean, var): (&Tensor, &Tensor),
+    path: &str,
+) -> Result<Tensor> {
+    let y = if has_kernels(x) && has_kernels(scale) {
+        let (mean, var) = (mean.to_vec1()?, var.to_vec1()?);
+        ops::batch_norm(x, scale, bias, Statistics { mean, var, of_batch: false })?
+    } else {
+        normalize(x, scale, bias, mean, var)?
+    };
+    note_batch_norm(x, &y, path);
+    Ok(y)
+}
+
+fn normalize(
+    x: &Tensor,
+    scale: &Tensor,
+    bias: &Tensor,
+    mean: &Tensor,
+    var: &Tensor,
+) -> Result<Tensor> {
+    let factor = ((var + EPSILON)?.sqrt()?.recip()? * scale)?;
+    Ok(x.broadcast_sub(mean)?.broadcast_mul(&factor)?.broadcast_add(bias)?)
+}
+
+fn note_batch_norm(x: &Tensor, y: &Tensor, path: &str) {
+    let features = x.dims().last().copied().unwrap_or(0);
+    note(x, y, || Layer::BatchNorm { path: path.to_owned(), features });
+}
+
+/// Dropout; without a key, as in evaluation, the input itself.
+pub(super) fn dropout(x: &Tensor, key: Option<Key>, rate: f64, path: &str) -> Result<Tensor> {
+    let keep_prob = 1.0 - rate;
+    let y = match key {
+        None => x.clone(),
+        Some(key) if has_kernels(x) => ops::dropout(x, key, keep_prob as f32)?,
+        Some(key) => {
+            let is_kept = bernoulli(key, keep_prob as f32, x.shape(), x.device())?;
+            is_kept.where_cond(&(x / keep_prob)?, &x.zeros_like()?)?
+        }
+    };
+    note(x, &y, || Layer::Dropout { path: path.to_owned() });
     Ok(y)
 }
 

@@ -26,6 +26,34 @@
 //! # Ok::<(), mnist_notebook_support::Error>(())
 //! ```
 //!
+//! Batch norm and dropout are not the same in training and in evaluation, so a network that has them
+//! is told which it is: [`apply_train`](Module::apply_train) with a key for dropout, or
+//! [`apply_eval`](Module::apply_eval). Both take [`Variables`]: parameters, and the running
+//! statistics of batch norm beside them.
+//!
+//! ```
+//! # use candle_core::{DType, Device, Tensor};
+//! # use mnist_notebook_support::linen::{Module, Scope, flatten, relu};
+//! # use mnist_notebook_support::{Result, random::Key};
+//! struct Steady;
+//!
+//! impl Module for Steady {
+//!     fn call(&self, nn: &mut Scope, x: &Tensor) -> Result<Tensor> {
+//!         let x = nn.dense(64, &flatten(x)?)?;            // [B, 64]
+//!         let x = relu(&nn.batch_norm(&x)?)?;             // [B, 64]
+//!         let x = nn.dropout(0.5, &x)?;                   // [B, 64]
+//!         nn.dense(10, &x)                                // [B, 10]
+//!     }
+//! }
+//!
+//! let images = Tensor::ones((2, 28, 28, 1), DType::F32, &Device::Cpu)?;
+//! let mut variables = Steady.init_variables(Key::new(0), &images)?;
+//! let (scores, batch_stats) = Steady.apply_train(&variables, Key::new(1), &images)?;
+//! variables.batch_stats = batch_stats; // moved towards those of this batch
+//! let scores = Steady.apply_eval(&variables, &images)?;
+//! # Ok::<(), mnist_notebook_support::Error>(())
+//! ```
+//!
 //! Arrays are `[batch, height, width, channels]`. Parameter paths, initial values and the keys
 //! they are drawn from are Linen's own.
 
@@ -35,14 +63,16 @@ mod params;
 mod scope;
 mod tabulate;
 pub(crate) mod trace;
+mod variables;
 
 use candle_core::Tensor;
 
-pub use initializers::{lecun_normal, zeros};
+pub use initializers::{lecun_normal, ones, zeros};
 pub use layers::{avg_pool, flatten, log_softmax, max_pool, relu};
 pub use params::Params;
 pub use scope::Scope;
 pub use tabulate::{LayerRow, Tabulated, tabulate};
+pub use variables::Variables;
 
 use crate::Result;
 use crate::random::Key;
@@ -68,21 +98,69 @@ pub trait Module {
     /// # Source
     /// `flax.linen.Module.init`.
     fn init(&self, key: Key, sample: &Tensor) -> Result<Params> {
-        let mut params = Params::default();
-        self.call(&mut Scope::init(key, &mut params), sample)?;
-        Ok(params)
+        Ok(self.init_variables(key, sample)?.params)
     }
 
     /// Evaluates the module with the given parameters.
     ///
     /// # Errors
     /// Those of [`call`](Module::call), [`MissingParam`](crate::Error::MissingParam) and
-    /// [`ParamShape`](crate::Error::ParamShape) if the parameters are another network's.
+    /// [`ParamShape`](crate::Error::ParamShape) if the parameters are another network's,
+    /// [`Mode`](crate::Error::Mode) for a network with batch norm or dropout.
     ///
     /// # Source
     /// `flax.linen.Module.apply`.
     fn apply(&self, params: &Params, x: &Tensor) -> Result<Tensor> {
         self.call(&mut Scope::apply(params), x)
+    }
+
+    /// Makes the parameters of the module and the running statistics of its batch norms, mean 0
+    /// and variance 1, on the device of `sample`.
+    ///
+    /// # Errors
+    /// Those of [`call`](Module::call).
+    ///
+    /// # Source
+    /// `flax.linen.Module.init`, with `train=False`.
+    fn init_variables(&self, key: Key, sample: &Tensor) -> Result<Variables> {
+        let mut variables = Variables::default();
+        self.call(&mut Scope::init(key, &mut variables), sample)?;
+        Ok(variables)
+    }
+
+    /// Evaluates the module as in training: batch norms normalize by the batch, dropouts draw with
+    /// the key. Returns, beside the result, the statistics that have moved towards the batch's.
+    ///
+    /// The same key drops the same values: give each step its own.
+    ///
+    /// # Errors
+    /// Those of [`call`](Module::call), [`MissingParam`](crate::Error::MissingParam) and
+    /// [`ParamShape`](crate::Error::ParamShape) if the variables are another network's.
+    ///
+    /// # Source
+    /// `module.apply(variables, x, train=True, rngs={"dropout": key}, mutable=["batch_stats"])`.
+    fn apply_train(
+        &self,
+        variables: &Variables,
+        dropout_key: Key,
+        x: &Tensor,
+    ) -> Result<(Tensor, Params)> {
+        let mut batch_stats = Params::default();
+        let y = self.call(&mut Scope::train(variables, dropout_key, &mut batch_stats), x)?;
+        Ok((y, batch_stats))
+    }
+
+    /// Evaluates the module as after training: batch norms normalize by the running statistics,
+    /// dropouts let everything pass.
+    ///
+    /// # Errors
+    /// Those of [`call`](Module::call), [`MissingParam`](crate::Error::MissingParam) and
+    /// [`ParamShape`](crate::Error::ParamShape) if the variables are another network's.
+    ///
+    /// # Source
+    /// `module.apply(variables, x, train=False)`.
+    fn apply_eval(&self, variables: &Variables, x: &Tensor) -> Result<Tensor> {
+        self.call(&mut Scope::eval(variables), x)
     }
 }
 

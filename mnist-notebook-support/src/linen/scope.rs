@@ -5,8 +5,8 @@ use std::collections::HashMap;
 use candle_core::{Device, Shape, Tensor};
 use sha1::{Digest, Sha1};
 
-use super::initializers::{lecun_normal, zeros};
-use super::{Module, Params, layers};
+use super::initializers::{lecun_normal, ones, zeros};
+use super::{Module, Params, Variables, layers};
 use crate::random::Key;
 use crate::{Error, Result};
 
@@ -24,17 +24,38 @@ pub struct Scope<'a> {
 }
 
 enum Mode<'a> {
-    Init { key: Key, params: &'a mut Params },
+    /// Parameters and running statistics are made.
+    Init { key: Key, variables: &'a mut Variables },
+    /// For networks that are the same in training and in evaluation.
     Apply { params: &'a Params },
+    /// Batch norm by the batch, whose statistics go into `batch_stats`, and dropout.
+    Train { variables: &'a Variables, dropout_key: Key, batch_stats: &'a mut Params },
+    /// Batch norm by the running statistics, no dropout.
+    Eval { variables: &'a Variables },
 }
 
+/// How much of the running statistics stays at each step, Flax's default.
+const MOMENTUM: f64 = 0.99;
+
 impl<'a> Scope<'a> {
-    pub(super) fn init(key: Key, params: &'a mut Params) -> Self {
-        Self::new(Vec::new(), Mode::Init { key, params })
+    pub(super) fn init(key: Key, variables: &'a mut Variables) -> Self {
+        Self::new(Vec::new(), Mode::Init { key, variables })
     }
 
     pub(super) fn apply(params: &'a Params) -> Self {
         Self::new(Vec::new(), Mode::Apply { params })
+    }
+
+    pub(super) fn train(
+        variables: &'a Variables,
+        dropout_key: Key,
+        batch_stats: &'a mut Params,
+    ) -> Self {
+        Self::new(Vec::new(), Mode::Train { variables, dropout_key, batch_stats })
+    }
+
+    pub(super) fn eval(variables: &'a Variables) -> Self {
+        Self::new(Vec::new(), Mode::Eval { variables })
     }
 
     fn new(path: Vec<String>, mode: Mode<'a>) -> Self {
@@ -106,6 +127,81 @@ impl<'a> Scope<'a> {
         layers::dense(x, &kernel, &bias, &nn.path())
     }
 
+    /// Batch norm: every channel with mean 0 and variance 1, then scaled and shifted as learnt.
+    ///
+    /// `(x - mean) / sqrt(var + 1e-5) · scale + bias`. In [training](Module::apply_train) mean and
+    /// (biased) variance are the batch's, over all dimensions but the last, and the running
+    /// statistics become `0.99 · running + 0.01 · batch`; in [evaluation](Module::apply_eval) they
+    /// are the running ones.
+    ///
+    /// # Shapes
+    /// - `x`: `[B, …, C]`
+    /// - scale, bias, running mean and var: `[C]`
+    /// - result: as `x`
+    ///
+    /// # Errors
+    /// [`Error::Shape`] unless `x` has two dimensions or more and some value;
+    /// [`Error::Mode`] under [`apply`](Module::apply).
+    ///
+    /// # Source
+    /// `flax.linen.BatchNorm(use_running_average=not train)(x)`; S. Ioffe, C. Szegedy, *Batch
+    /// normalization*, 2015.
+    pub fn batch_norm(&mut self, x: &Tensor) -> Result<Tensor> {
+        let &[_, .., features] = x.dims() else {
+            return Err(batch_norm_shape(x));
+        };
+        if x.elem_count() == 0 {
+            return Err(batch_norm_shape(x));
+        }
+        let mut nn = self.child("BatchNorm");
+        let scale = nn.param("scale", features, x, ones)?;
+        let bias = nn.param("bias", features, x, zeros)?;
+        let running_mean = nn.running("mean", features, x, zeros)?;
+        let running_var = nn.running("var", features, x, ones)?;
+        let path = nn.path();
+        let Mode::Train { batch_stats, .. } = &mut nn.mode else {
+            let statistics = (&running_mean, &running_var);
+            return layers::batch_norm_eval(x, &scale, &bias, statistics, &path);
+        };
+        let (y, mean, var) = layers::batch_norm_train(x, &scale, &bias, &path)?;
+        for (name, running, batch) in [("mean", running_mean, mean), ("var", running_var, var)] {
+            let moved = ((running * MOMENTUM)? + (batch * (1.0 - MOMENTUM))?)?;
+            batch_stats.insert(format!("{path}/{name}"), &moved)?;
+        }
+        Ok(y)
+    }
+
+    /// Dropout: in [training](Module::apply_train) each value is set to 0 with probability `rate`
+    /// and divided by `1 - rate` otherwise, which keeps the mean; in
+    /// [evaluation](Module::apply_eval) nothing changes.
+    ///
+    /// # Shapes
+    /// - `x`: any
+    /// - result: as `x`
+    ///
+    /// # Errors
+    /// [`Error::Hyperparameter`] unless `0 <= rate < 1`; [`Error::Mode`] under
+    /// [`apply`](Module::apply).
+    ///
+    /// # Source
+    /// `flax.linen.Dropout(rate, deterministic=not train)(x)`, which drops the same values for the
+    /// same key; N. Srivastava et al., *Dropout*, 2014.
+    pub fn dropout(&mut self, rate: f64, x: &Tensor) -> Result<Tensor> {
+        if !(0.0..1.0).contains(&rate) {
+            let allowed = "dropout leaves something over for 0 <= rate < 1";
+            return Err(Error::Hyperparameter { name: "rate", value: rate, allowed });
+        }
+        let nn = self.child("Dropout");
+        let key = match nn.mode {
+            Mode::Apply { .. } => return Err(Error::Mode { layer: nn.path() }),
+            Mode::Train { dropout_key, .. } if rate > 0.0 => {
+                Some(fold_in_path(dropout_key, &nn.path, 1))
+            }
+            _ => None,
+        };
+        layers::dropout(x, key, rate, &nn.path())
+    }
+
     /// Evaluates a module as a part of this one, under its type's name and a number: `Block_0`.
     ///
     /// # Errors
@@ -137,27 +233,39 @@ impl<'a> Scope<'a> {
     ) -> Result<Tensor> {
         let shape = shape.into();
         self.made += 1;
-        let path = self.path.iter().map(String::as_str).chain([name]).collect::<Vec<_>>().join("/");
-        match &mut self.mode {
-            Mode::Init { key, params } => {
+        let path = self.path_of(name);
+        let params = match &mut self.mode {
+            Mode::Init { key, variables } => {
                 let key = fold_in_path(*key, &self.path, self.made);
                 let value = initializer(key, &shape, like.device())?;
-                params.insert(path, &value)?;
+                variables.params.insert(path, &value)?;
+                return Ok(value);
+            }
+            Mode::Apply { params } => params,
+            Mode::Train { variables, .. } | Mode::Eval { variables } => &variables.params,
+        };
+        find(params, path, shape)
+    }
+
+    /// A running statistic of this scope: made in `init`, looked up in `apply_train` and
+    /// `apply_eval`. Nothing is drawn for it.
+    fn running(
+        &mut self,
+        name: &str,
+        shape: impl Into<Shape>,
+        like: &Tensor,
+        initial: impl Fn(Key, &Shape, &Device) -> Result<Tensor>,
+    ) -> Result<Tensor> {
+        let (shape, path) = (shape.into(), self.path_of(name));
+        match &mut self.mode {
+            Mode::Init { key, variables } => {
+                let value = initial(*key, &shape, like.device())?;
+                variables.batch_stats.insert(path, &value)?;
                 Ok(value)
             }
-            Mode::Apply { params } => {
-                let Some(var) = params.get(&path) else {
-                    let known = params.paths().collect::<Vec<_>>().join(", ");
-                    return Err(Error::MissingParam { path, known });
-                };
-                if var.shape() != &shape {
-                    return Err(Error::ParamShape {
-                        path,
-                        expected: shape.into_dims(),
-                        found: var.dims().to_vec(),
-                    });
-                }
-                Ok(var.as_tensor().clone())
+            Mode::Apply { .. } => Err(Error::Mode { layer: self.path() }),
+            Mode::Train { variables, .. } | Mode::Eval { variables } => {
+                Ok(find(&variables.batch_stats, path, shape)?.detach())
             }
         }
     }
@@ -169,14 +277,43 @@ impl<'a> Scope<'a> {
         path.push(format!("{kind}_{count}"));
         *count += 1;
         let mode = match &mut self.mode {
-            Mode::Init { key, params } => Mode::Init { key: *key, params },
+            Mode::Init { key, variables } => Mode::Init { key: *key, variables },
             Mode::Apply { params } => Mode::Apply { params },
+            Mode::Train { variables, dropout_key, batch_stats } => {
+                Mode::Train { variables, dropout_key: *dropout_key, batch_stats }
+            }
+            Mode::Eval { variables } => Mode::Eval { variables },
         };
         Scope::new(path, mode)
     }
 
     fn path(&self) -> String {
         self.path.join("/")
+    }
+
+    fn path_of(&self, name: &str) -> String {
+        self.path.iter().map(String::as_str).chain([name]).collect::<Vec<_>>().join("/")
+    }
+}
+
+/// The variable of a path.
+fn find(params: &Params, path: String, shape: Shape) -> Result<Tensor> {
+    let Some(var) = params.get(&path) else {
+        let known = params.paths().collect::<Vec<_>>().join(", ");
+        return Err(Error::MissingParam { path, known });
+    };
+    if var.shape() != &shape {
+        let (expected, found) = (shape.into_dims(), var.dims().to_vec());
+        return Err(Error::ParamShape { path, expected, found });
+    }
+    Ok(var.as_tensor().clone())
+}
+
+fn batch_norm_shape(x: &Tensor) -> Error {
+    Error::Shape {
+        what: "batch_norm input",
+        expected: "[B, …, features], none of them 0".into(),
+        found: x.dims().to_vec(),
     }
 }
 

@@ -5,7 +5,7 @@ use std::fmt;
 use candle_core::Tensor;
 
 use super::trace::{Layer, record};
-use super::{Module, Params, Scope};
+use super::{Module, Scope, Variables};
 use crate::Result;
 use crate::notebook::{Table, grouped};
 use crate::random::Key;
@@ -17,7 +17,7 @@ pub struct LayerRow {
     pub layer: String,
     /// What the layer gives for the sample.
     pub output_shape: Vec<usize>,
-    /// How many numbers the layer learns: kernel and bias.
+    /// How many numbers the layer learns: kernel and bias, or scale and bias.
     pub parameters: usize,
 }
 
@@ -85,21 +85,25 @@ impl fmt::Display for Tabulated {
 /// # Source
 /// `flax.linen.Module.tabulate`.
 pub fn tabulate<M: Module>(module: &M, sample: &Tensor) -> Result<Tabulated> {
-    let mut params = Params::default();
-    let (_, steps) = record(|| module.call(&mut Scope::init(Key::new(0), &mut params), sample))?;
+    let mut variables = Variables::default();
+    let scope = &mut Scope::init(Key::new(0), &mut variables);
+    let (_, steps) = record(|| module.call(scope, sample))?;
     let rows = steps.into_iter().map(|step| LayerRow {
         parameters: step.layer.parameters(),
         layer: step.layer.name(),
         output_shape: step.output_shape,
     });
-    Ok(Tabulated { rows: rows.collect(), parameters: params.count() })
+    Ok(Tabulated { rows: rows.collect(), parameters: variables.params.count() })
 }
 
 impl Layer {
     /// The layer's path, or the name of its function.
     pub(crate) fn name(&self) -> String {
         match self {
-            Layer::Conv { path, .. } | Layer::Dense { path, .. } => path.clone(),
+            Layer::Conv { path, .. }
+            | Layer::Dense { path, .. }
+            | Layer::BatchNorm { path, .. }
+            | Layer::Dropout { path } => path.clone(),
             Layer::Relu => "relu".into(),
             Layer::AvgPool { .. } => "avg_pool".into(),
             Layer::MaxPool { .. } => "max_pool".into(),
@@ -114,6 +118,7 @@ impl Layer {
                 height * width * channels * features + features
             }
             Layer::Dense { inputs, features, .. } => inputs * features + features,
+            Layer::BatchNorm { features, .. } => 2 * features,
             _ => 0,
         }
     }

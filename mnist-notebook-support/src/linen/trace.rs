@@ -29,6 +29,8 @@ pub(crate) struct Step {
 pub(crate) enum Layer {
     Conv { path: String, kernel_size: (usize, usize), channels: usize, features: usize },
     Dense { path: String, inputs: usize, features: usize },
+    BatchNorm { path: String, features: usize },
+    Dropout { path: String },
     Relu,
     AvgPool { window: (usize, usize) },
     MaxPool { window: (usize, usize) },

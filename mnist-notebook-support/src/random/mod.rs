@@ -75,9 +75,16 @@ impl Key {
     }
 
     /// The 32 random bits at a flat index.
+    #[inline(always)]
     fn bits_at(self, index: usize) -> u32 {
         let [a, b] = threefry2x32(self.0, index as u64);
         a ^ b
+    }
+
+    /// The number of [`bernoulli`] at a flat index.
+    #[inline(always)]
+    pub(crate) fn bernoulli_at(self, index: usize, p: f32) -> bool {
+        unit_from_bits(self.bits_at(index)) < p
     }
 }
 
@@ -88,6 +95,7 @@ impl std::fmt::Debug for Key {
 }
 
 /// The Threefry-2x32 block cipher with 20 rounds: the 64-bit counter enciphered under the key.
+#[inline(always)]
 fn threefry2x32(key: [u32; 2], counter: u64) -> [u32; 2] {
     const ROTATIONS: [[u32; 4]; 2] = [[13, 15, 26, 6], [17, 29, 16, 24]];
     let schedule = [key[0], key[1], key[0] ^ key[1] ^ 0x1BD1_1BDA];
@@ -124,6 +132,18 @@ pub fn uniform(
     check_finite("minval", minval)?;
     check_finite("maxval", maxval)?;
     draw(key, shape, device, |bits| uniform_from_bits(bits, minval, maxval))
+}
+
+/// Ones with probability `p` and zeros, `jax.random.bernoulli(key, p, shape)`: u8.
+///
+/// # Errors
+/// [`Error::Hyperparameter`] unless `0 <= p <= 1`.
+pub fn bernoulli(key: Key, p: f32, shape: impl Into<Shape>, device: &Device) -> Result<Tensor> {
+    if !(0.0..=1.0).contains(&p) {
+        let allowed = "a probability is from 0 to 1";
+        return Err(Error::Hyperparameter { name: "p", value: f64::from(p), allowed });
+    }
+    draw(key, shape, device, |bits| u8::from(unit_from_bits(bits) < p))
 }
 
 /// Standard normal numbers, `jax.random.normal(key, shape)`: f32.
@@ -211,10 +231,15 @@ fn draw<T: candle_core::WithDType>(
     Ok(Tensor::from_vec(values, shape, device)?)
 }
 
-/// 23 random bits as the mantissa of a number in `[1, 2)`, moved to `[minval, maxval)`.
+/// 23 random bits as the mantissa of a number in `[1, 2)`, moved to `[0, 1)`.
+#[inline(always)]
+fn unit_from_bits(bits: u32) -> f32 {
+    f32::from_bits((bits >> 9) | 1.0_f32.to_bits()) - 1.0
+}
+
+/// A number of `[0, 1)` moved to `[minval, maxval)`.
 ///
 /// XLA contracts the last multiplication and addition into one rounding; so does this.
 fn uniform_from_bits(bits: u32, minval: f32, maxval: f32) -> f32 {
-    let unit = f32::from_bits((bits >> 9) | 1.0_f32.to_bits()) - 1.0;
-    unit.mul_add(maxval - minval, minval).max(minval)
+    unit_from_bits(bits).mul_add(maxval - minval, minval).max(minval)
 }
