@@ -241,7 +241,10 @@ impl Checked<'_> {
             }
         }
 
-        let (a, b) = (pointer(&self.a[a..]), pointer(&self.b[column..]));
+        // Where there is nothing to add up, A and B may be empty.
+        let (a, b) =
+            (self.a.get(a..).unwrap_or_default(), self.b.get(column..).unwrap_or_default());
+        let (a, b) = (pointer(a), pointer(b));
         let (mut segment_a, mut segment_b) = (0usize, 0usize);
         let mut segments = segments;
         while segments > 0 {
@@ -313,3 +316,6 @@ unsafe fn read<T: Copy>(at: NonNull<f32>) -> T {
     // SAFETY: the caller's promise; `Unaligned` asks for no alignment.
     unsafe { at.cast::<Unaligned<T>>().as_ref().0 }
 }
+
+#[cfg(test)]
+mod tests;

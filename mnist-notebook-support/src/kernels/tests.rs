@@ -427,6 +427,10 @@ fn sizes_beyond_all_numbers_are_refused_for_their_length() {
     let conv = Conv2d { batch: 0, height: HUGE, in_channels: 1, kernel: (1, 1), ..conv };
     conv.backward_kernel(&[], &[], &mut [1.0], &mut [1.0]).unwrap();
     Dense { batch: 0, inputs: HUGE, outputs: 0 }.forward(&[], &[], &[], &mut []).unwrap();
+    let mut d_kernel = [1.0; 100];
+    let dense = Dense { batch: 0, inputs: 50, outputs: 2 };
+    dense.backward_kernel(&[], &[], &mut d_kernel, &mut [1.0; 2]).unwrap();
+    assert_eq!(d_kernel, [0.0; 100]);
     // A window larger than the image: no value goes out, no gradient comes back.
     let pool = Pool2d { batch: 1, height: 2, width: 2, channels: 1, window: (HUGE, 2) };
     pool.average_backward(&[], &mut output).unwrap();
