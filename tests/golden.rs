@@ -1,10 +1,14 @@
-//! This crate beside JAX, Flax and SciPy: the values in `golden/` were computed by them.
+//! This crate beside JAX, Flax, SciPy and scikit-learn: the values in `golden/` were computed by them.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Command;
 
 use mnist_notebook_support::candle_nn::{AdamW, Optimizer, ParamsAdamW};
+use mnist_notebook_support::inspect::{
+    calibration_curve, confusion_matrix, expected_calibration_error, saliency,
+};
+use mnist_notebook_support::linen::capture_intermediates;
 use mnist_notebook_support::prelude::*;
 use mnist_notebook_support::random::{bits, normal, truncated_normal, uniform};
 use mnist_notebook_support::transform::{rotate, shift};
@@ -667,6 +671,112 @@ fn images_are_moved_as_jax_moves_them() {
     for (found, expected) in vec(&moved).iter().zip(floats(&golden.output)) {
         assert!((found - expected).abs() < 1e-5, "{found} {expected}");
     }
+}
+
+// ---------------------------------------------------------------- looking inside
+
+#[derive(Deserialize)]
+struct InspectGolden {
+    predictions: PredictionsGolden,
+    network: NetworkGolden,
+}
+
+#[derive(Deserialize)]
+struct PredictionsGolden {
+    labels: Vec<u32>,
+    probabilities: Vec<u32>,
+    confusion_matrix: Vec<u32>,
+    bins: usize,
+    confidence: Vec<f32>,
+    accuracy: Vec<f32>,
+}
+
+#[derive(Deserialize)]
+struct NetworkGolden {
+    input: Vec<u32>,
+    classes: Vec<u32>,
+    saliency: Vec<u32>,
+    layers: Vec<LayerGolden>,
+}
+
+#[derive(Deserialize)]
+struct LayerGolden {
+    name: String,
+    shape: Vec<usize>,
+    values: Vec<u32>,
+}
+
+fn inspect() -> InspectGolden {
+    golden("inspect.json")
+}
+
+fn tensor(bits: &[u32], shape: &[usize]) -> Tensor {
+    Tensor::from_vec(floats(bits), shape, &Device::Cpu).unwrap()
+}
+
+fn labels(classes: &[u32]) -> Tensor {
+    Tensor::new(classes, &Device::Cpu).unwrap()
+}
+
+/// Asserts that no value is further from Flax's than a share of the largest.
+fn assert_near(name: &str, found: &Tensor, expected: &[u32], share: f32) {
+    let (found, expected) = (vec(found), floats(expected));
+    assert_eq!(found.len(), expected.len(), "{name}");
+    let largest = expected.iter().fold(0f32, |largest, value| largest.max(value.abs()));
+    for (i, (a, b)) in found.iter().zip(&expected).enumerate() {
+        assert!((a - b).abs() <= share * largest, "{name}[{i}]: {a} instead of {b}");
+    }
+}
+
+#[test]
+fn predictions_are_counted_as_by_scikit_learn() {
+    let golden = inspect().predictions;
+    let (labels, count) = (labels(&golden.labels), golden.labels.len());
+    let probabilities = tensor(&golden.probabilities, &[count, 5]);
+    let predictions = probabilities.argmax(1).unwrap();
+    let matrix = confusion_matrix(&labels, &predictions, 5).unwrap();
+    assert_eq!(matrix.concat(), golden.confusion_matrix);
+
+    let bins = calibration_curve(&probabilities, &labels, golden.bins).unwrap();
+    let confidence: Vec<f32> = bins.iter().map(|bin| bin.confidence).collect();
+    assert_close("confidence", &confidence, &golden.confidence, 1e-6);
+    let accuracy: Vec<f32> = bins.iter().map(|bin| bin.accuracy).collect();
+    assert_close("accuracy", &accuracy, &golden.accuracy, 1e-6);
+    assert_eq!(bins.iter().map(|bin| bin.count).sum::<usize>(), count);
+    let gaps = bins.iter().map(|bin| (bin.accuracy - bin.confidence).abs() * bin.count as f32);
+    let error = gaps.sum::<f32>() / count as f32;
+    assert!((expected_calibration_error(&bins) - error).abs() < 1e-6);
+}
+
+#[test]
+fn layers_give_what_flax_s_give() {
+    let golden = inspect().network;
+    let params = Params::load(golden_file("flax_params.safetensors"), &Device::Cpu).unwrap();
+    let input = tensor(&golden.input, &[2, 6, 4, 1]);
+    let (output, layers) = capture_intermediates(&TinyCnn, &params, &input).unwrap();
+    assert_eq!(vec(&output), vec(&TinyCnn.apply(&params, &input).unwrap()));
+    assert_eq!(vec(&layers.last().unwrap().1), vec(&output));
+    assert_eq!(golden.layers.len(), 3);
+    for LayerGolden { name, shape, values } in golden.layers {
+        let (_, found) = layers.iter().find(|(layer, _)| *layer == name).unwrap();
+        assert_eq!(found.dims(), shape, "{name}");
+        assert_near(&name, found, &values, 1e-6);
+    }
+}
+
+#[test]
+fn saliency_is_the_gradient_of_jax() {
+    let golden = inspect().network;
+    let params = Params::load(golden_file("flax_params.safetensors"), &Device::Cpu).unwrap();
+    let input = tensor(&golden.input, &[2, 6, 4, 1]);
+    let found = saliency(&TinyCnn, &params, &input, &labels(&golden.classes)).unwrap();
+    assert_eq!(found.dims(), [2, 6, 4, 1]);
+    assert_near("saliency", &found, &golden.saliency, 1e-5);
+    // In f64 it goes through candle's own operations.
+    let (params, input) =
+        (params.to_dtype(DType::F64).unwrap(), input.to_dtype(DType::F64).unwrap());
+    let found = saliency(&TinyCnn, &params, &input, &labels(&golden.classes)).unwrap();
+    assert_near("f64", &found.to_dtype(DType::F32).unwrap(), &golden.saliency, 1e-5);
 }
 
 // ---------------------------------------------------------------- ten epochs

@@ -176,9 +176,9 @@ fn plan(
         return Err("the input is no batch of images".into());
     };
     let is_chain = steps.iter().map(|step| step.input).eq(std::iter::once(sample.id())
-        .chain(steps.iter().map(|step| step.output))
+        .chain(steps.iter().map(|step| step.output.id()))
         .take(steps.len()))
-        && steps.last().is_some_and(|step| step.output == output.id());
+        && steps.last().is_some_and(|step| step.output.id() == output.id());
     if !is_chain {
         return Err("the network is not a plain chain of this crate's layers".into());
     }

@@ -11,6 +11,7 @@
 //! | training and evaluation | [`train_step`], [`eval_step`], [`train_epoch`], [`eval_model`] | [`train`] |
 //! | `@jit` | [`jit()`] | [`mod@jit`] |
 //! | saving and resuming | [`Checkpoints`], [`TrainState`] | [`checkpoint`] |
+//! | looking inside | [`inspect`], [`linen::capture_intermediates`] | [`inspect`], [`linen`] |
 //! | moved, turned and noisy images | [`shift`](transform::shift), [`rotate`](transform::rotate), [`add_noise`](transform::add_noise), [`augment`] | [`transform`] |
 //! | networks with two modes | [`Scope::batch_norm`](linen::Scope::batch_norm), [`Scope::dropout`](linen::Scope::dropout), [`Variables`](linen::Variables) | [`linen`] |
 //! | learning rates that change | [`WarmupCosine`] | [`schedule`] |
@@ -41,6 +42,7 @@ pub mod checkpoint;
 pub mod dataset;
 pub mod device;
 pub mod error;
+pub mod inspect;
 pub mod jit;
 pub mod kernels;
 pub mod linen;

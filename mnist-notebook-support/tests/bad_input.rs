@@ -2,13 +2,15 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use mnist_notebook_support::inspect::{calibration_curve, confusion_matrix, saliency};
 use mnist_notebook_support::kernels::{
     BatchNorm, Conv2d, Dense, Layer, Pool2d, Program, Statistics, dropout, log_softmax_backward,
     log_softmax_forward,
 };
-use mnist_notebook_support::linen::{lecun_normal, zeros};
+use mnist_notebook_support::linen::{capture_intermediates, lecun_normal, zeros};
 use mnist_notebook_support::prelude::*;
 use mnist_notebook_support::random::{bernoulli, bits, normal, truncated_normal, uniform};
+use mnist_notebook_support::transform::{add_noise, rotate, shift};
 use mnist_notebook_support::{get_datasets_from, notebook};
 
 const CPU: &Device = &Device::Cpu;
@@ -324,6 +326,31 @@ fn bad_tensors_are_refused_by_the_loss() {
 }
 
 #[test]
+fn what_cannot_be_inspected_is_refused() {
+    let (two, three) = (labels(2), labels(3));
+    let sure = Tensor::new(&[[0.75f32, 0.25], [0.75, 0.25]], CPU).unwrap();
+    refuse! {
+        "fewer predictions than labels": confusion_matrix(&three, &two, 10) => Error::Shape { .. },
+            "predictions: expected shape [3], one for each label, found [2]";
+        "a prediction that is no class": confusion_matrix(&two, &two, 1) =>
+            Error::Label { label: 1, .. }, "label 1 at position 1";
+        "labels that are no whole numbers": confusion_matrix(&f32s(&[2]), &two, 10) =>
+            Error::DType { .. }, "labels: expected elements of type u32, found f32";
+        "no bins": calibration_curve(&sure, &two, 0) =>
+            Error::Hyperparameter { name: "num_bins", .. }, "it must be at least 1";
+        "log-probabilities": calibration_curve(&sure.log().unwrap(), &two, 10) =>
+            Error::Hyperparameter { name: "probability", .. }, "`exp` makes probabilities";
+        "probabilities that are NaN": calibration_curve(&(sure * f64::NAN).unwrap(), &two, 10) =>
+            Error::Hyperparameter { name: "probability", .. }, "it must be from 0 to 1";
+        "one image without its batch":
+            saliency(&Small, &params(), &f32s(&[8, 8, 1]), &two) => Error::Shape { .. },
+            "saliency images: expected shape [N, height, width, channels], found [8, 8, 1]";
+        "more classes than images": saliency(&Small, &params(), &images(2), &three) =>
+            Error::Shape { .. }, "logits: expected shape [3, number of classes], found [2, 10]";
+    }
+}
+
+#[test]
 fn a_loss_that_is_no_number_stops_training_and_names_the_last_good_checkpoint() {
     let dir = tempfile::tempdir().unwrap();
     let checkpoints = Checkpoints::new(dir.path(), 3).unwrap();
@@ -413,7 +440,7 @@ fn note<T>(panics: &mut Vec<String>, what: impl FnOnce() -> String, call: impl F
 #[test]
 fn no_function_of_one_tensor_panics() {
     type Call = fn(&Tensor) -> Result<()>;
-    let calls: [(&str, Call); 19] = [
+    let calls: [(&str, Call); 23] = [
         ("relu", |x| relu(x).map(drop)),
         ("flatten", |x| flatten(x).map(drop)),
         ("log_softmax", |x| log_softmax(x).map(drop)),
@@ -435,6 +462,10 @@ fn no_function_of_one_tensor_panics() {
             let grad = params().paths().map(|path| (path.to_owned(), x.clone())).collect();
             optimizer(0.1).apply_gradient(&grad)
         }),
+        ("shift", |x| shift(x, 1.5, -1e300).map(drop)),
+        ("rotate", |x| rotate(x, 1e300).map(drop)),
+        ("add_noise", |x| add_noise(Key::new(0), x, 0.1).map(drop)),
+        ("capture_intermediates", |x| capture_intermediates(&Small, &params(), x).map(drop)),
         ("show", |x| notebook::show(x).map(drop)),
         ("augment", |x| augment(Key::new(0), x, f64::MAX, f64::MAX).map(drop)),
         ("batch norm and dropout", |x| {
@@ -461,13 +492,16 @@ fn no_function_of_two_tensors_panics() {
     fn pair(image: &Tensor, label: &Tensor) -> Dataset {
         Dataset { image: image.clone(), label: label.clone() }
     }
-    let calls: [(&str, Call); 10] = [
+    let calls: [(&str, Call); 13] = [
         ("cross_entropy_loss", |x, y| cross_entropy_loss(x, y).map(drop)),
         ("compute_metrics", |x, y| compute_metrics(x, y).and_then(|m| m.get()).map(drop)),
         ("BatchMetrics::get_all", |x, y| {
             let metrics = BatchMetrics { loss: x.clone(), accuracy: y.clone() };
             BatchMetrics::get_all(&[metrics.clone(), metrics]).map(drop)
         }),
+        ("confusion_matrix", |x, y| confusion_matrix(x, y, 10).map(drop)),
+        ("calibration_curve", |x, y| calibration_curve(x, y, 10).map(drop)),
+        ("saliency", |x, y| saliency(&Small, &params(), x, y).map(drop)),
         ("Dataset::new", |x, y| Dataset::new(x.clone(), y.clone()).map(drop)),
         ("Dataset::batch", |x, y| pair(x, y).batch(&[0, 1]).map(drop)),
         ("Dataset::slice", |x, y| pair(x, y).slice(0, 2).map(drop)),

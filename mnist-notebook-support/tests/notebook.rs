@@ -3,7 +3,7 @@
 use candle_core::{DType, Device, Tensor};
 use mnist_notebook_support::notebook::{
     Figure, Picture, Table, bar_chart, heat_map, image_grid, line_chart, line_chart_over,
-    picture_grid, show, side_by_side, source,
+    picture_grid, scatter_chart, show, side_by_side, source,
 };
 use roxmltree::Document;
 
@@ -18,6 +18,11 @@ fn counts() -> Figure {
 
 fn confusion() -> Figure {
     heat_map("Confusion", "true", "predicted", &[3, 5], &[[1005, 5], [2, 890]]).unwrap()
+}
+
+fn features() -> Figure {
+    let points = [[0.5, 1.0], [2.0, -1.0], [0.7, 1.1]];
+    scatter_chart("Features", "first", "second", &points, &["three", "eight", "three"]).unwrap()
 }
 
 fn digits() -> Figure {
@@ -47,14 +52,20 @@ fn figures_show_their_titles_labels_and_names() {
     );
     assert_shows(&counts(), &["Images per digit", "digit", "images", "0", "1", "5923", "6742"]);
     assert_shows(&confusion(), &["Confusion", "true", "predicted", "3", "5", "1005", "890"]);
+    assert_shows(&features(), &["Features", "first", "second", "three", "eight"]);
     assert_shows(&digits(), &["Digits", "seven", "two"]);
 }
 
 #[test]
 fn figures_scale_and_are_named_for_screen_readers() {
-    for figure in
-        [loss(), counts(), confusion(), digits(), side_by_side(&[loss(), counts()]).unwrap()]
-    {
+    for figure in [
+        loss(),
+        counts(),
+        confusion(),
+        features(),
+        digits(),
+        side_by_side(&[loss(), counts()]).unwrap(),
+    ] {
         let document = Document::parse(figure.svg()).expect("well-formed XML");
         let svg = document.root_element();
         assert_eq!(svg.attribute("role"), Some("img"));
@@ -130,6 +141,21 @@ fn data_that_cannot_be_drawn_are_refused_by_name() {
     assert_eq!(refused, "`Map`: 2 names need as many rows of as many, not [2]");
     let refused = Picture::new(&[0.0; 5], 2, 3).unwrap_err().to_string();
     assert_eq!(refused, "2 × 3 pixels are 6 values, not 5");
+    let scatter = |points: &[Vec<f32>], classes: &[u32]| {
+        scatter_chart("Points", "x", "y", points, classes).unwrap_err().to_string()
+    };
+    let point = || vec![0.0, 1.0];
+    assert_eq!(scatter(&[], &[]), "`Points`: 0 points given, 1 to 5000 can be drawn");
+    assert_eq!(scatter(&[point()], &[1, 2]), "`Points`: 2 classes for 1 points");
+    assert_eq!(
+        scatter(&[point(), vec![0.0; 3]], &[1, 1]),
+        "`Points`: point 2 has 3 numbers, not x and y"
+    );
+    assert_eq!(scatter(&[point(), vec![0.0, f32::NAN]], &[1, 1]), "`Points`: point 2 is (0, NaN)");
+    assert_eq!(
+        scatter(&vec![point(); 11], &(0..11).collect::<Vec<_>>()),
+        "`Points`: points of 11 classes given, 10 can be told apart"
+    );
     assert!(picture_grid("None", &[]).is_err());
     assert!(side_by_side(&[]).is_err());
     assert!(side_by_side(&[loss(), loss(), loss(), loss(), loss()]).is_err());
@@ -139,6 +165,9 @@ fn data_that_cannot_be_drawn_are_refused_by_name() {
 fn extreme_values_are_drawn_or_refused_but_never_panic() {
     for values in [[f64::MAX, f64::MIN], [f64::MIN_POSITIVE, 0.0], [1e299, -1e299], [5e-324, 1.0]] {
         if let Ok(figure) = line_chart("Loss", "epoch", "loss", &[("a", values)]) {
+            Document::parse(figure.svg()).expect("well-formed XML");
+        }
+        if let Ok(figure) = scatter_chart("Points", "x", "y", &[values, [0.0, 1.0]], &["a", "b"]) {
             Document::parse(figure.svg()).expect("well-formed XML");
         }
     }
@@ -170,7 +199,7 @@ fn a_figure_is_saved_as_the_ending_says() {
 #[test]
 fn a_png_has_twice_the_size_of_the_figure_and_is_not_blank() {
     let folder = tempfile::tempdir().unwrap();
-    for figure in [loss(), counts(), confusion(), digits()] {
+    for figure in [loss(), counts(), confusion(), features(), digits()] {
         let path = folder.path().join("figure.PNG");
         figure.save(&path).unwrap();
         let png = std::fs::read(path).unwrap();

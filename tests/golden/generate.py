@@ -3,8 +3,8 @@
 usage: python generate.py [--data DIR] [NAME ...]
 
 NAME is one of random, initial_params, gradients, trace, trace_epoch_1, ten_epochs, flax_params,
-transform, steady, dropout, warmup_cosine, adamw, augment; all of them if none is given. DIR holds
-the four gzipped MNIST files.
+transform, steady, dropout, warmup_cosine, adamw, augment, inspect; all of them if none is given.
+DIR holds the four gzipped MNIST files.
 """
 
 import argparse
@@ -19,8 +19,11 @@ import numpy as np
 import optax
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.scipy.ndimage import map_coordinates
-from safetensors.flax import save_file
+from safetensors.flax import load_file, save_file
 from scipy import ndimage
+from sklearn.calibration import calibration_curve
+from sklearn.decomposition import PCA
+from sklearn.metrics import confusion_matrix
 
 import training
 from check_params import apply
@@ -463,6 +466,84 @@ def augment(_data):
     )
 
 
+# --- inspect.json ---
+
+CLASSES = 5
+BINS = 10
+
+
+def predictions():
+    """Labels, and probabilities that are right more often than not."""
+    label_key, score_key = jax.random.split(jax.random.PRNGKey(0))
+    labels = np.asarray(jax.random.randint(label_key, (200,), 0, CLASSES))
+    scores = jax.random.normal(score_key, (200, CLASSES)) + 2 * jax.nn.one_hot(labels, CLASSES)
+    return labels, np.asarray(jax.nn.softmax(scores))
+
+
+def of_predictions():
+    labels, probabilities = predictions()
+    predicted, confidence = probabilities.argmax(-1), probabilities.max(-1)
+    right = labels == predicted
+    accuracy, mean_confidence = calibration_curve(right, confidence, n_bins=BINS)
+    return {
+        "labels": labels.tolist(),
+        "probabilities": bits(probabilities),
+        "confusion_matrix": confusion_matrix(labels, predicted).ravel().tolist(),
+        "bins": BINS,
+        "confidence": mean_confidence.tolist(),
+        "accuracy": accuracy.tolist(),
+    }
+
+
+def of_features():
+    key = jax.random.PRNGKey(1)
+    mix = jax.random.normal(key, (6, 6))
+    features = np.asarray(jax.random.normal(jax.random.split(key)[1], (40, 6)) @ mix)
+    pca = PCA(2, svd_solver="full")
+    projection = pca.fit_transform(features.astype(np.float64))
+    return {
+        "features": bits(features),
+        "projection": bits(projection),
+        "components": bits(pca.components_),
+        "explained_variance_ratio": bits(pca.explained_variance_ratio_),
+    }
+
+
+def of_layers():
+    """What the layers of `TinyCnn` give, and how its log-probabilities depend on its input."""
+    params = unflatten_dict(load_file(HERE / "flax_params.safetensors"), sep="/")
+    x = np.arange(48, dtype=np.float32).reshape(2, 6, 4, 1) / 64
+    classes = np.array([2, 0])
+    _, state = TinyCnn().apply({"params": params}, x, capture_intermediates=True)
+    layers = flatten_dict(state["intermediates"], sep="/")
+
+    def score(x):
+        log_probs = TinyCnn().apply({"params": params}, x)
+        return log_probs[np.arange(len(classes)), classes].sum()
+
+    return {
+        "input": bits(x),
+        "classes": classes.tolist(),
+        "saliency": bits(abs(jax.grad(score)(x))),
+        "layers": [
+            {
+                "name": name.removesuffix("/__call__"),
+                "shape": list(value.shape),
+                "values": bits(value),
+            }
+            for name, (value,) in layers.items()
+            if "/" in name
+        ],
+    }
+
+
+def inspect(_data):
+    write_json(
+        "inspect",
+        {"predictions": of_predictions(), "features": of_features(), "network": of_layers()},
+    )
+
+
 GENERATORS = {
     generator.__name__: generator
     for generator in [
@@ -479,6 +560,7 @@ GENERATORS = {
         warmup_cosine,
         adamw,
         augment,
+        inspect,
     ]
 }
 

@@ -58,6 +58,7 @@
 //! they are drawn from are Linen's own.
 
 mod initializers;
+mod intermediates;
 mod layers;
 mod params;
 mod scope;
@@ -68,6 +69,7 @@ mod variables;
 use candle_core::Tensor;
 
 pub use initializers::{lecun_normal, ones, zeros};
+pub use intermediates::capture_intermediates;
 pub use layers::{avg_pool, flatten, log_softmax, max_pool, relu};
 pub use params::Params;
 pub use scope::Scope;

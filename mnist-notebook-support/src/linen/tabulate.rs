@@ -91,7 +91,7 @@ pub fn tabulate<M: Module>(module: &M, sample: &Tensor) -> Result<Tabulated> {
     let rows = steps.into_iter().map(|step| LayerRow {
         parameters: step.layer.parameters(),
         layer: step.layer.name(),
-        output_shape: step.output_shape,
+        output_shape: step.output.dims().to_vec(),
     });
     Ok(Tabulated { rows: rows.collect(), parameters: variables.params.count() })
 }

@@ -2,7 +2,8 @@
 //!
 //! Evaluating a module runs ordinary Rust, so its structure cannot be read off; but it can be
 //! watched. While a recording is on, every layer function of this crate notes what it did, from
-//! which tensor to which. From that the [table of layers](super::tabulate) is made, and the
+//! which tensor to which. From that the [table of layers](super::tabulate) is made, the
+//! [intermediate results](super::capture_intermediates) are taken, and the
 //! [compiled step](mod@crate::jit) is planned, as `jax.jit` plans from traced operations.
 
 use std::cell::RefCell;
@@ -20,8 +21,7 @@ thread_local! {
 pub(crate) struct Step {
     pub layer: Layer,
     pub input: TensorId,
-    pub output: TensorId,
-    pub output_shape: Vec<usize>,
+    pub output: Tensor,
 }
 
 /// The layers this crate knows, with all that is needed to evaluate them again.
@@ -50,12 +50,7 @@ pub(crate) fn record<T>(f: impl FnOnce() -> Result<T>) -> Result<(T, Vec<Step>)>
 pub(crate) fn note(input: &Tensor, output: &Tensor, layer: impl FnOnce() -> Layer) {
     RECORDING.with_borrow_mut(|recording| {
         if let Some(steps) = recording {
-            steps.push(Step {
-                layer: layer(),
-                input: input.id(),
-                output: output.id(),
-                output_shape: output.dims().to_vec(),
-            });
+            steps.push(Step { layer: layer(), input: input.id(), output: output.clone() });
         }
     });
 }

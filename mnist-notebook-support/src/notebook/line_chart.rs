@@ -4,6 +4,7 @@ use plotters_backend::BackendCoord;
 
 use super::axes::{self, Axis};
 use super::figure::{Chart, Figure};
+use super::marks::mark;
 use super::number::{Number, drawable, grouped, short};
 use super::scene::{
     Anchor, Colour, PADDING, PALETTE, PAPER, PX, Scene, Shape, TEXT, Text, fit, text_width,
@@ -319,20 +320,10 @@ impl Style {
         scene.shapes.push(Shape::Line { points, stroke: self.colour, width, dash });
     }
 
-    /// A disc, a square, a triangle or a diamond.
-    fn mark(&self, scene: &mut Scene, (x, y): BackendCoord) {
-        // A white rim sets the mark off the lines below it.
-        for (fill, r) in [(PAPER, 50), (self.colour, 38)] {
-            let polygon = |corners: &[BackendCoord]| Shape::Polygon {
-                points: corners.iter().map(|(dx, dy)| (x + dx, y + dy)).collect(),
-                fill,
-            };
-            scene.shapes.push(match self.index % 4 {
-                0 => Shape::Circle { centre: (x, y), radius: r, fill },
-                1 => polygon(&[(-r, -r), (r, -r), (r, r), (-r, r)]),
-                2 => polygon(&[(0, -r - 10), (r + 8, r), (-r - 8, r)]),
-                _ => polygon(&[(0, -r - 14), (r + 14, 0), (0, r + 14), (-r - 14, 0)]),
-            });
+    /// A mark in a white rim that sets it off the lines below it.
+    fn mark(&self, scene: &mut Scene, at: BackendCoord) {
+        for (fill, radius) in [(PAPER, 50), (self.colour, 38)] {
+            mark(scene, self.index % 4, at, radius, fill);
         }
     }
 }

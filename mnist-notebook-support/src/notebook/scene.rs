@@ -37,6 +37,21 @@ pub(super) const PALETTE: [Colour; 7] = [
     (0x00, 0x00, 0x00),
 ];
 
+/// Colours for ten classes of points, far enough apart for colour-blind readers, too, where they
+/// come with a form each: those of the palette, and a dark red, a dark blue and a grey.
+pub(super) const CLASSES: [Colour; 10] = [
+    PALETTE[0],
+    PALETTE[1],
+    PALETTE[2],
+    PALETTE[3],
+    PALETTE[4],
+    PALETTE[5],
+    PALETTE[6],
+    (0x88, 0x22, 0x55),
+    (0x33, 0x22, 0x88),
+    (0x77, 0x77, 0x77),
+];
+
 /// Where a text's anchor lies along its line.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Anchor {

@@ -1,7 +1,7 @@
 //! What every figure owes its reader: text that is neither cut off nor covered.
 
 use super::figure::{Chart, Figure};
-use super::scene::{Anchor, PALETTE, PAPER, Scene, Shape, Text, text_width};
+use super::scene::{Anchor, CLASSES, PALETTE, PAPER, Scene, Shape, Text, text_width};
 use super::*;
 
 /// Left, top, right, bottom.
@@ -96,6 +96,26 @@ fn heat_maps() -> Vec<(&'static str, Figure)> {
     ]
 }
 
+fn scatter_charts() -> Vec<(&'static str, Figure)> {
+    let points: Vec<_> = (0..300_u32).map(|i| [i * 7919 % 101, i * 104_729 % 97]).collect();
+    let chart = |scale: f64, classes: &[&str]| {
+        let points = points.iter().map(|point| point.map(|value| f64::from(value) * scale));
+        let points: Vec<_> = points.collect();
+        let classes: Vec<_> = classes.iter().copied().cycle().take(points.len()).collect();
+        scatter_chart("Features", "first component", "second component", &points, &classes).unwrap()
+    };
+    let digits = ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"];
+    let long = [LONG, "an Ankle boot", "é<&>", "a T-shirt or top", "a Pullover", "a Trouser"];
+    vec![
+        ("ten classes", chart(0.5, &digits)),
+        ("one class", chart(1e-12, &["a"])),
+        ("huge", chart(-1e28, &digits)),
+        ("one point", scatter_chart("Point", "x", "y", &[[0, 0]], &["a"]).unwrap()),
+        ("long names", chart(1e3, &long)),
+        ("long texts", scatter_chart(LONG, LONG, LONG, &points, &[LONG; 300]).unwrap()),
+    ]
+}
+
 fn picture_grids() -> Vec<(&'static str, Figure)> {
     let picture = || Picture::new(&[0.5; 784], 28, 28).unwrap();
     let grid = |count: usize, caption: &str| {
@@ -120,7 +140,8 @@ fn picture_grids() -> Vec<(&'static str, Figure)> {
 
 #[test]
 fn no_text_is_cut_off_or_covers_another() {
-    let figures = [line_charts(), bar_charts(), heat_maps(), picture_grids()].concat();
+    let figures =
+        [line_charts(), bar_charts(), heat_maps(), scatter_charts(), picture_grids()].concat();
     for (name, figure) in &figures {
         assert_legible(name, figure);
     }
@@ -147,6 +168,34 @@ fn the_legend_stands_above_the_data() {
         assert!(legend_bottom.is_none_or(|bottom| bottom + 60 <= plot_top), "{name}");
         assert_eq!(samples.len() > 1, data.len() > 1, "{name}: a legend for several lines only");
     }
+}
+
+#[test]
+fn classes_of_points_differ_in_colour_and_form_and_their_names_stand_above_them() {
+    let (_, figure) = scatter_charts().swap_remove(0);
+    let mut forms = std::collections::BTreeMap::<_, std::collections::BTreeSet<_>>::new();
+    let mut heights = Vec::new();
+    for shape in &figure.scene().shapes {
+        let (corners, top, colour) = match shape {
+            Shape::Circle { centre, radius, fill } => (Vec::new(), centre.1 - radius, *fill),
+            Shape::Polygon { points, fill } => {
+                let (x, y) = points[0];
+                let corners = points.iter().map(|point| (point.0 - x, point.1 - y)).collect();
+                (corners, points.iter().map(|point| point.1).min().unwrap(), *fill)
+            }
+            _ => continue,
+        };
+        forms.entry(colour).or_default().insert(corners);
+        heights.push(top);
+    }
+    assert_eq!(forms.len(), 10);
+    // Large in the legend, small among the data.
+    let (colours, forms): (Vec<_>, Vec<_>) = forms.into_iter().unzip();
+    assert!(CLASSES.iter().all(|colour| colours.contains(colour)));
+    let of_most_colours = forms.iter().map(|form| forms.iter().filter(|f| *f == form).count());
+    assert!(of_most_colours.max() == Some(2), "no form is shared by more than two classes");
+    let (legend, data) = heights.split_at(10);
+    assert!(legend.iter().max().unwrap() + 100 < *data.iter().min().unwrap());
 }
 
 #[test]
@@ -189,7 +238,7 @@ fn colours_stand_out_from_the_paper() {
         let linear = |channel: u8| (f64::from(channel) / 255.0).powf(2.2);
         0.2126 * linear(red) + 0.7152 * linear(green) + 0.0722 * linear(blue)
     };
-    for colour in PALETTE {
+    for colour in CLASSES {
         let contrast = (luminance(PAPER) + 0.05) / (luminance(colour) + 0.05);
         assert!(contrast > 2.0, "{colour:?}: {contrast}");
     }

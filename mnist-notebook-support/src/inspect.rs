@@ -1,0 +1,212 @@
+//! What a trained network does: where it errs, how sure it is, what it looks at.
+
+use candle_core::{D, DType, Tensor, Var};
+
+use crate::linen::{Module, Params};
+use crate::loss::{check_label_range, check_logits, onehot};
+use crate::{Error, Result};
+
+/// How often each class was taken for each: rows are the true classes, columns the predicted ones.
+///
+/// # Shapes
+/// - `labels`, `predictions`: `[N]`, u32, each below `num_classes`
+/// - result: `num_classes` rows of `num_classes` counts
+///
+/// # Errors
+/// [`Error::Shape`] and [`Error::DType`] for anything else, [`Error::Label`] for a number that is
+/// no class.
+///
+/// # Examples
+/// ```
+/// use candle_core::{Device, Tensor};
+/// use mnist_notebook_support::inspect::confusion_matrix;
+///
+/// let labels = Tensor::new(&[0u32, 0, 1, 1, 1], &Device::Cpu)?;
+/// let predictions = Tensor::new(&[0u32, 1, 1, 1, 0], &Device::Cpu)?;
+/// assert_eq!(confusion_matrix(&labels, &predictions, 2)?, [[1, 1], [1, 2]]);
+/// # Ok::<(), mnist_notebook_support::Error>(())
+/// ```
+///
+/// # Source
+/// `sklearn.metrics.confusion_matrix(labels, predictions)`.
+pub fn confusion_matrix(
+    labels: &Tensor,
+    predictions: &Tensor,
+    num_classes: usize,
+) -> Result<Vec<Vec<u32>>> {
+    let rows = classes("labels", labels, num_classes)?;
+    let columns = classes("predictions", predictions, num_classes)?;
+    if rows.len() != columns.len() {
+        let expected = format!("[{}], one for each label", rows.len());
+        return Err(shape("predictions", expected, predictions));
+    }
+    let mut counts = vec![vec![0; num_classes]; num_classes];
+    for (row, column) in rows.into_iter().zip(columns) {
+        counts[row as usize][column as usize] += 1;
+    }
+    Ok(counts)
+}
+
+/// How sure a network is, and how often it is right, where it is about equally sure.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct CalibrationBin {
+    /// The mean probability that the network gives its prediction, 0 to 1.
+    pub confidence: f32,
+    /// The share of predictions that are right, 0 to 1.
+    pub accuracy: f32,
+    /// How many predictions there are.
+    pub count: usize,
+}
+
+/// Predictions in bins of about equal confidence: `num_bins` that divide 0 to 1 evenly, those
+/// without any prediction left out, from the least sure to the surest.
+///
+/// The predicted class is the most probable one, and its probability is the confidence. Of a
+/// well-calibrated network's predictions with a confidence of 80 %, 80 % are right.
+///
+/// # Shapes
+/// - `probabilities`: `[N, K]`, any float type, 0 to 1
+/// - `labels`: `[N]`, u32, each below `K`
+///
+/// # Errors
+/// [`Error::Shape`], [`Error::DType`] and [`Error::Label`] for anything else,
+/// [`Error::EmptyDataset`] without labels, [`Error::Hyperparameter`] for no bins and for
+/// probabilities that are none.
+///
+/// # Examples
+/// ```
+/// use candle_core::{Device, Tensor};
+/// use mnist_notebook_support::inspect::{CalibrationBin, calibration_curve};
+///
+/// let probabilities = Tensor::new(&[[0.25f32, 0.75], [0.75, 0.25]], &Device::Cpu)?;
+/// let labels = Tensor::new(&[1u32, 1], &Device::Cpu)?;
+/// let bins = calibration_curve(&probabilities, &labels, 10)?;
+/// assert_eq!(bins, [CalibrationBin { confidence: 0.75, accuracy: 0.5, count: 2 }]);
+/// # Ok::<(), mnist_notebook_support::Error>(())
+/// ```
+///
+/// # Source
+/// `sklearn.calibration.calibration_curve(right, confidence, n_bins=num_bins)`; Guo et al., *On
+/// Calibration of Modern Neural Networks*, 2017.
+pub fn calibration_curve(
+    probabilities: &Tensor,
+    labels: &Tensor,
+    num_bins: usize,
+) -> Result<Vec<CalibrationBin>> {
+    let num_classes = check_logits(probabilities, labels)?;
+    let labels = classes("labels", labels, num_classes)?;
+    let out_of_range = |name, value, allowed| Err(Error::Hyperparameter { name, value, allowed });
+    if num_bins == 0 {
+        return out_of_range("num_bins", 0.0, "it must be at least 1");
+    }
+    let confidences = probabilities.max(D::Minus1)?.to_dtype(DType::F64)?.to_vec1::<f64>()?;
+    let predictions = probabilities.argmax(D::Minus1)?.to_vec1::<u32>()?;
+    // Probabilities that were rounded may exceed 1 by a little.
+    if let Some(value) = confidences.iter().find(|value| !(0.0..1.001).contains(*value)) {
+        let allowed = "it must be from 0 to 1; `exp` makes probabilities of log-probabilities";
+        return out_of_range("probability", *value, allowed);
+    }
+
+    let mut bins = std::collections::BTreeMap::<u64, (f64, usize, usize)>::new();
+    for ((confidence, prediction), label) in confidences.iter().zip(predictions).zip(labels) {
+        // A bin reaches from above its lower end up to its upper end.
+        let bin = (confidence * num_bins as f64).ceil() as u64;
+        let (sum, right, count) = bins.entry(bin.clamp(1, num_bins as u64)).or_default();
+        *sum += confidence;
+        *right += usize::from(prediction == label);
+        *count += 1;
+    }
+    let bins = bins.into_values().map(|(sum, right, count)| CalibrationBin {
+        confidence: (sum / count as f64) as f32,
+        accuracy: (right as f64 / count as f64) as f32,
+        count,
+    });
+    Ok(bins.collect())
+}
+
+/// The mean over all predictions of how far confidence and accuracy are apart in their bin, 0 to 1;
+/// 0 for no bins.
+///
+/// # Examples
+/// ```
+/// use mnist_notebook_support::inspect::{CalibrationBin, expected_calibration_error};
+///
+/// let unsure = CalibrationBin { confidence: 0.5, accuracy: 0.75, count: 10 };
+/// let sure = CalibrationBin { confidence: 1.0, accuracy: 1.0, count: 90 };
+/// assert_eq!(expected_calibration_error(&[unsure, sure]), 0.025);
+/// ```
+///
+/// # Source
+/// Guo et al., *On Calibration of Modern Neural Networks*, 2017, equation 3.
+pub fn expected_calibration_error(bins: &[CalibrationBin]) -> f32 {
+    let count: usize = bins.iter().map(|bin| bin.count).sum();
+    let gap = |bin: &CalibrationBin| (bin.confidence - bin.accuracy).abs() * bin.count as f32;
+    bins.iter().map(gap).sum::<f32>() / count.max(1) as f32
+}
+
+/// How strongly each pixel moves what the network says of a class: the absolute value of the
+/// gradient of that output with respect to the image, the largest over the channels.
+///
+/// # Shapes
+/// - `images`: `[N, height, width, channels]`, of the parameters' type
+/// - `classes`: `[N]`, u32: for each image, the class that is asked about
+/// - result: `[N, height, width, 1]`, 0 or more
+///
+/// # Errors
+/// [`Error::Shape`] and [`Error::DType`] for anything else, [`Error::Label`] for a number that is
+/// no class; those of the network.
+///
+/// # Examples
+/// ```
+/// use candle_core::{DType, Device, Tensor};
+/// use mnist_notebook_support::inspect::saliency;
+/// use mnist_notebook_support::{Cnn, get_initial_params, random::Key};
+///
+/// let params = get_initial_params(&Cnn, Key::new(0), &Device::Cpu)?;
+/// let images = Tensor::full(0.5f32, (2, 28, 28, 1), &Device::Cpu)?;
+/// let classes = Tensor::new(&[3u32, 8], &Device::Cpu)?;
+/// let saliency = saliency(&Cnn, &params, &images, &classes)?;
+/// assert_eq!(saliency.dims(), [2, 28, 28, 1]);
+/// # Ok::<(), mnist_notebook_support::Error>(())
+/// ```
+///
+/// # Source
+/// Simonyan, Vedaldi, Zisserman, *Deep Inside Convolutional Networks*, 2013. The gradient is that
+/// of `jax.grad` with respect to the image; the derivatives are candle's.
+pub fn saliency(
+    model: &impl Module,
+    params: &Params,
+    images: &Tensor,
+    classes: &Tensor,
+) -> Result<Tensor> {
+    if images.rank() != 4 {
+        return Err(shape("saliency images", "[N, height, width, channels]".into(), images));
+    }
+    let images = Var::from_tensor(images)?;
+    let output = model.apply(params, &images)?;
+    let num_classes = check_logits(&output, classes)?;
+    let chosen = onehot(classes, num_classes)?.to_dtype(output.dtype())?;
+    // No image's output depends on another image, so that one sum serves them all.
+    let gradients = (chosen * output)?.sum_all()?.backward()?;
+    match gradients.get(&images) {
+        Some(gradient) => Ok(gradient.abs()?.max_keepdim(D::Minus1)?),
+        None => Ok(images.zeros_like()?.max_keepdim(D::Minus1)?),
+    }
+}
+
+/// The numbers of classes in a tensor `[N]`.
+fn classes(what: &'static str, tensor: &Tensor, num_classes: usize) -> Result<Vec<u32>> {
+    if tensor.rank() != 1 {
+        return Err(shape(what, "[N]".into(), tensor));
+    }
+    if tensor.dtype() != DType::U32 {
+        let found = tensor.dtype().as_str().into();
+        return Err(Error::DType { what, expected: "u32", found });
+    }
+    check_label_range(tensor, num_classes)?;
+    Ok(tensor.to_vec1()?)
+}
+
+fn shape(what: &'static str, expected: String, tensor: &Tensor) -> Error {
+    Error::Shape { what, expected, found: tensor.dims().to_vec() }
+}
