@@ -1,7 +1,6 @@
 //! Failures in notebooks are noticed: small notebooks that fail, each in its way, are executed by the real kernel.
 //! And the committed notebooks are tidy.
 
-use std::io::Write;
 use std::path::Path;
 use std::time::Duration;
 
@@ -24,10 +23,8 @@ impl Watcher for Silent {
 fn execute_fixture(name: &str, limit: Duration) -> Option<(Notebook, Vec<Failure>)> {
     let project = Project::new();
     if !project.kernelspec().is_file() {
-        // Past the test runner, which shows nothing of a test that passes.
         let why = "the Jupyter kernel is not set up (`cargo xtask test` does it)";
-        let mut past_the_runner = std::io::stderr();
-        writeln!(past_the_runner, "skipped notebook `{name}`: {why}").unwrap();
+        tests::skipped(&format!("notebook `{name}`"), why);
         return None;
     }
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures");

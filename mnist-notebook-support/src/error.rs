@@ -155,6 +155,13 @@ pub enum Error {
     )]
     NoGradient(String),
 
+    /// A network was to leave the crate that is more than layers one after the other.
+    #[error(
+        "the network is not a plain chain of this crate's layers, and nothing else can be exported: \
+         are there branches, or tensor operations between the layers?"
+    )]
+    NotAChain,
+
     /// The loss became infinite or not a number.
     #[error(
         "the loss is {loss} at epoch {epoch}, step {step}: training has diverged; start again{} \
@@ -257,6 +264,19 @@ pub enum Error {
         /// What the operating system said.
         source: std::io::Error,
     },
+
+    /// A picture could not be read from a file.
+    #[error("cannot read the picture {}: {problem}", path.display())]
+    PictureFile {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: String,
+    },
+
+    /// A picture in which no digit can be found.
+    #[error("no digit can be found in the picture: {0}")]
+    NoDigit(&'static str),
 
     /// A figure cannot be drawn from these data.
     #[error("{0}")]

@@ -16,7 +16,7 @@ use candle_core::{DType, Device, Tensor, Var};
 
 use crate::dataset::Batch;
 use crate::kernels::{self, Outcome, Program};
-use crate::linen::trace::{Layer, Step, record};
+use crate::linen::trace::{Layer, Step, is_chain, record, sample};
 use crate::linen::{Module, Params};
 use crate::metrics::BatchMetrics;
 use crate::optimizer::Momentum;
@@ -43,11 +43,7 @@ use crate::{Result, ops};
 /// # Ok::<(), mnist_notebook_support::Error>(())
 /// ```
 pub fn jit<M: Module>(model: M, params: &Params, input_shape: &[usize]) -> Result<Jit<M>> {
-    let dtype = params.iter().next().map_or(DType::F32, |(_, var)| var.dtype());
-    // One example shows all that there is to see.
-    let mut sample_shape = input_shape.to_vec();
-    sample_shape.iter_mut().take(1).for_each(|batch| *batch = 1);
-    let sample = Tensor::zeros(sample_shape, dtype, params.device())?;
+    let sample = sample(params, input_shape)?;
     let (output, steps) = record(|| model.apply(params, &sample))?;
     let num_classes = output.dims().last().copied().unwrap_or(0);
     let plan = plan(input_shape, &sample, &steps, &output, params);
@@ -175,11 +171,7 @@ fn plan(
     let &[batch, height, width, channels] = input_shape else {
         return Err("the input is no batch of images".into());
     };
-    let is_chain = steps.iter().map(|step| step.input).eq(std::iter::once(sample.id())
-        .chain(steps.iter().map(|step| step.output.id()))
-        .take(steps.len()))
-        && steps.last().is_some_and(|step| step.output.id() == output.id());
-    if !is_chain {
+    if !is_chain(steps, sample, output) {
         return Err("the network is not a plain chain of this crate's layers".into());
     }
     let layers = steps.iter().map(|step| to_kernel_layer(&step.layer, params));

@@ -15,6 +15,7 @@
 //! | moved, turned and noisy images | [`shift`](transform::shift), [`rotate`](transform::rotate), [`add_noise`](transform::add_noise), [`augment`] | [`transform`] |
 //! | networks with two modes | [`Scope::batch_norm`](linen::Scope::batch_norm), [`Scope::dropout`](linen::Scope::dropout), [`Variables`](linen::Variables) | [`linen`] |
 //! | learning rates that change | [`WarmupCosine`] | [`schedule`] |
+//! | taking it away | [`save_onnx`], [`read_png`], [`prepare_digit`] | [`mod@onnx`], [`digit`] |
 //!
 //! The whole tutorial is a few lines:
 //!
@@ -41,6 +42,7 @@ mod atomic;
 pub mod checkpoint;
 pub mod dataset;
 pub mod device;
+pub mod digit;
 pub mod error;
 pub mod inspect;
 pub mod jit;
@@ -50,6 +52,7 @@ pub mod loss;
 pub mod metrics;
 pub mod model;
 pub mod notebook;
+pub mod onnx;
 mod ops;
 pub mod optimizer;
 pub mod random;
@@ -65,11 +68,15 @@ pub use candle_nn;
 pub use checkpoint::{Checkpoints, EpochMetrics, TrainState};
 pub use dataset::{Batch, Dataset, get_datasets, get_datasets_from};
 pub use device::best_device;
+pub use digit::prepare_digit;
+#[cfg(feature = "png")]
+pub use digit::read_png;
 pub use error::{Error, Result};
 pub use jit::{Jit, jit};
 pub use loss::{cross_entropy_loss, onehot};
 pub use metrics::{BatchMetrics, Metrics, compute_metrics};
 pub use model::{Cnn, get_initial_params};
+pub use onnx::save_onnx;
 pub use optimizer::{Gradients, Momentum, create_optimizer};
 pub use schedule::WarmupCosine;
 pub use train::{eval_model, eval_step, train_epoch, train_step, value_and_grad};
@@ -83,10 +90,13 @@ pub mod prelude {
         Module, Params, Scope, Variables, avg_pool, flatten, log_softmax, max_pool, relu, tabulate,
     };
     pub use crate::random::{Key, permutation};
+    #[cfg(feature = "png")]
+    pub use crate::read_png;
     pub use crate::{
         Batch, BatchMetrics, Checkpoints, Cnn, Dataset, EpochMetrics, Error, Gradients, Jit,
         Metrics, Momentum, Result, TrainState, WarmupCosine, augment, best_device, compute_metrics,
         create_optimizer, cross_entropy_loss, eval_model, eval_step, get_datasets,
-        get_initial_params, jit, onehot, train_epoch, train_step, value_and_grad,
+        get_initial_params, jit, onehot, prepare_digit, save_onnx, train_epoch, train_step,
+        value_and_grad,
     };
 }

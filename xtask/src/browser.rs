@@ -1,13 +1,19 @@
-//! The walkthrough in a real browser: JupyterLab in a headless Chromium, used by keyboard (`browser.py`).
+//! The notebooks in a real browser, a headless Chromium: the walkthrough in JupyterLab, used by keyboard (`browser.py`), and
+//! the draw-a-digit panel, drawn on (`panel.py`).
 
+use std::io::Write;
 use std::path::Path;
+use std::process::{Command, Stdio};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
 
 use crate::notebook::Notebook;
 use crate::project::{Project, command, output, run};
 
-const DRIVER: &str = include_str!("browser.py");
+const WEBDRIVER: &str = include_str!("webdriver.py");
+const WALKTHROUGH: &str = include_str!("browser.py");
+const PANEL: &str = include_str!("panel.py");
 /// How the titles of the figures begin that must come to be on the page: a grid of digits and a curve.
 const FIGURES: [&str; 2] = ["The first images", "Loss"];
 
@@ -16,10 +22,8 @@ const FIGURES: [&str; 2] = ["The first images", "Loss"];
 /// # Errors
 /// When a cell fails or a figure is not there in the end; a screenshot shows the page.
 pub fn test(project: &Project, path: &Path) -> Result<()> {
-    if output(command("chromedriver").arg("--version")).is_err() {
-        println!(
-            "skipped the walkthrough in a browser: there is no `chromedriver` (Debian's package chromium-driver)"
-        );
+    if let Err(reason) = is_there() {
+        println!("skipped the walkthrough in a browser: {reason}");
         return Ok(());
     }
     println!("\nThe walkthrough in a browser");
@@ -32,10 +36,107 @@ pub fn test(project: &Project, path: &Path) -> Result<()> {
     notebook.clear();
     notebook.write(&copy)?;
     let screenshot = project.output().join("browser.png");
-    let mut driver = project.jupyter();
-    driver.args(["-c", DRIVER]).arg(&copy).arg(&screenshot).args(FIGURES);
+    let mut driver = script(project, WALKTHROUGH);
+    driver.arg(&copy).arg(&screenshot).args(FIGURES);
     let result = run(&mut driver)
         .with_context(|| format!("the browser test failed, see {}", screenshot.display()));
     std::fs::remove_file(copy)?;
     result
+}
+
+/// Whether there is a browser that programs can use; if not, why.
+///
+/// # Errors
+/// The reason, in words.
+pub fn is_there() -> Result<(), &'static str> {
+    match output(command("chromedriver").arg("--version")) {
+        Ok(_) => Ok(()),
+        Err(_) => Err("there is no `chromedriver` (Debian's package chromium-driver)"),
+    }
+}
+
+/// The project's Python with a script that may use what is in `webdriver.py`.
+fn script(project: &Project, text: &str) -> Command {
+    let mut python = project.jupyter();
+    python.args(["-c", &format!("{WEBDRIVER}{text}")]);
+    python
+}
+
+/// With what a panel is drawn on.
+#[derive(Clone, Copy, Debug)]
+pub enum Device {
+    /// With a mouse, in a wide window.
+    Desktop,
+    /// With a finger, in a window 360 pixels wide.
+    Phone,
+}
+
+/// Draws on the panel of a page, or of a notebook, which is opened in JupyterLab, and has it look at images; returns what it
+/// shows, in the words of `panel.py`. A screenshot is left in a file.
+///
+/// # Errors
+/// When there is no panel, or it does not answer.
+pub fn use_panel(
+    project: &Project,
+    place: &Path,
+    screenshot: &Path,
+    device: Device,
+    request: &Value,
+) -> Result<Value> {
+    let device = match device {
+        Device::Desktop => "desktop",
+        Device::Phone => "phone",
+    };
+    let mut driver = script(project, PANEL);
+    driver.arg(place).arg(screenshot).arg(device);
+    let mut driver = driver.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
+    let mut input = driver.stdin.take().context("no pipe to the script")?;
+    input.write_all(request.to_string().as_bytes())?;
+    drop(input);
+    let answer = driver.wait_with_output()?;
+    ensure!(
+        answer.status.success(),
+        "the panel in {} does not work, see {}",
+        place.display(),
+        screenshot.display()
+    );
+    Ok(serde_json::from_slice(&answer.stdout)?)
+}
+
+/// A seven, as strokes of points from 0 (left, top) to 1.
+pub fn seven() -> Value {
+    json!([[[0.25, 0.2], [0.5, 0.2], [0.75, 0.2], [0.65, 0.4], [0.55, 0.6], [0.45, 0.85]]])
+}
+
+/// Draws on the panel of an executed notebook, in JupyterLab and in the page made of it, there also as on a phone. Without
+/// chromedriver, says that it does not.
+///
+/// # Errors
+/// When a drawing does not move the bars, or the page is wider than a phone.
+pub fn test_panel(project: &Project, notebook: &Path, page: &Path) -> Result<()> {
+    if let Err(reason) = is_there() {
+        println!("skipped the panel in a browser: {reason}");
+        return Ok(());
+    }
+    // JupyterLab shows what a notebook that it did not execute holds only if it is trusted.
+    run(project.jupyter().args(["-m", "jupyter", "trust"]).arg(notebook))?;
+    let places = [
+        ("in JupyterLab", notebook, Device::Desktop),
+        ("in the page", page, Device::Desktop),
+        ("in the page on a phone", page, Device::Phone),
+    ];
+    for (name, place, device) in places {
+        let screenshot = project.output().join(format!("panel {name}.png"));
+        let request = json!({"images": [], "strokes": seven()});
+        let answer = use_panel(project, place, &screenshot, device, &request)?;
+        let states = answer["states"].as_array().map_or(0, Vec::len);
+        ensure!(
+            states > 2,
+            "the panel {name} does not move while one draws, see {}",
+            screenshot.display()
+        );
+        ensure!(answer["overflow"] == 0, "the panel {name} is too wide");
+        println!("The panel {name}: {}", answer["answer"].as_str().unwrap_or_default());
+    }
+    Ok(())
 }

@@ -168,7 +168,9 @@ pub fn launch(tools: &Path, evcxr: &Path, control_file: &Path) -> Result<Infalli
     let mut outer: Vec<PathBuf> =
         std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default()).collect();
     outer.push(cargo_home()?.join("bin")); // an editor may have been started without it
-    let path = std::env::join_paths([pool.folder.join("bin")].iter().chain(&outer))?;
+    // First our own: the programs before Cargo and rustup, and the Python that has what notebooks call.
+    let own = [pool.folder.join("bin"), tools.join("venv/bin")];
+    let path = std::env::join_paths(own.iter().chain(&outer))?;
     kernel
         .env("MNIST_NOTEBOOK_CARGO", real_cargo(&outer)?)
         .envs(find("rustup", &outer).map(|rustup| ("MNIST_NOTEBOOK_RUSTUP", rustup)))

@@ -103,10 +103,14 @@ impl Params {
     /// # Errors
     /// [`Error::Save`] if the file cannot be written.
     pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
+        atomic::write(path.as_ref(), &self.to_bytes()?).map_err(Error::save(path.as_ref()))
+    }
+
+    /// The parameters as a safetensors file.
+    pub(crate) fn to_bytes(&self) -> Result<Vec<u8>> {
         let tensors =
             self.iter().map(|(path, var)| (path.to_owned(), var.as_detached_tensor())).collect();
-        let content = tensor_file::to_bytes(BTreeMap::new(), &tensors)?;
-        atomic::write(path.as_ref(), &content).map_err(Error::save(path.as_ref()))
+        tensor_file::to_bytes(BTreeMap::new(), &tensors)
     }
 
     /// Reads parameters from a safetensors file, one written by [`save`](Params::save) or by Flax

@@ -8,9 +8,10 @@
 
 use std::cell::RefCell;
 
-use candle_core::{Tensor, TensorId};
+use candle_core::{DType, Tensor, TensorId};
 
-use crate::Result;
+use super::{Module, Params};
+use crate::{Error, Result};
 
 thread_local! {
     static RECORDING: RefCell<Option<Vec<Step>>> = const { RefCell::new(None) };
@@ -44,6 +45,46 @@ pub(crate) fn record<T>(f: impl FnOnce() -> Result<T>) -> Result<(T, Vec<Step>)>
     let result = f();
     let steps = RECORDING.replace(outer).unwrap_or_default();
     Ok((result?, steps))
+}
+
+/// Whether the layers follow one another from `input` to `output`, with nothing beside them.
+pub(crate) fn is_chain(steps: &[Step], input: &Tensor, output: &Tensor) -> bool {
+    let inputs = steps.iter().map(|step| step.input);
+    let outputs = steps.iter().map(|step| step.output.id());
+    inputs.chain([output.id()]).eq([input.id()].into_iter().chain(outputs))
+}
+
+/// One black example for a network with these parameters: it shows all layers that there are.
+pub(crate) fn sample(params: &Params, input_shape: &[usize]) -> Result<Tensor> {
+    let dtype = params.iter().next().map_or(DType::F32, |(_, var)| var.dtype());
+    let mut shape = input_shape.to_vec();
+    shape.iter_mut().take(1).for_each(|batch| *batch = 1);
+    Ok(Tensor::zeros(shape, dtype, params.device())?)
+}
+
+/// The layers of a network that is a plain chain of them, for one example.
+///
+/// # Errors
+/// [`Error::NotAChain`] for any other network; [`Error::Shape`] for an input without dimensions;
+/// those of the network.
+pub(crate) fn chain(
+    model: &impl Module,
+    params: &Params,
+    input_shape: &[usize],
+) -> Result<Vec<Step>> {
+    if input_shape.is_empty() {
+        return Err(Error::Shape {
+            what: "input of the network",
+            expected: "[B, …]".into(),
+            found: Vec::new(),
+        });
+    }
+    let sample = sample(params, input_shape)?;
+    let (output, steps) = record(|| model.apply(params, &sample))?;
+    if steps.is_empty() || !is_chain(&steps, &sample, &output) {
+        return Err(Error::NotAChain);
+    }
+    Ok(steps)
 }
 
 /// Notes a layer if a recording is on.

@@ -1,10 +1,12 @@
-//! What displays itself in a notebook: figures, tables, source code, tensors and progress.
+//! What displays itself in a notebook: figures, tables, source code, tensors, progress, and a panel
+//! to draw on.
 //!
 //! Every value here shows itself as the result of a cell, in a rich form and as plain text.
 
 mod axes;
 mod bar_chart;
 mod display;
+mod draw_panel;
 mod figure;
 mod heat_map;
 mod line_chart;
@@ -23,6 +25,7 @@ mod tensor;
 mod tests;
 
 pub use bar_chart::bar_chart;
+pub use draw_panel::{DrawPanel, draw_panel};
 pub use figure::{Figure, side_by_side};
 pub use heat_map::heat_map;
 pub use line_chart::{line_chart, line_chart_over};

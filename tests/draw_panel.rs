@@ -1,0 +1,128 @@
+//! The draw-a-digit panel in a real browser, beside the crate: its own arithmetic must give the crate's probabilities.
+
+use std::path::Path;
+use std::sync::LazyLock;
+
+use mnist_notebook_support::notebook::draw_panel;
+use mnist_notebook_support::prelude::*;
+use serde_json::{Value, json};
+use xtask::browser::{Device as Screen, is_there, seven, use_panel};
+use xtask::project::Project;
+
+const IMAGES: usize = 200;
+
+/// A network that has learned enough to be sure of some digits and unsure of others.
+static PARAMS: LazyLock<Params> = LazyLock::new(|| {
+    let params = get_initial_params(&Cnn, Key::new(0), &Device::Cpu).unwrap();
+    let mut optimizer = create_optimizer(&params, 0.1, 0.9).unwrap();
+    let (train_ds, _) = get_datasets(&Device::Cpu).unwrap();
+    let few = train_ds.slice(0, 10_000).unwrap();
+    train_epoch(&Cnn, &mut optimizer, &few, 32, 1, Key::new(1)).unwrap();
+    optimizer.target().copy().unwrap()
+});
+
+/// Every other kind of layer, sizes that are not even, and no softmax at its end.
+struct Other;
+
+impl Module for Other {
+    fn call(&self, nn: &mut Scope, x: &Tensor) -> Result<Tensor> {
+        let x = max_pool(&nn.conv(4, (4, 3), x)?, (3, 5))?; // [B, 9, 5, 4]
+        nn.dense(10, &flatten(&log_softmax(&x)?)?)
+    }
+}
+
+/// What the panel of a network shows in a browser; nothing where there is none.
+fn panel(model: &impl Module, params: &Params, screen: Screen, images: &Tensor) -> Option<Value> {
+    let project = Project::new();
+    let no_python = "the Python environment is not set up (`cargo xtask test` does it)";
+    let is_ready = is_there().and(project.python().is_file().then_some(()).ok_or(no_python));
+    if let Err(reason) = is_ready {
+        tests::skipped("the panel in a browser", reason);
+        return None;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let page = folder.path().join("panel.html");
+    draw_panel(model, params).unwrap().save(&page).unwrap();
+    let images: Vec<Vec<f32>> = images.flatten_from(1).unwrap().to_vec2().unwrap();
+    let request = json!({"images": images, "strokes": seven()});
+    let screenshot = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/draw_panel.png");
+    Some(use_panel(&project, &page, &screenshot, screen, &request).unwrap())
+}
+
+fn test_images() -> Tensor {
+    let (_, test_ds) = get_datasets(&Device::Cpu).unwrap();
+    test_ds.slice(0, IMAGES).unwrap().image
+}
+
+fn numbers(value: &Value) -> Vec<f32> {
+    value.as_array().unwrap().iter().map(|number| number.as_f64().unwrap() as f32).collect()
+}
+
+fn largest_difference(found: &[f32], expected: &[f32]) -> f32 {
+    assert_eq!(found.len(), expected.len());
+    found.iter().zip(expected).fold(0.0, |largest, (a, b)| f32::max(largest, (a - b).abs()))
+}
+
+/// The crate's probabilities, one after the other.
+fn probabilities(model: &impl Module, params: &Params, images: &Tensor) -> Vec<f32> {
+    let logits = log_softmax(&model.apply(params, images).unwrap()).unwrap();
+    logits.exp().unwrap().flatten_all().unwrap().to_vec1().unwrap()
+}
+
+#[test]
+fn the_panel_gives_the_crates_probabilities_for_test_images() {
+    let images = test_images();
+    let Some(answer) = panel(&Cnn, &PARAMS, Screen::Desktop, &images) else { return };
+    let found: Vec<f32> =
+        answer["probabilities"].as_array().unwrap().iter().flat_map(numbers).collect();
+    let difference = largest_difference(&found, &probabilities(&Cnn, &PARAMS, &images));
+    assert!(difference <= 1e-3, "{difference}");
+}
+
+#[test]
+fn the_panel_evaluates_every_kind_of_layer() {
+    let images = test_images().narrow(0, 0, 20).unwrap();
+    let params = get_initial_params(&Other, Key::new(2), &Device::Cpu).unwrap();
+    let Some(answer) = panel(&Other, &params, Screen::Desktop, &images) else { return };
+    let found: Vec<f32> =
+        answer["probabilities"].as_array().unwrap().iter().flat_map(numbers).collect();
+    let difference = largest_difference(&found, &probabilities(&Other, &params, &images));
+    assert!(difference <= 1e-5, "{difference}");
+}
+
+#[test]
+fn what_is_drawn_is_prepared_and_predicted_as_the_crate_does() {
+    let images = test_images().narrow(0, 0, 1).unwrap();
+    for screen in [Screen::Desktop, Screen::Phone] {
+        let Some(answer) = panel(&Cnn, &PARAMS, screen, &images) else { return };
+        let drawing = numbers(&answer["drawing"]);
+        let drawing = Tensor::from_vec(drawing, (1, 280, 280, 1), &Device::Cpu).unwrap();
+        let digit = prepare_digit(&drawing).unwrap();
+        let pixels: Vec<f32> = digit.flatten_all().unwrap().to_vec1().unwrap();
+        assert!(largest_difference(&numbers(&answer["image"]), &pixels) <= 1e-5, "{screen:?}");
+
+        let percents: Vec<f32> =
+            probabilities(&Cnn, &PARAMS, &digit).iter().map(|share| share * 100.0).collect();
+        // The bars' numbers have one decimal.
+        let shown = numbers(answer["states"].as_array().unwrap().last().unwrap());
+        let difference = largest_difference(&shown, &percents);
+        assert!(difference <= 0.1 + 0.05, "{screen:?}: {difference}"); // 1e-3, and half a digit
+        assert_eq!(answer["answer"], "This looks like a 7.", "{screen:?}");
+    }
+}
+
+#[test]
+fn the_panel_moves_while_one_draws_and_is_cleared_by_keyboard() {
+    let images = test_images().narrow(0, 0, 1).unwrap();
+    for screen in [Screen::Desktop, Screen::Phone] {
+        let Some(answer) = panel(&Cnn, &PARAMS, screen, &images) else { return };
+        assert_eq!(numbers(&answer["cleared"]), [0.0; 10], "{screen:?}");
+        let states: Vec<_> = answer["states"].as_array().unwrap().iter().map(numbers).collect();
+        assert!(states.len() > 2, "{screen:?}: {states:?}");
+        let sums = states.iter().map(|state| state.iter().sum::<f32>());
+        assert!(sums.into_iter().all(|sum| (sum - 100.0).abs() < 0.6), "{screen:?}: {states:?}");
+        let (first, last) = (&states[0], &states[states.len() - 1]);
+        assert!(largest_difference(first, last) > 1.0, "{screen:?}: {states:?}");
+        assert_eq!(answer["overflow"], 0, "{screen:?}");
+    }
+}

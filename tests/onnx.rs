@@ -1,0 +1,128 @@
+//! What the crate writes as ONNX, other runtimes evaluate to the same: ONNX Runtime, and rten, which is pure Rust.
+
+use std::path::Path;
+
+use mnist_notebook_support::prelude::*;
+use mnist_notebook_support::random::uniform;
+use xtask::project::{Project, output};
+
+/// A chain with everything that has a shape to get wrong: even kernels, windows that leave something over, both
+/// poolings, channels that must keep their order through `flatten`, and a submodule.
+struct Odd;
+
+impl Module for Odd {
+    fn call(&self, nn: &mut Scope, x: &Tensor) -> Result<Tensor> {
+        let x = max_pool(&relu(&nn.conv(5, (2, 4), x)?)?, (2, 3))?; // [B, 4, 4, 5]
+        let x = nn.module(&Block, &x)?; //                              [B, 4, 4, 7]
+        let x = avg_pool(&x, (3, 2))?; //                               [B, 1, 2, 7]
+        log_softmax(&nn.dense(6, &flatten(&x)?)?)
+    }
+}
+
+struct Block;
+
+impl Module for Block {
+    fn call(&self, nn: &mut Scope, x: &Tensor) -> Result<Tensor> {
+        let x = relu(&nn.conv(4, (1, 3), x)?)?;
+        nn.conv(7, (3, 1), &x)
+    }
+}
+
+/// Pictures in, pictures out, with the softmax over the channels.
+struct Segmenter;
+
+impl Module for Segmenter {
+    fn call(&self, nn: &mut Scope, x: &Tensor) -> Result<Tensor> {
+        log_softmax(&nn.conv(3, (3, 3), x)?)
+    }
+}
+
+/// Nothing that needs channels first.
+struct Perceptron;
+
+impl Module for Perceptron {
+    fn call(&self, nn: &mut Scope, x: &Tensor) -> Result<Tensor> {
+        let x = relu(&nn.dense(32, &flatten(x)?)?)?;
+        nn.dense(10, &x)
+    }
+}
+
+/// Exports a network with random weights, and asserts that the runtimes compute what the crate does.
+fn assert_same_everywhere(model: &impl Module, image_shape: [usize; 3]) {
+    let shape = [1, image_shape[0], image_shape[1], image_shape[2]];
+    let sample = Tensor::zeros(&shape, DType::F32, &Device::Cpu).unwrap();
+    let params = model.init(Key::new(1), &sample).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("network.onnx");
+    save_onnx(model, &params, &shape, &path).unwrap();
+    for batch in [1, 7] {
+        let shape = [batch, image_shape[0], image_shape[1], image_shape[2]];
+        let images = uniform(Key::new(2), &shape, 0.0, 1.0, &Device::Cpu).unwrap();
+        let expected = model.apply(&params, &images).unwrap();
+        assert_close("rten", &rten(&path, &images, expected.rank()), &expected);
+        if let Some(found) = onnx_runtime(&path, &images) {
+            assert_close("ONNX Runtime", &found, &expected);
+        }
+    }
+}
+
+fn assert_close(runtime: &str, found: &Tensor, expected: &Tensor) {
+    assert_eq!(found.dims(), expected.dims(), "{runtime}");
+    let difference = (found - expected).unwrap().abs().unwrap().max_all().unwrap();
+    let difference: f32 = difference.to_scalar().unwrap();
+    assert!(difference <= 1e-4, "{runtime}: the logits differ by {difference}");
+}
+
+/// What rten gives for the images, a tensor of this rank.
+fn rten(path: &Path, images: &Tensor, rank: usize) -> Tensor {
+    let model = rten::Model::load_file(path).unwrap();
+    let pixels = images.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+    let input = rten::Value::from_shape(images.dims(), pixels).unwrap();
+    let output = model.run_one(input.into(), None).unwrap();
+    match rank {
+        2 => to_tensor::<2>(output),
+        _ => to_tensor::<4>(output),
+    }
+}
+
+fn to_tensor<const RANK: usize>(value: rten::Value) -> Tensor {
+    let (shape, values) = value.into_shape_vec::<f32, RANK>().unwrap();
+    Tensor::from_vec(values, &shape[..], &Device::Cpu).unwrap()
+}
+
+/// What ONNX Runtime gives for the images; nothing where there is no Python that has it.
+fn onnx_runtime(path: &Path, images: &Tensor) -> Option<Tensor> {
+    let project = Project::new();
+    if !project.python().is_file() {
+        tests::skipped("ONNX Runtime", "it is not set up (`cargo xtask test` does it)");
+        return None;
+    }
+    let script = "import sys, numpy, onnxruntime\n\
+                  path, images, logits = sys.argv[1:]\n\
+                  session = onnxruntime.InferenceSession(path)\n\
+                  numpy.save(logits, session.run(['logits'], {'image': numpy.load(images)})[0])";
+    let (input, result) = (path.with_file_name("images.npy"), path.with_file_name("logits.npy"));
+    images.write_npy(&input).unwrap();
+    output(project.jupyter().args(["-c", script]).args([path, &input, &result])).unwrap();
+    Some(Tensor::read_npy(&result).unwrap())
+}
+
+#[test]
+fn the_tutorials_network_computes_the_same_in_every_runtime() {
+    assert_same_everywhere(&Cnn, [28, 28, 1]);
+}
+
+#[test]
+fn a_network_with_odd_sizes_computes_the_same_in_every_runtime() {
+    assert_same_everywhere(&Odd, [8, 13, 3]);
+}
+
+#[test]
+fn a_network_that_gives_pictures_keeps_their_channels_last() {
+    assert_same_everywhere(&Segmenter, [5, 9, 2]);
+}
+
+#[test]
+fn a_network_without_convolutions_computes_the_same_in_every_runtime() {
+    assert_same_everywhere(&Perceptron, [28, 28, 1]);
+}
