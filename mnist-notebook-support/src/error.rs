@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use candle_core::Error as Candle;
 
-use crate::device::name;
+use crate::device::{explain, name};
 use crate::kernels::KernelError;
 
 /// The result of every fallible function of this crate.
@@ -20,6 +20,10 @@ pub enum Error {
     /// A tensor operation failed in candle.
     #[error("{0}")]
     Tensor(String),
+
+    /// A GPU cannot be used, or failed.
+    #[error("{0}")]
+    Gpu(String),
 
     /// A tensor has another shape than the function takes.
     #[error("{what}: expected shape {expected}, found {found:?}")]
@@ -310,6 +314,7 @@ impl From<Candle> for Error {
             Candle::DTypeMismatchBinaryOp { lhs, rhs, op } => {
                 Error::DType { what: op, expected: rhs.as_str(), found: lhs.as_str().into() }
             }
+            Candle::Cuda(error) => Error::Gpu(explain(&error.to_string())),
             other => Error::Tensor(other.to_string()),
         }
     }
