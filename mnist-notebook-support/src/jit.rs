@@ -7,8 +7,11 @@
 //! momentum step into the gradient. A step then replays the plan.
 //!
 //! As under `jax.jit`, what the network does must depend on shapes alone, not on values. Where
-//! there is no plan (a layer that this crate does not know, a branch, a GPU, f64) the step is
-//! [`train_step`], which works for everything.
+//! there is no plan (a layer that this crate does not know, a branch, the GPU of a Mac, f64) the step
+//! is [`train_step`], which works for everything.
+//!
+//! On an NVIDIA GPU the plan is for one batch size: other batches, smaller ones too, go the general
+//! way.
 
 use std::fmt;
 
@@ -58,9 +61,16 @@ pub struct Jit<M> {
 }
 
 struct Plan {
-    program: Program,
+    program: Compiled,
     image_shape: Vec<usize>,
     description: String,
+}
+
+/// The program for the processor on which the parameters are.
+enum Compiled {
+    Cpu(Program),
+    #[cfg(feature = "cuda")]
+    Cuda(Box<crate::cuda::Program>),
 }
 
 impl<M: Module> Jit<M> {
@@ -84,6 +94,23 @@ impl<M: Module> Jit<M> {
             Ok(plan) if plan.fits(batch) => plan.eval_step(params, batch),
             _ => eval_step(&self.model, params, batch),
         }
+    }
+
+    /// What each launch of a compiled step on an NVIDIA GPU does, and the microseconds that it takes when the
+    /// same launch is repeated a hundred times; empty where there is no such step.
+    ///
+    /// The optimizer's parameters are worthless afterwards.
+    ///
+    /// # Errors
+    /// [`Error::Gpu`](crate::Error::Gpu) if the GPU fails.
+    #[cfg(feature = "cuda")]
+    pub fn launch_times(&self, optimizer: &mut Momentum) -> Result<Vec<(String, f32)>> {
+        let Ok(Plan { program: Compiled::Cuda(program), .. }) = &self.plan else {
+            return Ok(Vec::new());
+        };
+        let (rate, beta) = (optimizer.learning_rate() as f32, optimizer.beta() as f32);
+        let (target, momentum) = (vars(optimizer.target()), vars(optimizer.momentum()));
+        program.launch_times(&target, &momentum, rate, beta)
     }
 
     /// Whether there is a plan; if not, `Display` says why.
@@ -110,40 +137,60 @@ impl<M> fmt::Display for Jit<M> {
 impl Plan {
     fn fits(&self, batch: &Batch) -> bool {
         let image = &batch.image;
-        image.device().is_cpu()
-            && image.dtype() == DType::F32
-            && image.is_contiguous()
-            && image.dims().get(1..) == Some(&self.image_shape)
-            && (1..=self.program.batch()).contains(&batch.len())
+        image.dims().get(1..) == Some(&self.image_shape)
+            && match &self.program {
+                Compiled::Cpu(program) => {
+                    image.device().is_cpu()
+                        && image.dtype() == DType::F32
+                        && image.is_contiguous()
+                        && (1..=program.batch()).contains(&batch.len())
+                }
+                #[cfg(feature = "cuda")]
+                Compiled::Cuda(program) => program.fits(batch),
+            }
     }
 
     fn train_step(&mut self, optimizer: &Momentum, batch: &Batch) -> Result<BatchMetrics> {
-        let labels = batch.label.to_vec1::<u32>()?;
         let (rate, beta) = (optimizer.learning_rate() as f32, optimizer.beta() as f32);
-        let vars = [optimizer.target(), optimizer.momentum()]
-            .into_iter()
-            .flat_map(|params| params.iter().map(|(_, var)| var))
-            .collect::<Vec<&Var>>();
-        let (storage, layout) = batch.image.storage_and_layout();
-        let images = ops::f32_slice(&storage, layout)?;
-        let outcome = ops::with_slices_mut(&vars, |slices| {
-            let (target, momentum) = slices.split_at_mut(slices.len() / 2);
-            self.program.train_step(target, momentum, images, &labels, rate, beta)
-        })??;
-        to_metrics(outcome, labels.len())
+        let (target, momentum) = (vars(optimizer.target()), vars(optimizer.momentum()));
+        match &mut self.program {
+            Compiled::Cpu(program) => {
+                let labels = batch.label.to_vec1::<u32>()?;
+                let (storage, layout) = batch.image.storage_and_layout();
+                let images = ops::f32_slice(&storage, layout)?;
+                let outcome = ops::with_slices_mut(&[target, momentum].concat(), |slices| {
+                    let (target, momentum) = slices.split_at_mut(slices.len() / 2);
+                    program.train_step(target, momentum, images, &labels, rate, beta)
+                })??;
+                to_metrics(outcome, labels.len())
+            }
+            #[cfg(feature = "cuda")]
+            Compiled::Cuda(program) => program.train_step(&target, &momentum, batch, rate, beta),
+        }
     }
 
     fn eval_step(&mut self, params: &Params, batch: &Batch) -> Result<BatchMetrics> {
-        let labels = batch.label.to_vec1::<u32>()?;
-        let vars = params.iter().map(|(_, var)| var.storage_and_layout()).collect::<Vec<_>>();
-        let slices = vars
-            .iter()
-            .map(|(storage, layout)| ops::f32_slice(storage, layout))
-            .collect::<Result<Vec<_>>>()?;
-        let (storage, layout) = batch.image.storage_and_layout();
-        let images = ops::f32_slice(&storage, layout)?;
-        to_metrics(self.program.evaluate(&slices, images, &labels)?, labels.len())
+        match &mut self.program {
+            Compiled::Cpu(program) => {
+                let labels = batch.label.to_vec1::<u32>()?;
+                let vars =
+                    params.iter().map(|(_, var)| var.storage_and_layout()).collect::<Vec<_>>();
+                let slices = vars
+                    .iter()
+                    .map(|(storage, layout)| ops::f32_slice(storage, layout))
+                    .collect::<Result<Vec<_>>>()?;
+                let (storage, layout) = batch.image.storage_and_layout();
+                let images = ops::f32_slice(&storage, layout)?;
+                to_metrics(program.evaluate(&slices, images, &labels)?, labels.len())
+            }
+            #[cfg(feature = "cuda")]
+            Compiled::Cuda(program) => program.eval_step(&vars(params), batch),
+        }
     }
+}
+
+fn vars(params: &Params) -> Vec<&Var> {
+    params.iter().map(|(_, var)| var).collect()
 }
 
 fn to_metrics(outcome: Outcome, examples: usize) -> Result<BatchMetrics> {
@@ -162,9 +209,6 @@ fn plan(
     output: &Tensor,
     params: &Params,
 ) -> Result<Plan, String> {
-    if !sample.device().is_cpu() {
-        return Err("the parameters are on a GPU".into());
-    }
     if params.iter().any(|(_, var)| var.dtype() != DType::F32 || !var.is_contiguous()) {
         return Err("the parameters are not contiguous f32 arrays".into());
     }
@@ -176,10 +220,27 @@ fn plan(
     }
     let layers = steps.iter().map(|step| to_kernel_layer(&step.layer, params));
     let layers = layers.collect::<Option<Vec<_>>>().ok_or("a layer's parameters are missing")?;
-    let program = Program::new([batch, height, width, channels], &layers)
-        .map_err(|error| error.to_string())?;
+    let program = compile([batch, height, width, channels], &layers, sample.device())?;
     let image_shape = vec![height, width, channels];
     Ok(Plan { program, image_shape, description: describe(batch, steps) })
+}
+
+fn compile(
+    shape: [usize; 4],
+    layers: &[kernels::Layer],
+    device: &Device,
+) -> Result<Compiled, String> {
+    match device {
+        Device::Cpu => {
+            Program::new(shape, layers).map(Compiled::Cpu).map_err(|error| error.to_string())
+        }
+        #[cfg(feature = "cuda")]
+        Device::Cuda(device) => {
+            let program = crate::cuda::Program::new(shape, layers, device)?;
+            Ok(Compiled::Cuda(Box::new(program)))
+        }
+        _ => Err("the parameters are on a GPU for which there are no kernels here".into()),
+    }
 }
 
 fn to_kernel_layer(layer: &Layer, params: &Params) -> Option<kernels::Layer> {

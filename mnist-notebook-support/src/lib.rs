@@ -40,6 +40,8 @@
 
 mod atomic;
 pub mod checkpoint;
+#[cfg(any(feature = "cuda", test))]
+mod cuda;
 pub mod dataset;
 pub mod device;
 pub mod digit;

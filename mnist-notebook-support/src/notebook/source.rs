@@ -15,6 +15,9 @@ macro_rules! files {
 const FILES: &[(&str, &str)] = files![
     "atomic.rs"
     "checkpoint.rs"
+    "cuda/mod.rs"
+    "cuda/plan.rs"
+    "cuda/program.rs"
     "dataset/download.rs"
     "dataset/files.rs"
     "dataset/mod.rs"

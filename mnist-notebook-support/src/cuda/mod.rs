@@ -1,0 +1,17 @@
+//! The compiled step on an NVIDIA GPU: [`jit`](crate::jit()) for parameters that live there.
+//!
+//! A [chain of layers](crate::kernels::Layer) becomes a short row of launches (`plan`) of one CUDA
+//! kernel (`kernels.cu`), which is compiled when the program runs. Launching costs more than most of
+//! this work, so the row is recorded once as a CUDA graph and replayed (`program`): a step allocates
+//! nothing and waits for nothing.
+//!
+//! The tests compile `kernels.cu` with a C++ compiler and run the same plans on the CPU.
+
+mod plan;
+#[cfg(feature = "cuda")]
+mod program;
+#[cfg(test)]
+mod tests;
+
+#[cfg(feature = "cuda")]
+pub(crate) use program::Program;

@@ -1,0 +1,295 @@
+//! A plan on its GPU: compiled, recorded once, replayed.
+
+use std::collections::BTreeMap;
+use std::ffi::c_void;
+use std::sync::{Mutex, PoisonError};
+
+use candle_core::cuda_backend::cudarc::driver::{
+    CudaFunction, CudaSlice, DevicePtr, DeviceRepr, DriverError, result, sys,
+};
+use candle_core::cuda_backend::cudarc::nvrtc::{CompileOptions, compile_ptx_with_opts};
+use candle_core::cuda_backend::{CudaDType, CudaDevice, WrapErr};
+use candle_core::{DType, Device, Storage, Tensor, Var};
+
+use super::plan::{Addresses, Job, Launch, Plan, THREADS};
+use crate::dataset::Batch;
+use crate::kernels::Layer;
+use crate::metrics::BatchMetrics;
+use crate::{Error, Result};
+
+/// The CUDA source, compiled for the GPU that is there.
+const SOURCE: &str = include_str!("kernels.cu");
+
+// SAFETY: it is plain data in C's layout; its addresses are numbers here.
+unsafe impl DeviceRepr for Job {}
+
+/// A network planned for a batch size on a GPU, with all the memory it needs.
+pub(crate) struct Program {
+    plan: Plan,
+    device: CudaDevice,
+    run: CudaFunction,
+    /// The plan's memory.
+    arena: CudaSlice<f32>,
+    /// The steps recorded last: they hold for the parameters that they were recorded with.
+    training: Option<Recording>,
+    evaluation: Option<Recording>,
+}
+
+/// What a recording depends on.
+#[derive(Clone, Debug, PartialEq)]
+struct Subject {
+    at: Addresses,
+    rate: f32,
+    beta: f32,
+}
+
+/// A row of launches as a CUDA graph.
+struct Recording {
+    subject: Subject,
+    graph: sys::CUgraphExec,
+    /// The launches' jobs in the GPU's memory, where the graph reads them.
+    _jobs: CudaSlice<Job>,
+}
+
+impl Drop for Recording {
+    fn drop(&mut self) {
+        // SAFETY: the graph is this recording's own. A failure leaves it to the end of the process.
+        let _ = unsafe { result::graph::exec_destroy(self.graph) };
+    }
+}
+
+impl Program {
+    /// Plans a chain of layers for images `[batch, height, width, channels]` and compiles the
+    /// kernels for the GPU, or says why that cannot be done.
+    pub(crate) fn new(
+        shape: [usize; 4],
+        layers: &[Layer],
+        device: &CudaDevice,
+    ) -> Result<Self, String> {
+        let plan = Plan::new(shape, layers)?;
+        let run = compiled(device).map_err(|error| error.to_string())?;
+        let arena =
+            device.alloc_zeros(plan.words).map_err(|error| Error::from(error).to_string())?;
+        let device = device.clone();
+        Ok(Self { plan, device, run, arena, training: None, evaluation: None })
+    }
+
+    /// Whether the batch is what the plan is for.
+    pub(crate) fn fits(&self, batch: &Batch) -> bool {
+        let Batch { image, label } = batch;
+        let is_here = |tensor: &Tensor| {
+            let device = Device::Cuda(self.device.clone());
+            tensor.device().same_device(&device) && tensor.is_contiguous()
+        };
+        let len = self.plan.batch;
+        (is_here(image) && image.dtype() == DType::F32 && is_here(label))
+            && (label.dtype() == DType::U32 && label.dims() == [len])
+            && image.elem_count() == len * self.plan.image_len
+    }
+
+    /// One step of gradient descent with momentum; nothing waits for it.
+    pub(crate) fn train_step(
+        &mut self,
+        params: &[&Var],
+        momenta: &[&Var],
+        batch: &Batch,
+        rate: f32,
+        beta: f32,
+    ) -> Result<BatchMetrics> {
+        let subject = Subject { at: self.addresses(params, momenta)?, rate, beta };
+        if !self.training.as_ref().is_some_and(|known| known.subject == subject) {
+            let launches = self.plan.training(&subject.at, rate, beta);
+            self.training = Some(self.record(subject, &launches)?);
+        }
+        self.replay(self.training.as_ref(), batch)
+    }
+
+    /// Loss and accuracy of a batch; nothing waits for them.
+    pub(crate) fn eval_step(&mut self, params: &[&Var], batch: &Batch) -> Result<BatchMetrics> {
+        let subject = Subject { at: self.addresses(params, &[])?, rate: 0.0, beta: 0.0 };
+        if !self.evaluation.as_ref().is_some_and(|known| known.subject == subject) {
+            let launches = self.plan.evaluation(&subject.at);
+            self.evaluation = Some(self.record(subject, &launches)?);
+        }
+        self.replay(self.evaluation.as_ref(), batch)
+    }
+
+    /// What each launch of a step of training does, and the microseconds that it takes when the same
+    /// launch is repeated. The parameters go on changing meanwhile.
+    pub(crate) fn launch_times(
+        &self,
+        params: &[&Var],
+        momenta: &[&Var],
+        rate: f32,
+        beta: f32,
+    ) -> Result<Vec<(String, f32)>> {
+        const REPEATED: u32 = 100;
+        let at = self.addresses(params, momenta)?;
+        let stream = self.device.cuda_stream();
+        let time = |launch: &Launch| -> Result<f32> {
+            let jobs = self.device.clone_htod(&launch.jobs)?;
+            let (jobs, _guard) = jobs.device_ptr(&stream);
+            let event = || {
+                let timing = sys::CUevent_flags::CU_EVENT_DEFAULT;
+                stream.record_event(Some(timing)).w()
+            };
+            self.launch(launch, jobs, stream.cu_stream()).w()?;
+            let start = event()?;
+            for _ in 0..REPEATED {
+                self.launch(launch, jobs, stream.cu_stream()).w()?;
+            }
+            Ok(start.elapsed_ms(&event()?).w()? * 1e3 / REPEATED as f32)
+        };
+        let launches = self.plan.training(&at, rate, beta);
+        let named = launches.iter().map(|launch| {
+            let kinds: Vec<_> = launch.jobs.iter().map(|job| format!("{:?}", job.kind)).collect();
+            Ok((format!("{} ({} blocks)", kinds.join(" + "), launch.blocks), time(launch)?))
+        });
+        named.collect()
+    }
+
+    fn addresses(&self, params: &[&Var], momenta: &[&Var]) -> Result<Addresses> {
+        let of = |vars: &[&Var]| -> Result<Vec<u64>> {
+            let lens = vars.iter().map(|var| var.elem_count());
+            if !vars.is_empty() && !lens.eq(self.plan.param_lens.iter().copied()) {
+                return Err(Error::Tensor("the parameters are not those of the plan".into()));
+            }
+            vars.iter().map(|var| self.address::<f32>(var)).collect()
+        };
+        let stream = self.device.cuda_stream();
+        let (arena, _guard) = self.arena.device_ptr(&stream);
+        Ok(Addresses { arena, params: of(params)?, momenta: of(momenta)? })
+    }
+
+    /// Where a tensor's values lie in the GPU's memory.
+    fn address<T: CudaDType + DeviceRepr>(&self, tensor: &Tensor) -> Result<u64> {
+        let (storage, layout) = tensor.storage_and_layout();
+        match &*storage {
+            Storage::Cuda(storage) if layout.is_contiguous() => {
+                let stream = self.device.cuda_stream();
+                let (start, _guard) = storage.as_cuda_slice::<T>()?.device_ptr(&stream);
+                Ok(start + (layout.start_offset() * size_of::<T>()) as u64)
+            }
+            _ => Err(Error::Tensor("expected contiguous values on the GPU".into())),
+        }
+    }
+
+    /// Records launches as a graph.
+    ///
+    /// They are recorded on a stream of their own: candle's may be the default stream, which cannot
+    /// be recorded. The graph is then launched on candle's, in order with candle's operations.
+    fn record(&self, subject: Subject, launches: &[Launch]) -> Result<Recording> {
+        let jobs: Vec<Job> = launches.iter().flat_map(|launch| launch.jobs.clone()).collect();
+        let jobs = self.device.clone_htod(&jobs)?;
+        let stream = self.device.cuda_stream();
+        stream.synchronize().w()?;
+        let first = jobs.device_ptr(&stream).0;
+        let record = || -> Result<sys::CUgraphExec, DriverError> {
+            stream.context().bind_to_thread()?;
+            let own = result::stream::create(result::stream::StreamKind::NonBlocking)?;
+            let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
+            // SAFETY: the stream was made here and is used here alone; the graph that comes of it,
+            // too, which is no longer needed once it is instantiated.
+            unsafe {
+                result::stream::begin_capture(own, mode)?;
+                // Whatever comes of the launches, the recording is ended.
+                let launched = self.launch_all(launches, first, own);
+                let graph = result::stream::end_capture(own)?;
+                let instantiated = launched.and_then(|()| {
+                    result::graph::instantiate(graph, sys::CUgraphInstantiate_flags(0))
+                });
+                result::graph::destroy(graph)?;
+                result::stream::destroy(own)?;
+                instantiated
+            }
+        };
+        let graph = record().w()?;
+        Ok(Recording { subject, graph, _jobs: jobs })
+    }
+
+    /// Queues launches whose jobs lie one after the other from `jobs` on.
+    fn launch_all(
+        &self,
+        launches: &[Launch],
+        mut jobs: u64,
+        stream: sys::CUstream,
+    ) -> Result<(), DriverError> {
+        for launch in launches {
+            self.launch(launch, jobs, stream)?;
+            jobs += size_of_val(launch.jobs.as_slice()) as u64;
+        }
+        Ok(())
+    }
+
+    /// Queues one launch whose jobs lie at `jobs` in the GPU's memory.
+    fn launch(
+        &self,
+        launch: &Launch,
+        mut jobs: u64,
+        stream: sys::CUstream,
+    ) -> Result<(), DriverError> {
+        let mut count = launch.jobs.len() as i32;
+        let mut arguments = [(&raw mut jobs).cast::<c_void>(), (&raw mut count).cast::<c_void>()];
+        // SAFETY: the arguments are those of `run` in `kernels.cu`; the jobs name memory that the
+        // plan has sized for them, and the parameters whose lengths have been checked.
+        unsafe {
+            result::launch_kernel(
+                self.run.cu_function(),
+                (launch.blocks, 1, 1),
+                (THREADS, 1, 1),
+                0,
+                stream,
+                &mut arguments,
+            )
+        }
+    }
+
+    /// Puts a batch where the recording reads it, replays it, and takes the metrics along.
+    fn replay(&self, recording: Option<&Recording>, batch: &Batch) -> Result<BatchMetrics> {
+        let Some(recording) = recording else {
+            return Err(Error::Tensor("nothing has been recorded".into()));
+        };
+        let metrics = Tensor::zeros(2, DType::F32, &Device::Cuda(self.device.clone()))?;
+        let (image, label) =
+            (self.address::<f32>(&batch.image)?, self.address::<u32>(&batch.label)?);
+        let (out, own) = (self.address::<f32>(&metrics)?, recording.subject.at.arena);
+        let stream = self.device.cuda_stream();
+        let replay = || -> Result<(), DriverError> {
+            stream.context().bind_to_thread()?;
+            let stream = stream.cu_stream();
+            let copy = |to: u64, from: u64, words: usize| {
+                // SAFETY: both arrays have so many words: the batch fits the plan.
+                unsafe { result::memcpy_dtod_async(to, from, words * 4, stream) }
+            };
+            copy(own + self.plan.images, image, self.plan.batch * self.plan.image_len)?;
+            copy(own + self.plan.labels, label, self.plan.batch)?;
+            // SAFETY: the graph was recorded for this memory, which this program holds.
+            unsafe { result::graph::launch(recording.graph, stream) }?;
+            copy(out, own + self.plan.metrics, 2)
+        };
+        replay().w()?;
+        Ok(BatchMetrics { loss: metrics.get(0)?, accuracy: metrics.get(1)? })
+    }
+}
+
+/// The kernel, compiled once for each kind of GPU, loaded once for each.
+fn compiled(device: &CudaDevice) -> Result<CudaFunction> {
+    static COMPILED: Mutex<BTreeMap<(i32, i32), String>> = Mutex::new(BTreeMap::new());
+    let capability = device.cuda_stream().context().compute_capability().w()?;
+    let mut known = COMPILED.lock().unwrap_or_else(PoisonError::into_inner);
+    if !known.contains_key(&capability) {
+        let (major, minor) = capability;
+        let options = CompileOptions {
+            options: vec![
+                format!("--gpu-architecture=compute_{major}{minor}"),
+                "--std=c++17".into(),
+            ],
+            name: Some("kernels.cu".into()),
+            ..CompileOptions::default()
+        };
+        known.insert(capability, compile_ptx_with_opts(SOURCE, options).w()?.to_src());
+    }
+    let function =
+        device.get_or_load_custom_func("run", "mnist_notebook_step", &known[&capability])?;
+    Ok(function.into_cuda_function())
+}
