@@ -1,0 +1,246 @@
+//! The same on every device: the CPU, and whichever GPUs there are and this build can use.
+//!
+//! Without a GPU the CPU is compared with itself; on a machine that has one, `--features cuda` or
+//! `--features metal` lets these tests run on it.
+
+use mnist_notebook_support::linen::{Params, avg_pool, flatten, max_pool, relu};
+use mnist_notebook_support::notebook::{image_grid, show};
+use mnist_notebook_support::prelude::*;
+use mnist_notebook_support::random::{normal, uniform};
+use mnist_notebook_support::transform;
+
+/// The devices that there are.
+fn devices() -> Vec<Device> {
+    [Device::Cpu].into_iter().chain(gpus()).collect()
+}
+
+fn gpus() -> Vec<Device> {
+    let cuda = cfg!(feature = "cuda").then(|| Device::new_cuda(0).ok()).flatten();
+    let metal = cfg!(feature = "metal").then(|| Device::new_metal(0).ok()).flatten();
+    cuda.into_iter().chain(metal).collect()
+}
+
+fn values(tensor: &Tensor) -> Vec<f32> {
+    tensor.to_dtype(DType::F32).unwrap().flatten_all().unwrap().to_vec1().unwrap()
+}
+
+/// Asserts that the entries differ by no more than this share of the largest.
+fn assert_close(what: &str, found: &Tensor, expected: &Tensor, share: f32) {
+    assert_eq!(found.dims(), expected.dims(), "{what}");
+    let (found, expected) = (values(found), values(expected));
+    let largest = expected.iter().fold(0f32, |most, value| most.max(value.abs()));
+    for (index, (a, b)) in found.iter().zip(&expected).enumerate() {
+        assert!((a - b).abs() <= share * largest, "{what}, entry {index}: {a}, not {b}");
+    }
+}
+
+/// Initial parameters and a batch of real digits.
+fn start(device: &Device) -> (Params, Batch) {
+    let (train_ds, _) = get_datasets(device).unwrap();
+    (get_initial_params(&Cnn, Key::new(0), device).unwrap(), train_ds.slice(0, 32).unwrap())
+}
+
+/// A network with the layers that the tutorial's lacks.
+struct Other;
+
+impl Module for Other {
+    fn call(&self, nn: &mut Scope, x: &Tensor) -> Result<Tensor> {
+        let x = max_pool(&relu(&nn.conv(5, (5, 4), x)?)?, (3, 2))?;
+        let x = avg_pool(&nn.conv(7, (2, 3), &x)?, (2, 3))?;
+        log_softmax(&nn.dense(10, &flatten(&x)?)?)
+    }
+}
+
+#[test]
+fn random_numbers_have_the_same_bits() {
+    for device in devices() {
+        for draw in [
+            |device: &Device| normal(Key::new(3), (5, 7), device),
+            |device: &Device| uniform(Key::new(3), (5, 7), -1.0, 2.0, device),
+        ] {
+            let (found, expected) = (draw(&device).unwrap(), draw(&Device::Cpu).unwrap());
+            assert_eq!(values(&found), values(&expected));
+        }
+    }
+}
+
+#[test]
+fn datasets_and_their_batches_are_the_same() {
+    let (expected, expected_test) = get_datasets(&Device::Cpu).unwrap();
+    for device in devices() {
+        let (train_ds, test_ds) = get_datasets(&device).unwrap();
+        let (found, expected) =
+            (train_ds.batch(&[59_999, 0, 7]).unwrap(), expected.batch(&[59_999, 0, 7]).unwrap());
+        assert_eq!(values(&found.image), values(&expected.image));
+        assert_eq!(values(&found.label), values(&expected.label));
+        assert_eq!(values(&test_ds.label), values(&expected_test.label));
+    }
+}
+
+#[test]
+fn moved_and_turned_images_are_the_same() {
+    let digits = get_datasets(&Device::Cpu).unwrap().1.slice(0, 3).unwrap().image;
+    for device in devices() {
+        let image = digits.to_device(&device).unwrap();
+        for change in [
+            |image: &Tensor| transform::shift(image, 1.5, -2.0),
+            |image: &Tensor| transform::rotate(image, 20.0),
+            |image: &Tensor| transform::add_noise(Key::new(1), image, 0.2),
+            |image: &Tensor| transform::augment(Key::new(2), image, 2.0, 10.0),
+        ] {
+            assert_close("image", &change(&image).unwrap(), &change(&digits).unwrap(), 1e-5);
+        }
+    }
+}
+
+#[test]
+fn loss_and_metrics_are_the_same() {
+    for device in devices() {
+        let scores = normal(Key::new(1), (9, 10), &device).unwrap();
+        let logits = log_softmax(&scores).unwrap();
+        let labels = Tensor::new(&[1u32, 2, 3, 4, 5, 6, 7, 8, 9], &device).unwrap();
+        let on_cpu = logits.to_device(&Device::Cpu).unwrap();
+        let labels_on_cpu = labels.to_device(&Device::Cpu).unwrap();
+        let found = compute_metrics(&logits, &labels).unwrap().get().unwrap();
+        let expected = compute_metrics(&on_cpu, &labels_on_cpu).unwrap().get().unwrap();
+        assert!((found.loss - expected.loss).abs() < 1e-5);
+        assert_eq!(found.accuracy, expected.accuracy);
+        let rows = onehot(&labels, 10).unwrap();
+        assert_eq!(values(&rows), values(&onehot(&labels_on_cpu, 10).unwrap()));
+    }
+}
+
+#[test]
+fn loss_and_gradients_agree_to_a_ten_thousandth_of_the_largest_entry() {
+    fn gradients<M: Module>(model: &M, device: &Device) -> (Tensor, Gradients) {
+        let (_, batch) = start(device);
+        let params = get_initial_params(model, Key::new(0), device).unwrap();
+        let loss_fn = |params: &Params| {
+            let logits = model.apply(params, &batch.image)?;
+            Ok((cross_entropy_loss(&logits, &batch.label)?, ()))
+        };
+        let ((loss, ()), gradients) = value_and_grad(loss_fn, &params).unwrap();
+        (loss, gradients)
+    }
+    fn assert_agrees<M: Module>(model: &M, device: &Device) {
+        let ((loss, found), (expected_loss, expected)) =
+            (gradients(model, device), gradients(model, &Device::Cpu));
+        assert_close("loss", &loss, &expected_loss, 1e-4);
+        for ((path, found), (_, expected)) in found.iter().zip(expected.iter()) {
+            assert_close(path, found, expected, 1e-4);
+        }
+    }
+    for device in devices() {
+        assert_agrees(&Cnn, &device);
+        assert_agrees(&Other, &device);
+    }
+}
+
+#[test]
+fn the_compiled_step_is_that_of_autograd_on_the_cpu() {
+    for device in devices() {
+        let ((params, batch), (cpu_params, cpu_batch)) = (start(&device), start(&Device::Cpu));
+        let mut compiled = jit(Cnn, &params, batch.image.dims()).unwrap();
+        // The GPU of a Mac has no kernels of ours.
+        assert!(compiled.is_compiled() || device.is_metal(), "{compiled}");
+        let mut optimizer = create_optimizer(&params, 0.1, 0.9).unwrap();
+        let mut readable = create_optimizer(&cpu_params, 0.1, 0.9).unwrap();
+        for _ in 0..3 {
+            let found = compiled.train_step(&mut optimizer, &batch).unwrap().get().unwrap();
+            let expected = train_step(&Cnn, &mut readable, &cpu_batch).unwrap().get().unwrap();
+            assert!((found.loss - expected.loss).abs() <= 1e-4 * expected.loss);
+            assert_eq!(found.accuracy, expected.accuracy);
+        }
+        let pairs = optimizer.momentum().iter().zip(readable.momentum().iter());
+        for ((path, found), (_, expected)) in pairs {
+            assert_close(path, found, expected, 1e-3);
+        }
+        let found = compiled.eval_step(optimizer.target(), &batch).unwrap().get().unwrap();
+        let expected = eval_step(&Cnn, readable.target(), &cpu_batch).unwrap().get().unwrap();
+        assert!((found.loss - expected.loss).abs() <= 1e-3 * expected.loss);
+    }
+}
+
+#[test]
+fn other_batches_and_other_parameters_than_planned_train_too() {
+    for device in devices() {
+        let (params, batch) = start(&device);
+        let mut compiled = jit(Cnn, &params, &[8, 28, 28, 1]).unwrap();
+        for (size, rate) in [(8, 0.1), (8, 0.05), (5, 0.1), (32, 0.1)] {
+            let mut optimizer = create_optimizer(&params, rate, 0.9).unwrap();
+            let batch = batch.slice(0, size).unwrap();
+            let before = compiled.train_step(&mut optimizer, &batch).unwrap().get().unwrap();
+            let after = compiled.eval_step(optimizer.target(), &batch).unwrap().get().unwrap();
+            assert!(after.loss < before.loss, "{size}: {before:?}, {after:?}");
+        }
+    }
+}
+
+#[test]
+fn an_epoch_and_its_evaluation_come_out_alike() {
+    let run = |device: &Device| {
+        let (train_ds, test_ds) = get_datasets(device).unwrap();
+        let (params, _) = start(device);
+        let mut optimizer = create_optimizer(&params, 0.1, 0.9).unwrap();
+        let train_ds = train_ds.slice(0, 1600).unwrap();
+        let trained = train_epoch(&Cnn, &mut optimizer, &train_ds, 32, 1, Key::new(1)).unwrap();
+        let test_ds = test_ds.slice(0, 450).unwrap(); // the last batch is half as large
+        (trained.loss, eval_model(&Cnn, optimizer.target(), &test_ds).unwrap())
+    };
+    let (expected, (_, expected_accuracy)) = run(&Device::Cpu);
+    for device in devices() {
+        let (loss, (_, accuracy)) = run(&device);
+        assert!((loss - expected).abs() < 0.05 * expected, "{loss}, {expected}");
+        assert!((accuracy - expected_accuracy).abs() < 0.04, "{accuracy}, {expected_accuracy}");
+    }
+}
+
+#[test]
+fn a_checkpoint_resumes_where_it_was() {
+    for device in devices() {
+        let (params, _) = start(&device);
+        let (train_ds, test_ds) = get_datasets(&device).unwrap();
+        let (few, test) = (train_ds.slice(0, 64).unwrap(), test_ds.slice(0, 50).unwrap());
+        let folder = tempfile::tempdir().unwrap();
+        let checkpoints = Checkpoints::new(folder.path(), 2).unwrap();
+        let optimizer = create_optimizer(&params, 0.1, 0.9).unwrap();
+        let mut state = TrainState::new(optimizer, Key::new(1), 32);
+        checkpoints.train_epoch(&Cnn, &mut state, &few, &test).unwrap();
+        let resumed = checkpoints.resume(&device).unwrap().expect("one was written");
+        let pairs = resumed.optimizer.target().iter().zip(state.optimizer.target().iter());
+        for ((path, found), (_, expected)) in pairs {
+            assert_eq!(values(found), values(expected), "{path}");
+        }
+    }
+}
+
+#[test]
+fn figures_show_tensors_of_every_device() {
+    for device in devices() {
+        let (train_ds, _) = get_datasets(&device).unwrap();
+        let image = train_ds.image.narrow(0, 0, 4).unwrap();
+        image_grid("digits", &image, &[5, 0, 4, 1]).unwrap();
+        show(&image).unwrap();
+        tabulate(&Cnn, &image).unwrap();
+    }
+}
+
+#[test]
+fn a_gpu_reaches_the_tutorials_accuracy_in_ten_epochs() {
+    for device in gpus() {
+        let (train_ds, test_ds) = get_datasets(&device).unwrap();
+        let (mut rng, init_rng) = Key::new(0).split();
+        let params = get_initial_params(&Cnn, init_rng, &device).unwrap();
+        let mut optimizer = create_optimizer(&params, 0.1, 0.9).unwrap();
+        let accuracies: Vec<f32> = (1..=10)
+            .map(|epoch| {
+                let (next_rng, input_rng) = rng.split();
+                rng = next_rng;
+                train_epoch(&Cnn, &mut optimizer, &train_ds, 32, epoch, input_rng).unwrap();
+                eval_model(&Cnn, optimizer.target(), &test_ds).unwrap().1
+            })
+            .collect();
+        let mean = accuracies[5..].iter().sum::<f32>() / 5.0;
+        assert!(mean >= 0.987, "{accuracies:?}");
+    }
+}
