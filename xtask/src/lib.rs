@@ -14,12 +14,14 @@
 //! | [`mod@bench`] | how long a reader waits |
 //! | [`speed`] | how fast training is, beside JAX and PyTorch |
 //! | [`script`] | a notebook as an ordinary Rust program |
+//! | [`cuda`] | the feature `cuda` built without a GPU |
 //! | [`browser`] | the walkthrough in a real browser |
 //! | [`ui`] | progress on screen |
 
 pub mod bench;
 pub mod browser;
 pub mod check;
+pub mod cuda;
 pub mod execute;
 pub mod faults;
 pub mod kernel;

@@ -11,6 +11,7 @@ use clap::{Parser, Subcommand};
 use xtask::bench;
 use xtask::browser;
 use xtask::check;
+use xtask::cuda;
 use xtask::execute::{Screen, execute};
 use xtask::faults;
 use xtask::kernel::Kernel;
@@ -63,6 +64,8 @@ enum Arguments {
         /// The notebook
         notebook: PathBuf,
     },
+    /// Build with the feature `cuda`, without a GPU, and bundle what runs on a machine that has one
+    CudaBuild,
     /// Become a kernel; the kernelspec calls this
     #[command(hide = true)]
     Kernel {
@@ -90,6 +93,7 @@ fn main() -> ExitCode {
         Arguments::Bench { full, what: None } => compare(&Project::new(), full),
         Arguments::Bench { what: Some(Bench::Notebook), .. } => bench_notebook(&Project::new()),
         Arguments::Script { notebook } => script(&Project::new(), notebook),
+        Arguments::CudaBuild => cuda_build(&Project::new()),
         Arguments::Kernel { evcxr, control_file } => kernel(&evcxr, &control_file),
     };
     match result {
@@ -172,6 +176,10 @@ fn script(project: &Project, notebook: PathBuf) -> Result<()> {
         println!("Built:       {} (start it in the notebook's folder)", program.display());
     }
     Ok(())
+}
+
+fn cuda_build(project: &Project) -> Result<()> {
+    cuda::build(project, &project.notebooks().join(WALKTHROUGH))
 }
 
 fn kernel(evcxr: &Path, control_file: &Path) -> Result<()> {

@@ -76,7 +76,7 @@ fn python_environment(project: &Project) -> Result<()> {
 }
 
 /// A Python that is new enough.
-fn find_python() -> Result<PathBuf> {
+pub(crate) fn find_python() -> Result<PathBuf> {
     let version = "import sys; print(sys.version_info[0], sys.version_info[1])";
     let mut seen = Vec::new();
     for name in ["python3", "python3.14", "python3.13", "python3.12", "python3.11", "python3.10"] {

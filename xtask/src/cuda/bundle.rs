@@ -1,0 +1,80 @@
+//! The folder that goes to the machine with the GPU.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, ensure};
+
+use crate::launcher;
+use crate::project::{Project, command};
+
+/// The tests that go along: what they need is in the programs themselves, or in the data.
+pub(super) const TESTS: [&str; 1] = ["devices"];
+/// The programs that measure.
+pub(super) const EXAMPLES: [&str; 1] = ["bench_steps"];
+/// The largest folder that is easily passed on.
+const LIMIT: u64 = 60_000_000;
+/// What starts everything there.
+const RUN: &str = include_str!("run.sh");
+/// Files that the programs read, under the paths at which they look for them.
+const FILES: [&str; 6] = [
+    "docs/step_times.csv",
+    "tests/golden/trace_epoch_1.csv",
+    "tests/golden/ten_epochs.csv",
+    "xtask/peers/protocol.py",
+    "xtask/peers/jax_steps.py",
+    "data/README.md",
+];
+
+/// Writes the folder: programs, data, and the script that runs them.
+pub(super) fn write(project: &Project, programs: &[(String, PathBuf)]) -> Result<PathBuf> {
+    let folder = project.root().join("target/cuda/bundle");
+    launcher::remove(&folder)?;
+    fs::create_dir_all(folder.join("bin"))?;
+    fs::create_dir_all(folder.join("notebooks"))?;
+    for (name, program) in programs {
+        let packed = folder.join("bin").join(format!("{name}.gz"));
+        let status = command("gzip")
+            .args(["-9", "--stdout"])
+            .arg(program)
+            .stdout(File::create(packed)?)
+            .status();
+        ensure!(
+            status.context("cannot start `gzip`")?.success(),
+            "cannot pack {}",
+            program.display()
+        );
+    }
+    for file in FILES {
+        copy(&project.root().join(file), &folder.join(file))?;
+    }
+    for entry in fs::read_dir(project.root().join("data"))? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|ending| ending == "gz") {
+            copy(&path, &folder.join("data").join(path.file_name().context("a file has a name")?))?;
+        }
+    }
+    launcher::write(&folder.join("run.sh"), RUN)?;
+    ensure!(
+        command("chmod").arg("+x").arg(folder.join("run.sh")).status()?.success(),
+        "chmod failed"
+    );
+    let size = size(&folder)?;
+    println!("The bundle takes {:.1} MB.", size as f64 / 1e6);
+    ensure!(size < LIMIT, "the bundle is larger than {} MB", LIMIT / 1_000_000);
+    Ok(folder)
+}
+
+fn copy(from: &Path, to: &Path) -> Result<()> {
+    fs::create_dir_all(to.parent().context("a file lies in a folder")?)?;
+    fs::copy(from, to).with_context(|| format!("cannot copy {}", from.display()))?;
+    Ok(())
+}
+
+/// The bytes of all files in a folder.
+fn size(folder: &Path) -> Result<u64> {
+    fs::read_dir(folder)?.try_fold(0, |sum, entry| {
+        let path = entry?.path();
+        Ok(sum + if path.is_dir() { size(&path)? } else { path.metadata()?.len() })
+    })
+}

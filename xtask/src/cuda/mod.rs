@@ -1,0 +1,244 @@
+//! The feature `cuda` built on a machine without a GPU, a driver or the CUDA toolkit, for one that has a GPU.
+//!
+//! candle compiles its kernels with `nvcc`, which comes from NVIDIA's Python wheels into `.tools/cuda`. What it links
+//! besides belongs to the driver and the CUDA libraries of the machine that runs the result: here stand-ins take their
+//! place, libraries that carry the names of their functions and nothing else.
+
+mod bundle;
+
+use std::fmt::Write;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+
+use crate::launcher;
+use crate::project::{Project, command, output};
+use crate::script::Scripts;
+use crate::setup;
+use crate::ui::Spinner;
+
+/// The compiler: CUDA 13.0, as a later one writes PTX that the driver of CUDA 13.0 (580) refuses.
+const WHEELS: [&str; 5] = [
+    "nvidia-cuda-nvcc==13.0.88",
+    "nvidia-nvvm==13.0.88",
+    "nvidia-cuda-crt==13.0.88",
+    "nvidia-cuda-cccl==13.0.85",
+    "nvidia-cuda-runtime==13.0.96",
+];
+/// The libraries that candle links, and the module of the crate cudarc that declares their functions.
+const LIBRARIES: [(&str, &str, &str); 5] = [
+    ("cuda", "libcuda.so.1", "driver"),
+    ("cublas", "libcublas.so.13", "cublas"),
+    ("cublasLt", "libcublasLt.so.13", "cublaslt"),
+    ("curand", "libcurand.so.10", "curand"),
+    ("nvrtc", "libnvrtc.so.13", "nvrtc"),
+];
+/// What a stand-in's functions return: CUDA_ERROR_NO_DEVICE.
+const NO_DEVICE: u32 = 100;
+/// The compute capability built for unless `CUDA_COMPUTE_CAP` names another: that of an H100 or H200.
+const COMPUTE_CAP: &str = "90";
+/// In front of `nvcc`: leaves out what takes most of the time and is never called here.
+const COMPILER: &str = include_str!("nvcc.sh");
+
+/// Builds the tests, the benchmark and a notebook's program with the feature `cuda`, and puts them into a folder that
+/// runs on a machine with a GPU.
+///
+/// # Errors
+/// When something cannot be fetched, built or written; the message says what.
+pub fn build(project: &Project, notebook: &Path) -> Result<()> {
+    let toolkit = Toolkit::new(project)?;
+    println!("Building with the feature `cuda` (10 minutes of processor time at first)");
+    let mut programs = toolkit.programs(&["test", "--no-run"])?;
+    programs.extend(toolkit.programs(&["build", "--examples"])?);
+    programs.retain(|(name, _)| {
+        bundle::TESTS.contains(&&**name) || bundle::EXAMPLES.contains(&&**name)
+    });
+    let scripts = Scripts::write(project, &[notebook.to_owned()])?;
+    programs.extend(toolkit.build(scripts.cargo("build", &toolkit.target))?);
+    let folder = bundle::write(project, &programs)?;
+    println!(
+        "\nCopy this folder to a machine with an NVIDIA GPU and start its run.sh: {}",
+        folder.display()
+    );
+    Ok(())
+}
+
+/// A compiler and stand-ins for the libraries, in the form of an installed CUDA toolkit.
+struct Toolkit {
+    project: Project,
+    /// `.tools/cuda`.
+    folder: PathBuf,
+    /// A build folder apart from others: another feature, another profile.
+    target: PathBuf,
+}
+
+impl Toolkit {
+    fn new(project: &Project) -> Result<Self> {
+        let folder = project.tools().join("cuda");
+        let toolkit =
+            Self { project: project.clone(), folder, target: project.root().join("target/cuda") };
+        toolkit.compiler()?;
+        toolkit.stand_ins()?;
+        Ok(toolkit)
+    }
+
+    /// What programs take for the folder of an installed toolkit.
+    fn home(&self) -> PathBuf {
+        self.folder.join("toolkit")
+    }
+
+    /// Fetches the compiler.
+    fn compiler(&self) -> Result<()> {
+        let venv = self.folder.join("venv");
+        let (stamp, wanted) = (venv.join("wheels"), WHEELS.join("\n"));
+        if !fs::read_to_string(&stamp).is_ok_and(|installed| installed == wanted) {
+            println!("Fetching NVIDIA's compiler into .tools/cuda (250 MB)");
+            launcher::remove(&venv)?;
+            output(command(setup::find_python()?).args(["-m", "venv"]).arg(&venv))?;
+            let spinner = Spinner::new("pip install");
+            let mut pip = command(venv.join("bin/python"));
+            pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check"]);
+            pip.args(["--no-deps", "--only-binary=:all:"]).args(WHEELS);
+            output(&mut pip).context("cannot install NVIDIA's compiler")?;
+            drop(spinner);
+            fs::write(stamp, wanted)?;
+        }
+        let purelib = "import sysconfig; print(sysconfig.get_paths()['purelib'])";
+        let packages = output(command(venv.join("bin/python")).args(["-c", purelib]))?;
+        let wheel = Path::new(&packages).join("nvidia/cu13");
+        let home = self.home();
+        fs::create_dir_all(home.join("lib/stubs"))?;
+        for part in ["bin", "include", "nvvm"] {
+            link(&wheel.join(part), &home.join(part))?;
+        }
+        link(Path::new("lib"), &home.join("lib64"))?;
+        link(&wheel.join("lib/libcudart.so.13"), &home.join("lib/libcudart.so"))?;
+        let front = self.folder.join("nvcc");
+        let ffi = package("candle-kernels", &self.project)?.join("src/ffi.rs");
+        let text = COMPILER
+            .replace("@NVCC@", &home.join("bin/nvcc").to_string_lossy())
+            .replace("@FFI@", &ffi.to_string_lossy());
+        if !fs::read_to_string(&front).is_ok_and(|old| old == text) {
+            launcher::write(&front, &text)?;
+            output(command("chmod").arg("+x").arg(&front))?;
+        }
+        Ok(())
+    }
+
+    /// Makes a stand-in for each library.
+    fn stand_ins(&self) -> Result<()> {
+        let folder = self.home().join("lib/stubs");
+        let bindings = package("cudarc", &self.project)?.join("src");
+        for (name, soname, module) in LIBRARIES {
+            let library = folder.join(format!("lib{name}.so"));
+            if library.exists() {
+                continue;
+            }
+            let text = fs::read_to_string(bindings.join(module).join("sys/mod.rs"))?;
+            let source = folder.join(format!("{name}.c"));
+            let functions = declared(&text).into_iter().fold(String::new(), |mut code, name| {
+                writeln!(code, "int {name}(void) {{ return {NO_DEVICE}; }}")
+                    .expect("a string takes all");
+                code
+            });
+            fs::write(&source, functions)?;
+            let mut cc = command("cc");
+            cc.args(["-w", "-fno-builtin", "-shared", "-fPIC", "-nostdlib"]);
+            cc.arg(format!("-Wl,-soname,{soname}")).arg("-o").arg(&library).arg(&source);
+            output(&mut cc).context("cannot compile a library (is there a C compiler?)")?;
+            // The name under which a program looks for it when it starts.
+            link(Path::new(&format!("lib{name}.so")), &folder.join(soname))?;
+            fs::remove_file(source)?;
+        }
+        Ok(())
+    }
+
+    /// The programs that Cargo makes of the crate.
+    fn programs(&self, what: &[&str]) -> Result<Vec<(String, PathBuf)>> {
+        let mut cargo = command("cargo");
+        cargo.args(what).args(["--package", "mnist-notebook-support", "--target-dir"]);
+        cargo.arg(&self.target).current_dir(self.project.root());
+        self.build(cargo)
+    }
+
+    /// Runs Cargo with the toolkit; the names and paths of the programs that it made.
+    fn build(&self, mut cargo: Command) -> Result<Vec<(String, PathBuf)>> {
+        let home = self.home();
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        let path = std::iter::once(home.join("bin")).chain(std::env::split_paths(&path));
+        for other in ["CUDA_PATH", "CUDA_ROOT", "CUDA_TOOLKIT_ROOT_DIR", "CUDNN_LIB"] {
+            cargo.env_remove(other);
+        }
+        let cap = std::env::var("CUDA_COMPUTE_CAP").unwrap_or(COMPUTE_CAP.to_owned());
+        cargo
+            .env("CUDA_HOME", &home)
+            .env("NVCC", self.folder.join("nvcc"))
+            .env("PATH", std::env::join_paths(path)?)
+            .env("CUDA_COMPUTE_CAP", cap)
+            .env("CARGO_PROFILE_RELEASE_STRIP", "true")
+            .args(["--release", "--features", "mnist-notebook-support/cuda"])
+            .args(["--message-format", "json-render-diagnostics"])
+            .stderr(std::process::Stdio::inherit());
+        let made = cargo.output().context("cannot start `cargo`")?;
+        ensure!(made.status.success(), "cannot build with the feature `cuda`");
+        let messages = String::from_utf8_lossy(&made.stdout);
+        let messages = messages.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        Ok(messages
+            .filter_map(|message| {
+                let name = message["target"]["name"].as_str()?.to_owned();
+                Some((name, PathBuf::from(message["executable"].as_str()?)))
+            })
+            .collect())
+    }
+}
+
+/// The names of the functions that bindings declare.
+fn declared(bindings: &str) -> Vec<&str> {
+    let names = bindings.split("fn ").skip(1).map(|rest| {
+        rest.split(|letter: char| !letter.is_ascii_alphanumeric() && letter != '_')
+            .next()
+            .unwrap_or_default()
+    });
+    let mut names: Vec<&str> =
+        names.filter(|name| name.starts_with("cu") || name.starts_with("nvrtc")).collect();
+    names.sort_unstable();
+    names.dedup();
+    names
+}
+
+/// The folder of a package's source.
+fn package(name: &str, project: &Project) -> Result<PathBuf> {
+    let mut cargo = command("cargo");
+    cargo.args(["metadata", "--locked", "--all-features", "--format-version", "1"]);
+    let metadata: Value =
+        serde_json::from_str(&output(cargo.current_dir(project.root()))?).context("no JSON")?;
+    let packages = metadata["packages"].as_array().context("no list of packages")?;
+    let manifest = packages
+        .iter()
+        .find(|package| package["name"] == name)
+        .and_then(|package| package["manifest_path"].as_str())
+        .with_context(|| format!("candle no longer uses the crate {name}"))?;
+    Ok(Path::new(manifest).parent().context("a manifest lies in a folder")?.to_owned())
+}
+
+/// A symbolic link, made anew.
+fn link(to: &Path, at: &Path) -> Result<()> {
+    if at.is_symlink() {
+        fs::remove_file(at)?;
+    }
+    std::os::unix::fs::symlink(to, at).with_context(|| format!("cannot make {}", at.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_names_of_bindings_are_found_once_each() {
+        let text = "pub unsafe fn cuInit(a: u32) -> i32;\n fn helper()\n fn cuInit(\n pub fn nvrtcVersion()";
+        assert_eq!(declared(text), ["cuInit", "nvrtcVersion"]);
+    }
+}
