@@ -460,9 +460,9 @@ template <int TM, int TN> __device__ void dense_kernel(const Job &job, float *ti
 }
 
 // Each block finds its job and, within it, its tile.
-extern "C" __global__ void __launch_bounds__(THREADS) run(const Job *jobs, int count) {
+extern "C" __global__ void __launch_bounds__(THREADS) run(const Job *__restrict__ jobs, int count) {
     // Both slices of a product, or a whole tile of a convolution's output.
-    __shared__ float tiles[WIDEST * (WIDEST + 1)];
+    alignas(16) __shared__ float tiles[WIDEST * (WIDEST + 1)];
     int at = 0;
     while (at + 1 < count && jobs[at + 1].first_block <= (int)blockIdx.x) at++;
     const Job &job = jobs[at];

@@ -50,6 +50,7 @@ const COMPILER: &str = include_str!("nvcc.sh");
 /// When something cannot be fetched, built or written; the message says what.
 pub fn build(project: &Project, notebook: &Path) -> Result<()> {
     let toolkit = Toolkit::new(project)?;
+    toolkit.check_kernels()?;
     println!("Building with the feature `cuda` (10 minutes of processor time at first)");
     let mut programs = toolkit.programs(&["test", "--no-run"])?;
     programs.extend(toolkit.programs(&["build", "--examples"])?);
@@ -156,6 +157,15 @@ impl Toolkit {
         Ok(())
     }
 
+    /// Compiles the crate's own kernels, which programs compile only when they run.
+    fn check_kernels(&self) -> Result<()> {
+        let source = self.project.root().join("mnist-notebook-support/src/cuda/kernels.cu");
+        let mut nvcc = command(self.home().join("bin/nvcc"));
+        nvcc.arg(format!("-arch=sm_{}", compute_cap())).args(["-std=c++17", "-cubin", "-o"]);
+        nvcc.arg(self.folder.join("kernels.cubin")).arg(source);
+        output(&mut nvcc).map(drop).context("kernels.cu does not compile")
+    }
+
     /// The programs that Cargo makes of the crate.
     fn programs(&self, what: &[&str]) -> Result<Vec<(String, PathBuf)>> {
         let mut cargo = command("cargo");
@@ -172,12 +182,11 @@ impl Toolkit {
         for other in ["CUDA_PATH", "CUDA_ROOT", "CUDA_TOOLKIT_ROOT_DIR", "CUDNN_LIB"] {
             cargo.env_remove(other);
         }
-        let cap = std::env::var("CUDA_COMPUTE_CAP").unwrap_or(COMPUTE_CAP.to_owned());
         cargo
             .env("CUDA_HOME", &home)
             .env("NVCC", self.folder.join("nvcc"))
             .env("PATH", std::env::join_paths(path)?)
-            .env("CUDA_COMPUTE_CAP", cap)
+            .env("CUDA_COMPUTE_CAP", compute_cap())
             .env("CARGO_PROFILE_RELEASE_STRIP", "true")
             .args(["--release", "--features", "mnist-notebook-support/cuda"])
             .args(["--message-format", "json-render-diagnostics"])
@@ -193,6 +202,11 @@ impl Toolkit {
             })
             .collect())
     }
+}
+
+/// What to build for.
+fn compute_cap() -> String {
+    std::env::var("CUDA_COMPUTE_CAP").unwrap_or(COMPUTE_CAP.to_owned())
 }
 
 /// The names of the functions that bindings declare.
