@@ -43,7 +43,8 @@ def initial_params(model):
     return model.init(jax.random.PRNGKey(0), jnp.ones((1, 28, 28, 1)))["params"]
 
 
-def training(model, batch_size):
+def training(model, batch_size, is_fixed=False):
+    """Steps on shuffled batches, as the tutorial makes them, or on the first batch again and again."""
     optimizer = optax.sgd(LEARNING_RATE, momentum=BETA)
 
     @jax.jit
@@ -64,6 +65,7 @@ def training(model, batch_size):
     perms = perms.reshape(steps, batch_size)
     params = initial_params(model)
     state = optimizer.init(params)
+    fixed = {name: array[:batch_size] for name, array in train_ds.items()} if is_fixed else None
     done = 0
 
     def run(count):
@@ -72,7 +74,7 @@ def training(model, batch_size):
             done = 0
         metrics = []
         for perm in perms[done : done + count]:
-            batch = {name: array[perm, ...] for name, array in train_ds.items()}
+            batch = fixed or {name: array[perm, ...] for name, array in train_ds.items()}
             params, state, batch_metrics = train_step(params, state, batch)
             metrics.append(batch_metrics)
         done += count
@@ -99,6 +101,7 @@ def evaluation():
 serve(
     {
         "train_step": lambda batch: training(Cnn(), batch),
+        "fixed_step": lambda batch: training(Cnn(), batch, is_fixed=True),
         "own_module": lambda batch: training(OwnModule(), batch),
         "eval_model": lambda _: evaluation(),
     }

@@ -11,7 +11,7 @@ use crate::project::{Project, command};
 /// The tests that go along: what they need is in the programs themselves, or in the data.
 pub(super) const TESTS: [&str; 1] = ["devices"];
 /// The programs that measure.
-pub(super) const EXAMPLES: [&str; 1] = ["bench_steps"];
+pub(super) const EXAMPLES: [&str; 1] = ["bench_gpu"];
 /// The largest folder that is easily passed on.
 const LIMIT: u64 = 60_000_000;
 /// What starts everything there.

@@ -47,3 +47,9 @@ echo "== Tests"
 bin/devices 2>&1 | tee results/tests.txt
 echo "== The walkthrough"
 (cd notebooks && time ../bin/annotated_mnist ../results/figures) 2>&1 | tee results/walkthrough.txt
+echo "== Speed"
+jax=()
+"$python" -c "import jax, flax, optax" 2>/dev/null && jax=("$python" xtask/peers/jax_steps.py)
+[ ${#jax[@]} -gt 0 ] || echo "Without JAX beside: $python has no jax, flax and optax."
+# Both share the card: JAX must not take its memory in advance.
+XLA_PYTHON_CLIENT_PREALLOCATE=false bin/bench_gpu results/speed.md "${jax[@]}" 2>&1 | tee results/speed.txt
