@@ -3,8 +3,10 @@
 use rayon::prelude::*;
 
 use super::buffer::with_scratch;
+use super::direct;
 use super::error::{Result, check_len, check_window, product};
-use super::gemm::{Gemm, Rows, Start, Strides, vectorized};
+use super::gemm::vectorized;
+use super::winograd::Winograd;
 
 /// At most so many partial gradients are formed side by side and then added in order, whatever the
 /// number of threads.
@@ -63,7 +65,10 @@ impl Conv2d {
     ) -> Result<()> {
         self.check(input.len(), kernel.len(), output.len())?;
         check_len("bias", self.out_channels, bias.len())?;
-        self.correlate(input, kernel, Start::Row(bias), self.low_padding(), output);
+        with_scratch([self.prepared_len(), 0], |prepared, _| {
+            self.prepare(kernel, prepared);
+            self.correlate(input, prepared, Some(bias), self.low_padding(), output);
+        });
         Ok(())
     }
 
@@ -79,10 +84,10 @@ impl Conv2d {
         d_input: &mut [f32],
     ) -> Result<()> {
         self.check(d_input.len(), kernel.len(), d_output.len())?;
-        with_scratch([self.kernel_len(), 0], |flipped, _| {
-            self.flip(kernel, flipped);
-            let low = self.high_padding();
-            self.transposed().correlate(d_output, flipped, Start::Zero, low, d_input);
+        let transposed = self.transposed();
+        with_scratch([transposed.prepared_len(), 0], |prepared, _| {
+            self.prepare_flipped(kernel, prepared);
+            transposed.correlate(d_output, prepared, None, self.high_padding(), d_input);
         });
         Ok(())
     }
@@ -115,9 +120,8 @@ impl Conv2d {
                 .zip(input.par_chunks(chunk * self.image_len()))
                 .zip(d_output.par_chunks(chunk * self.d_image_len()))
                 .for_each(|((partial, input), d_output)| {
-                    partial.fill(0.0);
                     let (d_kernel, d_bias) = partial.split_at_mut(self.kernel_len());
-                    self.add_gradients(input, d_output, d_kernel, d_bias);
+                    self.sum_gradients(input, d_output, d_kernel, d_bias);
                 });
             for partial in partials.chunks_exact(partial_len) {
                 let (kernel, bias) = partial.split_at(self.kernel_len());
@@ -128,8 +132,8 @@ impl Conv2d {
         Ok(())
     }
 
-    /// Adds the shares of some images to the gradients of kernel and bias.
-    fn add_gradients(
+    /// Sums the shares of some images in the gradients of kernel and bias.
+    fn sum_gradients(
         &self,
         input: &[f32],
         d_output: &[f32],
@@ -137,14 +141,16 @@ impl Conv2d {
         d_bias: &mut [f32],
     ) {
         let images = input.chunks_exact(self.image_len());
-        with_scratch([self.padded_len(), 0], |padded, _| {
+        with_scratch([self.padded_len(), self.prepared_len()], |padded, sum| {
             padded.fill(0.0);
+            sum.fill(0.0);
+            d_bias.fill(0.0);
             for (image, d_image) in images.zip(d_output.chunks_exact(self.d_image_len())) {
                 self.pad(image, self.low_padding(), padded);
-                let d_row = self.width * self.out_channels;
-                self.add_image_gradient(padded, d_image, d_row, d_kernel);
+                self.add_image_gradient(padded, d_image, self.width * self.out_channels, sum);
                 add_rows(d_image, d_bias);
             }
+            self.finish_gradient(sum, d_kernel);
         });
     }
 
@@ -155,13 +161,13 @@ impl Conv2d {
         check_len("convolution output", self.output_len(), output)
     }
 
-    /// Correlates every padded image with the kernel, `low` pixels of padding above and to the
-    /// left.
+    /// Correlates every padded image with the prepared kernel, `low` pixels of padding above and to
+    /// the left.
     fn correlate(
         &self,
         input: &[f32],
-        kernel: &[f32],
-        start: Start,
+        prepared: &[f32],
+        bias: Option<&[f32]>,
         low: (usize, usize),
         output: &mut [f32],
     ) {
@@ -174,7 +180,7 @@ impl Conv2d {
                 with_scratch([self.padded_len(), 0], |padded, _| {
                     padded.fill(0.0);
                     self.pad(image, low, padded);
-                    self.output_rows(padded, kernel, start, 0, output);
+                    self.output_rows(padded, prepared, bias, 0, output);
                 });
             },
         );
@@ -232,58 +238,73 @@ impl Conv2d {
         }
     }
 
-    /// Rows of pixels of the output from row `y` on, as one product: A is the padded image itself.
+    /// Values of the kernel, and of its gradient, in the form that the products take.
+    pub(super) fn prepared_len(&self) -> usize {
+        Winograd::new(*self).map_or(self.kernel_len(), |winograd| winograd.kernel_len())
+    }
+
+    /// Brings the kernel into the form that the products take.
+    pub(super) fn prepare(&self, kernel: &[f32], prepared: &mut [f32]) {
+        match Winograd::new(*self) {
+            Some(winograd) => winograd.transform_kernel(kernel, prepared),
+            None => prepared.copy_from_slice(kernel),
+        }
+    }
+
+    /// Brings the kernel into the form that [`Self::transposed`] takes on the way back.
+    pub(super) fn prepare_flipped(&self, kernel: &[f32], prepared: &mut [f32]) {
+        with_scratch([self.kernel_len(), 0], |flipped, _| {
+            self.flip(kernel, flipped);
+            self.transposed().prepare(flipped, prepared);
+        });
+    }
+
+    /// How many rows of the output are best computed together.
+    pub(super) fn rows_together(&self) -> usize {
+        Winograd::new(*self).map_or(1, |winograd| winograd.rows_together())
+    }
+
+    /// Rows of pixels of the output from row `y` on, `bias` added if there is one.
     pub(super) fn output_rows(
         &self,
         padded: &[f32],
-        kernel: &[f32],
-        start: Start,
+        prepared: &[f32],
+        bias: Option<&[f32]>,
         y: usize,
         output: &mut [f32],
     ) {
-        let depth = self.kernel.1 * self.in_channels;
-        let gemm = Gemm {
-            m: output.len() / self.out_channels,
-            n: self.out_channels,
-            segments: self.kernel.0,
-            depth,
-            rows: Rows { step: self.in_channels, run: self.width, jump: self.padded_row() },
-            a: Strides { segment: self.padded_row(), step: 1 },
-            b: Strides { segment: depth * self.out_channels, step: self.out_channels },
-            c_row: self.out_channels,
-            start,
-        };
-        gemm.run(&padded[y * self.padded_row()..], kernel, output);
+        match Winograd::new(*self) {
+            Some(winograd) => winograd.output_rows(padded, prepared, bias, y, output),
+            None => direct::output_rows(self, padded, prepared, bias, y, output),
+        }
     }
 
-    /// Adds one image's share to the kernel gradient. Rows of `d_output` lie `d_row` values apart.
-    ///
-    /// Row (ky, kx, ci) of the product is the image shifted by (ky, kx), read in channel ci.
+    /// Adds one image's share to the kernel gradient in its prepared form. Rows of `d_output` lie
+    /// `d_row` values apart.
     pub(super) fn add_image_gradient(
         &self,
         padded: &[f32],
         d_output: &[f32],
         d_row: usize,
-        d_kernel: &mut [f32],
+        sum: &mut [f32],
     ) {
-        let run = self.kernel.1 * self.in_channels;
-        let gemm = Gemm {
-            m: self.kernel.0 * run,
-            n: self.out_channels,
-            segments: self.height,
-            depth: self.width,
-            rows: Rows { step: 1, run, jump: self.padded_row() },
-            a: Strides { segment: self.padded_row(), step: self.in_channels },
-            b: Strides { segment: d_row, step: self.out_channels },
-            c_row: self.out_channels,
-            start: Start::Output,
-        };
-        gemm.run(padded, d_output, d_kernel);
+        match Winograd::new(*self) {
+            Some(winograd) => winograd.add_image_gradient(padded, d_output, d_row, sum),
+            None => direct::add_image_gradient(self, padded, d_output, d_row, sum),
+        }
+    }
+
+    /// From the kernel gradient in its prepared form to the gradient itself.
+    pub(super) fn finish_gradient(&self, sum: &[f32], d_kernel: &mut [f32]) {
+        match Winograd::new(*self) {
+            Some(winograd) => winograd.finish_gradient(sum, d_kernel),
+            None => d_kernel.copy_from_slice(sum),
+        }
     }
 
     /// Turns the kernel by 180 degrees and exchanges its channels: `[kh, kw, out_channels,
     /// in_channels]`.
-    pub(super) fn flip(&self, kernel: &[f32], flipped: &mut [f32]) {
+    fn flip(&self, kernel: &[f32], flipped: &mut [f32]) {
         let tap = self.in_channels * self.out_channels;
         if tap == 0 {
             return;

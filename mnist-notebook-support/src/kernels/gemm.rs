@@ -98,22 +98,59 @@ impl Gemm<'_> {
     ///
     /// If a slice is too short for the strides: a mistake in this module, not in its input.
     pub(super) fn run(self, a: &[f32], b: &[f32], c: &mut [f32]) {
+        self.run_each(1, a, b, c);
+    }
+
+    /// Computes `count` products of one shape, whose operands and outputs lie one after another:
+    /// each slice is cut into `count` equal parts.
+    ///
+    /// # Panics
+    ///
+    /// As [`Self::run`].
+    pub(super) fn run_each(self, count: usize, a: &[f32], b: &[f32], c: &mut [f32]) {
         let Self { m, n, depth, .. } = self;
-        if m == 0 || n == 0 {
+        if m == 0 || n == 0 || count == 0 {
             return;
         }
+        let [a_len, b_len, c_len] = [a.len(), b.len(), c.len()].map(|len| len / count);
         let segments = if depth == 0 { 0 } else { self.segments };
         if segments > 0 {
             let last_a = self.rows.last_start(m).saturating_add(self.a.last(segments, depth));
             let last_b = self.b.last(segments, depth).saturating_add(n - 1);
-            assert!(last_a < a.len() && last_b < b.len(), "operands too short: {self:?}");
+            assert!(last_a < a_len && last_b < b_len, "operands too short: {self:?}");
         }
         let last_c = (m - 1).saturating_mul(self.c_row).saturating_add(n - 1);
-        assert!(last_c < c.len(), "output too short: {self:?}");
+        assert!(last_c < c_len, "output too short: {self:?}");
         if let Start::Row(row) = self.start {
             assert!(n <= row.len(), "starting row too short: {self:?}");
         }
-        Arch::new().dispatch(Checked { gemm: Self { segments, ..self }, a, b, c });
+        let lens = [a_len, b_len, c_len];
+        Arch::new().dispatch(Each { gemm: Self { segments, ..self }, count, lens, a, b, c });
+    }
+}
+
+/// Products whose slices, of these lengths, are long enough for their strides.
+struct Each<'a> {
+    gemm: Gemm<'a>,
+    count: usize,
+    lens: [usize; 3],
+    a: &'a [f32],
+    b: &'a [f32],
+    c: &'a mut [f32],
+}
+
+impl WithSimd for Each<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let [a_len, b_len, c_len] = self.lens;
+        for index in 0..self.count {
+            let a = &self.a[index * a_len..][..a_len];
+            let b = &self.b[index * b_len..][..b_len];
+            let c = &mut self.c[index * c_len..][..c_len];
+            Checked { gemm: self.gemm, a, b, c }.tiles(simd);
+        }
     }
 }
 
@@ -125,16 +162,14 @@ struct Checked<'a> {
     c: &'a mut [f32],
 }
 
-impl WithSimd for Checked<'_> {
-    type Output = ();
-
+impl Checked<'_> {
     /// Cuts C into tiles whose sums stay in registers: as tall and wide as the register file
     /// allows.
     ///
     /// On each step a tile loads `VECTORS` vectors of B and `ROWS` single values of A for `ROWS ·
     /// VECTORS` multiply-adds, and the latter must be the bottleneck.
     #[inline(always)]
-    fn with_simd<S: Simd>(self, simd: S) {
+    fn tiles<S: Simd>(self, simd: S) {
         if S::REGISTER_COUNT < 32 {
             self.panels::<S, 6, 2>(simd);
         } else if S::F32_LANES < 8 {
@@ -143,9 +178,7 @@ impl WithSimd for Checked<'_> {
             self.panels::<S, 7, 2>(simd);
         }
     }
-}
 
-impl Checked<'_> {
     #[inline(always)]
     fn panels<S: Simd, const ROWS: usize, const VECTORS: usize>(mut self, simd: S) {
         let width = VECTORS * S::F32_LANES;
@@ -175,10 +208,12 @@ impl Checked<'_> {
         let mut row = 0;
         let mut run_start = 0;
         while row < self.gemm.m {
-            let run_end = self.gemm.m.min(row.saturating_add(self.gemm.rows.run));
+            let run_len = self.gemm.rows.run.min(self.gemm.m - row);
+            let tiles = run_len.div_ceil(ROWS);
+            let (height, taller) = (run_len / tiles, run_len % tiles);
             let mut a = run_start;
-            for tiles in (1..=(run_end - row).div_ceil(ROWS)).rev() {
-                let rows = (run_end - row).div_ceil(tiles);
+            for tile in 0..tiles {
+                let rows = height + usize::from(tile < taller);
                 match rows {
                     1 => self.tile::<S, 1, VECTORS, TAIL>(simd, row, a, column),
                     2 => self.tile::<S, 2, VECTORS, TAIL>(simd, row, a, column),
@@ -220,14 +255,16 @@ impl Checked<'_> {
         };
         let zero = simd.splat_f32s(0.0);
 
+        let c = pointer_mut(&mut self.c[row * c_row + column..]);
+        // SAFETY: `run` has checked that all rows lie in C.
+        let c_row = |i: usize| unsafe { c.add(i.wrapping_mul(c_row)) };
         let mut sums = [[zero; VECTORS]; ROWS];
         match start {
             Start::Zero => {}
             Start::Output => {
                 for (i, sums) in sums.iter_mut().enumerate() {
-                    let c = pointer(&self.c[(row + i) * c_row + column..]);
                     for (j, sum) in sums.iter_mut().enumerate() {
-                        *sum = load(c, j);
+                        *sum = load(c_row(i), j);
                     }
                 }
             }
@@ -279,15 +316,14 @@ impl Checked<'_> {
         }
 
         for (i, sums) in sums.iter().enumerate() {
-            let c = &mut self.c[(row + i) * c_row + column..];
             for (j, &sum) in sums.iter().enumerate() {
-                let at = c[j * S::F32_LANES..].as_mut_ptr();
                 // SAFETY: as for `load`.
                 unsafe {
+                    let at = c_row(i).add(j * S::F32_LANES);
                     if TAIL && j == VECTORS - 1 {
-                        simd.mask_store_ptr_f32s(mask, at, sum);
+                        simd.mask_store_ptr_f32s(mask, at.as_ptr(), sum);
                     } else {
-                        at.cast::<S::f32s>().write_unaligned(sum);
+                        write(at, sum);
                     }
                 }
             }
@@ -295,7 +331,11 @@ impl Checked<'_> {
     }
 }
 
-fn pointer(slice: &[f32]) -> NonNull<f32> {
+pub(super) fn pointer(slice: &[f32]) -> NonNull<f32> {
+    NonNull::from(slice).cast()
+}
+
+pub(super) fn pointer_mut(slice: &mut [f32]) -> NonNull<f32> {
     NonNull::from(slice).cast()
 }
 
@@ -312,9 +352,21 @@ struct Unaligned<T>(T);
 ///
 /// `at` must point to initialized memory of the size of `T`, aligned for `f32`.
 #[inline(always)]
-unsafe fn read<T: Copy>(at: NonNull<f32>) -> T {
+pub(super) unsafe fn read<T: Copy>(at: NonNull<f32>) -> T {
     // SAFETY: the caller's promise; `Unaligned` asks for no alignment.
     unsafe { at.cast::<Unaligned<T>>().as_ref().0 }
+}
+
+/// Writes a value or a vector; the counterpart of [`read`].
+///
+/// # Safety
+///
+/// `at` must point to initialized memory of the size of `T`, aligned for `f32`, that nothing else
+/// refers to.
+#[inline(always)]
+pub(super) unsafe fn write<T: Copy>(at: NonNull<f32>, value: T) {
+    // SAFETY: the caller's promise; `Unaligned` asks for no alignment.
+    unsafe { *at.cast::<Unaligned<T>>().as_mut() = Unaligned(value) }
 }
 
 #[cfg(test)]

@@ -23,6 +23,8 @@ pub(super) struct Plan {
     pub(super) features: usize,
     pub(super) marks_len: usize,
     pub(super) gradient_len: usize,
+    /// Values that the gradients of all prepared kernels take.
+    pub(super) sums_len: usize,
 }
 
 /// What flows between two layers, for one image.
@@ -139,12 +141,14 @@ impl Plan {
             output: Place { origin: 0, stride: 0 },
             marks: self.marks_len,
             gradient: self.gradient_len,
-            kernel: Buffer::zeroed(kernel_len),
-            flipped: Buffer::zeroed(if first { 0 } else { kernel_len }),
+            sum: self.sums_len,
+            kernel: Buffer::zeroed(conv.prepared_len()),
+            flipped: Buffer::zeroed(if first { 0 } else { conv.transposed().prepared_len() }),
         });
         self.padded_len += conv.padded_len().next_multiple_of(LINE_VALUES);
         self.marks_len += pool.output_len();
         self.gradient_len += (kernel_len + channels).next_multiple_of(LINE_VALUES);
+        self.sums_len += conv.prepared_len().next_multiple_of(LINE_VALUES);
         Ok((Flow::Image { height: rows, width: columns, channels }, used))
     }
 

@@ -81,6 +81,8 @@ pub struct Program {
     /// Per group of images: the gradients of all convolutions.
     partials: Buffer,
     partial_len: usize,
+    /// Values that the sums of a group take on the way to its partial gradient.
+    sums_len: usize,
     log_probs: Buffer,
 }
 
@@ -114,6 +116,7 @@ impl Program {
             marks_len,
             partials: Buffer::zeroed(batch.min(MAX_PARTIALS) * plan.gradient_len),
             partial_len: plan.gradient_len,
+            sums_len: plan.sums_len,
             log_probs: Buffer::zeroed(batch * classes),
         })
     }
@@ -288,7 +291,7 @@ impl Program {
     }
 
     fn forward_convs(&mut self, parameters: &Parameters, images: &[f32]) {
-        let strip_len = self.convs.iter().map(|stage| stage.pool.strip_len()).max().unwrap_or(0);
+        let strip_len = self.convs.iter().map(|stage| stage.strip_len()).max().unwrap_or(0);
         let features = self.features..self.features + self.features_len;
         let convs = &self.convs;
         images
@@ -367,14 +370,20 @@ impl Program {
         partials.par_chunks_exact_mut(self.partial_len).enumerate().for_each(|(index, partial)| {
             partial.fill(0.0);
             with_scratch([gradient_len, d_output_len], |gradient, d_output| {
-                for image in index * group..batch.min((index + 1) * group) {
-                    let activations = &self.activations[image * self.activations_len..];
-                    let marks = &self.marks[image * self.marks_len..];
-                    dense.input_gradient(batch, image, &mut gradient[..self.features_len]);
-                    for stage in self.convs.iter().rev() {
-                        stage.backward(activations, marks, gradient, d_output, partial);
+                with_scratch([self.sums_len, 0], |sums, _| {
+                    sums.fill(0.0);
+                    for image in index * group..batch.min((index + 1) * group) {
+                        let activations = &self.activations[image * self.activations_len..];
+                        let marks = &self.marks[image * self.marks_len..];
+                        dense.input_gradient(batch, image, &mut gradient[..self.features_len]);
+                        for stage in self.convs.iter().rev() {
+                            stage.backward(activations, marks, gradient, d_output, sums, partial);
+                        }
                     }
-                }
+                    for stage in &self.convs {
+                        stage.finish_gradient(sums, partial);
+                    }
+                });
             });
         });
 

@@ -6,7 +6,7 @@ use rayon::prelude::*;
 use super::buffer::{Buffer, with_scratch};
 use super::conv::{Conv2d, add_rows, transpose};
 use super::dense::Dense;
-use super::gemm::{Start, vectorized};
+use super::gemm::vectorized;
 use super::parameters::Parameters;
 use super::pool::{Pool2d, exceeds};
 
@@ -47,9 +47,11 @@ pub(super) struct ConvStage {
     pub(super) marks: usize,
     /// Where the gradient of the kernel, then of the bias, starts in a partial gradient.
     pub(super) gradient: usize,
-    /// The kernel, copied to start on a cache line.
+    /// Where the gradient of the prepared kernel starts in a group's sums.
+    pub(super) sum: usize,
+    /// The prepared kernel.
     pub(super) kernel: Buffer,
-    /// The kernel for the way back; empty if nobody asks for the input gradient.
+    /// The prepared kernel of the way back; empty if nobody asks for the input gradient.
     pub(super) flipped: Buffer,
 }
 
@@ -70,10 +72,25 @@ impl ConvStage {
     }
 
     pub(super) fn load_kernel(&mut self, kernel: &[f32]) {
-        self.kernel.copy_from_slice(kernel);
-        if !self.flipped.is_empty() {
-            self.conv.flip(kernel, &mut self.flipped);
-        }
+        let Self { conv, kernel: prepared, flipped, .. } = self;
+        rayon::join(
+            || conv.prepare(kernel, prepared),
+            || {
+                if !flipped.is_empty() {
+                    conv.prepare_flipped(kernel, flipped);
+                }
+            },
+        );
+    }
+
+    /// Rows of windows that go through together.
+    fn windows_together(&self) -> usize {
+        self.conv.rows_together().div_ceil(self.pool.window.0)
+    }
+
+    /// Values of the convolution output that [`Self::forward`] holds at a time.
+    pub(super) fn strip_len(&self) -> usize {
+        self.windows_together() * self.pool.strip_len()
     }
 
     /// From the padded input to the pooled output, one strip of windows after another, so that the
@@ -87,18 +104,21 @@ impl ConvStage {
     ) {
         let (rows, columns) = self.pool.windows();
         let pooled_len = columns * self.conv.out_channels;
-        let strip = &mut strip[..self.pool.strip_len()];
         let (input, output) = activations.split_at_mut(self.output.origin);
         let input = &input[self.input..];
-        for y in 0..rows {
+        for y in (0..rows).step_by(self.windows_together()) {
+            let end = rows.min(y + self.windows_together());
+            let strip = &mut strip[..(end - y) * self.pool.strip_len()];
             let first = y * self.pool.window.0;
-            self.conv.output_rows(input, &self.kernel, Start::Row(bias), first, strip);
-            let output = &mut output[y * self.output.stride..][..pooled_len];
-            let marks = &mut marks[self.marks + y * pooled_len..][..pooled_len];
-            vectorized(
-                #[inline(always)]
-                || self.pool_strip(strip, output, marks),
-            );
+            self.conv.output_rows(input, &self.kernel, Some(bias), first, strip);
+            for (y, strip) in (y..end).zip(strip.chunks_exact(self.pool.strip_len())) {
+                let output = &mut output[y * self.output.stride..][..pooled_len];
+                let marks = &mut marks[self.marks + y * pooled_len..][..pooled_len];
+                vectorized(
+                    #[inline(always)]
+                    || self.pool_strip(strip, output, marks),
+                );
+            }
         }
     }
 
@@ -154,14 +174,16 @@ impl ConvStage {
         }
     }
 
-    /// From the gradient of the pooled output, in `gradient`, to that of kernel and bias, added to
-    /// `partial`, and, if there is a stage before this one, to that of the input, in `gradient`.
+    /// From the gradient of the pooled output, in `gradient`, to that of the prepared kernel, added
+    /// to `sums`, that of the bias, added to `partial`, and, if there is a stage before this one, to
+    /// that of the input, in `gradient`.
     pub(super) fn backward(
         &self,
         activations: &[f32],
         marks: &[u8],
         gradient: &mut [f32],
         d_output: &mut [f32],
+        sums: &mut [f32],
         partial: &mut [f32],
     ) {
         let Conv2d { height, width, out_channels, .. } = self.conv;
@@ -173,9 +195,17 @@ impl ConvStage {
             (0, width * out_channels)
         };
         let d_output = &mut d_output[..self.d_output_len()];
-        d_output.fill(0.0);
         let (rows, columns) = self.pool.windows();
         let pooled_len = columns * out_channels;
+        // Zero is what no window covers: the border, and what fills no window.
+        let covered = columns * self.pool.window.1 * out_channels;
+        let mut end = 0;
+        for y in 0..rows * self.pool.window.0 {
+            let start = origin + y * stride;
+            d_output[end..start].fill(0.0);
+            end = start + covered;
+        }
+        d_output[end..].fill(0.0);
         vectorized(
             #[inline(always)]
             || {
@@ -188,18 +218,26 @@ impl ConvStage {
             },
         );
 
-        let partial = &mut partial[self.gradient..];
-        let (d_kernel, d_bias) = partial.split_at_mut(self.conv.kernel_len());
+        let d_bias = &mut partial[self.gradient + self.conv.kernel_len()..][..out_channels];
         for y in 0..height {
             let row = &d_output[origin + y * stride..][..width * out_channels];
-            add_rows(row, &mut d_bias[..out_channels]);
+            add_rows(row, d_bias);
         }
         let input = &activations[self.input..];
-        self.conv.add_image_gradient(input, &d_output[origin..], stride, d_kernel);
+        let sum = &mut sums[self.sum..][..self.conv.prepared_len()];
+        self.conv.add_image_gradient(input, &d_output[origin..], stride, sum);
         if has_border {
             let d_input = &mut gradient[..self.conv.input_len()];
-            transposed.output_rows(d_output, &self.flipped, Start::Zero, 0, d_input);
+            transposed.output_rows(d_output, &self.flipped, None, 0, d_input);
         }
+    }
+
+    /// After a group's last image: from the gradient of the prepared kernel, in `sums`, to that of
+    /// the kernel, in `partial`.
+    pub(super) fn finish_gradient(&self, sums: &[f32], partial: &mut [f32]) {
+        let sum = &sums[self.sum..][..self.conv.prepared_len()];
+        let d_kernel = &mut partial[self.gradient..][..self.conv.kernel_len()];
+        self.conv.finish_gradient(sum, d_kernel);
     }
 
     #[inline(always)]

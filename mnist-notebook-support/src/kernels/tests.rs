@@ -198,15 +198,33 @@ fn random_conv(random: &mut Random) -> Conv2d {
         width: random.between(1, 9),
         in_channels: random.between(1, 70),
         out_channels: random.between(1, 70),
-        kernel: (random.between(1, 5), random.between(1, 5)),
+        kernel: random_kernel(random),
+    }
+}
+
+/// As often as not a square that is done in tiles.
+fn random_kernel(random: &mut Random) -> (usize, usize) {
+    match random.below(4) {
+        0 => (3, 3),
+        1 => (5, 5),
+        _ => (random.between(1, 5), random.between(1, 5)),
     }
 }
 
 #[test]
 fn convolution_and_its_gradients_agree_with_plain_loops() {
     let mut random = Random(1);
-    for _ in 0..30 {
-        let conv = random_conv(&mut random);
+    let mut convs = (0..40).map(|_| random_conv(&mut random)).collect::<Vec<_>>();
+    // More tiles than are taken together.
+    convs.extend([3, 5].map(|taps| Conv2d {
+        batch: 1,
+        height: 17,
+        width: 31,
+        in_channels: 9,
+        out_channels: 17,
+        kernel: (taps, taps),
+    }));
+    for conv in convs {
         let what = format!("{conv:?}");
         let input = random.values(conv.input_len());
         let kernel = random.values(conv.kernel_len());
@@ -515,7 +533,7 @@ impl Case {
         };
         for _ in 0..random.below(3) {
             layers.push(Layer::Conv {
-                kernel: (random.between(1, 5), random.between(1, 5)),
+                kernel: random_kernel(random),
                 features: random.between(1, 70),
                 params: params(),
             });
