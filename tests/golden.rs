@@ -1,7 +1,7 @@
 //! This crate beside JAX, Flax, SciPy and scikit-learn: the values in `golden/` were computed by them.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use mnist_notebook_support::candle_nn::{AdamW, Optimizer, ParamsAdamW};
@@ -11,6 +11,7 @@ use mnist_notebook_support::inspect::{
 use mnist_notebook_support::linen::capture_intermediates;
 use mnist_notebook_support::prelude::*;
 use mnist_notebook_support::random::{bits, normal, truncated_normal, uniform};
+use mnist_notebook_support::tensorboard::SummaryWriter;
 use mnist_notebook_support::transform::{rotate, shift};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -413,14 +414,20 @@ fn parameters_saved_by_flax_give_flax_s_output() {
     assert_close("output", &vec(&output), &floats(&golden.output), 1e-5);
 }
 
-/// Real Flax reads the file, if it is installed as `golden/README.md` says.
-#[test]
-fn parameters_saved_here_are_read_by_flax() {
+/// The Python that has Flax and the others, if it was set up.
+fn python() -> Option<PathBuf> {
     let python = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/golden/bin/python");
     if !python.exists() {
         println!("skipped: {} is not there, see tests/golden/README.md", python.display());
-        return;
+        return None;
     }
+    Some(python)
+}
+
+/// Real Flax reads the file, if it is installed as `golden/README.md` says.
+#[test]
+fn parameters_saved_here_are_read_by_flax() {
+    let Some(python) = python() else { return };
     let params = Params::load(golden_file("flax_params.safetensors"), &Device::Cpu).unwrap();
     let file = tempfile::Builder::new().suffix(".safetensors").tempfile().unwrap();
     params.save(file.path()).unwrap();
@@ -468,6 +475,33 @@ fn images_are_shifted_and_turned_as_by_scipy() {
     for RotateGolden { degrees, values } in golden.rotate {
         assert_moved(format!("{degrees} degrees"), rotate(&image, degrees).unwrap(), &values);
     }
+}
+
+/// TensorBoard's own reader, if it is installed as `golden/README.md` says.
+#[test]
+fn events_written_here_are_read_by_tensorboard() {
+    let Some(python) = python() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let mut log = SummaryWriter::new(folder.path()).unwrap();
+    log.scalar("loss/train", 0.125, 3).unwrap();
+    log.scalar("accuracy", f64::NAN, 4).unwrap();
+    let grey = Tensor::new(&[0f32, 0.2, 0.4, 0.6, 1.0, 9.0], &Device::Cpu).unwrap();
+    log.image("grey", &grey.reshape((2, 3, 1)).unwrap(), 5).unwrap();
+    log.image("red", &Tensor::new(&[[[1f64, 0.0, 0.0]]], &Device::Cpu).unwrap(), 6).unwrap();
+
+    let file = std::fs::read_dir(folder.path()).unwrap().next().unwrap().unwrap().path();
+    let reader = golden_file("tensorboard_events.py");
+    let read = Command::new(python).arg(reader).arg(file).output().unwrap();
+    assert!(read.status.success(), "{}", String::from_utf8_lossy(&read.stderr));
+    let found = String::from_utf8(read.stdout).unwrap();
+    let expected = [
+        "version brain.Event:2",
+        "3 loss/train 0.125",
+        "4 accuracy nan",
+        "5 grey L (3, 2) 00336699ffff",
+        "6 red RGB (1, 1) ff0000",
+    ];
+    assert_eq!(found.lines().collect::<Vec<_>>(), expected);
 }
 
 // ---------------------------------------------------------------- batch norm and dropout

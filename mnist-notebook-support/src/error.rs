@@ -227,13 +227,14 @@ pub enum Error {
 
     /// A file of the dataset is not where it should be.
     #[error(
-        "{} is missing (with or without .gz): set MNIST_DATA_DIR to a folder that holds the four \
-         MNIST files, restore the project's data folder, or enable the cargo feature `download`",
+        "{} is missing (with or without .gz): {remedy}",
         path.display()
     )]
     DataMissing {
         /// Where the file was looked for.
         path: PathBuf,
+        /// What to do.
+        remedy: &'static str,
     },
 
     /// A file of the dataset does not hold what it should.
@@ -250,14 +251,16 @@ pub enum Error {
 
     /// No mirror handed out a file of the dataset.
     #[error(
-        "cannot fetch {file}: {attempts}; check the network, or get the four MNIST files some \
-         other way and set MNIST_DATA_DIR to their folder"
+        "cannot fetch {file}: {attempts}; check the network, or get the four files some other way \
+         and set {variable} to their folder"
     )]
     Download {
         /// The name of the file.
         file: String,
         /// Each mirror and what went wrong there.
         attempts: String,
+        /// The environment variable that names a folder with the files.
+        variable: &'static str,
     },
 
     /// A file could not be written.

@@ -7,7 +7,7 @@
 //! | optimizer | [`create_optimizer`], [`Momentum`] | [`optimizer`] |
 //! | parameter initializer, explicit keys | [`get_initial_params`], [`random::Key`] | [`model`], [`random`] |
 //! | metrics | [`compute_metrics`], [`Metrics`] | [`metrics`] |
-//! | dataset | [`get_datasets`], [`Dataset`] | [`dataset`] |
+//! | dataset | [`get_datasets`], [`get_fashion_datasets`], [`Dataset`] | [`dataset`] |
 //! | training and evaluation | [`train_step`], [`eval_step`], [`train_epoch`], [`eval_model`] | [`train`] |
 //! | `@jit` | [`jit()`] | [`mod@jit`] |
 //! | saving and resuming | [`Checkpoints`], [`TrainState`] | [`checkpoint`] |
@@ -60,6 +60,8 @@ pub mod optimizer;
 pub mod random;
 pub mod schedule;
 mod tensor_file;
+#[cfg(feature = "tensorboard")]
+pub mod tensorboard;
 pub mod train;
 pub mod transform;
 
@@ -68,7 +70,9 @@ pub use candle_core;
 pub use candle_nn;
 
 pub use checkpoint::{Checkpoints, EpochMetrics, TrainState};
-pub use dataset::{Batch, Dataset, get_datasets, get_datasets_from};
+pub use dataset::{
+    Batch, Dataset, FASHION_CLASSES, get_datasets, get_datasets_from, get_fashion_datasets,
+};
 pub use device::best_device;
 pub use digit::prepare_digit;
 #[cfg(feature = "png")]
@@ -98,7 +102,7 @@ pub mod prelude {
         Batch, BatchMetrics, Checkpoints, Cnn, Dataset, EpochMetrics, Error, Gradients, Jit,
         Metrics, Momentum, Result, TrainState, WarmupCosine, augment, best_device, compute_metrics,
         create_optimizer, cross_entropy_loss, eval_model, eval_step, get_datasets,
-        get_initial_params, jit, onehot, prepare_digit, save_onnx, train_epoch, train_step,
-        value_and_grad,
+        get_fashion_datasets, get_initial_params, jit, onehot, prepare_digit, save_onnx,
+        train_epoch, train_step, value_and_grad,
     };
 }

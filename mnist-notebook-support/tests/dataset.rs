@@ -7,7 +7,9 @@ use std::process::Command;
 use candle_core::{DType, Device, Tensor};
 use flate2::read::GzDecoder;
 use mnist_notebook_support::random::{Key, bits};
-use mnist_notebook_support::{Dataset, Error, get_datasets, get_datasets_from};
+use mnist_notebook_support::{
+    Dataset, Error, get_datasets, get_datasets_from, get_fashion_datasets,
+};
 use tempfile::TempDir;
 
 const TRAIN_IMAGES: &str = "train-images-idx3-ubyte";
@@ -122,7 +124,7 @@ fn a_missing_file_is_named_with_the_remedies() {
         let dir = folder_without(name);
         let error = load(dir.path()).unwrap_err();
         assert!(
-            matches!(&error, Error::DataMissing { path } if *path == dir.path().join(name)),
+            matches!(&error, Error::DataMissing { path, .. } if *path == dir.path().join(name)),
             "{error:?}"
         );
         let message = error.to_string();
@@ -306,6 +308,44 @@ fn the_environment_names_another_folder() {
     assert!(said.contains(dir.path().to_str().unwrap()), "{said}");
     // An empty value is no folder: as if it were not set.
     assert!(run(Path::new("")).status.success());
+}
+
+/// Runs in a process of its own for the next test; without the variable there is nothing to do.
+#[test]
+fn load_fashion_as_another_process() {
+    if std::env::var_os(FOLDER_IS_GIVEN).is_some()
+        && let Err(error) = get_fashion_datasets(&Device::Cpu)
+    {
+        panic!("{error}");
+    }
+}
+
+#[test]
+fn where_fashion_mnist_is_missing_the_message_says_how_to_get_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let output = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "load_fashion_as_another_process"])
+        .env(FOLDER_IS_GIVEN, "1")
+        .env("FASHION_MNIST_DATA_DIR", dir.path())
+        .output()
+        .unwrap();
+    assert!(!output.status.success());
+    let said = String::from_utf8_lossy(&output.stdout);
+    let folder = dir.path().to_str().unwrap();
+    for part in [folder, "dataset-fashion-mnist", "FASHION_MNIST_DATA_DIR", "download"] {
+        assert!(said.contains(part), "{part:?} is not in: {said}");
+    }
+}
+
+#[test]
+fn fashion_mnist_has_as_many_clothes_of_each_kind() {
+    if !Path::new("/usr/share/datasets/fashion-mnist").exists() {
+        println!("skipped: Debian's package dataset-fashion-mnist is not installed");
+        return;
+    }
+    let (train_ds, test_ds) = get_fashion_datasets(&Device::Cpu).unwrap();
+    assert_eq!(class_counts(&train_ds), [6_000; 10]);
+    assert_eq!(class_counts(&test_ds), [1_000; 10]);
 }
 
 #[test]

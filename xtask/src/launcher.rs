@@ -181,6 +181,10 @@ pub fn launch(tools: &Path, evcxr: &Path, control_file: &Path) -> Result<Infalli
         .env("RUST_LIB_BACKTRACE", "0")
         // candle adds up gradients on threads of its own, which spin beside Rayon's while they wait.
         .env("CANDLE_NUM_THREADS", "1")
+        // What a training step frees the next one needs again: glibc shall keep it, since fetching megabytes of fresh pages
+        // each time costs nearly as much as computing on them.
+        .env("MALLOC_MMAP_THRESHOLD_", "33554432")
+        .env("MALLOC_TRIM_THRESHOLD_", "1073741824")
         // evcxr updates the user's own kernelspec when it finds another version there: show it a folder without one.
         .env("JUPYTER_PATH", &pool.folder);
     Err(kernel.exec()).with_context(|| format!("cannot start {}", evcxr.display()))

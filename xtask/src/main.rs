@@ -33,6 +33,9 @@ const PAGE_STYLE: &str = "<style>
 /// How long one cell may run in a test: the first one may have to compile all dependencies.
 const CELL_LIMIT: Duration = Duration::from_secs(30 * 60);
 
+/// Tells a notebook that trains for long to train less: tests want to know that it works, not how well.
+const SHORT: &[(&str, &str)] = &[("MNIST_NOTEBOOK_SHORT", "1")];
+
 /// Sets up, runs, opens, tests and measures the notebooks.
 #[derive(Parser)]
 #[command(name = "cargo xtask", disable_help_subcommand = true)]
@@ -108,7 +111,7 @@ fn main() -> ExitCode {
 fn run_walkthrough(project: &Project) -> Result<()> {
     set_up(project)?;
     let source = project.notebooks().join(WALKTHROUGH);
-    let executed = execute_file(project, &source, None)?;
+    let executed = execute_file(project, &source, &[], None)?;
     let page = page(project, &executed)?;
     println!("\nThe executed notebook: {}", executed.display());
     println!("The same as a page:    {}", page.display());
@@ -142,7 +145,7 @@ fn test(project: &Project) -> Result<()> {
     script::check_all(project)?;
     let mut failed = Vec::new();
     for path in project.notebook_files()? {
-        if let Err(error) = execute_file(project, &path, Some(CELL_LIMIT)) {
+        if let Err(error) = execute_file(project, &path, SHORT, Some(CELL_LIMIT)) {
             println!("{error:#}");
             failed.push(name(&path));
         }
@@ -189,11 +192,16 @@ fn kernel(evcxr: &Path, control_file: &Path) -> Result<()> {
 }
 
 /// Executes a notebook and writes what came of it, failed or not, to the output folder.
-fn execute_file(project: &Project, path: &Path, limit: Option<Duration>) -> Result<PathBuf> {
+fn execute_file(
+    project: &Project,
+    path: &Path,
+    environment: &[(&str, &str)],
+    limit: Option<Duration>,
+) -> Result<PathBuf> {
     println!("\nExecuting {}", name(path));
     let source = Notebook::read(path)?;
     let folder = path.parent().unwrap_or(project.root());
-    let mut kernel = Kernel::start(project, folder, &[], Box::new(|_| {}))?;
+    let mut kernel = Kernel::start(project, folder, environment, Box::new(|_| {}))?;
     let executed = execute(&source, &mut kernel, limit, &mut Screen::new())?;
     let target = project.output().join(name(path));
     executed.write(&target)?;

@@ -1,4 +1,4 @@
-//! Fetches the files of MNIST from public mirrors into the user's cache folder.
+//! Fetches the files of a dataset from public mirrors into the user's cache folder.
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -9,10 +9,16 @@ use flate2::read::GzDecoder;
 use ureq::Agent;
 use ureq::http::Response;
 
-use super::files::{IDX_FILES, IdxFile};
+use super::files::{FASHION_MNIST, IdxFile, MNIST, Published};
 use crate::{Error, Result, atomic};
 
-/// Folders of the gzipped files.
+/// Folders of the gzipped files of Fashion-MNIST.
+const FASHION_MIRRORS: [&str; 2] = [
+    "https://storage.googleapis.com/tensorflow/tf-keras-datasets",
+    "https://raw.githubusercontent.com/zalandoresearch/fashion-mnist/master/data/fashion",
+];
+
+/// Folders of the gzipped files of MNIST.
 const PUBLIC_MIRRORS: [&str; 2] = [
     "https://storage.googleapis.com/cvdf-datasets/mnist",
     "https://ossci-datasets.s3.amazonaws.com/mnist",
@@ -42,32 +48,52 @@ impl Patience {
 /// # Errors
 /// [`Error::Download`] if no mirror hands out a good file; [`Error::Save`] if it cannot be kept.
 pub(super) fn cached_files() -> Result<PathBuf> {
+    let dir = cache_folder()?;
+    fetch_missing(&MNIST, &dir, &PUBLIC_MIRRORS, Patience::USUAL)?;
+    Ok(dir)
+}
+
+/// [`cached_files`] of Fashion-MNIST.
+pub(super) fn cached_fashion_files() -> Result<PathBuf> {
+    let dir = cache_folder()?.join("fashion-mnist");
+    fetch_missing(&FASHION_MNIST, &dir, &FASHION_MIRRORS, Patience::USUAL)?;
+    Ok(dir)
+}
+
+fn cache_folder() -> Result<PathBuf> {
     let strategy = etcetera::base_strategy::choose_native_strategy().map_err(|error| {
         Error::Save { path: "the user's cache folder".into(), source: std::io::Error::other(error) }
     })?;
-    let dir = strategy.cache_dir().join(env!("CARGO_PKG_NAME"));
-    fetch_missing(&dir, &PUBLIC_MIRRORS, Patience::USUAL)?;
-    Ok(dir)
+    Ok(strategy.cache_dir().join(env!("CARGO_PKG_NAME")))
 }
 
 /// Fetches the files that a folder lacks, each from the first mirror that hands out a good one.
 ///
 /// A file appears under its name whole and verified, or not at all; others may fetch into the
 /// same folder at the same time.
-fn fetch_missing(dir: &Path, mirrors: &[&str], patience: Patience) -> Result<()> {
+fn fetch_missing(
+    published: &Published,
+    dir: &Path,
+    mirrors: &[&str],
+    patience: Patience,
+) -> Result<()> {
     std::fs::create_dir_all(dir).map_err(Error::save(dir))?;
-    for file in &IDX_FILES {
+    for file in &published.files {
         let path = dir.join(file.gz_name());
         if !path.exists() && !dir.join(file.name).exists() {
-            let content = fetch(file, mirrors, patience)?;
+            let content = fetch(file, mirrors, patience).map_err(|attempts| Error::Download {
+                file: file.gz_name(),
+                attempts,
+                variable: published.variable,
+            })?;
             atomic::write(&path, &content).map_err(Error::save(&path))?;
         }
     }
     Ok(())
 }
 
-/// The verified content of a gzipped file.
-fn fetch(file: &IdxFile, mirrors: &[&str], patience: Patience) -> Result<Vec<u8>> {
+/// The verified content of a gzipped file, or each mirror and what went wrong there.
+fn fetch(file: &IdxFile, mirrors: &[&str], patience: Patience) -> Result<Vec<u8>, String> {
     let mut attempts = Vec::new();
     for mirror in mirrors {
         match fetch_from(mirror, file, patience) {
@@ -75,7 +101,7 @@ fn fetch(file: &IdxFile, mirrors: &[&str], patience: Patience) -> Result<Vec<u8>
             Err(problem) => attempts.push(format!("{mirror}: {problem}")),
         }
     }
-    Err(Error::Download { file: file.gz_name(), attempts: attempts.join("; ") })
+    Err(attempts.join("; "))
 }
 
 /// The verified content of a gzipped file on one mirror, or what went wrong.

@@ -1,4 +1,5 @@
-//! The four files of MNIST: where they are, and whether they hold what they should.
+//! The four files of MNIST, or of a dataset in its format: where they are, and whether they hold
+//! what they should.
 
 use std::fs::File;
 use std::io::{ErrorKind, Read};
@@ -19,35 +20,59 @@ pub(super) struct IdxFile {
     sha256: [u8; 32],
 }
 
-/// The small ones first: what is wrong with them shows at once.
-pub(super) const IDX_FILES: [IdxFile; 4] = [
-    IdxFile {
-        name: "t10k-labels-idx1-ubyte",
-        size: 10_008,
-        sha256: hex("ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2"),
-    },
-    IdxFile {
-        name: "train-labels-idx1-ubyte",
-        size: 60_008,
-        sha256: hex("65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5"),
-    },
-    IdxFile {
-        name: "t10k-images-idx3-ubyte",
-        size: 7_840_016,
-        sha256: hex("0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7"),
-    },
-    IdxFile {
-        name: "train-images-idx3-ubyte",
-        size: 47_040_016,
-        sha256: hex("ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db"),
-    },
-];
+/// A dataset that is published in four files of these names and sizes.
+pub(super) struct Published {
+    /// The small ones first: what is wrong with them shows at once.
+    pub(super) files: [IdxFile; 4],
+    /// The environment variable that names a folder with the files.
+    pub(super) variable: &'static str,
+    /// What to do if a file is missing.
+    remedy: &'static str,
+}
+
+/// MNIST.
+pub(super) static MNIST: Published = Published {
+    files: idx_files([
+        "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
+        "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
+        "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
+        "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
+    ]),
+    variable: "MNIST_DATA_DIR",
+    remedy: "set MNIST_DATA_DIR to a folder that holds the four MNIST files, restore the project's \
+             data folder, or enable the cargo feature `download`",
+};
+
+/// Fashion-MNIST.
+pub(super) static FASHION_MNIST: Published = Published {
+    files: idx_files([
+        "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
+        "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
+        "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
+        "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
+    ]),
+    variable: "FASHION_MNIST_DATA_DIR",
+    remedy: "install Debian's or Ubuntu's package dataset-fashion-mnist, set \
+             FASHION_MNIST_DATA_DIR to a folder that holds the four files of Fashion-MNIST, or \
+             enable the cargo feature `download`",
+};
+
+const fn idx_files(
+    [test_labels, train_labels, test_images, train_images]: [&str; 4],
+) -> [IdxFile; 4] {
+    [
+        IdxFile { name: "t10k-labels-idx1-ubyte", size: 10_008, sha256: hex(test_labels) },
+        IdxFile { name: "train-labels-idx1-ubyte", size: 60_008, sha256: hex(train_labels) },
+        IdxFile { name: "t10k-images-idx3-ubyte", size: 7_840_016, sha256: hex(test_images) },
+        IdxFile { name: "train-images-idx3-ubyte", size: 47_040_016, sha256: hex(train_images) },
+    ]
+}
 
 /// Reads the four files of a folder, gzipped or not.
 ///
 /// The `mnist` crate panics on whatever it does not expect, so it is given nothing unexpected:
 /// verified raw files in a folder that nobody else knows.
-pub(super) fn read(dir: &Path) -> Result<Mnist> {
+pub(super) fn read(published: &Published, dir: &Path) -> Result<Mnist> {
     let verified = tempfile::tempdir().map_err(Error::save(std::env::temp_dir()))?;
     let verified = verified.path();
     let Some(base_path) = verified.to_str() else {
@@ -55,9 +80,9 @@ pub(super) fn read(dir: &Path) -> Result<Mnist> {
         return Err(Error::Save { path: verified.to_owned(), source: problem });
     };
     std::thread::scope(|scope| {
-        let copies = IDX_FILES.each_ref().map(|file| {
+        let copies = published.files.each_ref().map(|file| {
             scope.spawn(move || {
-                let content = file.read_verified(dir)?;
+                let content = file.read_verified(dir, published.remedy)?;
                 let copy = verified.join(file.name);
                 std::fs::write(&copy, content).map_err(Error::save(&copy))
             })
@@ -79,19 +104,19 @@ impl IdxFile {
     ///
     /// # Errors
     /// [`Error::DataMissing`] and [`Error::DataDamaged`].
-    pub(super) fn read_verified(&self, dir: &Path) -> Result<Vec<u8>> {
+    fn read_verified(&self, dir: &Path, remedy: &'static str) -> Result<Vec<u8>> {
         let (gzipped, raw) = (dir.join(self.gz_name()), dir.join(self.name));
         let (path, content) = if let Some(file) = open(&gzipped)? {
             (gzipped, self.verified(GzDecoder::new(file)))
         } else if let Some(file) = open(&raw)? {
             (raw, self.verified(file))
         } else {
-            return Err(Error::DataMissing { path: raw });
+            return Err(Error::DataMissing { path: raw, remedy });
         };
         content.map_err(|problem| Error::DataDamaged { path, problem })
     }
 
-    /// The raw content that a reader yields, if it is that of the MNIST file; else what is wrong.
+    /// The raw content that a reader yields, if it is that of the published file; else what is wrong.
     pub(super) fn verified(&self, reader: impl Read) -> Result<Vec<u8>, String> {
         let mut content = Vec::with_capacity(self.size as usize + 1);
         // One byte more than there should be shows a longer file without reading all of it.
@@ -107,7 +132,7 @@ impl IdxFile {
             return Err(format!("it has more than {} bytes", self.size));
         }
         if Sha256::digest(&content)[..] != self.sha256 {
-            return Err("its SHA-256 sum is not that of the MNIST file".into());
+            return Err("its SHA-256 sum is not that of the published file".into());
         }
         Ok(content)
     }

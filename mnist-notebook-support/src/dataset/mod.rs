@@ -1,4 +1,5 @@
-//! MNIST: 60,000 training and 10,000 test images of handwritten digits.
+//! MNIST: 60,000 training and 10,000 test images of handwritten digits; and as many of clothes,
+//! Fashion-MNIST.
 
 #[cfg(feature = "download")]
 mod download;
@@ -151,7 +152,46 @@ pub fn get_datasets(device: &Device) -> Result<(Dataset, Dataset)> {
 /// # Errors
 /// [`Error::DataMissing`] and [`Error::DataDamaged`].
 pub fn get_datasets_from(dir: impl AsRef<Path>, device: &Device) -> Result<(Dataset, Dataset)> {
-    let Mnist { trn_img, trn_lbl, tst_img, tst_lbl, .. } = files::read(dir.as_ref())?;
+    load(&files::MNIST, dir.as_ref(), device)
+}
+
+/// The training and the test set of Fashion-MNIST, on `device`: the same sizes and number of
+/// classes as MNIST, but clothes, which are harder to tell apart. [`FASHION_CLASSES`] names them.
+///
+/// The files are those that Debian's package `dataset-fashion-mnist` installs; the environment
+/// variable `FASHION_MNIST_DATA_DIR` names another folder. With the cargo feature `download`, what
+/// is missing is fetched once, from public mirrors, into the user's cache folder.
+///
+/// # Shapes
+/// Those of [`get_datasets`].
+///
+/// # Errors
+/// Those of [`get_datasets`].
+///
+/// # Source
+/// H. Xiao, K. Rasul, R. Vollgraf, *Fashion-MNIST: a novel image dataset for benchmarking machine
+/// learning algorithms*, 2017.
+pub fn get_fashion_datasets(device: &Device) -> Result<(Dataset, Dataset)> {
+    let published = &files::FASHION_MNIST;
+    if let Some(dir) = std::env::var_os(published.variable).filter(|dir| !dir.is_empty()) {
+        return load(published, dir.as_ref(), device);
+    }
+    match load(published, Path::new("/usr/share/datasets/fashion-mnist"), device) {
+        #[cfg(feature = "download")]
+        Err(Error::DataMissing { .. }) => {
+            load(published, &download::cached_fashion_files()?, device)
+        }
+        result => result,
+    }
+}
+
+/// What the labels of Fashion-MNIST stand for.
+pub const FASHION_CLASSES: [&str; 10] = [
+    "T-shirt", "trousers", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "boot",
+];
+
+fn load(published: &files::Published, dir: &Path, device: &Device) -> Result<(Dataset, Dataset)> {
+    let Mnist { trn_img, trn_lbl, tst_img, tst_lbl, .. } = files::read(published, dir)?;
     Ok((to_dataset(&trn_img, &trn_lbl, device)?, to_dataset(&tst_img, &tst_lbl, device)?))
 }
 

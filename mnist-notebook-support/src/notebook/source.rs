@@ -80,6 +80,7 @@ const FILES: &[(&str, &str)] = files![
     "random/mod.rs"
     "random/xla.rs"
     "tensor_file.rs"
+    "tensorboard.rs"
     "schedule.rs"
     "train.rs"
     "transform.rs"

@@ -71,7 +71,7 @@ fn error_of(handler: Handler) -> String {
 
 fn error_from(mirror: &str) -> String {
     let dir = tempfile::tempdir().unwrap();
-    let error = fetch_missing(dir.path(), &[mirror], SHORT).unwrap_err();
+    let error = fetch_missing(&MNIST, dir.path(), &[mirror], SHORT).unwrap_err();
     assert_eq!(entries(dir.path()), Vec::<String>::new(), "something is left behind");
     assert!(matches!(error, Error::Download { .. }), "{error:?}");
     error.to_string()
@@ -88,7 +88,7 @@ fn assert_says(error: &str, parts: &[&str]) {
 fn fetched_files_are_the_datasets() {
     let dir = tempfile::tempdir().unwrap();
     let folder = dir.path().join("made/on/demand");
-    fetch_missing(&folder, &[&serve(good)], Patience::USUAL).unwrap();
+    fetch_missing(&MNIST, &folder, &[&serve(good)], Patience::USUAL).unwrap();
     let (train_ds, test_ds) = get_datasets_from(&folder, &Device::Cpu).unwrap();
     assert_eq!((train_ds.len(), test_ds.len()), (60_000, 10_000));
     assert_eq!(entries(&folder).len(), 4);
@@ -97,10 +97,10 @@ fn fetched_files_are_the_datasets() {
 #[test]
 fn files_that_are_there_are_not_fetched_again() {
     let dir = tempfile::tempdir().unwrap();
-    fetch_missing(dir.path(), &[&serve(good)], Patience::USUAL).unwrap();
-    fetch_missing(dir.path(), &[], Patience::USUAL).unwrap();
+    fetch_missing(&MNIST, dir.path(), &[&serve(good)], Patience::USUAL).unwrap();
+    fetch_missing(&MNIST, dir.path(), &[], Patience::USUAL).unwrap();
     std::fs::remove_file(dir.path().join("t10k-images-idx3-ubyte.gz")).unwrap();
-    let error = fetch_missing(dir.path(), &[], Patience::USUAL).unwrap_err().to_string();
+    let error = fetch_missing(&MNIST, dir.path(), &[], Patience::USUAL).unwrap_err().to_string();
     assert!(error.contains("cannot fetch t10k-images-idx3-ubyte.gz"), "{error}");
 }
 
@@ -108,7 +108,7 @@ fn files_that_are_there_are_not_fetched_again() {
 fn the_next_mirror_serves_what_the_first_does_not() {
     let dir = tempfile::tempdir().unwrap();
     let broken = serve(|_, to| answer(to, "500 Internal Server Error", 0, b""));
-    fetch_missing(dir.path(), &[&broken, &serve(good)], SHORT).unwrap();
+    fetch_missing(&MNIST, dir.path(), &[&broken, &serve(good)], SHORT).unwrap();
     assert_eq!(entries(dir.path()).len(), 4);
 }
 
@@ -117,7 +117,8 @@ fn every_mirror_and_its_problem_is_named() {
     let dir = tempfile::tempdir().unwrap();
     let broken = serve(|_, to| answer(to, "500 Internal Server Error", 0, b""));
     let empty = serve(|_, to| answer(to, "404 Not Found", 0, b""));
-    let error = fetch_missing(dir.path(), &[&broken, &empty], SHORT).unwrap_err().to_string();
+    let error =
+        fetch_missing(&MNIST, dir.path(), &[&broken, &empty], SHORT).unwrap_err().to_string();
     assert_says(&error, &[&broken, "500", &empty, "404"]);
 }
 
@@ -195,7 +196,7 @@ fn a_web_page_is_refused() {
 fn a_file_of_another_content_is_refused() {
     let error = error_of(|path, to| {
         let name = path.trim_start_matches('/').trim_end_matches(".gz");
-        let file = IDX_FILES.iter().find(|file| file.name == name).unwrap();
+        let file = MNIST.files.iter().find(|file| file.name == name).unwrap();
         let mut body = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
         body.write_all(&vec![7; file.size as usize])?;
         let body = body.finish()?;
@@ -251,7 +252,8 @@ fn a_mirror_over_https_cannot_be_left_for_plain_http() {
     let agent: Agent = Agent::config_builder().https_only(true).build().into();
     let error = agent.get("http://127.0.0.1:9/").call().unwrap_err().to_string();
     assert!(error.contains("https"), "{error}");
-    assert!(PUBLIC_MIRRORS.iter().all(|mirror| mirror.starts_with("https://")));
+    let mut mirrors = PUBLIC_MIRRORS.iter().chain(&FASHION_MIRRORS);
+    assert!(mirrors.all(|mirror| mirror.starts_with("https://")));
 }
 
 #[test]
@@ -259,7 +261,7 @@ fn a_folder_that_cannot_be_made_is_named() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("a file");
     std::fs::write(&file, "").unwrap();
-    let error = fetch_missing(&file.join("cache"), &[&serve(good)], SHORT).unwrap_err();
+    let error = fetch_missing(&MNIST, &file.join("cache"), &[&serve(good)], SHORT).unwrap_err();
     assert!(matches!(&error, Error::Save { path, .. } if path.starts_with(&file)), "{error:?}");
 }
 
@@ -272,7 +274,7 @@ fn fetch_as_another_process() {
     let (Some(folder), Ok(mirror)) = (std::env::var_os(FOLDER), std::env::var(MIRROR)) else {
         return;
     };
-    fetch_missing(Path::new(&folder), &[&mirror], Patience::USUAL).unwrap();
+    fetch_missing(&MNIST, Path::new(&folder), &[&mirror], Patience::USUAL).unwrap();
     get_datasets_from(&folder, &Device::Cpu).unwrap();
 }
 
