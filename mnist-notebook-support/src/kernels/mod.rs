@@ -64,6 +64,19 @@
 //! are added in order. So the result has the same bits whether one thread works or sixteen. It may
 //! differ between instruction sets.
 //!
+//! # Unsafe code
+//!
+//! All unsafe code of the crate is in two inner loops, those of `gemm` and of `winograd`: loads and
+//! stores that nothing checks on each pass, because the last position in each slice has been checked
+//! before. Both modules have tests with slices that end at that position. They run under Miri, which
+//! takes vectors of a single value, and with the address sanitizer, which takes the machine's:
+//!
+//! ```text
+//! cargo +nightly miri test -p mnist-notebook-support --lib -- gemm winograd
+//! RUSTFLAGS=-Zsanitizer=address cargo +nightly test --target x86_64-unknown-linux-gnu \
+//!     -p mnist-notebook-support --lib -- gemm winograd
+//! ```
+//!
 //! # Debug builds
 //!
 //! A notebook kernel compiles with debug assertions and overflow checks. The loop of `gemm` is

@@ -563,3 +563,6 @@ fn combine<S: Simd, const LEN: usize>(
     }
     sum
 }
+
+#[cfg(test)]
+mod tests;
