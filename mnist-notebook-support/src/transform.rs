@@ -122,7 +122,7 @@ pub fn add_noise(key: Key, images: &Tensor, stddev: f64) -> Result<Tensor> {
 ///
 /// let images = Tensor::ones((2, 28, 28, 1), DType::F32, &Device::Cpu)?;
 /// let moved = augment(Key::new(0), &images, 2.0, 10.0)?; // up to 2 pixels, up to 10 degrees
-/// assert_eq!(moved.max_all()?.to_scalar::<f32>()?, 1.0);
+/// assert_eq!(moved.dims(), [2, 28, 28, 1]);
 /// assert_eq!(moved.min_all()?.to_scalar::<f32>()?, 0.0); // black has come in
 /// # Ok::<(), mnist_notebook_support::Error>(())
 /// ```
