@@ -60,6 +60,7 @@
 mod initializers;
 mod intermediates;
 mod layers;
+mod numbers;
 mod params;
 mod scope;
 mod tabulate;
@@ -67,6 +68,8 @@ pub(crate) mod trace;
 mod variables;
 
 use candle_core::Tensor;
+
+pub(crate) use numbers::keep_apart;
 
 pub use initializers::{lecun_normal, ones, zeros};
 pub use intermediates::capture_intermediates;
@@ -113,6 +116,7 @@ pub trait Module {
     /// # Source
     /// `flax.linen.Module.apply`.
     fn apply(&self, params: &Params, x: &Tensor) -> Result<Tensor> {
+        keep_apart([params], x)?;
         self.call(&mut Scope::apply(params), x)
     }
 
@@ -147,6 +151,7 @@ pub trait Module {
         dropout_key: Key,
         x: &Tensor,
     ) -> Result<(Tensor, Params)> {
+        keep_apart([&variables.params, &variables.batch_stats], x)?;
         let mut batch_stats = Params::default();
         let y = self.call(&mut Scope::train(variables, dropout_key, &mut batch_stats), x)?;
         Ok((y, batch_stats))
@@ -162,6 +167,7 @@ pub trait Module {
     /// # Source
     /// `module.apply(variables, x, train=False)`.
     fn apply_eval(&self, variables: &Variables, x: &Tensor) -> Result<Tensor> {
+        keep_apart([&variables.params, &variables.batch_stats], x)?;
         self.call(&mut Scope::eval(variables), x)
     }
 }

@@ -47,6 +47,7 @@ const FILES: &[(&str, &str)] = files![
     "linen/intermediates.rs"
     "linen/layers.rs"
     "linen/mod.rs"
+    "linen/numbers.rs"
     "linen/params.rs"
     "linen/scope.rs"
     "linen/tabulate.rs"
