@@ -6,7 +6,7 @@ use std::process::Command;
 
 use mnist_notebook_support::candle_nn::{AdamW, Optimizer, ParamsAdamW};
 use mnist_notebook_support::inspect::{
-    calibration_curve, confusion_matrix, expected_calibration_error, saliency,
+    calibration_curve, confusion_matrix, expected_calibration_error, pca, saliency,
 };
 use mnist_notebook_support::linen::capture_intermediates;
 use mnist_notebook_support::prelude::*;
@@ -712,6 +712,7 @@ fn images_are_moved_as_jax_moves_them() {
 #[derive(Deserialize)]
 struct InspectGolden {
     predictions: PredictionsGolden,
+    features: FeaturesGolden,
     network: NetworkGolden,
 }
 
@@ -723,6 +724,14 @@ struct PredictionsGolden {
     bins: usize,
     confidence: Vec<f32>,
     accuracy: Vec<f32>,
+}
+
+#[derive(Deserialize)]
+struct FeaturesGolden {
+    features: Vec<u32>,
+    projection: Vec<u32>,
+    components: Vec<u32>,
+    explained_variance_ratio: Vec<u32>,
 }
 
 #[derive(Deserialize)]
@@ -780,6 +789,16 @@ fn predictions_are_counted_as_by_scikit_learn() {
     let gaps = bins.iter().map(|bin| (bin.accuracy - bin.confidence).abs() * bin.count as f32);
     let error = gaps.sum::<f32>() / count as f32;
     assert!((expected_calibration_error(&bins) - error).abs() < 1e-6);
+}
+
+#[test]
+fn principal_components_are_scikit_learn_s() {
+    let golden = inspect().features;
+    let found = pca(&tensor(&golden.features, &[40, 6]), 2).unwrap();
+    assert_near("components", &found.components, &golden.components, 1e-5);
+    assert_near("projection", &found.projection, &golden.projection, 1e-5);
+    let expected = floats(&golden.explained_variance_ratio);
+    assert_close("variance", &found.explained_variance_ratio, &expected, 1e-5);
 }
 
 #[test]

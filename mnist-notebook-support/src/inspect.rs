@@ -1,8 +1,10 @@
-//! What a trained network does: where it errs, how sure it is, what it looks at.
+//! What a trained network does: where it errs, how sure it is, what it looks at, and how its
+//! features lie.
 
-use candle_core::{D, DType, Tensor, Var};
+use candle_core::{D, DType, Device, Tensor, Var};
+use nalgebra::{DMatrix, SymmetricEigen};
 
-use crate::linen::{Module, Params};
+use crate::linen::{Module, Params, keep_apart};
 use crate::loss::{check_label_range, check_logits, onehot};
 use crate::{Error, Result};
 
@@ -182,7 +184,9 @@ pub fn saliency(
     if images.rank() != 4 {
         return Err(shape("saliency images", "[N, height, width, channels]".into(), images));
     }
-    let images = Var::from_tensor(images)?;
+    // Also where parameters and images come from other cells of a notebook.
+    keep_apart([params], images)?;
+    let images = Var::from_tensor(&images.detach())?;
     let output = model.apply(params, &images)?;
     let num_classes = check_logits(&output, classes)?;
     let chosen = onehot(classes, num_classes)?.to_dtype(output.dtype())?;
@@ -192,6 +196,100 @@ pub fn saliency(
         Some(gradient) => Ok(gradient.abs()?.max_keepdim(D::Minus1)?),
         None => Ok(images.zeros_like()?.max_keepdim(D::Minus1)?),
     }
+}
+
+/// The directions in which features vary most, made by [`pca`].
+#[derive(Debug, Clone)]
+pub struct Pca {
+    /// Where each example lies along the directions: `[N, num_components]`, f32, mean 0.
+    pub projection: Tensor,
+    /// The directions, the one of the largest variance first: `[num_components, D]`, f32, of
+    /// length 1 and at right angles.
+    pub components: Tensor,
+    /// The share of the whole variance along each direction, 0 to 1.
+    pub explained_variance_ratio: Vec<f32>,
+}
+
+/// The covariance of more would take hours to take apart.
+const MOST_DIMENSIONS: usize = 4096;
+
+/// Principal component analysis: features of many dimensions as points in a few, with as much of
+/// their variance as so few can hold.
+///
+/// Directions are known up to their sign: the largest entry of each is positive here.
+///
+/// # Shapes
+/// - `features`: `[N, D]`, any float type; computed in f64 on the CPU
+///
+/// # Errors
+/// [`Error::Shape`] and [`Error::DType`] for anything else, for fewer than two examples, and for
+/// more than 4096 dimensions; [`Error::Hyperparameter`] unless `1 <= num_components <= D`; [`Error::Tensor`] for features that
+/// are not finite.
+///
+/// # Examples
+/// ```
+/// use candle_core::{Device, Tensor};
+/// use mnist_notebook_support::inspect::pca;
+///
+/// // Points near a line: nearly all of their variance is along it.
+/// let points = Tensor::new(&[[0f32, 0.1], [1., 1.], [2., 2.1], [3., 2.9]], &Device::Cpu)?;
+/// let line = pca(&points, 1)?;
+/// assert_eq!(line.projection.dims(), [4, 1]);
+/// assert!(line.explained_variance_ratio[0] > 0.99);
+/// # Ok::<(), mnist_notebook_support::Error>(())
+/// ```
+///
+/// # Source
+/// `sklearn.decomposition.PCA(num_components).fit_transform(features)`; Pearson, *On lines and
+/// planes of closest fit to systems of points in space*, 1901. The eigenvectors are nalgebra's.
+pub fn pca(features: &Tensor, num_components: usize) -> Result<Pca> {
+    let (examples, dimensions) = match *features.dims() {
+        [examples, dimensions] if examples >= 2 && (1..=MOST_DIMENSIONS).contains(&dimensions) => {
+            (examples, dimensions)
+        }
+        _ => {
+            let expected = format!("[at least 2, 1 to {MOST_DIMENSIONS}]");
+            return Err(shape("pca features", expected, features));
+        }
+    };
+    check_float("pca features", features)?;
+    if !(1..=dimensions).contains(&num_components) {
+        return Err(Error::Hyperparameter {
+            name: "num_components",
+            value: num_components as f64,
+            allowed: "it must be from 1 to the number of features",
+        });
+    }
+    let features = features.detach().to_device(&Device::Cpu)?.to_dtype(DType::F64)?;
+    let centred = features.broadcast_sub(&features.mean_keepdim(0)?)?;
+    let covariance = (centred.t()?.matmul(&centred)? / (examples as f64 - 1.0))?;
+    let covariance = covariance.flatten_all()?.to_vec1::<f64>()?;
+    if covariance.iter().any(|value| !value.is_finite()) {
+        return Err(Error::Tensor("pca features must be finite numbers, and not too large".into()));
+    }
+
+    let eigen = SymmetricEigen::new(DMatrix::from_vec(dimensions, dimensions, covariance));
+    let mut order: Vec<usize> = (0..dimensions).collect();
+    order.sort_by(|a, b| eigen.eigenvalues[*b].total_cmp(&eigen.eigenvalues[*a]));
+    order.truncate(num_components);
+    let mut components = eigen.eigenvectors.select_columns(&order);
+    for mut direction in components.column_iter_mut() {
+        let sign = direction[direction.icamax()].signum();
+        direction *= sign;
+    }
+    // A column after the other: as rows, each a direction.
+    let components = Tensor::from_slice(components.as_slice(), components.len(), &Device::Cpu)?;
+    let components = components.reshape((num_components, dimensions))?;
+    let variance = eigen.eigenvalues.sum();
+    let share = |index: &usize| match variance > 0.0 {
+        true => (eigen.eigenvalues[*index] / variance) as f32,
+        false => 0.0,
+    };
+    Ok(Pca {
+        projection: centred.matmul(&components.t()?)?.to_dtype(DType::F32)?,
+        components: components.to_dtype(DType::F32)?,
+        explained_variance_ratio: order.iter().map(share).collect(),
+    })
 }
 
 /// The numbers of classes in a tensor `[N]`.
@@ -205,6 +303,13 @@ fn classes(what: &'static str, tensor: &Tensor, num_classes: usize) -> Result<Ve
     }
     check_label_range(tensor, num_classes)?;
     Ok(tensor.to_vec1()?)
+}
+
+fn check_float(what: &'static str, tensor: &Tensor) -> Result<()> {
+    match tensor.dtype().is_float() {
+        true => Ok(()),
+        false => Err(Error::DType { what, expected: "f32", found: tensor.dtype().as_str().into() }),
+    }
 }
 
 fn shape(what: &'static str, expected: String, tensor: &Tensor) -> Error {

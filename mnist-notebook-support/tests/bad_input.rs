@@ -2,7 +2,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use mnist_notebook_support::inspect::{calibration_curve, confusion_matrix, saliency};
+use mnist_notebook_support::inspect::{calibration_curve, confusion_matrix, pca, saliency};
 use mnist_notebook_support::kernels::{
     BatchNorm, Conv2d, Dense, Layer, Pool2d, Program, Statistics, dropout, log_softmax_backward,
     log_softmax_forward,
@@ -329,6 +329,7 @@ fn bad_tensors_are_refused_by_the_loss() {
 fn what_cannot_be_inspected_is_refused() {
     let (two, three) = (labels(2), labels(3));
     let sure = Tensor::new(&[[0.75f32, 0.25], [0.75, 0.25]], CPU).unwrap();
+    let features = |value: f32| Tensor::full(value, (3, 4), CPU).unwrap();
     refuse! {
         "fewer predictions than labels": confusion_matrix(&three, &two, 10) => Error::Shape { .. },
             "predictions: expected shape [3], one for each label, found [2]";
@@ -347,6 +348,13 @@ fn what_cannot_be_inspected_is_refused() {
             "saliency images: expected shape [N, height, width, channels], found [8, 8, 1]";
         "more classes than images": saliency(&Small, &params(), &images(2), &three) =>
             Error::Shape { .. }, "logits: expected shape [3, number of classes], found [2, 10]";
+        "pictures as features": pca(&images(3), 2) => Error::Shape { .. },
+            "pca features: expected shape [at least 2, 1 to 4096], found [3, 8, 8, 1]";
+        "a single example": pca(&f32s(&[1, 4]), 2) => Error::Shape { .. }, "at least 2";
+        "more components than features": pca(&features(1.0), 5) =>
+            Error::Hyperparameter { name: "num_components", .. }, "the number of features";
+        "features that are infinite": pca(&features(f32::INFINITY), 2) => Error::Tensor(_),
+            "pca features must be finite numbers";
     }
 }
 
@@ -440,7 +448,7 @@ fn note<T>(panics: &mut Vec<String>, what: impl FnOnce() -> String, call: impl F
 #[test]
 fn no_function_of_one_tensor_panics() {
     type Call = fn(&Tensor) -> Result<()>;
-    let calls: [(&str, Call); 23] = [
+    let calls: [(&str, Call); 24] = [
         ("relu", |x| relu(x).map(drop)),
         ("flatten", |x| flatten(x).map(drop)),
         ("log_softmax", |x| log_softmax(x).map(drop)),
@@ -465,6 +473,7 @@ fn no_function_of_one_tensor_panics() {
         ("shift", |x| shift(x, 1.5, -1e300).map(drop)),
         ("rotate", |x| rotate(x, 1e300).map(drop)),
         ("add_noise", |x| add_noise(Key::new(0), x, 0.1).map(drop)),
+        ("pca", |x| pca(x, 1).map(drop)),
         ("capture_intermediates", |x| capture_intermediates(&Small, &params(), x).map(drop)),
         ("show", |x| notebook::show(x).map(drop)),
         ("augment", |x| augment(Key::new(0), x, f64::MAX, f64::MAX).map(drop)),

@@ -156,7 +156,7 @@ impl ScatterChart {
     fn x_axis(&self, width: i32) -> Axis {
         let axis = |most| self.axis(&self.x_label, |point| point.0, most);
         let fits = |axis: &Axis| axis.ticks.len() as i32 * (axis.label_width() + 14 * PX) <= width;
-        (2..=width / (80 * PX)).rev().map(axis).find(fits).unwrap_or_else(|| axis(1))
+        (2..=width / (50 * PX)).rev().map(axis).find(fits).unwrap_or_else(|| axis(1))
     }
 
     /// Draws the names in rows above the plot, and returns the height below them.
