@@ -440,13 +440,14 @@ where
             assert!(from.end(self.channels) <= self.source.len(), "source too short");
             assert!(to.end(self.channels) <= self.target.len(), "target too short");
             assert!(self.bias.is_none_or(|bias| self.channels <= bias.len()), "bias too short");
-            let whole =
-                from.rows == FROM && from.columns == FROM && to.rows == TO && to.columns == TO;
+            let is_edge =
+                (from.rows, from.columns) != (FROM, FROM) || (to.rows, to.columns) != (TO, TO);
             for channel in (0..self.channels).step_by(S::F32_LANES) {
-                if whole && channel + S::F32_LANES <= self.channels {
-                    self.block::<S, true>(simd, from, to, channel);
-                } else {
-                    self.block::<S, false>(simd, from, to, channel);
+                let is_tail = channel + S::F32_LANES > self.channels;
+                match (is_edge, is_tail) {
+                    (false, false) => self.block::<S, false, false>(simd, from, to, channel),
+                    (false, true) => self.block::<S, false, true>(simd, from, to, channel),
+                    (true, _) => self.block::<S, true, true>(simd, from, to, channel),
                 }
             }
         }
@@ -457,13 +458,13 @@ impl<M, P, const FROM: usize, const TO: usize> Transform<'_, M, P, FROM, TO>
 where
     M: Matrix<TO, FROM>,
 {
-    /// One vector of channels of one site, whose blocks have been checked. With `WHOLE` nothing of
-    /// blocks or vector is missing.
+    /// One vector of channels of one site, whose blocks have been checked. Only with `EDGE` the
+    /// blocks may lack pixels, only with `TAIL` the vector may lack channels.
     ///
     /// The loops are counted by hand so that they are unrolled in debug builds, too: then the
     /// coefficients are constants, and their zeros and ones cost nothing.
     #[inline(always)]
-    fn block<S: Simd, const WHOLE: bool>(
+    fn block<S: Simd, const EDGE: bool, const TAIL: bool>(
         &mut self,
         simd: S,
         from: Block,
@@ -474,7 +475,7 @@ where
         // SAFETY: called below only for pixels of which the caller has checked that their channels
         // lie in the slice. The mask keeps the access to them.
         let load = |at: NonNull<f32>| unsafe {
-            if WHOLE { read(at) } else { simd.mask_load_ptr_f32s(mask, at.as_ptr()) }
+            if TAIL { simd.mask_load_ptr_f32s(mask, at.as_ptr()) } else { read(at) }
         };
         let zero = simd.splat_f32s(0.0);
 
@@ -484,7 +485,7 @@ where
         while i < FROM {
             let mut j = 0;
             while j < FROM {
-                if WHOLE || (i < from.rows && j < from.columns) {
+                if !EDGE || (i < from.rows && j < from.columns) {
                     // SAFETY: as for `load`.
                     block[i][j] = load(unsafe { source.add(from.offset(i, j)) });
                 }
@@ -516,15 +517,15 @@ where
         while i < TO {
             let mut j = 0;
             while j < TO {
-                if WHOLE || (i < to.rows && j < to.columns) {
+                if !EDGE || (i < to.rows && j < to.columns) {
                     let value = simd.add_f32s(combine(simd, &M::VALUES[j], half[i]), bias);
                     // SAFETY: as for `load`.
                     unsafe {
                         let at = target.add(to.offset(i, j));
-                        if WHOLE {
-                            write(at, value);
-                        } else {
+                        if TAIL {
                             simd.mask_store_ptr_f32s(mask, at.as_ptr(), value);
+                        } else {
+                            write(at, value);
                         }
                     }
                 }
