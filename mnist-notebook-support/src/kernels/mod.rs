@@ -66,9 +66,9 @@
 //!
 //! # Unsafe code
 //!
-//! All unsafe code of the crate is in two inner loops, those of `gemm` and of `winograd`: loads and
-//! stores that nothing checks on each pass, because the last position in each slice has been checked
-//! before. Both modules have tests with slices that end at that position. They run under Miri, which
+//! It is in two inner loops, those of `gemm` and of `winograd`: loads and stores that nothing checks
+//! on each pass, because the last position in each slice has been checked before. Outside this
+//! module the crate has none but calls of CUDA, with the feature `cuda`. Both modules have tests with slices that end at that position. They run under Miri, which
 //! takes vectors of a single value, and with the address sanitizer, which takes the machine's:
 //!
 //! ```text
