@@ -119,6 +119,12 @@ fn changed_parameters_are_taken_or_refused() {
 }
 
 #[test]
+fn changed_pictures_are_taken_or_refused() {
+    let photo = golden_file("../../notebooks/photo.png");
+    run("picture", fuzz::picture, &std::fs::read(photo).unwrap());
+}
+
+#[test]
 fn changed_data_files_are_taken_or_refused() {
     let data = golden_file("../../data/t10k-labels-idx1-ubyte.gz");
     let gzipped = std::fs::read(data).unwrap();

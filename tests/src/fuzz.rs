@@ -48,6 +48,18 @@ pub fn idx(bytes: &[u8]) {
     }
 }
 
+/// A picture in a PNG file: what is taken has a digit in it or not.
+pub fn picture(bytes: &[u8]) {
+    let file = tempfile::NamedTempFile::new().expect("there is a folder for temporary files");
+    std::fs::write(file.path(), bytes).expect("temporary files can be written");
+    if let Ok(picture) = read_png(file.path(), &Device::Cpu) {
+        match prepare_digit(&picture) {
+            Ok(digit) => assert_eq!(digit.dims(), [1, 28, 28, 1]),
+            Err(error) => assert!(matches!(error, Error::NoDigit(_)), "{error}"),
+        }
+    }
+}
+
 /// A notebook.
 pub fn notebook(bytes: &[u8]) {
     let Ok(mut notebook) = Notebook::parse(&String::from_utf8_lossy(bytes)) else {
