@@ -25,6 +25,8 @@ use xtask::tidy;
 
 /// The walkthrough, which `run` executes and `lab` opens.
 const WALKTHROUGH: &str = "annotated_mnist.ipynb";
+/// The notebook with the panel to draw on.
+const DRAWING: &str = "take_it_away.ipynb";
 /// What nbconvert's page lacks: source code shown by a cell in the font of code.
 const PAGE_STYLE: &str = "<style>
 .jp-OutputArea-output .highlight pre { font-family: var(--jp-code-font-family); font-size: var(--jp-code-font-size); }
@@ -152,7 +154,9 @@ fn test(project: &Project) -> Result<()> {
     }
     ensure!(failed.is_empty(), "notebooks failed: {}", failed.join(", "));
     println!("All notebooks were executed without a failure.");
-    browser::test(project, &project.notebooks().join(WALKTHROUGH))
+    browser::test(project, &project.notebooks().join(WALKTHROUGH))?;
+    let drawing = project.output().join(DRAWING);
+    browser::test_panel(project, &drawing, &page(project, &drawing)?)
 }
 
 fn inject_faults(project: &Project, long: bool) -> Result<()> {

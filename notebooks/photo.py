@@ -1,0 +1,59 @@
+"""Draws `photo.png`: a handwritten five as a phone would photograph it, with uneven light, grain and a blurred pen.
+
+No photo of anybody's, so that it can be passed on. Needs numpy; `python3 photo.py` writes the file anew, always the same.
+"""
+
+import struct
+import zlib
+
+import numpy as np
+
+HEIGHT, WIDTH = 320, 240
+
+# Strokes as Bézier curves of four points each, in pixels from the left and the top.
+STROKES = [
+    [(108, 92), (104, 112), (99, 130), (95, 152)],
+    [(95, 152), (128, 128), (170, 152), (158, 192)],
+    [(158, 192), (148, 228), (104, 236), (82, 214)],
+    [(106, 94), (126, 92), (146, 91), (170, 82)],
+]
+
+
+def curve(points, steps=60):
+    t = np.linspace(0, 1, steps)[:, None]
+    a, b, c, d = np.array(points, float)
+    return (1 - t) ** 3 * a + 3 * (1 - t) ** 2 * t * b + 3 * (1 - t) * t**2 * c + t**3 * d
+
+
+def ink(y, x):
+    """How much ink covers each place, from 0 to 1: a pen 9 pixels wide, pressed harder at the start of a stroke."""
+    cover = np.zeros(y.shape)
+    for points in map(curve, STROKES):
+        for step, (px, py) in enumerate(points):
+            radius = 4.9 - 1.1 * step / len(points)
+            distance = np.hypot(x - px, y - py)
+            cover = np.maximum(cover, np.clip((radius - distance) / 1.6 + 0.5, 0, 1))
+    return cover
+
+
+def png(pixels):
+    def chunk(kind, content):
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    height, width = pixels.shape
+    lines = b"".join(b"\0" + line.tobytes() for line in pixels)
+    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)  # 8 bits of grey
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(lines, 9)) + chunk(b"IEND", b"")
+
+
+def main():
+    y, x = np.mgrid[0:HEIGHT, 0:WIDTH].astype(float)
+    lamp = 0.88 - 0.42 * np.hypot(y / HEIGHT - 0.15, x / WIDTH - 0.85) ** 1.4
+    grain = np.random.default_rng(5).normal(0, 0.018, y.shape)
+    grey = lamp * (1 - 0.72 * ink(y, x)) + grain
+    shades = np.clip(np.round(grey * 32) * 8, 0, 255).astype(np.uint8)  # few shades make a small file
+    with open("photo.png", "wb") as file:
+        file.write(png(shades))
+
+
+main()
