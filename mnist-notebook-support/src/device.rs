@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use candle_core::{DType, Device, DeviceLocation, Tensor};
 
 use crate::{
-    Cnn, Dataset, Result, create_optimizer, get_initial_params, random::Key, train::train_step,
+    Cnn, Dataset, Result, create_optimizer, get_initial_params, jit, random::Key, train_step,
 };
 
 /// The fastest device that this build can use: CUDA, then Metal, then the CPU.
@@ -61,7 +61,7 @@ fn choose() -> (Device, String) {
     (Device::Cpu, reason)
 }
 
-/// The device after a step of training on it.
+/// The device after a step of training on it, through autograd and compiled.
 fn warmed_up(device: Device) -> Result<Device> {
     if device.is_cuda() && !compute_cache().is_some_and(|folder| folder.exists()) {
         println!("Compiling kernels for the GPU: about half a minute, once on this machine.");
@@ -73,6 +73,7 @@ fn warmed_up(device: Device) -> Result<Device> {
         Tensor::zeros(1, DType::U32, &device)?,
     )?;
     train_step(&Cnn, &mut optimizer, &batch)?.get()?;
+    jit(Cnn, &params, batch.image.dims())?.train_step(&mut optimizer, &batch)?.get()?;
     Ok(device)
 }
 

@@ -11,7 +11,8 @@
 //! is [`train_step`], which works for everything.
 //!
 //! On an NVIDIA GPU the plan is for one batch size: other batches, smaller ones too, go the general
-//! way.
+//! way. There a label that is no class is no error, which would make the GPU wait: the loss is then
+//! not a number.
 
 use std::fmt;
 

@@ -76,8 +76,7 @@ impl Scripts {
     /// # Errors
     /// When one does not compile; the compiler has said why.
     pub fn check(&self) -> Result<()> {
-        run(&mut self.cargo("check", &self.target))
-            .context("the cells of a notebook do not compile")
+        run(&mut self.cargo("check")).context("the cells of a notebook do not compile")
     }
 
     /// Builds all programs and returns their paths.
@@ -85,15 +84,15 @@ impl Scripts {
     /// # Errors
     /// When one does not compile; the compiler has said why.
     pub fn build(&self) -> Result<Vec<PathBuf>> {
-        run(&mut self.cargo("build", &self.target))
-            .context("the cells of a notebook do not compile")?;
+        run(&mut self.cargo("build")).context("the cells of a notebook do not compile")?;
         Ok(self.names.iter().map(|name| self.target.join("debug").join(name)).collect())
     }
 
-    /// Cargo, to do something with all programs in a build folder, which saves what is compiled there already.
-    pub fn cargo(&self, what: &str, target: &Path) -> Command {
+    /// Cargo, to do something with all programs. They share the project's build folder, and so what is compiled there
+    /// already.
+    fn cargo(&self, what: &str) -> Command {
         let mut cargo = command("cargo");
-        cargo.args([what, "--quiet", "--workspace", "--target-dir"]).arg(target);
+        cargo.args([what, "--quiet", "--workspace", "--target-dir"]).arg(&self.target);
         cargo.current_dir(&self.folder);
         cargo
     }

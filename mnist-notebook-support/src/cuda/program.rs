@@ -1,13 +1,14 @@
 //! A plan on its GPU: compiled, recorded once, replayed.
 
 use std::collections::BTreeMap;
-use std::ffi::c_void;
+use std::collections::btree_map::Entry;
+use std::ffi::{CString, c_void};
 use std::sync::{Mutex, PoisonError};
 
 use candle_core::cuda_backend::cudarc::driver::{
     CudaFunction, CudaSlice, DevicePtr, DeviceRepr, DriverError, result, sys,
 };
-use candle_core::cuda_backend::cudarc::nvrtc::{CompileOptions, compile_ptx_with_opts};
+use candle_core::cuda_backend::cudarc::nvrtc::{Ptx, result as nvrtc, sys as nvrtc_sys};
 use candle_core::cuda_backend::{CudaDType, CudaDevice, WrapErr};
 use candle_core::{DType, Device, Storage, Tensor, Var};
 
@@ -272,24 +273,39 @@ impl Program {
     }
 }
 
-/// The kernel, compiled once for each kind of GPU, loaded once for each.
+/// The kernel, compiled once for each kind of GPU.
 fn compiled(device: &CudaDevice) -> Result<CudaFunction> {
-    static COMPILED: Mutex<BTreeMap<(i32, i32), String>> = Mutex::new(BTreeMap::new());
-    let capability = device.cuda_stream().context().compute_capability().w()?;
+    static COMPILED: Mutex<BTreeMap<(i32, i32), Vec<u8>>> = Mutex::new(BTreeMap::new());
+    let stream = device.cuda_stream();
+    let capability = stream.context().compute_capability().w()?;
     let mut known = COMPILED.lock().unwrap_or_else(PoisonError::into_inner);
-    if !known.contains_key(&capability) {
-        let (major, minor) = capability;
-        let options = CompileOptions {
-            options: vec![
-                format!("--gpu-architecture=compute_{major}{minor}"),
-                "--std=c++17".into(),
-            ],
-            name: Some("kernels.cu".into()),
-            ..CompileOptions::default()
-        };
-        known.insert(capability, compile_ptx_with_opts(SOURCE, options).w()?.to_src());
-    }
-    let function =
-        device.get_or_load_custom_func("run", "mnist_notebook_step", &known[&capability])?;
-    Ok(function.into_cuda_function())
+    let code = match known.entry(capability) {
+        Entry::Occupied(known) => known.into_mut(),
+        Entry::Vacant(unknown) => unknown.insert(machine_code(capability)?),
+    };
+    let module = stream.context().load_module(Ptx::from_binary(code.clone())).w()?;
+    Ok(module.load_function("run").w()?)
+}
+
+/// Compiles the kernel for a compute capability: to machine code, as a driver refuses PTX from a
+/// newer compiler than its own.
+fn machine_code((major, minor): (i32, i32)) -> Result<Vec<u8>> {
+    let options = [format!("--gpu-architecture=sm_{major}{minor}"), "--std=c++17".to_owned()];
+    let source = CString::new(SOURCE).map_err(|error| Error::Gpu(error.to_string()))?;
+    let failure = |error| Error::Gpu(format!("NVRTC cannot compile the training step: {error}"));
+    let program = nvrtc::create_program(&source, Some(c"kernels.cu")).map_err(failure)?;
+    // SAFETY: the program has been made just now; it is asked for its code once it is compiled, and
+    // writes as many bytes as it has said.
+    let code = unsafe {
+        nvrtc::compile_program(program, &options).and_then(|()| {
+            let mut size = 0;
+            nvrtc_sys::nvrtcGetCUBINSize(program, &mut size).result()?;
+            let mut code = vec![0; size];
+            nvrtc_sys::nvrtcGetCUBIN(program, code.as_mut_ptr().cast()).result()?;
+            Ok(code)
+        })
+    };
+    // SAFETY: nothing refers to the program any more.
+    unsafe { nvrtc::destroy_program(program) }.map_err(failure)?;
+    code.map_err(failure)
 }

@@ -8,10 +8,6 @@ use anyhow::{Context, Result, ensure};
 use crate::launcher;
 use crate::project::{Project, command};
 
-/// The tests that go along: what they need is in the programs themselves, or in the data.
-pub(super) const TESTS: [&str; 1] = ["devices"];
-/// The programs that measure.
-pub(super) const EXAMPLES: [&str; 1] = ["bench_gpu"];
 /// The largest folder that is easily passed on.
 const LIMIT: u64 = 60_000_000;
 /// What starts everything there.
@@ -77,4 +73,22 @@ fn size(folder: &Path) -> Result<u64> {
         let path = entry?.path();
         Ok(sum + if path.is_dir() { size(&path)? } else { path.metadata()?.len() })
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn without_a_driver_the_bundle_says_so_in_one_line() {
+        let folder = tempfile::tempdir().unwrap();
+        let script = folder.path().join("run.sh");
+        fs::write(&script, RUN).unwrap();
+        // A Python that can load nothing.
+        let output = command("bash").arg(&script).arg("false").output().unwrap();
+        let message = String::from_utf8(output.stderr).unwrap();
+        assert!(!output.status.success());
+        assert!(message.starts_with("error: no NVIDIA driver: libcuda.so.1"), "{message}");
+        assert_eq!(message.lines().count(), 1);
+    }
 }

@@ -40,6 +40,8 @@ const LIBRARIES: [(&str, &str, &str); 5] = [
 const NO_DEVICE: u32 = 100;
 /// The compute capability built for unless `CUDA_COMPUTE_CAP` names another: that of an H100 or H200.
 const COMPUTE_CAP: &str = "90";
+/// The package of what goes into the bundle.
+const MANIFEST: &str = include_str!("programs.toml");
 /// In front of `nvcc`: leaves out what takes most of the time and is never called here.
 const COMPILER: &str = include_str!("nvcc.sh");
 
@@ -52,13 +54,7 @@ pub fn build(project: &Project, notebook: &Path) -> Result<()> {
     let toolkit = Toolkit::new(project)?;
     toolkit.check_kernels()?;
     println!("Building with the feature `cuda` (10 minutes of processor time at first)");
-    let mut programs = toolkit.programs(&["test", "--no-run"])?;
-    programs.extend(toolkit.programs(&["build", "--examples"])?);
-    programs.retain(|(name, _)| {
-        bundle::TESTS.contains(&&**name) || bundle::EXAMPLES.contains(&&**name)
-    });
-    let scripts = Scripts::write(project, &[notebook.to_owned()])?;
-    programs.extend(toolkit.build(scripts.cargo("build", &toolkit.target))?);
+    let programs = toolkit.programs(notebook)?;
     let folder = bundle::write(project, &programs)?;
     println!(
         "\nCopy this folder to a machine with an NVIDIA GPU and start its run.sh: {}",
@@ -166,11 +162,23 @@ impl Toolkit {
         output(&mut nvcc).map(drop).context("kernels.cu does not compile")
     }
 
-    /// The programs that Cargo makes of the crate.
-    fn programs(&self, what: &[&str]) -> Result<Vec<(String, PathBuf)>> {
+    /// Builds what the bundle holds.
+    ///
+    /// It is a package of its own, so that one set of features serves all, and candle's kernels are compiled once: the
+    /// crate's own tests would ask for more, on behalf of tools for testing.
+    fn programs(&self, notebook: &Path) -> Result<Vec<(String, PathBuf)>> {
+        let root = self.project.root();
+        let script = Scripts::write(&self.project, &[notebook.to_owned()])?;
+        let folder = self.target.join("programs");
+        let manifest = MANIFEST
+            .replace("@ROOT@", root.to_str().context("the project's path is not UTF-8")?)
+            .replace("@WALKTHROUGH@", &script.source(0).to_string_lossy());
+        fs::create_dir_all(&folder)?;
+        launcher::write(&folder.join("Cargo.toml"), &manifest)?;
+        fs::copy(root.join("Cargo.lock"), folder.join("Cargo.lock"))?;
         let mut cargo = command("cargo");
-        cargo.args(what).args(["--package", "mnist-notebook-support", "--target-dir"]);
-        cargo.arg(&self.target).current_dir(self.project.root());
+        cargo.args(["build", "--bins", "--tests", "--target-dir"]).arg(&self.target);
+        cargo.current_dir(folder);
         self.build(cargo)
     }
 
@@ -187,9 +195,7 @@ impl Toolkit {
             .env("NVCC", self.folder.join("nvcc"))
             .env("PATH", std::env::join_paths(path)?)
             .env("CUDA_COMPUTE_CAP", compute_cap())
-            .env("CARGO_PROFILE_RELEASE_STRIP", "true")
-            .args(["--release", "--features", "mnist-notebook-support/cuda"])
-            .args(["--message-format", "json-render-diagnostics"])
+            .args(["--release", "--message-format", "json-render-diagnostics"])
             .stderr(std::process::Stdio::inherit());
         let made = cargo.output().context("cannot start `cargo`")?;
         ensure!(made.status.success(), "cannot build with the feature `cuda`");
