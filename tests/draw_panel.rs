@@ -101,9 +101,10 @@ fn what_is_drawn_is_prepared_and_predicted_as_the_crate_does() {
         let pixels: Vec<f32> = digit.flatten_all().unwrap().to_vec1().unwrap();
         assert!(largest_difference(&numbers(&answer["image"]), &pixels) <= 1e-5, "{screen:?}");
 
-        let percents: Vec<f32> =
-            probabilities(&Cnn, &PARAMS, &digit).iter().map(|share| share * 100.0).collect();
-        // The bars' numbers have one decimal.
+        let expected = probabilities(&Cnn, &PARAMS, &digit);
+        let difference = largest_difference(&numbers(&answer["drawn"]), &expected);
+        assert!(difference <= 1e-3, "{screen:?}: {difference}");
+        let percents: Vec<f32> = expected.iter().map(|share| share * 100.0).collect();
         let shown = numbers(answer["states"].as_array().unwrap().last().unwrap());
         let difference = largest_difference(&shown, &percents);
         assert!(difference <= 0.1 + 0.05, "{screen:?}: {difference}"); // 1e-3, and half a digit

@@ -77,6 +77,7 @@ def use(browser, kind, images, strokes):
         "answer": browser.js("return document.querySelector('#answer').textContent"),
         "drawing": browser.js("return Array.from(readDrawing().data)"),
         "image": browser.js("return Array.from(prepare(readDrawing()))"),
+        "drawn": browser.js("return predict(prepare(readDrawing()))"),
         "overflow": browser.js("return document.documentElement.scrollWidth - document.documentElement.clientWidth"),
         "milliseconds": browser.js(
             "const start = performance.now(); for (let i = 0; i < 20; i++) show(); return (performance.now() - start) / 20"
