@@ -32,8 +32,8 @@ impl Module for Cnn {
 
 /// The initial parameters of a network for MNIST images, drawn with `key`, on `device`.
 ///
-/// Kernels are LeCun normal, biases zero. The same key gives the same parameters, Flax's own to
-/// the last bit or two.
+/// Kernels are LeCun normal, biases zero. The same key gives the same parameters: Flax's own, bit
+/// for bit.
 ///
 /// # Errors
 /// Those of the network.

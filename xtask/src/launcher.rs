@@ -27,6 +27,16 @@ use anyhow::{Context, Result, bail};
 
 use crate::project::{cargo_home, command, output};
 
+/// Variables with which the crate computes faster, and which have to be set before the program starts.
+pub(crate) const FASTER: [(&str, &str); 3] = [
+    // candle adds up gradients on threads of its own, which spin beside Rayon's while they wait.
+    ("CANDLE_NUM_THREADS", "1"),
+    // What a training step frees the next one needs again: glibc shall keep it, since fetching megabytes of fresh pages
+    // each time costs nearly as much as computing on them.
+    ("MALLOC_MMAP_THRESHOLD_", "33554432"),
+    ("MALLOC_TRIM_THRESHOLD_", "1073741824"),
+];
+
 /// The file in a template, and so in its copies, that tells one state of the template from another.
 pub const STAMP: &str = ".stamp";
 /// The file that lies in a build folder while Cargo is at work there.
@@ -179,12 +189,7 @@ pub fn launch(tools: &Path, evcxr: &Path, control_file: &Path) -> Result<Infalli
         // An error that a cell returns is one line, without a backtrace of frames that no reader
         // knows. evcxr sets RUST_BACKTRACE for its cells; for errors this variable comes first.
         .env("RUST_LIB_BACKTRACE", "0")
-        // candle adds up gradients on threads of its own, which spin beside Rayon's while they wait.
-        .env("CANDLE_NUM_THREADS", "1")
-        // What a training step frees the next one needs again: glibc shall keep it, since fetching megabytes of fresh pages
-        // each time costs nearly as much as computing on them.
-        .env("MALLOC_MMAP_THRESHOLD_", "33554432")
-        .env("MALLOC_TRIM_THRESHOLD_", "1073741824")
+        .envs(FASTER)
         // evcxr updates the user's own kernelspec when it finds another version there: show it a folder without one.
         .env("JUPYTER_PATH", &pool.folder);
     Err(kernel.exec()).with_context(|| format!("cannot start {}", evcxr.display()))

@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::launcher;
+use crate::launcher::{self, FASTER};
 use crate::project::{Project, command, output, run};
 use crate::setup::set_up;
 use crate::ui::Spinner;
@@ -308,9 +308,10 @@ impl<'a> Bench<'a> {
             Who::Torch => vec![python, script("torch_steps.py")],
             Who::Gemm => vec![self.gemm.clone()],
             Who::Candle => vec![self.ours.clone()],
-            // As in the notebook's kernel: candle's own threads would spin beside Rayon's.
+            // As in the notebook's kernel.
             Who::Ours | Who::Notebook => {
-                vec!["env".into(), "CANDLE_NUM_THREADS=1".into(), self.ours.clone()]
+                let variables = FASTER.map(|(name, value)| format!("{name}={value}").into());
+                [vec!["env".into()], variables.into(), vec![self.ours.clone()]].concat()
             }
         };
         let log = self.folder.join(format!("{who:?}.log").to_lowercase());
