@@ -42,8 +42,12 @@ const SHORT: &[(&str, &str)] = &[("MNIST_NOTEBOOK_SHORT", "1")];
 #[derive(Parser)]
 #[command(name = "cargo xtask", disable_help_subcommand = true)]
 enum Arguments {
-    /// Execute the walkthrough in full and leave it, executed and as a page, under target/notebooks
-    Run,
+    /// Execute the walkthrough, or another notebook, in full and leave it, executed and as a page, under
+    /// target/notebooks
+    Run {
+        /// The notebook; if none is named, notebooks/annotated_mnist.ipynb
+        notebook: Option<PathBuf>,
+    },
     /// Open the notebooks in JupyterLab
     Lab,
     /// Run all tests: `cargo test` on the workspace, the notebooks' cells compiled as programs, then every notebook
@@ -91,7 +95,7 @@ enum Bench {
 
 fn main() -> ExitCode {
     let result = match Arguments::parse() {
-        Arguments::Run => run_walkthrough(&Project::new()),
+        Arguments::Run { notebook } => run_notebook(&Project::new(), notebook),
         Arguments::Lab => lab(&Project::new()),
         Arguments::Test => test(&Project::new()),
         Arguments::Faults { long } => inject_faults(&Project::new(), long),
@@ -110,9 +114,9 @@ fn main() -> ExitCode {
     }
 }
 
-fn run_walkthrough(project: &Project) -> Result<()> {
+fn run_notebook(project: &Project, notebook: Option<PathBuf>) -> Result<()> {
     set_up(project)?;
-    let source = project.notebooks().join(WALKTHROUGH);
+    let source = notebook.unwrap_or_else(|| project.notebooks().join(WALKTHROUGH));
     let executed = execute_file(project, &source, &[], None)?;
     let page = page(project, &executed)?;
     println!("\nThe executed notebook: {}", executed.display());
