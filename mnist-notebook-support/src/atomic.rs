@@ -4,6 +4,8 @@ use std::fs::File;
 use std::io::Write;
 use std::path::Path;
 
+use crate::{Error, Result};
+
 /// How the name of a file begins while it is being written. One that is left over belonged to a
 /// process that was killed.
 pub(crate) const PARTIAL: &str = ".partial-";
@@ -11,7 +13,14 @@ pub(crate) const PARTIAL: &str = ".partial-";
 /// Writes a file that appears under its name only when all of it is on the disk.
 ///
 /// What had the name before stays until then, and stays after an error, a kill or a power cut.
-pub(crate) fn write(path: &Path, content: &[u8]) -> std::io::Result<()> {
+///
+/// # Errors
+/// [`Error::Save`] if that cannot be done.
+pub(crate) fn write(path: &Path, content: &[u8]) -> Result<()> {
+    replace(path, content).map_err(Error::save(path))
+}
+
+fn replace(path: &Path, content: &[u8]) -> std::io::Result<()> {
     let folder = match path.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder,
         _ => Path::new("."),

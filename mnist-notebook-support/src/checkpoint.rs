@@ -297,7 +297,7 @@ impl Checkpoints {
             return Err(Error::LaterCheckpoint { path, epoch: state.epoch });
         }
         let path = self.folder.join(format!("epoch-{:04}.safetensors", state.epoch));
-        atomic::write(&path, &state.to_bytes()?).map_err(Error::save(&path))?;
+        atomic::write(&path, &state.to_bytes()?)?;
         self.remove_old()?;
         Ok(path)
     }

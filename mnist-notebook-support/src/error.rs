@@ -302,6 +302,14 @@ impl Error {
     }
 }
 
+/// Refuses a number that is negative, infinite or none.
+pub(crate) fn check_not_negative(name: &'static str, value: f64) -> Result<()> {
+    if value.is_finite() && value >= 0.0 {
+        return Ok(());
+    }
+    Err(Error::Hyperparameter { name, value, allowed: "it must be a finite number, 0 or more" })
+}
+
 /// candle's errors may carry a backtrace of frames that no reader of a notebook knows: only the
 /// message is kept. An error of ours that travelled through candle comes out as it went in.
 impl From<Candle> for Error {

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use candle_core::Tensor;
 
+use crate::error::check_not_negative;
 use crate::linen::Params;
 use crate::{Error, Result, ops};
 
@@ -159,13 +160,7 @@ pub fn create_optimizer(params: &Params, learning_rate: f64, beta: f64) -> Resul
 }
 
 fn check(params: &Params, learning_rate: f64, beta: f64) -> Result<()> {
-    if !(learning_rate.is_finite() && learning_rate >= 0.0) {
-        return Err(Error::Hyperparameter {
-            name: "learning_rate",
-            value: learning_rate,
-            allowed: "it must be a finite number, 0 or more",
-        });
-    }
+    check_not_negative("learning_rate", learning_rate)?;
     if !(0.0..1.0).contains(&beta) {
         return Err(Error::Hyperparameter {
             name: "beta",

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
+use std::path::Path;
 
 use candle_core::safetensors::Load;
 use candle_core::{Device, Tensor};
@@ -25,6 +26,26 @@ pub(crate) fn to_bytes(
     header.insert(SUM.into(), digest(&header, tensors));
     safetensors::serialize(tensors, Some(header.into_iter().collect()))
         .map_err(|error| Error::Tensor(error.to_string()))
+}
+
+/// Reads a file and takes what it says. One without a sum, as Flax writes it, is taken as it is.
+///
+/// # Errors
+/// [`Error::Load`] if it cannot be read, is not a safetensors file, is damaged, or is refused by
+/// `take`, which says why.
+pub(crate) fn load<T>(
+    path: &Path,
+    take: impl FnOnce(&TensorFile) -> Result<T, String>,
+) -> Result<T> {
+    let content = || {
+        let bytes = std::fs::read(path).map_err(|error| format!("it cannot be read ({error})"))?;
+        let file = TensorFile::parse(&bytes)?;
+        if file.is_intact() == Some(false) {
+            return Err(DAMAGED.into());
+        }
+        take(&file)
+    };
+    content().map_err(|problem| Error::Load { path: path.to_owned(), problem })
 }
 
 /// What a file says.

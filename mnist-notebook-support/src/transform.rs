@@ -6,6 +6,7 @@
 use candle_core::{DType, Device, Tensor};
 use rayon::prelude::*;
 
+use crate::error::check_not_negative;
 use crate::random::{Key, normal, uniform};
 use crate::{Error, Result};
 
@@ -35,7 +36,7 @@ use crate::{Error, Result};
 /// # Source
 /// `scipy.ndimage.shift(image, (dy, dx), order=1, mode="grid-constant")`.
 pub fn shift(images: &Tensor, dx: f64, dy: f64) -> Result<Tensor> {
-    move_all(images, Motion { degrees: 0.0, dx, dy })
+    move_each(images, |_| Motion { degrees: 0.0, dx, dy })
 }
 
 /// The images, turned about their middle by `degrees`, counter-clockwise.
@@ -65,7 +66,7 @@ pub fn shift(images: &Tensor, dx: f64, dy: f64) -> Result<Tensor> {
 /// # Source
 /// `scipy.ndimage.rotate(image, degrees, reshape=False, order=1, mode="grid-constant")`.
 pub fn rotate(images: &Tensor, degrees: f64) -> Result<Tensor> {
-    move_all(images, Motion { degrees, dx: 0.0, dy: 0.0 })
+    move_each(images, |_| Motion { degrees, dx: 0.0, dy: 0.0 })
 }
 
 /// The images with normal noise of this standard deviation added to each value, then clipped to
@@ -95,10 +96,7 @@ pub fn rotate(images: &Tensor, degrees: f64) -> Result<Tensor> {
 /// `jax.numpy.clip(images + stddev * jax.random.normal(key, images.shape), 0, 1)`.
 pub fn add_noise(key: Key, images: &Tensor, stddev: f64) -> Result<Tensor> {
     check_float(images)?;
-    if !(stddev.is_finite() && stddev >= 0.0) {
-        let allowed = "it must be a finite number, 0 or more";
-        return Err(Error::Hyperparameter { name: "stddev", value: stddev, allowed });
-    }
+    check_not_negative("stddev", stddev)?;
     let noise = normal(key, images.shape(), images.device())?.to_dtype(images.dtype())?;
     Ok((images + (noise * stddev)?)?.clamp(0.0, 1.0)?)
 }
@@ -131,12 +129,8 @@ pub fn add_noise(key: Key, images: &Tensor, stddev: f64) -> Result<Tensor> {
 /// P. Simard et al., *Best practices for convolutional neural networks applied to visual document
 /// analysis*, 2003. Each image is that of `jax.scipy.ndimage.map_coordinates(…, order=1)`.
 pub fn augment(key: Key, images: &Tensor, max_shift: f64, max_degrees: f64) -> Result<Tensor> {
-    for (name, value) in [("max_shift", max_shift), ("max_degrees", max_degrees)] {
-        if !(value.is_finite() && value >= 0.0) {
-            let allowed = "it must be a finite number, 0 or more";
-            return Err(Error::Hyperparameter { name, value, allowed });
-        }
-    }
+    check_not_negative("max_shift", max_shift)?;
+    check_not_negative("max_degrees", max_degrees)?;
     let count = images.dims().first().copied().unwrap_or(0);
     let draw = |key, numbers, bound: f64| -> Result<Vec<Vec<f32>>> {
         let bound = bound as f32;
@@ -154,27 +148,20 @@ pub fn augment(key: Key, images: &Tensor, max_shift: f64, max_degrees: f64) -> R
 
 /// How an image is moved: turned about its middle, then shifted.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Motion {
+struct Motion {
     /// Counter-clockwise.
-    pub degrees: f64,
+    degrees: f64,
     /// Pixels to the right.
-    pub dx: f64,
+    dx: f64,
     /// Pixels down.
-    pub dy: f64,
-}
-
-fn move_all(images: &Tensor, motion: Motion) -> Result<Tensor> {
-    move_each(images, |_| motion)
+    dy: f64,
 }
 
 /// The images, each moved as `motion` says for its number; in parallel.
 ///
 /// # Errors
 /// Those of [`shift`] and [`rotate`].
-pub(crate) fn move_each(
-    images: &Tensor,
-    motion: impl Fn(usize) -> Motion + Sync,
-) -> Result<Tensor> {
+fn move_each(images: &Tensor, motion: impl Fn(usize) -> Motion) -> Result<Tensor> {
     check_float(images)?;
     let &[count, height, width, channels] = images.dims() else {
         return Err(Error::Shape {

@@ -21,8 +21,7 @@ pub fn checkpoint(bytes: &[u8]) {
 
 /// Parameters in a safetensors file.
 pub fn params(bytes: &[u8]) {
-    let file = tempfile::NamedTempFile::new().expect("there is a folder for temporary files");
-    std::fs::write(file.path(), bytes).expect("temporary files can be written");
+    let file = file_of(bytes);
     if let Ok(params) = Params::load(file.path(), &Device::Cpu) {
         // Whatever was loaded can be looked at, and be another network's.
         let _ = format!("{params:?} {}", params.count());
@@ -50,8 +49,7 @@ pub fn idx(bytes: &[u8]) {
 
 /// A picture in a PNG file: what is taken has a digit in it or not.
 pub fn picture(bytes: &[u8]) {
-    let file = tempfile::NamedTempFile::new().expect("there is a folder for temporary files");
-    std::fs::write(file.path(), bytes).expect("temporary files can be written");
+    let file = file_of(bytes);
     if let Ok(picture) = read_png(file.path(), &Device::Cpu) {
         match prepare_digit(&picture) {
             Ok(digit) => assert_eq!(digit.dims(), [1, 28, 28, 1]),
@@ -72,4 +70,11 @@ pub fn notebook(bytes: &[u8]) {
         notebook.set_outputs(cell.index, 1, &cell.outputs);
     }
     Notebook::parse(&notebook.text()).expect("it was just written");
+}
+
+/// A temporary file with this content.
+fn file_of(bytes: &[u8]) -> tempfile::NamedTempFile {
+    let file = tempfile::NamedTempFile::new().expect("there is a folder for temporary files");
+    std::fs::write(file.path(), bytes).expect("temporary files can be written");
+    file
 }

@@ -2,7 +2,7 @@
 //! the draw-a-digit panel, drawn on (`panel.py`).
 
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
@@ -62,6 +62,14 @@ fn script(project: &Project, text: &str) -> Command {
     python
 }
 
+/// Has JupyterLab show the figures and pages of notebooks that it did not execute: it does so only if they are trusted.
+///
+/// # Errors
+/// When Jupyter fails.
+pub fn trust(project: &Project, notebooks: &[PathBuf]) -> Result<()> {
+    run(project.jupyter().args(["-m", "jupyter", "trust"]).args(notebooks))
+}
+
 /// With what a panel is drawn on.
 #[derive(Clone, Copy, Debug)]
 pub enum Device {
@@ -118,8 +126,7 @@ pub fn test_panel(project: &Project, notebook: &Path, page: &Path) -> Result<()>
         println!("skipped the panel in a browser: {reason}");
         return Ok(());
     }
-    // JupyterLab shows what a notebook that it did not execute holds only if it is trusted.
-    run(project.jupyter().args(["-m", "jupyter", "trust"]).arg(notebook))?;
+    trust(project, &[notebook.to_owned()])?;
     let places = [
         ("in JupyterLab", notebook, Device::Desktop),
         ("in the page", page, Device::Desktop),

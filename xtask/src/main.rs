@@ -133,9 +133,7 @@ fn run_notebook(project: &Project, notebook: Option<PathBuf>) -> Result<()> {
 
 fn lab(project: &Project) -> Result<()> {
     set_up(project)?;
-    // JupyterLab shows the figures of a notebook that it did not execute only if it is trusted.
-    let mut trust = project.jupyter();
-    run(trust.args(["-m", "jupyter", "trust"]).args(project.notebook_files()?))?;
+    browser::trust(project, &project.notebook_files()?)?;
     let mut lab = project.jupyter();
     lab.args(["-m", "jupyterlab", "--ServerApp.ip=127.0.0.1"]).arg(WALKTHROUGH);
     if is_root(project)? {

@@ -2,6 +2,7 @@
 //!
 //! Nothing is installed outside the project's `.tools` and Cargo's home, apart from rustup's component `rust-src`.
 
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
@@ -56,23 +57,34 @@ fn python_environment(project: &Project) -> Result<()> {
         return Ok(());
     }
     println!("Installing JupyterLab in .tools/venv");
-    let python = find_python()?;
-    launcher::remove(&project.venv())?;
-    output(command(&python).args(["-m", "venv"]).arg(project.venv())).context(
-        "cannot make a Python environment: Python's module `venv` may be missing \
-         (Debian and Ubuntu: `apt install python3-venv`)",
-    )?;
-    let spinner = Spinner::new("pip install");
-    let mut pip = command(project.python());
-    pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-r"]).arg(&wanted);
-    output(&mut pip).context("cannot install notebooks/requirements.txt")?;
-    drop(spinner);
+    make_environment(&find_python()?, &project.venv(), [OsStr::new("-r"), wanted.as_os_str()])
+        .context("cannot install notebooks/requirements.txt")?;
     launcher::write(
         &project.venv().join("share/jupyter/lab/settings/overrides.json"),
         LAB_SETTINGS,
     )?;
     fs::write(stamp, text)?;
     Ok(())
+}
+
+/// Makes a Python environment anew, with what these arguments of `pip install` ask for.
+///
+/// # Errors
+/// When Python cannot make one, or pip cannot install it all.
+pub(crate) fn make_environment(
+    python: &Path,
+    folder: &Path,
+    packages: impl IntoIterator<Item = impl AsRef<OsStr>>,
+) -> Result<()> {
+    launcher::remove(folder)?;
+    output(command(python).args(["-m", "venv"]).arg(folder)).context(
+        "cannot make a Python environment: Python's module `venv` may be missing \
+         (Debian and Ubuntu: `apt install python3-venv`)",
+    )?;
+    let _spinner = Spinner::new("pip install");
+    let mut pip = command(folder.join("bin/python"));
+    pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check"]).args(packages);
+    output(&mut pip).map(drop)
 }
 
 /// A Python that is new enough.

@@ -86,7 +86,7 @@ fn fetch_missing(
                 attempts,
                 variable: published.variable,
             })?;
-            atomic::write(&path, &content).map_err(Error::save(&path))?;
+            atomic::write(&path, &content)?;
         }
     }
     Ok(())

@@ -62,10 +62,14 @@ impl Winograd {
         self.taps + TILE - 1
     }
 
+    /// Points in both directions, each with a product of its own.
+    fn planes(&self) -> usize {
+        self.points() * self.points()
+    }
+
     /// Values of a kernel, or of its gradient, at all points.
     pub(super) fn kernel_len(&self) -> usize {
-        let planes = self.points() * self.points();
-        planes.saturating_mul(self.conv.in_channels).saturating_mul(self.conv.out_channels)
+        self.planes().saturating_mul(self.conv.in_channels).saturating_mul(self.conv.out_channels)
     }
 
     /// G g Gᵀ: the kernel at all points, `[points, points, in_channels, out_channels]`.
@@ -105,7 +109,7 @@ impl Winograd {
     ) {
         let Conv2d { width, in_channels, out_channels, .. } = self.conv;
         let row_len = width * out_channels;
-        let planes = self.points() * self.points();
+        let planes = self.planes();
         let rows = self.rows_together();
         for (block, output) in output.chunks_mut(rows * row_len).enumerate() {
             let grid = self.grid(y + block * rows, output.len() / row_len);
@@ -140,7 +144,7 @@ impl Winograd {
         d_kernel: &mut [f32],
     ) {
         let Conv2d { height, in_channels, out_channels, .. } = self.conv;
-        let planes = self.points() * self.points();
+        let planes = self.planes();
         let rows = self.rows_of(TILES_SUMMED);
         for y in (0..height).step_by(rows) {
             let grid = self.grid(y, rows.min(height - y));

@@ -6,7 +6,7 @@ use std::path::Path;
 use candle_core::{DType, Device, Tensor, Var};
 
 use crate::notebook::grouped;
-use crate::tensor_file::{self, DAMAGED, TensorFile};
+use crate::tensor_file;
 use crate::{Error, Result, atomic};
 
 /// The parameters of a network: paths such as `Conv_0/kernel`, in alphabetical order as in JAX,
@@ -103,7 +103,7 @@ impl Params {
     /// # Errors
     /// [`Error::Save`] if the file cannot be written.
     pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
-        atomic::write(path.as_ref(), &self.to_bytes()?).map_err(Error::save(path.as_ref()))
+        atomic::write(path.as_ref(), &self.to_bytes()?)
     }
 
     /// The parameters as a safetensors file.
@@ -120,8 +120,9 @@ impl Params {
     /// [`Error::Load`] if the file is missing, is not a safetensors file, or is damaged, which
     /// every flipped bit of a file written by [`save`](Params::save) shows.
     pub fn load(path: impl AsRef<Path>, device: &Device) -> Result<Params> {
-        let path = path.as_ref();
-        read(path, device).map_err(|problem| Error::Load { path: path.to_owned(), problem })
+        tensor_file::load(path.as_ref(), |file| {
+            file.params("", device).map_err(|error| error.to_string())
+        })
     }
 
     /// Adds a variable.
@@ -143,16 +144,6 @@ impl Params {
         }
         Ok(params)
     }
-}
-
-fn read(path: &Path, device: &Device) -> Result<Params, String> {
-    let bytes = std::fs::read(path).map_err(|error| format!("it cannot be read ({error})"))?;
-    let file = TensorFile::parse(&bytes)?;
-    // A file that Flax wrote has no sum.
-    if file.is_intact() == Some(false) {
-        return Err(DAMAGED.into());
-    }
-    file.params("", device).map_err(|error| error.to_string())
 }
 
 impl TryFrom<Vec<(String, Tensor)>> for Params {

@@ -6,8 +6,8 @@ use std::path::Path;
 use candle_core::Device;
 
 use super::Params;
-use crate::tensor_file::{self, DAMAGED, TensorFile};
-use crate::{Error, Result, atomic};
+use crate::tensor_file::{self, TensorFile};
+use crate::{Result, atomic};
 
 /// How the names of parameters begin in a file.
 const PARAMS: &str = "params/";
@@ -32,7 +32,7 @@ impl Variables {
     /// A copy with variables of its own: training one leaves the other as it is.
     ///
     /// # Errors
-    /// [`Error::Tensor`] if the device has no room for it.
+    /// [`Error::Tensor`](crate::Error::Tensor) if the device has no room for it.
     pub fn copy(&self) -> Result<Variables> {
         Ok(Variables { params: self.params.copy()?, batch_stats: self.batch_stats.copy()? })
     }
@@ -43,7 +43,7 @@ impl Variables {
     /// The file appears when all of it is on the disk; what had its name before stays until then.
     ///
     /// # Errors
-    /// [`Error::Save`] if the file cannot be written.
+    /// [`Error::Save`](crate::Error::Save) if the file cannot be written.
     ///
     /// # Examples
     /// ```
@@ -65,28 +65,20 @@ impl Variables {
                 tensors.insert(format!("{prefix}{path}"), var.as_detached_tensor());
             }
         }
-        let content = tensor_file::to_bytes(BTreeMap::new(), &tensors)?;
-        atomic::write(path.as_ref(), &content).map_err(Error::save(path.as_ref()))
+        atomic::write(path.as_ref(), &tensor_file::to_bytes(BTreeMap::new(), &tensors)?)
     }
 
     /// Reads what [`save`](Variables::save) wrote, or Flax under the same names.
     ///
     /// # Errors
-    /// [`Error::Load`] if the file is missing, is not a safetensors file, is damaged, or holds no
-    /// variables.
+    /// [`Error::Load`](crate::Error::Load) if the file is missing, is not a safetensors file, is
+    /// damaged, or holds no variables.
     pub fn load(path: impl AsRef<Path>, device: &Device) -> Result<Variables> {
-        let path = path.as_ref();
-        read(path, device).map_err(|problem| Error::Load { path: path.to_owned(), problem })
+        tensor_file::load(path.as_ref(), |file| from_file(file, device))
     }
 }
 
-fn read(path: &Path, device: &Device) -> Result<Variables, String> {
-    let bytes = std::fs::read(path).map_err(|error| format!("it cannot be read ({error})"))?;
-    let file = TensorFile::parse(&bytes)?;
-    // A file that Flax wrote has no sum.
-    if file.is_intact() == Some(false) {
-        return Err(DAMAGED.into());
-    }
+fn from_file(file: &TensorFile, device: &Device) -> Result<Variables, String> {
     let collection = |prefix| file.params(prefix, device).map_err(|error| error.to_string());
     let variables =
         Variables { params: collection(PARAMS)?, batch_stats: collection(BATCH_STATS)? };

@@ -60,7 +60,7 @@ pub fn save_onnx<M: Module>(
         graph: Some(graph(name, &steps, params, input_shape)?),
         opset_import: vec![OperatorSet { version: OPSET }],
     };
-    atomic::write(path, &file.encode_to_vec()).map_err(Error::save(path))
+    atomic::write(path, &file.encode_to_vec())
 }
 
 fn graph(name: &str, steps: &[Step], params: &Params, input_shape: &[usize]) -> Result<Graph> {

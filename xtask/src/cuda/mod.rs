@@ -17,8 +17,7 @@ use serde_json::Value;
 use crate::launcher;
 use crate::project::{Project, command, output};
 use crate::script::Scripts;
-use crate::setup;
-use crate::ui::Spinner;
+use crate::setup::{find_python, make_environment};
 
 /// The compiler: CUDA 13.0, as a later one writes PTX that the driver of CUDA 13.0 (580) refuses.
 const WHEELS: [&str; 5] = [
@@ -77,8 +76,9 @@ impl Toolkit {
         let folder = project.tools().join("cuda");
         let toolkit =
             Self { project: project.clone(), folder, target: project.root().join("target/cuda") };
-        toolkit.compiler()?;
-        toolkit.stand_ins()?;
+        let sources = Sources::new(project)?;
+        toolkit.compiler(&sources)?;
+        toolkit.stand_ins(&sources)?;
         Ok(toolkit)
     }
 
@@ -88,19 +88,14 @@ impl Toolkit {
     }
 
     /// Fetches the compiler.
-    fn compiler(&self) -> Result<()> {
+    fn compiler(&self, sources: &Sources) -> Result<()> {
         let venv = self.folder.join("venv");
         let (stamp, wanted) = (venv.join("wheels"), WHEELS.join("\n"));
         if !fs::read_to_string(&stamp).is_ok_and(|installed| installed == wanted) {
             println!("Fetching NVIDIA's compiler into .tools/cuda (250 MB)");
-            launcher::remove(&venv)?;
-            output(command(setup::find_python()?).args(["-m", "venv"]).arg(&venv))?;
-            let spinner = Spinner::new("pip install");
-            let mut pip = command(venv.join("bin/python"));
-            pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check"]);
-            pip.args(["--no-deps", "--only-binary=:all:"]).args(WHEELS);
-            output(&mut pip).context("cannot install NVIDIA's compiler")?;
-            drop(spinner);
+            let packages = ["--no-deps", "--only-binary=:all:"].into_iter().chain(WHEELS);
+            make_environment(&find_python()?, &venv, packages)
+                .context("cannot install NVIDIA's compiler")?;
             fs::write(stamp, wanted)?;
         }
         let purelib = "import sysconfig; print(sysconfig.get_paths()['purelib'])";
@@ -114,7 +109,7 @@ impl Toolkit {
         link(Path::new("lib"), &home.join("lib64"))?;
         link(&wheel.join("lib/libcudart.so.13"), &home.join("lib/libcudart.so"))?;
         let front = self.folder.join("nvcc");
-        let ffi = package("candle-kernels", &self.project)?.join("src/ffi.rs");
+        let ffi = sources.of("candle-kernels")?.join("src/ffi.rs");
         let text = COMPILER
             .replace("@NVCC@", &home.join("bin/nvcc").to_string_lossy())
             .replace("@FFI@", &ffi.to_string_lossy());
@@ -126,9 +121,9 @@ impl Toolkit {
     }
 
     /// Makes a stand-in for each library.
-    fn stand_ins(&self) -> Result<()> {
+    fn stand_ins(&self, sources: &Sources) -> Result<()> {
         let folder = self.home().join("lib/stubs");
-        let bindings = package("cudarc", &self.project)?.join("src");
+        let bindings = sources.of("cudarc")?.join("src");
         for (name, soname, module) in LIBRARIES {
             let library = folder.join(format!("lib{name}.so"));
             if library.exists() {
@@ -229,19 +224,27 @@ fn declared(bindings: &str) -> Vec<&str> {
     names
 }
 
-/// The folder of a package's source.
-fn package(name: &str, project: &Project) -> Result<PathBuf> {
-    let mut cargo = command("cargo");
-    cargo.args(["metadata", "--locked", "--all-features", "--format-version", "1"]);
-    let metadata: Value =
-        serde_json::from_str(&output(cargo.current_dir(project.root()))?).context("no JSON")?;
-    let packages = metadata["packages"].as_array().context("no list of packages")?;
-    let manifest = packages
-        .iter()
-        .find(|package| package["name"] == name)
-        .and_then(|package| package["manifest_path"].as_str())
-        .with_context(|| format!("candle no longer uses the crate {name}"))?;
-    Ok(Path::new(manifest).parent().context("a manifest lies in a folder")?.to_owned())
+/// Where the packages that the project uses lie, as Cargo tells.
+struct Sources(Value);
+
+impl Sources {
+    fn new(project: &Project) -> Result<Self> {
+        let mut cargo = command("cargo");
+        cargo.args(["metadata", "--locked", "--all-features", "--format-version", "1"]);
+        let metadata = output(cargo.current_dir(project.root()))?;
+        Ok(Self(serde_json::from_str(&metadata).context("no JSON")?))
+    }
+
+    /// The folder of a package's source.
+    fn of(&self, name: &str) -> Result<PathBuf> {
+        let packages = self.0["packages"].as_array().context("no list of packages")?;
+        let manifest = packages
+            .iter()
+            .find(|package| package["name"] == name)
+            .and_then(|package| package["manifest_path"].as_str())
+            .with_context(|| format!("candle no longer uses the crate {name}"))?;
+        Ok(Path::new(manifest).parent().context("a manifest lies in a folder")?.to_owned())
+    }
 }
 
 /// A symbolic link, made anew.

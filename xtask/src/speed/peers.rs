@@ -1,13 +1,13 @@
 //! JAX and PyTorch in a Python environment of their own.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 
-use crate::launcher;
-use crate::project::{Project, command, output};
-use crate::ui::Spinner;
+use crate::project::Project;
+use crate::setup::make_environment;
 
 /// Installs what `xtask/peers/requirements.txt` names, unless that was done before.
 ///
@@ -25,16 +25,10 @@ pub fn install(project: &Project) -> Result<()> {
         "Installing JAX and PyTorch in .tools/peers, to compare with (a download of 3 GB, 5 GB on disk; \
          remove the folder to be rid of them)"
     );
-    launcher::remove(&environment(project))?;
-    output(command(project.python()).args(["-m", "venv"]).arg(environment(project)))?;
-    let spinner = Spinner::new("pip install");
-    let mut pip = command(python(project));
-    pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps", "-r"])
-        .arg(&wanted);
-    output(&mut pip).context(
+    let packages = [OsStr::new("--no-deps"), OsStr::new("-r"), wanted.as_os_str()];
+    make_environment(&project.python(), &environment(project), packages).context(
         "cannot install xtask/peers/requirements.txt (these versions need Python 3.11 to 3.14)",
     )?;
-    drop(spinner);
     fs::write(stamp, text)?;
     Ok(())
 }

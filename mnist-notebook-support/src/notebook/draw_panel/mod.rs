@@ -79,8 +79,7 @@ impl DrawPanel {
     /// # Errors
     /// [`Error::Save`] if the file cannot be written.
     pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
-        let path = path.as_ref();
-        atomic::write(path, self.html.as_bytes()).map_err(Error::save(path))
+        atomic::write(path.as_ref(), self.html.as_bytes())
     }
 
     /// Shows the page as the result of a notebook cell.
