@@ -107,9 +107,9 @@ impl Bench {
     #[cfg(feature = "cuda")]
     fn launches(&self) -> Outcome<String> {
         let mut text = String::new();
-        for batch in [32, 2048] {
-            let (mut optimizer, step) = self.step(batch)?;
-            let launches = step.launch_times(&mut optimizer)?;
+        for (batch, _) in BATCHES {
+            let (mut optimizer, mut step) = self.step(batch)?;
+            let launches = step.launch_times(batch, &mut optimizer)?;
             writeln!(
                 text,
                 "\nA step on {batch} images: {} launches, recorded as one graph.\n",

@@ -101,7 +101,9 @@ pub fn calibration_curve(
     if num_bins == 0 {
         return out_of_range("num_bins", 0.0, "it must be at least 1");
     }
-    let confidences = probabilities.max(D::Minus1)?.to_dtype(DType::F64)?.to_vec1::<f64>()?;
+    // The GPU of a Mac has no f64.
+    let confidences = probabilities.max(D::Minus1)?.to_device(&Device::Cpu)?;
+    let confidences = confidences.to_dtype(DType::F64)?.to_vec1::<f64>()?;
     let predictions = probabilities.argmax(D::Minus1)?.to_vec1::<u32>()?;
     // Probabilities that were rounded may exceed 1 by a little.
     if let Some(value) = confidences.iter().find(|value| !(0.0..1.001).contains(*value)) {

@@ -10,9 +10,9 @@
 //! there is no plan (a layer that this crate does not know, a branch, the GPU of a Mac, f64) the step
 //! is [`train_step`], which works for everything.
 //!
-//! On an NVIDIA GPU the plan is for one batch size: other batches, smaller ones too, go the general
-//! way. There a label that is no class is no error, which would make the GPU wait: the loss is then
-//! not a number.
+//! On an NVIDIA GPU every batch size gets a plan of its own when it comes, and a step neither takes
+//! memory nor waits for anything. So a label that is no class shows when the step's metrics are read;
+//! the step has then changed nothing.
 
 use std::fmt;
 
@@ -30,8 +30,8 @@ use crate::{Result, ops};
 /// Plans training and evaluation of a network for inputs of one shape.
 ///
 /// # Shapes
-/// - `input_shape`: `[B, height, width, channels]`. Smaller batches fit the same plan; what does
-///   not fit goes the general way.
+/// - `input_shape`: `[B, height, width, channels]`. Smaller batches fit the same plan, and on a GPU
+///   each size gets its own; what does not fit goes the general way.
 ///
 /// # Errors
 /// Those of the network for an input of this shape.
@@ -78,40 +78,52 @@ impl<M: Module> Jit<M> {
     /// Makes one step of training on a batch, in place: [`train_step`], faster.
     ///
     /// # Errors
-    /// Those of [`train_step`].
+    /// Those of [`train_step`]; on an NVIDIA GPU, [`Error::Label`](crate::Error::Label) comes from
+    /// [`BatchMetrics::get`] instead.
     pub fn train_step(&mut self, optimizer: &mut Momentum, batch: &Batch) -> Result<BatchMetrics> {
-        match &mut self.plan {
-            Ok(plan) if plan.fits(batch) => plan.train_step(optimizer, batch),
-            _ => train_step(&self.model, optimizer, batch),
+        match self.plan_for(batch) {
+            Some(plan) => plan.train_step(optimizer, batch),
+            None => train_step(&self.model, optimizer, batch),
         }
     }
 
     /// The metrics of a batch, without training on it: [`eval_step`], faster.
     ///
     /// # Errors
-    /// Those of [`eval_step`].
+    /// Those of [`eval_step`], with the exception of [`train_step`](Jit::train_step).
     pub fn eval_step(&mut self, params: &Params, batch: &Batch) -> Result<BatchMetrics> {
-        match &mut self.plan {
-            Ok(plan) if plan.fits(batch) => plan.eval_step(params, batch),
-            _ => eval_step(&self.model, params, batch),
+        match self.plan_for(batch) {
+            Some(plan) => plan.eval_step(params, batch),
+            None => eval_step(&self.model, params, batch),
         }
     }
 
-    /// What each launch of a compiled step on an NVIDIA GPU does, and the microseconds that it takes when the
-    /// same launch is repeated a hundred times; empty where there is no such step.
+    /// The plan, if there is one and the batch fits it.
+    fn plan_for(&mut self, batch: &Batch) -> Option<&mut Plan> {
+        let plan = self.plan.as_mut().ok()?;
+        if plan.takes(batch) { Some(plan) } else { None }
+    }
+
+    /// What each launch of a compiled step on so many images on an NVIDIA GPU does, and the
+    /// microseconds that it takes when the same launch is repeated a hundred times; empty where there
+    /// is no such step.
     ///
     /// The optimizer's parameters are worthless afterwards.
     ///
     /// # Errors
     /// [`Error::Gpu`](crate::Error::Gpu) if the GPU fails.
     #[cfg(feature = "cuda")]
-    pub fn launch_times(&self, optimizer: &mut Momentum) -> Result<Vec<(String, f32)>> {
-        let Ok(Plan { program: Compiled::Cuda(program), .. }) = &self.plan else {
+    pub fn launch_times(
+        &mut self,
+        batch_size: usize,
+        optimizer: &mut Momentum,
+    ) -> Result<Vec<(String, f32)>> {
+        let Ok(Plan { program: Compiled::Cuda(program), .. }) = &mut self.plan else {
             return Ok(Vec::new());
         };
         let (rate, beta) = (optimizer.learning_rate() as f32, optimizer.beta() as f32);
         let (target, momentum) = (vars(optimizer.target()), vars(optimizer.momentum()));
-        program.launch_times(&target, &momentum, rate, beta)
+        program.launch_times(batch_size, &target, &momentum, rate, beta)
     }
 
     /// Whether there is a plan; if not, `Display` says why.
@@ -136,19 +148,20 @@ impl<M> fmt::Display for Jit<M> {
 }
 
 impl Plan {
-    fn fits(&self, batch: &Batch) -> bool {
+    /// Whether the batch fits the plan.
+    fn takes(&mut self, batch: &Batch) -> bool {
         let image = &batch.image;
-        image.dims().get(1..) == Some(&self.image_shape)
-            && match &self.program {
-                Compiled::Cpu(program) => {
-                    image.device().is_cpu()
-                        && image.dtype() == DType::F32
-                        && image.is_contiguous()
-                        && (1..=program.batch()).contains(&batch.len())
-                }
-                #[cfg(feature = "cuda")]
-                Compiled::Cuda(program) => program.fits(batch),
+        match &mut self.program {
+            Compiled::Cpu(program) => {
+                image.dims().get(1..) == Some(&self.image_shape)
+                    && image.device().is_cpu()
+                    && image.dtype() == DType::F32
+                    && image.is_contiguous()
+                    && (1..=program.batch()).contains(&batch.len())
             }
+            #[cfg(feature = "cuda")]
+            Compiled::Cuda(program) => program.takes(batch),
+        }
     }
 
     fn train_step(&mut self, optimizer: &Momentum, batch: &Batch) -> Result<BatchMetrics> {

@@ -74,7 +74,8 @@ pub fn cross_entropy_loss(logits: &Tensor, labels: &Tensor) -> Result<Tensor> {
     Ok((onehot * logits)?.sum(D::Minus1)?.mean(0)?.neg()?)
 }
 
-/// Checks that there is one row of logits per label and returns the number of classes.
+/// Checks that there is one row of logits per label, and that each label is a class; returns the
+/// number of classes.
 pub(crate) fn check_logits(logits: &Tensor, labels: &Tensor) -> Result<usize> {
     match (logits.dims(), labels.dims()) {
         ([rows, num_classes], [examples]) if rows == examples => {
@@ -88,6 +89,9 @@ pub(crate) fn check_logits(logits: &Tensor, labels: &Tensor) -> Result<usize> {
                     found: logits.dtype().as_str().into(),
                 });
             }
+            check_label_type(labels)?;
+            // Whatever the device: a label that is no class would else count as a loss of 0.
+            check_label_range(labels, *num_classes)?;
             Ok(*num_classes)
         }
         (_, [examples]) => Err(Error::Shape {
@@ -105,14 +109,16 @@ pub(crate) fn check_logits(logits: &Tensor, labels: &Tensor) -> Result<usize> {
 
 /// Checks type and, where it costs nothing to look, range of the labels.
 fn check_labels(labels: &Tensor, num_classes: usize) -> Result<()> {
-    if labels.dtype() != DType::U32 {
-        return Err(Error::DType {
-            what: "labels",
-            expected: "u32",
-            found: labels.dtype().as_str().into(),
-        });
-    }
+    check_label_type(labels)?;
     if labels.device().is_cpu() { check_label_range(labels, num_classes) } else { Ok(()) }
+}
+
+fn check_label_type(labels: &Tensor) -> Result<()> {
+    if labels.dtype() == DType::U32 {
+        return Ok(());
+    }
+    let found = labels.dtype().as_str().into();
+    Err(Error::DType { what: "labels", expected: "u32", found })
 }
 
 /// Checks that every label is below the number of classes, wherever the labels are.

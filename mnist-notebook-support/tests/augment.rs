@@ -1,10 +1,14 @@
 //! Data augmentation: what moves, and what does not.
 
+mod common;
+
 use mnist_notebook_support::prelude::*;
 use mnist_notebook_support::random::uniform;
 
+use common::device;
+
 fn images() -> Tensor {
-    uniform(Key::new(1), (40, 28, 28, 1), 0.0, 1.0, &Device::Cpu).unwrap()
+    uniform(Key::new(1), (40, 28, 28, 1), 0.0, 1.0, &device()).unwrap()
 }
 
 fn values(x: &Tensor) -> Vec<f32> {
@@ -23,9 +27,9 @@ fn without_shift_and_turn_every_image_stays_as_it_is() {
 fn a_shift_moves_a_pixel_by_what_the_key_draws() {
     let mut image = vec![0f32; 28 * 28];
     image[10 * 28 + 20] = 1.0;
-    let image = Tensor::from_vec(image, (1, 28, 28, 1), &Device::Cpu).unwrap();
+    let image = Tensor::from_vec(image, (1, 28, 28, 1), &device()).unwrap();
     let key = Key::new(5);
-    let shift = uniform(key.split().1, (1, 2), -2.0, 2.0, &Device::Cpu).unwrap();
+    let shift = uniform(key.split().1, (1, 2), -2.0, 2.0, &device()).unwrap();
     let moved = values(&augment(key, &image, 2.0, 0.0).unwrap());
     let mean = |position: fn(usize) -> usize| {
         moved.iter().enumerate().map(|(i, value)| position(i) as f32 * value).sum::<f32>()
@@ -38,6 +42,9 @@ fn a_shift_moves_a_pixel_by_what_the_key_draws() {
 
 #[test]
 fn the_same_key_gives_the_same_images_with_any_number_of_threads() {
+    if !device().is_cpu() {
+        return; // the threads are the CPU's
+    }
     let images = images();
     let run = |key, threads| {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();

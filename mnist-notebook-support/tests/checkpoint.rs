@@ -1,5 +1,7 @@
 //! Saved training goes on as if it had never stopped, and bad files are refused.
 
+mod common;
+
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
@@ -7,6 +9,8 @@ use mnist_notebook_support::prelude::*;
 use mnist_notebook_support::random::{bits, uniform};
 use safetensors::SafeTensors;
 use tempfile::TempDir;
+
+use common::device;
 
 /// A network small enough to train in no time.
 struct Small;
@@ -21,10 +25,10 @@ impl Module for Small {
 /// Noise with random labels.
 fn dataset(seed: i64, len: usize) -> Dataset {
     let (image_rng, label_rng) = Key::new(seed).split();
-    let image = uniform(image_rng, (len, 8, 8, 1), 0.0, 1.0, &Device::Cpu).unwrap();
-    let label = bits(label_rng, len, &Device::Cpu).unwrap().to_vec1::<u32>().unwrap();
+    let image = uniform(image_rng, (len, 8, 8, 1), 0.0, 1.0, &device()).unwrap();
+    let label = bits(label_rng, len, &device()).unwrap().to_vec1::<u32>().unwrap();
     let label = label.into_iter().map(|bits| bits % 10).collect();
-    Dataset::new(image, Tensor::from_vec(label, len, &Device::Cpu).unwrap()).unwrap()
+    Dataset::new(image, Tensor::from_vec(label, len, &device()).unwrap()).unwrap()
 }
 
 fn initial_state() -> TrainState {
@@ -80,14 +84,14 @@ fn file(dir: &TempDir, epoch: usize) -> PathBuf {
 }
 
 fn resume_error(checkpoints: &Checkpoints) -> String {
-    let error = checkpoints.resume(&Device::Cpu).unwrap_err();
+    let error = checkpoints.resume(&device()).unwrap_err();
     assert!(matches!(error, Error::Checkpoint { .. }), "{error:?}");
     error.to_string()
 }
 
 /// Some numbers below a bound, the same in each run.
 fn random_below(bound: usize, count: usize) -> Vec<usize> {
-    let numbers = bits(Key::new(9), count, &Device::Cpu).unwrap().to_vec1::<u32>().unwrap();
+    let numbers = bits(Key::new(9), count, &device()).unwrap().to_vec1::<u32>().unwrap();
     numbers.into_iter().map(|number| number as usize % bound).collect()
 }
 
@@ -101,7 +105,7 @@ fn report(kind: &str, refused: usize) {
 fn a_saved_state_comes_back_to_the_last_bit() {
     let (_dir, checkpoints, state) = trained(2, 1);
     assert_eq!(state.history.len(), 2);
-    let resumed = checkpoints.resume(&Device::Cpu).unwrap().unwrap();
+    let resumed = checkpoints.resume(&device()).unwrap().unwrap();
     assert_same(&state, &resumed);
 }
 
@@ -110,22 +114,22 @@ fn resumed_training_ends_where_uninterrupted_training_does() {
     let (_dir, _, uninterrupted) = trained(4, 1);
     let (_dir, checkpoints, state) = trained(2, 1);
     drop(state);
-    let mut resumed = checkpoints.resume(&Device::Cpu).unwrap().unwrap();
+    let mut resumed = checkpoints.resume(&device()).unwrap().unwrap();
     train(&checkpoints, &mut resumed, 4);
     assert_same(&uninterrupted, &resumed);
 }
 
 #[test]
 fn the_tutorials_network_resumes_to_the_last_bit() {
-    let (train_ds, test_ds) = get_datasets(&Device::Cpu).unwrap();
+    let (train_ds, test_ds) = get_datasets(&device()).unwrap();
     let (train_ds, test_ds) = (train_ds.slice(0, 96).unwrap(), test_ds.slice(0, 50).unwrap());
     let (rng, init_rng) = Key::new(0).split();
-    let params = get_initial_params(&Cnn, init_rng, &Device::Cpu).unwrap();
+    let params = get_initial_params(&Cnn, init_rng, &device()).unwrap();
     let mut state = TrainState::new(create_optimizer(&params, 0.1, 0.9).unwrap(), rng, 32);
     let dir = tempfile::tempdir().unwrap();
     let checkpoints = Checkpoints::new(dir.path(), 1).unwrap();
     checkpoints.train_epoch(&Cnn, &mut state, &train_ds, &test_ds).unwrap();
-    let mut resumed = checkpoints.resume(&Device::Cpu).unwrap().unwrap();
+    let mut resumed = checkpoints.resume(&device()).unwrap().unwrap();
     state.train_epoch(&Cnn, &train_ds, &test_ds).unwrap();
     resumed.train_epoch(&Cnn, &train_ds, &test_ds).unwrap();
     assert_same(&state, &resumed);
@@ -152,7 +156,7 @@ fn there_is_nothing_to_resume_before_the_first_checkpoint() {
     let dir = tempfile::tempdir().unwrap();
     let folder = dir.path().join("made/on/demand");
     let checkpoints = Checkpoints::new(&folder, 3).unwrap();
-    assert!(checkpoints.resume(&Device::Cpu).unwrap().is_none());
+    assert!(checkpoints.resume(&device()).unwrap().is_none());
     assert!(folder.is_dir());
 }
 
@@ -194,7 +198,7 @@ fn saving_an_epoch_again_replaces_its_checkpoint() {
     let again = TrainState { batch_size: 16, ..state };
     checkpoints.save(&again).unwrap();
     assert_eq!(names(dir.path()).len(), 1);
-    assert_eq!(checkpoints.resume(&Device::Cpu).unwrap().unwrap().batch_size, 16);
+    assert_eq!(checkpoints.resume(&device()).unwrap().unwrap().batch_size, 16);
 }
 
 #[test]
@@ -212,10 +216,10 @@ fn another_training_in_the_same_folder_is_refused() {
 fn truncated_checkpoints_are_refused() {
     let (_dir, _, state) = trained(1, 1);
     let bytes = state.to_bytes().unwrap();
-    assert!(TrainState::from_bytes(&bytes, &Device::Cpu).is_ok());
+    assert!(TrainState::from_bytes(&bytes, &device()).is_ok());
     let mut refused = 0;
     for len in (0..32).chain(random_below(bytes.len(), 50)).chain([bytes.len() - 1]) {
-        let result = TrainState::from_bytes(&bytes[..len], &Device::Cpu);
+        let result = TrainState::from_bytes(&bytes[..len], &device());
         assert!(matches!(result, Err(Error::Checkpoint { .. })), "cut to {len} bytes");
         refused += 1;
     }
@@ -232,7 +236,7 @@ fn checkpoints_with_flipped_bits_are_refused() {
     let mut refused = 0;
     for bit in (0..header * 8).chain(some.into_iter().map(|bit| header * 8 + bit)) {
         bytes[bit / 8] ^= 1 << (bit % 8);
-        let result = TrainState::from_bytes(&bytes, &Device::Cpu);
+        let result = TrainState::from_bytes(&bytes, &device());
         assert!(matches!(result, Err(Error::Checkpoint { .. })), "bit {bit}");
         bytes[bit / 8] ^= 1 << (bit % 8);
         refused += 1;
@@ -270,7 +274,7 @@ fn training_goes_on_from_the_offered_checkpoint() {
     std::fs::write(file(&dir, 3), "").unwrap();
     assert!(resume_error(&checkpoints).contains("epoch-0002.safetensors is good"));
     std::fs::remove_file(file(&dir, 3)).unwrap();
-    let mut resumed = checkpoints.resume(&Device::Cpu).unwrap().unwrap();
+    let mut resumed = checkpoints.resume(&device()).unwrap().unwrap();
     train(&checkpoints, &mut resumed, 3);
     assert_same(&uninterrupted, &resumed);
 }
@@ -320,8 +324,8 @@ fn an_epoch_that_fails_after_its_training_can_be_repeated() {
     let (train_ds, test_ds) = (dataset(2, 50), dataset(3, 20));
     let (_dir, checkpoints, mut state) = trained(1, 1);
     let (_other_dir, other_checkpoints, mut undisturbed) = trained(1, 1);
-    let colour = Tensor::zeros((1, 8, 8, 3), DType::F32, &Device::Cpu).unwrap();
-    let wrong = Dataset::new(colour, Tensor::new(&[0u32], &Device::Cpu).unwrap()).unwrap();
+    let colour = Tensor::zeros((1, 8, 8, 3), DType::F32, &device()).unwrap();
+    let wrong = Dataset::new(colour, Tensor::new(&[0u32], &device()).unwrap()).unwrap();
     checkpoints.train_epoch(&Small, &mut state, &train_ds, &wrong).unwrap_err();
     checkpoints.train_epoch(&Small, &mut state, &train_ds, &test_ds).unwrap();
     other_checkpoints.train_epoch(&Small, &mut undisturbed, &train_ds, &test_ds).unwrap();

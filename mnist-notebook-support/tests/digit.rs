@@ -3,13 +3,17 @@
 //! The oracle is the dataset: a test digit that was enlarged, moved, inverted or photographed must
 //! come back as it was.
 
+mod common;
+
 use mnist_notebook_support::prelude::*;
 use mnist_notebook_support::random::normal;
+
+use common::device;
 
 const COUNT: usize = 200;
 
 fn picture(pixels: Vec<f32>, height: usize, width: usize) -> Tensor {
-    Tensor::from_vec(pixels, (1, height, width, 1), &Device::Cpu).unwrap()
+    Tensor::from_vec(pixels, (1, height, width, 1), &device()).unwrap()
 }
 
 fn pixels(image: &Tensor) -> Vec<f32> {
@@ -18,7 +22,7 @@ fn pixels(image: &Tensor) -> Vec<f32> {
 
 /// The first images of the test set.
 fn digits() -> Vec<Vec<f32>> {
-    let (_, test_ds) = get_datasets(&Device::Cpu).unwrap();
+    let (_, test_ds) = get_datasets(&device()).unwrap();
     (0..COUNT).map(|index| pixels(&test_ds.image.get(index).unwrap())).collect()
 }
 
@@ -46,7 +50,7 @@ fn mean_difference(photograph: impl Fn(&[f32]) -> Tensor) -> f32 {
 /// Paper under a lamp from the right, and the noise of a cheap sensor.
 fn photographed(digit: &[f32]) -> Tensor {
     const SIDE: usize = 400;
-    let noise = pixels(&normal(Key::new(3), SIDE * SIDE, &Device::Cpu).unwrap());
+    let noise = pixels(&normal(Key::new(3), SIDE * SIDE, &device()).unwrap());
     let sheet = enlarged(digit, 7, SIDE, (70, 150)).into_iter().zip(noise).enumerate();
     let pixels = sheet.map(|(index, (ink, noise))| {
         let (y, x) = (index / SIDE, index % SIDE);
@@ -78,8 +82,8 @@ fn dark_ink_on_light_paper_is_the_same_digit() {
 
 #[test]
 fn a_trained_network_tells_digits_in_photos_as_well_as_their_originals() {
-    let (train_ds, test_ds) = get_datasets(&Device::Cpu).unwrap();
-    let params = get_initial_params(&Cnn, Key::new(0), &Device::Cpu).unwrap();
+    let (train_ds, test_ds) = get_datasets(&device()).unwrap();
+    let params = get_initial_params(&Cnn, Key::new(0), &device()).unwrap();
     let mut optimizer = create_optimizer(&params, 0.1, 0.9).unwrap();
     let few = train_ds.slice(0, 10_000).unwrap();
     train_epoch(&Cnn, &mut optimizer, &few, 32, 1, Key::new(1)).unwrap();
@@ -138,7 +142,7 @@ fn pictures_without_a_digit_are_refused() {
 #[test]
 fn tensors_that_are_no_picture_are_refused() {
     for shape in [vec![28, 28], vec![2, 28, 28, 1], vec![1, 28, 28, 3], vec![1, 0, 28, 1]] {
-        let tensor = Tensor::zeros(shape.as_slice(), DType::F32, &Device::Cpu).unwrap();
+        let tensor = Tensor::zeros(shape.as_slice(), DType::F32, &device()).unwrap();
         let wanted = format!("picture of a digit: expected shape [1, H, W, 1], found {shape:?}");
         assert_eq!(refusal(&tensor), wanted);
     }
@@ -162,7 +166,7 @@ mod png_files {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("digit.png");
         std::fs::write(&path, file).unwrap();
-        read_png(path, &Device::Cpu)
+        read_png(path, &device())
     }
 
     /// The problem that is named for a file that cannot be read.
@@ -209,7 +213,7 @@ mod png_files {
 
     #[test]
     fn a_missing_file_is_named() {
-        let error = read_png("no/such.png", &Device::Cpu).unwrap_err().to_string();
+        let error = read_png("no/such.png", &device()).unwrap_err().to_string();
         assert!(error.starts_with("cannot read the picture no/such.png: "), "{error}");
     }
 

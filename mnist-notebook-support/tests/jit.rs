@@ -1,7 +1,11 @@
 //! The compiled step beside the readable one.
 
+mod common;
+
 use mnist_notebook_support::prelude::*;
 use mnist_notebook_support::random::normal;
+
+use common::device;
 
 fn values(tensor: &Tensor) -> Vec<f32> {
     tensor.flatten_all().unwrap().to_vec1().unwrap()
@@ -23,14 +27,17 @@ fn assert_same_step<M: Module + Copy>(model: M, params: &Params, batch: &Batch) 
     let mut fast = create_optimizer(params, 0.1, 0.0).unwrap();
     let mut readable = create_optimizer(params, 0.1, 0.0).unwrap();
     let mut compiled = jit(model, params, batch.image.dims()).unwrap();
-    assert!(compiled.is_compiled(), "{compiled}");
+    // The GPU of a Mac has no kernels of ours.
+    assert!(compiled.is_compiled() || device().is_metal(), "{compiled}");
+    // A GPU adds up in another order on either side.
+    let most = if device().is_cpu() { 1e-5 } else { 1e-4 };
     let found = compiled.train_step(&mut fast, batch).unwrap().get().unwrap();
     let expected = train_step(&model, &mut readable, batch).unwrap().get().unwrap();
     assert!((found.loss - expected.loss).abs() <= 1e-5 * expected.loss.abs().max(1e-3));
     assert_eq!(found.accuracy, expected.accuracy);
     for ((path, found), (_, expected)) in fast.momentum().iter().zip(readable.momentum().iter()) {
         let difference = difference(found, expected);
-        assert!(difference <= 1e-5, "{path}: {difference}");
+        assert!(difference <= most, "{path}: {difference}");
     }
     let evaluated = compiled.eval_step(params, batch).unwrap().get().unwrap();
     assert!((evaluated.loss - expected.loss).abs() <= 1e-5 * expected.loss.abs().max(1e-3));
@@ -87,10 +94,10 @@ fn compiled_gradients_equal_those_of_autograd_for_random_networks() {
         };
         let batch = pick(key, 25, 1, 9);
         let shape = (batch, pick(key, 26, 9, 17), pick(key, 27, 4, 15), pick(key, 28, 1, 70));
-        let image = normal(key, shape, &Device::Cpu).unwrap();
+        let image = normal(key, shape, &device()).unwrap();
         let labels: Vec<u32> =
             (0..batch).map(|i| pick(key, 30 + i as u32, 0, model.classes - 1) as u32).collect();
-        let label = Tensor::from_vec(labels, batch, &Device::Cpu).unwrap();
+        let label = Tensor::from_vec(labels, batch, &device()).unwrap();
         let params = model.init(key, &image).unwrap();
         println!("{model:?} on {shape:?}");
         assert_same_step(model, &params, &Dataset::new(image, label).unwrap());
@@ -99,8 +106,8 @@ fn compiled_gradients_equal_those_of_autograd_for_random_networks() {
 
 #[test]
 fn from_twenty_states_of_a_training_run_both_steps_are_the_same() {
-    let (train_ds, _) = get_datasets(&Device::Cpu).unwrap();
-    let params = get_initial_params(&Cnn, Key::new(0), &Device::Cpu).unwrap();
+    let (train_ds, _) = get_datasets(&device()).unwrap();
+    let params = get_initial_params(&Cnn, Key::new(0), &device()).unwrap();
     let mut optimizer = create_optimizer(&params, 0.1, 0.9).unwrap();
     let mut compiled = jit(Cnn, &params, &[32, 28, 28, 1]).unwrap();
     for (step, perm) in permutation(Key::new(1), 60_000).chunks(32).take(200).enumerate() {
@@ -114,8 +121,8 @@ fn from_twenty_states_of_a_training_run_both_steps_are_the_same() {
 
 #[test]
 fn two_hundred_steps_of_either_have_the_same_mean_loss() {
-    let (train_ds, _) = get_datasets(&Device::Cpu).unwrap();
-    let params = get_initial_params(&Cnn, Key::new(2), &Device::Cpu).unwrap();
+    let (train_ds, _) = get_datasets(&device()).unwrap();
+    let params = get_initial_params(&Cnn, Key::new(2), &device()).unwrap();
     let mut fast = create_optimizer(&params, 0.1, 0.9).unwrap();
     let mut readable = create_optimizer(&params, 0.1, 0.9).unwrap();
     let mut compiled = jit(Cnn, &params, &[32, 28, 28, 1]).unwrap();
@@ -131,8 +138,8 @@ fn two_hundred_steps_of_either_have_the_same_mean_loss() {
 
 #[test]
 fn a_batch_that_does_not_fit_the_plan_goes_the_general_way() {
-    let (train_ds, _) = get_datasets(&Device::Cpu).unwrap();
-    let params = get_initial_params(&Cnn, Key::new(0), &Device::Cpu).unwrap();
+    let (train_ds, _) = get_datasets(&device()).unwrap();
+    let params = get_initial_params(&Cnn, Key::new(0), &device()).unwrap();
     let mut optimizer = create_optimizer(&params, 0.1, 0.9).unwrap();
     let mut compiled = jit(Cnn, &params, &[32, 28, 28, 1]).unwrap();
     for size in [1, 31, 40] {
@@ -144,7 +151,10 @@ fn a_batch_that_does_not_fit_the_plan_goes_the_general_way() {
 
 #[test]
 fn the_plan_is_shown_layer_by_layer() {
-    let params = get_initial_params(&Cnn, Key::new(0), &Device::Cpu).unwrap();
+    if device().is_metal() {
+        return; // it has no plans
+    }
+    let params = get_initial_params(&Cnn, Key::new(0), &device()).unwrap();
     let compiled = jit(Cnn, &params, &[32, 28, 28, 1]).unwrap();
     assert_eq!(
         compiled.to_string(),
@@ -158,13 +168,15 @@ fn the_plan_is_shown_layer_by_layer() {
 
 #[test]
 fn a_label_that_is_no_class_is_refused_and_nothing_is_changed() {
-    let (train_ds, _) = get_datasets(&Device::Cpu).unwrap();
-    let params = get_initial_params(&Cnn, Key::new(0), &Device::Cpu).unwrap();
+    let (train_ds, _) = get_datasets(&device()).unwrap();
+    let params = get_initial_params(&Cnn, Key::new(0), &device()).unwrap();
     let mut optimizer = create_optimizer(&params, 0.1, 0.9).unwrap();
     let mut compiled = jit(Cnn, &params, &[2, 28, 28, 1]).unwrap();
     let image = train_ds.image.narrow(0, 0, 2).unwrap();
-    let batch = Dataset::new(image, Tensor::new(&[3u32, 10], &Device::Cpu).unwrap()).unwrap();
-    let error = compiled.train_step(&mut optimizer, &batch).unwrap_err();
+    let batch = Dataset::new(image, Tensor::new(&[3u32, 10], &device()).unwrap()).unwrap();
+    // On a GPU it shows when the metrics are read.
+    let metrics = compiled.train_step(&mut optimizer, &batch);
+    let error = metrics.and_then(|metrics| metrics.get()).unwrap_err();
     assert!(matches!(error, Error::Label { label: 10, index: 1, num_classes: 10 }));
     for ((_, before), (_, after)) in params.iter().zip(optimizer.target().iter()) {
         assert_eq!(values(before), values(after));

@@ -1,15 +1,19 @@
 //! Modules: parameters, names, shapes, and the derivatives of every layer.
 
+mod common;
+
 use mnist_notebook_support::prelude::*;
 use mnist_notebook_support::random::{normal, uniform};
 
+use common::device;
+
 fn images(batch: usize) -> Tensor {
-    uniform(Key::new(1), (batch, 28, 28, 1), 0.0, 1.0, &Device::Cpu).unwrap()
+    uniform(Key::new(1), (batch, 28, 28, 1), 0.0, 1.0, &device()).unwrap()
 }
 
 #[test]
 fn the_tutorial_network_has_824458_parameters_under_flax_names() {
-    let params = get_initial_params(&Cnn, Key::new(0), &Device::Cpu).unwrap();
+    let params = get_initial_params(&Cnn, Key::new(0), &device()).unwrap();
     let shapes: Vec<_> = params.iter().map(|(path, var)| (path, var.dims().to_vec())).collect();
     assert_eq!(
         shapes,
@@ -55,7 +59,7 @@ fn the_table_of_layers_follows_the_evaluation() {
 
 #[test]
 fn the_network_gives_log_probabilities() {
-    let params = get_initial_params(&Cnn, Key::new(0), &Device::Cpu).unwrap();
+    let params = get_initial_params(&Cnn, Key::new(0), &device()).unwrap();
     let logits = Cnn.apply(&params, &images(3)).unwrap();
     assert_eq!(logits.dims(), [3, 10]);
     for total in logits.exp().unwrap().sum(1).unwrap().to_vec1::<f32>().unwrap() {
@@ -66,7 +70,7 @@ fn the_network_gives_log_probabilities() {
 #[test]
 fn the_same_key_gives_the_same_parameters_and_another_key_others() {
     let kernel = |seed| {
-        let params = get_initial_params(&Cnn, Key::new(seed), &Device::Cpu).unwrap();
+        let params = get_initial_params(&Cnn, Key::new(seed), &device()).unwrap();
         let kernel = params.get("Conv_1/kernel").unwrap().flatten_all().unwrap();
         kernel.to_vec1::<f32>().unwrap()
     };
@@ -76,7 +80,7 @@ fn the_same_key_gives_the_same_parameters_and_another_key_others() {
 
 #[test]
 fn batches_of_any_size_give_each_example_the_same_result() {
-    let params = get_initial_params(&Cnn, Key::new(0), &Device::Cpu).unwrap();
+    let params = get_initial_params(&Cnn, Key::new(0), &device()).unwrap();
     let images = images(5);
     let together = Cnn.apply(&params, &images).unwrap().to_vec2::<f32>().unwrap();
     for (i, row) in together.iter().enumerate() {
@@ -102,8 +106,8 @@ impl Module for Odd {
 }
 
 fn odd_batch() -> (Tensor, Tensor) {
-    let image = normal(Key::new(2), (4, 13, 11, 3), &Device::Cpu).unwrap();
-    (image, Tensor::new(&[0u32, 1, 2, 1], &Device::Cpu).unwrap())
+    let image = normal(Key::new(2), (4, 13, 11, 3), &device()).unwrap();
+    (image, Tensor::new(&[0u32, 1, 2, 1], &device()).unwrap())
 }
 
 fn loss_of(params: &Params, dtype: DType) -> Result<(Tensor, ())> {
@@ -116,7 +120,7 @@ fn loss_of(params: &Params, dtype: DType) -> Result<(Tensor, ())> {
 fn odd_params() -> Params {
     let params = Odd.init(Key::new(3), &odd_batch().0).unwrap();
     let moved = params.iter().enumerate().map(|(i, (path, var))| {
-        let noise = normal(Key::new(i as i64), var.shape(), &Device::Cpu).unwrap();
+        let noise = normal(Key::new(i as i64), var.shape(), &device()).unwrap();
         (path.to_owned(), (var.as_tensor() + noise * 0.1).unwrap())
     });
     moved.collect::<Vec<_>>().try_into().unwrap()
@@ -129,6 +133,9 @@ fn largest(tensor: &Tensor) -> f64 {
 
 #[test]
 fn gradients_of_the_kernels_equal_those_of_candle_in_f64() {
+    if device().is_metal() {
+        return; // it has no f64
+    }
     let params = odd_params();
     let ((loss, ()), fast) = value_and_grad(|p| loss_of(p, DType::F32), &params).unwrap();
     let params = params.to_dtype(DType::F64).unwrap();
@@ -144,6 +151,9 @@ fn gradients_of_the_kernels_equal_those_of_candle_in_f64() {
 
 #[test]
 fn gradients_in_f64_equal_finite_differences() {
+    if device().is_metal() {
+        return; // it has no f64
+    }
     let params = odd_params().to_dtype(DType::F64).unwrap();
     let ((_, ()), gradients) = value_and_grad(|p| loss_of(p, DType::F64), &params).unwrap();
     let loss = || loss_of(&params, DType::F64).unwrap().0.to_scalar::<f64>().unwrap();
@@ -151,7 +161,7 @@ fn gradients_in_f64_equal_finite_differences() {
     for (path, var) in params.iter() {
         let value = var.as_tensor().copy().unwrap();
         // The directional derivative along random signs involves every entry.
-        let signs = normal(Key::new(9), var.shape(), &Device::Cpu).unwrap();
+        let signs = normal(Key::new(9), var.shape(), &device()).unwrap();
         let signs = signs.sign().unwrap().to_dtype(DType::F64).unwrap();
         let shifted_loss = |shift: f64| {
             var.set(&(&value + (&signs * shift).unwrap()).unwrap()).unwrap();
@@ -170,9 +180,12 @@ fn gradients_in_f64_equal_finite_differences() {
 
 #[test]
 fn the_derivative_of_relu_at_zero_is_zero() {
+    if device().is_metal() {
+        return; // it has no f64
+    }
     for dtype in [DType::F32, DType::F64] {
         let x = mnist_notebook_support::candle_core::Var::from_tensor(
-            &Tensor::new(&[-1f32, 0.0, 2.0], &Device::Cpu).unwrap().to_dtype(dtype).unwrap(),
+            &Tensor::new(&[-1f32, 0.0, 2.0], &device()).unwrap().to_dtype(dtype).unwrap(),
         )
         .unwrap();
         let y = relu(&x).unwrap();
@@ -186,7 +199,7 @@ fn the_derivative_of_relu_at_zero_is_zero() {
 #[test]
 fn parameters_of_another_network_are_refused_by_path() {
     let images = images(1);
-    let params = get_initial_params(&Cnn, Key::new(0), &Device::Cpu).unwrap();
+    let params = get_initial_params(&Cnn, Key::new(0), &device()).unwrap();
     let error = Odd.apply(&params, &images).unwrap_err().to_string();
     assert!(error.starts_with("parameter \"Conv_0/kernel\" has shape [3, 3, 1, 32]"), "{error}");
     let error = Cnn.apply(&Params::default(), &images).unwrap_err().to_string();
@@ -210,7 +223,7 @@ fn parameters_survive_a_file() {
     let params = odd_params();
     let file = tempfile::NamedTempFile::new().unwrap();
     params.save(file.path()).unwrap();
-    let loaded = Params::load(file.path(), &Device::Cpu).unwrap();
+    let loaded = Params::load(file.path(), &device()).unwrap();
     assert_eq!(loaded.len(), params.len());
     for ((path, a), (other_path, b)) in params.iter().zip(loaded.iter()) {
         assert_eq!(path, other_path);
@@ -231,7 +244,7 @@ fn a_flipped_bit_in_a_file_of_parameters_is_noticed() {
         let mut bytes = good.clone();
         bytes[position] ^= 1 << (position % 8);
         std::fs::write(file.path(), bytes).unwrap();
-        let error = Params::load(file.path(), &Device::Cpu).unwrap_err();
+        let error = Params::load(file.path(), &device()).unwrap_err();
         assert!(matches!(error, Error::Load { .. }), "{position}: {error:?}");
         assert!(error.to_string().contains("it is damaged"), "{position}: {error}");
     }

@@ -1,13 +1,17 @@
 //! Momentum against a sequence computed by hand, and what the optimizer refuses.
 
+mod common;
+
 use mnist_notebook_support::prelude::*;
 
+use common::device;
+
 fn params(value: f32) -> Params {
-    vec![("p".to_owned(), Tensor::new(value, &Device::Cpu).unwrap())].try_into().unwrap()
+    vec![("p".to_owned(), Tensor::new(value, &device()).unwrap())].try_into().unwrap()
 }
 
 fn gradient(value: f32) -> Gradients {
-    [("p".to_owned(), Tensor::new(value, &Device::Cpu).unwrap())].into_iter().collect()
+    [("p".to_owned(), Tensor::new(value, &device()).unwrap())].into_iter().collect()
 }
 
 fn value(params: &Params) -> f32 {

@@ -1,15 +1,19 @@
 //! Training: it learns, it is deterministic, it stops when it diverges, and it takes any network.
 
+mod common;
+
 use mnist_notebook_support::prelude::*;
+
+use common::device;
 
 /// A part of MNIST that trains in seconds.
 fn subset(train: usize, test: usize) -> (Dataset, Dataset) {
-    let (train_ds, test_ds) = get_datasets(&Device::Cpu).unwrap();
+    let (train_ds, test_ds) = get_datasets(&device()).unwrap();
     (train_ds.slice(0, train).unwrap(), test_ds.slice(0, test).unwrap())
 }
 
 fn optimizer(model: &impl Module, learning_rate: f64) -> Momentum {
-    let params = get_initial_params(model, Key::new(0), &Device::Cpu).unwrap();
+    let params = get_initial_params(model, Key::new(0), &device()).unwrap();
     create_optimizer(&params, learning_rate, 0.9).unwrap()
 }
 
@@ -57,6 +61,9 @@ fn an_epoch_takes_every_whole_batch_of_the_shuffle_once() {
 
 #[test]
 fn the_same_key_gives_the_same_bits_with_any_number_of_threads_and_twice_in_a_row() {
+    if !device().is_cpu() {
+        return; // the threads are the CPU's
+    }
     let (train_ds, _) = subset(320, 1);
     let run = |threads| {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();

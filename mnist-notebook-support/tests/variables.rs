@@ -1,8 +1,12 @@
 //! Networks that are not the same in training and in evaluation. Their values are compared with
 //! Flax's elsewhere; here is what holds of any of them.
 
+mod common;
+
 use mnist_notebook_support::prelude::*;
 use mnist_notebook_support::random::normal;
+
+use common::device;
 
 /// Batch norm and dropout on rows.
 struct Steady;
@@ -17,7 +21,7 @@ impl Module for Steady {
 }
 
 fn rows() -> Tensor {
-    normal(Key::new(1), (600, 4), &Device::Cpu).unwrap()
+    normal(Key::new(1), (600, 4), &device()).unwrap()
 }
 
 fn variables() -> Variables {
@@ -76,6 +80,9 @@ fn training_depends_on_the_key_and_evaluation_does_not() {
 
 #[test]
 fn the_result_does_not_depend_on_the_number_of_threads() {
+    if !device().is_cpu() {
+        return; // the threads are the CPU's
+    }
     let run = |threads| {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
         pool.install(|| {
@@ -97,7 +104,7 @@ fn what_is_saved_is_what_is_loaded() {
     let mut variables = variables();
     variables.batch_stats = Steady.apply_train(&variables, Key::new(1), &rows()).unwrap().1;
     variables.save(&path).unwrap();
-    let loaded = Variables::load(&path, &Device::Cpu).unwrap();
+    let loaded = Variables::load(&path, &device()).unwrap();
     for (saved, loaded) in
         [(&variables.params, &loaded.params), (&variables.batch_stats, &loaded.batch_stats)]
     {

@@ -19,6 +19,14 @@ constexpr int STRIDE = WIDEST + 4; // keeps rows aligned and off each other's ba
 // What to do; the numbers are those of `Kind` in plan.rs.
 enum Kind { CONV, CONV_INPUT, CONV_KERNEL, UPDATE, DENSE, FINISH, HEAD, SCORE, DENSE_INPUT, DENSE_KERNEL };
 
+// What a step says of its batch; rows.rs reads it.
+struct Metrics {
+    float loss, accuracy; // means
+    int classes;          // 0, unless a label is none of so many classes
+    unsigned label;       // the first such label
+    int position;         // its place in the batch
+};
+
 // One layer's work, as plan.rs writes it. Pointers that a kind does not use are null.
 struct Job {
     float *input;    // of the layer
@@ -31,7 +39,7 @@ struct Job {
     float *bias_momentum;
     float *partials; // sums over parts, one after the other
     float *losses;   // per image, then as many 1s and 0s for right and wrong
-    float *metrics;  // mean loss, accuracy
+    Metrics *metrics;
     unsigned *labels;
     unsigned char *marks; // per pooled value: which pixels passed on their value
     int kind;
@@ -321,8 +329,10 @@ template <int TM, int TN> __device__ void conv_input(const Job &job, float *tile
     product<TM, TN>(tiles, top, left, 0, end, Outputs{job}, KernelByInput{job}, store);
 }
 
-// The momentum step for value `index` of kernel or bias, which lie one after the other in a gradient.
+// The momentum step for value `index` of kernel or bias, which lie one after the other in a gradient. After a label that
+// is no class there is none: everything stays as it was.
 __device__ void update(const Job &job, int index, float gradient) {
+    if (job.metrics->classes != 0) return;
     const int length = job.inputs * job.features;
     const bool is_bias = index >= length;
     float *parameter = is_bias ? job.bias + index - length : job.kernel + index;
@@ -407,32 +417,39 @@ __device__ void head(const Job &job, float *tiles, int block) {
         int best = 0;
         for (int j = 1; j < job.features; j++)
             if (logits[j] > logits[best]) best = j;
-        // A label that is no class makes the loss no number, which ends training.
         const bool is_class = label < (unsigned)job.features;
         job.losses[row] = is_class ? log_sum - logits[label] : nanf("");
         job.losses[job.batch + row] = best == (int)label;
     }
 }
 
-// Mean loss and accuracy.
+// Mean loss and accuracy, and the first label that is no class.
 __device__ void score(const Job &job, float *tiles) {
+    float *losses = tiles, *corrects = tiles + THREADS;
+    int *firsts = (int *)(tiles + 2 * THREADS);
     float loss = 0, correct = 0;
+    int first = job.batch;
     for (int i = threadIdx.x; i < job.batch; i += THREADS) {
         loss += job.losses[i];
         correct += job.losses[job.batch + i];
+        if (job.labels[i] >= (unsigned)job.features) first = min(first, i);
     }
-    tiles[threadIdx.x] = loss;
-    tiles[THREADS + threadIdx.x] = correct;
+    losses[threadIdx.x] = loss;
+    corrects[threadIdx.x] = correct;
+    firsts[threadIdx.x] = first;
     for (int half = THREADS / 2; half > 0; half /= 2) {
         __syncthreads();
         if ((int)threadIdx.x < half) {
-            tiles[threadIdx.x] += tiles[threadIdx.x + half];
-            tiles[THREADS + threadIdx.x] += tiles[THREADS + threadIdx.x + half];
+            losses[threadIdx.x] += losses[threadIdx.x + half];
+            corrects[threadIdx.x] += corrects[threadIdx.x + half];
+            firsts[threadIdx.x] = min(firsts[threadIdx.x], firsts[threadIdx.x + half]);
         }
     }
     if (threadIdx.x == 0) {
-        job.metrics[0] = tiles[0] / job.batch;
-        job.metrics[1] = tiles[THREADS] / job.batch;
+        const int position = firsts[0];
+        const bool all_classes = position == job.batch;
+        *job.metrics = {losses[0] / job.batch, corrects[0] / job.batch, all_classes ? 0 : job.features,
+                        all_classes ? 0 : job.labels[position], position};
     }
 }
 

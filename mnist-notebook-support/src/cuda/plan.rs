@@ -1,6 +1,8 @@
 //! From a chain of layers to launches: which jobs run side by side, and where everything lies in the GPU's memory.
 
 use crate::kernels::{Layer, Program};
+use crate::metrics::Metrics;
+use crate::{Error, Result};
 
 /// Threads of a block, as in `kernels.cu`.
 pub(super) const THREADS: u32 = 256;
@@ -10,6 +12,8 @@ const MAX_WINDOW: usize = 64;
 const BUSY: usize = 264;
 /// Where arrays begin, in words: at a line of the cache.
 const LINE: usize = 32;
+/// Words that the metrics of a step take: those of `Metrics` in `kernels.cu`, and some to spare.
+pub(super) const ROW: usize = 8;
 /// Positions in an array are counted with 31 bits.
 const MAX_WORDS: u64 = 1 << 31;
 
@@ -110,7 +114,7 @@ pub(super) struct Plan {
     pub(super) param_lens: Vec<usize>,
     /// Words of memory that it takes, 4 bytes each; the first line is left free.
     pub(super) words: usize,
-    /// Offsets into it, in bytes: images, labels, and mean loss and accuracy, side by side.
+    /// Offsets into it, in bytes: images, labels, and the metrics, a row.
     pub(super) images: u64,
     pub(super) labels: u64,
     pub(super) metrics: u64,
@@ -152,7 +156,7 @@ impl Plan {
         plan.images = plan.array(&[batch, plan.image_len])?;
         plan.labels = plan.array(&[batch])?;
         plan.losses = plan.array(&[2, batch])?;
-        plan.metrics = plan.array(&[2])?;
+        plan.metrics = plan.array(&[ROW])?;
         // What flows from layer to layer: height, width, channels.
         let mut flow = [height, width, channels];
         let mut layers = layers.iter().peekable();
@@ -210,6 +214,7 @@ impl Plan {
             gradient: self.array(&pooled)?,
             below: self.convs.last().map_or(0, |stage| stage.job.gradient),
             partials: self.array(&[parts, inputs + 1, features])?,
+            metrics: self.metrics,
             marks: self.array(&[words(&pooled)?.div_ceil(4)])?,
             batch: self.batch as i32,
             height: height as i32,
@@ -432,5 +437,18 @@ fn words(extents: &[usize]) -> Result<usize, String> {
     match product {
         Some(words) if words < MAX_WORDS => Ok(words as usize),
         _ => Err(format!("an array of {extents:?} values is too large for a GPU")),
+    }
+}
+
+/// What a row of metrics says.
+///
+/// # Errors
+/// [`Error::Label`] after a step that met a label which is no class.
+pub(super) fn read(row: &[f32; ROW]) -> Result<Metrics> {
+    match [row[2], row[3], row[4]].map(f32::to_bits) {
+        [0, _, _] => Ok(Metrics { loss: row[0], accuracy: row[1] }),
+        [num_classes, label, index] => {
+            Err(Error::Label { label, index: index as usize, num_classes: num_classes as usize })
+        }
     }
 }

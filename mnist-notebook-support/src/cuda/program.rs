@@ -1,4 +1,4 @@
-//! A plan on its GPU: compiled, recorded once, replayed.
+//! Plans on their GPU: compiled, recorded once, replayed.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -12,7 +12,8 @@ use candle_core::cuda_backend::cudarc::nvrtc::{Ptx, result as nvrtc, sys as nvrt
 use candle_core::cuda_backend::{CudaDType, CudaDevice, WrapErr};
 use candle_core::{DType, Device, Storage, Tensor, Var};
 
-use super::plan::{Addresses, Job, Launch, Plan, THREADS};
+use super::plan::{Addresses, Job, Launch, Plan, ROW, THREADS};
+use super::rows::{Rows, metrics_in};
 use crate::dataset::Batch;
 use crate::kernels::Layer;
 use crate::metrics::BatchMetrics;
@@ -20,20 +21,34 @@ use crate::{Error, Result};
 
 /// The CUDA source, compiled for the GPU that is there.
 const SOURCE: &str = include_str!("kernels.cu");
+/// The most batch sizes that are planned for at a time.
+const MOST_PLANS: usize = 8;
 
 // SAFETY: it is plain data in C's layout; its addresses are numbers here.
 unsafe impl DeviceRepr for Job {}
 
-/// A network planned for a batch size on a GPU, with all the memory it needs.
+/// A network on a GPU, planned for each batch size that comes.
 pub(crate) struct Program {
+    gpu: Gpu,
+    image_shape: [usize; 3],
+    layers: Vec<Layer>,
+    planned: BTreeMap<usize, Planned>,
+    rows: Rows,
+}
+
+/// A network planned for one batch size, with all the memory it needs.
+struct Planned {
     plan: Plan,
-    device: CudaDevice,
-    run: CudaFunction,
-    /// The plan's memory.
     arena: CudaSlice<f32>,
     /// The steps recorded last: they hold for the parameters that they were recorded with.
     training: Option<Recording>,
     evaluation: Option<Recording>,
+}
+
+/// A GPU and the kernel for it.
+struct Gpu {
+    device: CudaDevice,
+    run: CudaFunction,
 }
 
 /// What a recording depends on.
@@ -63,29 +78,45 @@ impl Program {
     /// Plans a chain of layers for images `[batch, height, width, channels]` and compiles the
     /// kernels for the GPU, or says why that cannot be done.
     pub(crate) fn new(
-        shape: [usize; 4],
+        [batch, height, width, channels]: [usize; 4],
         layers: &[Layer],
         device: &CudaDevice,
     ) -> Result<Self, String> {
-        let plan = Plan::new(shape, layers)?;
-        let run = compiled(device).map_err(|error| error.to_string())?;
-        let arena =
-            device.alloc_zeros(plan.words).map_err(|error| Error::from(error).to_string())?;
-        let device = device.clone();
-        Ok(Self { plan, device, run, arena, training: None, evaluation: None })
+        let on_gpu = || Ok((compiled(device)?, Rows::new(device)?));
+        let (run, rows) = on_gpu().map_err(|error: Error| error.to_string())?;
+        let gpu = Gpu { device: device.clone(), run };
+        let (image_shape, layers) = ([height, width, channels], layers.to_vec());
+        let mut program = Self { gpu, image_shape, layers, planned: BTreeMap::new(), rows };
+        program.plan(batch)?;
+        Ok(program)
     }
 
-    /// Whether the batch is what the plan is for.
-    pub(crate) fn fits(&self, batch: &Batch) -> bool {
+    /// Plans for a batch size, unless that has been done or cannot be done.
+    fn plan(&mut self, batch: usize) -> Result<(), String> {
+        if self.planned.len() == MOST_PLANS && !self.planned.contains_key(&batch) {
+            self.planned.pop_first(); // the smallest is the soonest made again
+        }
+        if let Entry::Vacant(place) = self.planned.entry(batch) {
+            let [height, width, channels] = self.image_shape;
+            let plan = Plan::new([batch, height, width, channels], &self.layers)?;
+            let arena = self.gpu.device.alloc_zeros(plan.words);
+            let arena = arena.map_err(|error| Error::from(error).to_string())?;
+            place.insert(Planned { plan, arena, training: None, evaluation: None });
+        }
+        Ok(())
+    }
+
+    /// Whether the batch is one that the GPU can go through at once; it is then planned for.
+    pub(crate) fn takes(&mut self, batch: &Batch) -> bool {
         let Batch { image, label } = batch;
-        let is_here = |tensor: &Tensor| {
-            let device = Device::Cuda(self.device.clone());
-            tensor.device().same_device(&device) && tensor.is_contiguous()
-        };
-        let len = self.plan.batch;
-        (is_here(image) && image.dtype() == DType::F32 && is_here(label))
-            && (label.dtype() == DType::U32 && label.dims() == [len])
-            && image.elem_count() == len * self.plan.image_len
+        let here = Device::Cuda(self.gpu.device.clone());
+        let is_here =
+            |tensor: &Tensor| tensor.device().same_device(&here) && tensor.is_contiguous();
+        let ([height, width, channels], len) = (self.image_shape, label.elem_count());
+        (is_here(image) && image.dtype() == DType::F32)
+            && (is_here(label) && label.dtype() == DType::U32)
+            && (label.rank() == 1 && image.dims() == [len, height, width, channels])
+            && (len > 0 && self.plan(len).is_ok())
     }
 
     /// One step of gradient descent with momentum; nothing waits for it.
@@ -97,71 +128,102 @@ impl Program {
         rate: f32,
         beta: f32,
     ) -> Result<BatchMetrics> {
-        let subject = Subject { at: self.addresses(params, momenta)?, rate, beta };
-        if !self.training.as_ref().is_some_and(|known| known.subject == subject) {
-            let launches = self.plan.training(&subject.at, rate, beta);
-            self.training = Some(self.record(subject, &launches)?);
+        let Self { gpu, planned, rows, .. } = self;
+        let planned = planned.get_mut(&batch.len()).ok_or_else(not_planned)?;
+        let subject = Subject { at: planned.addresses(gpu, params, momenta)?, rate, beta };
+        if !planned.training.as_ref().is_some_and(|known| known.subject == subject) {
+            let launches = planned.plan.training(&subject.at, rate, beta);
+            planned.training = Some(gpu.record(subject, &launches)?);
         }
-        self.replay(self.training.as_ref(), batch)
+        planned.replay(planned.training.as_ref(), gpu, batch, rows)
     }
 
     /// Loss and accuracy of a batch; nothing waits for them.
     pub(crate) fn eval_step(&mut self, params: &[&Var], batch: &Batch) -> Result<BatchMetrics> {
-        let subject = Subject { at: self.addresses(params, &[])?, rate: 0.0, beta: 0.0 };
-        if !self.evaluation.as_ref().is_some_and(|known| known.subject == subject) {
-            let launches = self.plan.evaluation(&subject.at);
-            self.evaluation = Some(self.record(subject, &launches)?);
+        let Self { gpu, planned, rows, .. } = self;
+        let planned = planned.get_mut(&batch.len()).ok_or_else(not_planned)?;
+        let subject = Subject { at: planned.addresses(gpu, params, &[])?, rate: 0.0, beta: 0.0 };
+        if !planned.evaluation.as_ref().is_some_and(|known| known.subject == subject) {
+            let launches = planned.plan.evaluation(&subject.at);
+            planned.evaluation = Some(gpu.record(subject, &launches)?);
         }
-        self.replay(self.evaluation.as_ref(), batch)
+        planned.replay(planned.evaluation.as_ref(), gpu, batch, rows)
     }
 
-    /// What each launch of a step of training does, and the microseconds that it takes when the same
-    /// launch is repeated. The parameters go on changing meanwhile.
+    /// What each launch of a step of training on so many images does, and the microseconds that it
+    /// takes when the same launch is repeated. The parameters go on changing meanwhile.
     pub(crate) fn launch_times(
-        &self,
+        &mut self,
+        batch: usize,
         params: &[&Var],
         momenta: &[&Var],
         rate: f32,
         beta: f32,
     ) -> Result<Vec<(String, f32)>> {
-        const REPEATED: u32 = 100;
-        let at = self.addresses(params, momenta)?;
-        let stream = self.device.cuda_stream();
-        let time = |launch: &Launch| -> Result<f32> {
-            let jobs = self.device.clone_htod(&launch.jobs)?;
-            let (jobs, _guard) = jobs.device_ptr(&stream);
-            let event = || {
-                let timing = sys::CUevent_flags::CU_EVENT_DEFAULT;
-                stream.record_event(Some(timing)).w()
-            };
-            self.launch(launch, jobs, stream.cu_stream()).w()?;
-            let start = event()?;
-            for _ in 0..REPEATED {
-                self.launch(launch, jobs, stream.cu_stream()).w()?;
-            }
-            Ok(start.elapsed_ms(&event()?).w()? * 1e3 / REPEATED as f32)
-        };
-        let launches = self.plan.training(&at, rate, beta);
+        self.plan(batch).map_err(Error::Gpu)?;
+        let Self { gpu, planned, .. } = self;
+        let planned = planned.get(&batch).ok_or_else(not_planned)?;
+        let launches = planned.plan.training(&planned.addresses(gpu, params, momenta)?, rate, beta);
         let named = launches.iter().map(|launch| {
             let kinds: Vec<_> = launch.jobs.iter().map(|job| format!("{:?}", job.kind)).collect();
-            Ok((format!("{} ({} blocks)", kinds.join(" + "), launch.blocks), time(launch)?))
+            Ok((format!("{} ({} blocks)", kinds.join(" + "), launch.blocks), gpu.time(launch)?))
         });
         named.collect()
     }
+}
 
-    fn addresses(&self, params: &[&Var], momenta: &[&Var]) -> Result<Addresses> {
+fn not_planned() -> Error {
+    Error::Tensor("no step has been planned for batches of this size".into())
+}
+
+impl Planned {
+    fn addresses(&self, gpu: &Gpu, params: &[&Var], momenta: &[&Var]) -> Result<Addresses> {
         let of = |vars: &[&Var]| -> Result<Vec<u64>> {
             let lens = vars.iter().map(|var| var.elem_count());
             if !vars.is_empty() && !lens.eq(self.plan.param_lens.iter().copied()) {
                 return Err(Error::Tensor("the parameters are not those of the plan".into()));
             }
-            vars.iter().map(|var| self.address::<f32>(var)).collect()
+            vars.iter().map(|var| gpu.address::<f32>(var)).collect()
         };
-        let stream = self.device.cuda_stream();
+        let stream = gpu.device.cuda_stream();
         let (arena, _guard) = self.arena.device_ptr(&stream);
         Ok(Addresses { arena, params: of(params)?, momenta: of(momenta)? })
     }
 
+    /// Puts a batch where the recording reads it, replays it, and takes the metrics along.
+    fn replay(
+        &self,
+        recording: Option<&Recording>,
+        gpu: &Gpu,
+        batch: &Batch,
+        rows: &mut Rows,
+    ) -> Result<BatchMetrics> {
+        let Some(recording) = recording else {
+            return Err(Error::Tensor("nothing has been recorded".into()));
+        };
+        let row = rows.next()?;
+        let (image, label) = (gpu.address::<f32>(&batch.image)?, gpu.address::<u32>(&batch.label)?);
+        let (out, own) = (gpu.address::<f32>(&row)?, recording.subject.at.arena);
+        let stream = gpu.device.cuda_stream();
+        let replay = || -> Result<(), DriverError> {
+            stream.context().bind_to_thread()?;
+            let stream = stream.cu_stream();
+            let copy = |to: u64, from: u64, words: usize| {
+                // SAFETY: both arrays have so many words: the batch fits the plan.
+                unsafe { result::memcpy_dtod_async(to, from, words * 4, stream) }
+            };
+            copy(own + self.plan.images, image, self.plan.batch * self.plan.image_len)?;
+            copy(own + self.plan.labels, label, self.plan.batch)?;
+            // SAFETY: the graph was recorded for this memory, which this plan holds.
+            unsafe { result::graph::launch(recording.graph, stream) }?;
+            copy(out, own + self.plan.metrics, ROW)
+        };
+        replay().w()?;
+        metrics_in(&row)
+    }
+}
+
+impl Gpu {
     /// Where a tensor's values lie in the GPU's memory.
     fn address<T: CudaDType + DeviceRepr>(&self, tensor: &Tensor) -> Result<u64> {
         let (storage, layout) = tensor.storage_and_layout();
@@ -245,31 +307,22 @@ impl Program {
         }
     }
 
-    /// Puts a batch where the recording reads it, replays it, and takes the metrics along.
-    fn replay(&self, recording: Option<&Recording>, batch: &Batch) -> Result<BatchMetrics> {
-        let Some(recording) = recording else {
-            return Err(Error::Tensor("nothing has been recorded".into()));
-        };
-        let metrics = Tensor::zeros(2, DType::F32, &Device::Cuda(self.device.clone()))?;
-        let (image, label) =
-            (self.address::<f32>(&batch.image)?, self.address::<u32>(&batch.label)?);
-        let (out, own) = (self.address::<f32>(&metrics)?, recording.subject.at.arena);
+    /// The microseconds that a launch takes when it is repeated.
+    fn time(&self, launch: &Launch) -> Result<f32> {
+        const REPEATED: u32 = 100;
+        let jobs = self.device.clone_htod(&launch.jobs)?;
         let stream = self.device.cuda_stream();
-        let replay = || -> Result<(), DriverError> {
-            stream.context().bind_to_thread()?;
-            let stream = stream.cu_stream();
-            let copy = |to: u64, from: u64, words: usize| {
-                // SAFETY: both arrays have so many words: the batch fits the plan.
-                unsafe { result::memcpy_dtod_async(to, from, words * 4, stream) }
-            };
-            copy(own + self.plan.images, image, self.plan.batch * self.plan.image_len)?;
-            copy(own + self.plan.labels, label, self.plan.batch)?;
-            // SAFETY: the graph was recorded for this memory, which this program holds.
-            unsafe { result::graph::launch(recording.graph, stream) }?;
-            copy(out, own + self.plan.metrics, 2)
+        let (jobs, _guard) = jobs.device_ptr(&stream);
+        let event = || {
+            let timing = sys::CUevent_flags::CU_EVENT_DEFAULT;
+            stream.record_event(Some(timing)).w()
         };
-        replay().w()?;
-        Ok(BatchMetrics { loss: metrics.get(0)?, accuracy: metrics.get(1)? })
+        self.launch(launch, jobs, stream.cu_stream()).w()?;
+        let start = event()?;
+        for _ in 0..REPEATED {
+            self.launch(launch, jobs, stream.cu_stream()).w()?;
+        }
+        Ok(start.elapsed_ms(&event()?).w()? * 1e3 / REPEATED as f32)
     }
 }
 

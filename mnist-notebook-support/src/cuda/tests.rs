@@ -7,7 +7,8 @@ use std::sync::{Mutex, OnceLock};
 
 use libloading::{Library, Symbol};
 
-use super::plan::{Addresses, Job, Launch, Plan};
+use super::plan::{Addresses, Job, Launch, Plan, ROW, read};
+use crate::Error;
 use crate::kernels::{Layer, Program};
 use crate::random::Key;
 
@@ -59,75 +60,123 @@ fn numbers(key: Key, len: usize) -> Vec<f32> {
     tensor.to_vec1().unwrap()
 }
 
+/// A plan with its memory and parameters, as on a GPU.
+struct Planned {
+    plan: Plan,
+    arena: Vec<f32>,
+    params: Vec<Vec<f32>>,
+    momenta: Vec<Vec<f32>>,
+}
+
+impl Planned {
+    fn new(
+        shape: [usize; 4],
+        layers: &[Layer],
+        key: Key,
+        (images, labels): (&[f32], &[u32]),
+    ) -> Self {
+        let plan = Plan::new(shape, layers).unwrap();
+        let arrays = |salt: u32, scale: f32| -> Vec<Vec<f32>> {
+            let lens = plan.param_lens.iter().zip(salt..);
+            lens.map(|(&len, salt)| {
+                numbers(key.fold_in(salt), len).into_iter().map(|value| value * scale).collect()
+            })
+            .collect()
+        };
+        let (params, momenta) = (arrays(100, 0.2), arrays(200, 0.1));
+        // What nothing has written yet is no number.
+        let mut arena = vec![f32::NAN; plan.words];
+        arena[plan.images as usize / 4..][..images.len()].copy_from_slice(images);
+        for (slot, label) in arena[plan.labels as usize / 4..].iter_mut().zip(labels) {
+            *slot = f32::from_bits(*label);
+        }
+        Self { plan, arena, params, momenta }
+    }
+
+    fn addresses(&mut self) -> Addresses {
+        let of = |arrays: &mut [Vec<f32>]| -> Vec<u64> {
+            arrays.iter_mut().map(|array| array.as_mut_ptr() as u64).collect()
+        };
+        Addresses {
+            arena: self.arena.as_mut_ptr() as u64,
+            params: of(&mut self.params),
+            momenta: of(&mut self.momenta),
+        }
+    }
+
+    /// Runs a step of training; the row of its metrics.
+    fn train(&mut self, emulator: &Emulator, rate: f32, beta: f32, backwards: bool) -> [f32; ROW] {
+        let at = self.addresses();
+        let launches = self.plan.training(&at, rate, beta);
+        emulator.run(&launches, backwards);
+        self.row()
+    }
+
+    fn evaluate(&mut self, emulator: &Emulator) -> [f32; ROW] {
+        let at = self.addresses();
+        let launches = self.plan.evaluation(&at);
+        emulator.run(&launches, false);
+        self.row()
+    }
+
+    fn row(&self) -> [f32; ROW] {
+        self.arena[self.plan.metrics as usize / 4..][..ROW].try_into().unwrap()
+    }
+
+    fn state(&self) -> [Vec<Vec<f32>>; 2] {
+        [self.params.clone(), self.momenta.clone()]
+    }
+
+    /// Goes back to an earlier state, in the same memory.
+    fn restore(&mut self, [params, momenta]: &[Vec<Vec<f32>>; 2]) {
+        for (now, before) in [(&mut self.params, params), (&mut self.momenta, momenta)] {
+            for (now, before) in now.iter_mut().zip(before) {
+                now.copy_from_slice(before);
+            }
+        }
+    }
+}
+
 /// Makes a step with momentum on both sides and compares all that comes of it.
 fn assert_same_step(shape: [usize; 4], layers: &[Layer], seed: i64) {
     let Some(emulator) = Emulator::get() else {
         return;
     };
     let emulator = emulator.lock().unwrap();
-    let plan = Plan::new(shape, layers).unwrap();
-    let mut program = Program::new(shape, layers).unwrap();
     let classes = layers.iter().rev().find_map(|layer| match layer {
         Layer::Dense { features, .. } => Some(*features as u32),
         _ => None,
     });
-    let key = Key::new(seed);
-    let images = numbers(key, plan.batch * plan.image_len);
+    let (batch, key) = (shape[0], Key::new(seed));
+    let images = numbers(key, shape.iter().product());
     let labels: Vec<u32> =
-        (0..plan.batch).map(|i| key.fold_in(i as u32).words()[0] % classes.unwrap()).collect();
-    let arrays = |salt: u32, scale: f32| -> Vec<Vec<f32>> {
-        let lens = plan.param_lens.iter().zip(salt..);
-        lens.map(|(&len, salt)| {
-            numbers(key.fold_in(salt), len).into_iter().map(|value| value * scale).collect()
-        })
-        .collect()
-    };
-    let (mut params, mut momenta) = (arrays(100, 0.2), arrays(200, 0.1));
-    let (mut gpu_params, mut gpu_momenta) = (params.clone(), momenta.clone());
-    // What nothing has written yet is no number.
-    let mut arena = vec![f32::NAN; plan.words];
-    arena[plan.images as usize / 4..][..images.len()].copy_from_slice(&images);
-    for (slot, label) in arena[plan.labels as usize / 4..].iter_mut().zip(&labels) {
-        *slot = f32::from_bits(*label);
-    }
+        (0..batch).map(|i| key.fold_in(i as u32).words()[0] % classes.unwrap()).collect();
+    let mut gpu = Planned::new(shape, layers, key, (&images, &labels));
+    let start = gpu.state();
 
     let (rate, beta) = (0.05, 0.9);
+    let [mut params, mut momenta] = start.clone();
     let mut slices: Vec<&mut [f32]> = params.iter_mut().map(Vec::as_mut_slice).collect();
     let mut momentum_slices: Vec<&mut [f32]> = momenta.iter_mut().map(Vec::as_mut_slice).collect();
-    let expected = program
+    let expected = Program::new(shape, layers)
+        .unwrap()
         .train_step(&mut slices, &mut momentum_slices, &images, &labels, rate, beta)
         .unwrap();
 
-    let addresses = |arrays: &mut [Vec<f32>]| -> Vec<u64> {
-        arrays.iter_mut().map(|array| array.as_mut_ptr() as u64).collect()
-    };
-    let at = Addresses {
-        arena: arena.as_mut_ptr() as u64,
-        params: addresses(&mut gpu_params),
-        momenta: addresses(&mut gpu_momenta),
-    };
-    let metrics = plan.metrics as usize / 4;
-    emulator.run(&plan.evaluation(&at), false);
-    let evaluated = arena[metrics];
-    let start = (gpu_params.clone(), gpu_momenta.clone());
-    emulator.run(&plan.training(&at, rate, beta), false);
-    let (loss, accuracy) = (arena[metrics], arena[metrics + 1]);
-    let forwards = (gpu_params.clone(), gpu_momenta.clone());
-
+    let evaluated = read(&gpu.evaluate(&emulator)).unwrap();
+    let found = read(&gpu.train(&emulator, rate, beta, false)).unwrap();
+    let forwards = gpu.state();
     // Once more, from the same state and into the same memory, in the opposite order.
-    for (now, before) in [(&mut gpu_params, &start.0), (&mut gpu_momenta, &start.1)] {
-        for (now, before) in now.iter_mut().zip(before) {
-            now.copy_from_slice(before);
-        }
-    }
-    emulator.run(&plan.training(&at, rate, beta), true);
-    assert!(forwards == (gpu_params.clone(), gpu_momenta.clone()), "the order makes a difference");
+    gpu.restore(&start);
+    gpu.train(&emulator, rate, beta, true);
+    assert!(forwards == gpu.state(), "the order makes a difference");
 
-    assert_eq!(loss, evaluated);
-    assert!((loss - expected.loss).abs() <= 1e-5 * expected.loss, "{loss} {}", expected.loss);
-    assert_eq!(accuracy, expected.correct as f32 / plan.batch as f32);
+    assert_eq!(found, evaluated);
+    let difference = (found.loss - expected.loss).abs();
+    assert!(difference <= 1e-5 * expected.loss, "{found:?} {expected:?}");
+    assert_eq!(found.accuracy, expected.correct as f32 / batch as f32);
     for (what, found, expected) in
-        [("parameter", &gpu_params, &params), ("momentum", &gpu_momenta, &momenta)]
+        [("parameter", &gpu.params, &params), ("momentum", &gpu.momenta, &momenta)]
     {
         for (index, (found, expected)) in found.iter().zip(expected).enumerate() {
             let largest = expected.iter().fold(0f32, |most, value| most.max(value.abs()));
@@ -216,6 +265,51 @@ fn steps_of_other_networks_are_those_of_the_cpu() {
             assert_same_step(shape, &chain(&layers), seed as i64);
         }
     }
+}
+
+#[test]
+fn a_step_on_a_large_batch_is_that_of_the_cpu() {
+    let layers = chain(&[conv(2, (3, 3)), RELU, max(2, 2), FLATTEN, dense(3), SOFTMAX]);
+    assert_same_step([16_384, 4, 4, 1], &layers, 3);
+}
+
+#[test]
+fn large_batches_of_the_tutorial_can_be_planned() {
+    for batch in [1, 32, 100, 256, 2_048, 16_384] {
+        let plan = Plan::new([batch, 28, 28, 1], &tutorial()).unwrap();
+        println!("a step on {batch} images takes {} MB", plan.words * 4 / 1_000_000);
+        // Blocks are counted with 31 bits.
+        let at = Addresses { arena: 4096, params: vec![1; 8], momenta: vec![1; 8] };
+        let launches = plan.training(&at, 0.1, 0.9);
+        assert!(launches.iter().all(|launch| (1..1 << 31).contains(&launch.blocks)));
+    }
+}
+
+#[test]
+fn a_label_that_is_no_class_is_named_and_nothing_is_changed() {
+    let Some(emulator) = Emulator::get() else {
+        return;
+    };
+    let emulator = emulator.lock().unwrap();
+    let layers = chain(&[conv(2, (3, 3)), RELU, FLATTEN, dense(4), RELU, dense(3), SOFTMAX]);
+    let (shape, key) = ([300, 4, 4, 1], Key::new(5));
+    let (images, mut labels) = (numbers(key, 300 * 16), vec![2; 300]);
+    (labels[270], labels[299]) = (3, u32::MAX);
+    let mut gpu = Planned::new(shape, &layers, key, (&images, &labels));
+    let start = gpu.state();
+    for row in [gpu.evaluate(&emulator), gpu.train(&emulator, 0.1, 0.9, false)] {
+        let error = read(&row).unwrap_err();
+        let expected = matches!(error, Error::Label { label: 3, index: 270, num_classes: 3 });
+        assert!(expected && row[0].is_nan(), "{error:?}");
+    }
+    assert!(start == gpu.state());
+
+    // The next batch is trained on as ever.
+    let mut good = Planned::new(shape, &layers, key, (&images, &[2; 300]));
+    gpu.arena.copy_from_slice(&good.arena);
+    let rows = [&mut gpu, &mut good].map(|gpu| gpu.train(&emulator, 0.1, 0.9, false));
+    assert_eq!(read(&rows[0]).unwrap(), read(&rows[1]).unwrap());
+    assert!(gpu.state() == good.state() && start != gpu.state());
 }
 
 #[test]

@@ -18,6 +18,7 @@ const FILES: &[(&str, &str)] = files![
     "cuda/mod.rs"
     "cuda/plan.rs"
     "cuda/program.rs"
+    "cuda/rows.rs"
     "dataset/download.rs"
     "dataset/files.rs"
     "dataset/mod.rs"

@@ -39,6 +39,21 @@ const LIBRARIES: [(&str, &str, &str); 5] = [
 const NO_DEVICE: u32 = 100;
 /// The compute capability built for unless `CUDA_COMPUTE_CAP` names another: that of an H100 or H200.
 const COMPUTE_CAP: &str = "90";
+/// The crate's tests that run on whichever device there is.
+const TESTS: [&str; 12] = [
+    "augment",
+    "checkpoint",
+    "devices",
+    "digit",
+    "jit",
+    "linen",
+    "loss",
+    "onnx",
+    "optimizer",
+    "train",
+    "transform",
+    "variables",
+];
 /// The package of what goes into the bundle.
 const MANIFEST: &str = include_str!("programs.toml");
 /// In front of `nvcc`: leaves out what takes most of the time and is never called here.
@@ -168,8 +183,14 @@ impl Toolkit {
         let manifest = MANIFEST
             .replace("@ROOT@", root.to_str().context("the project's path is not UTF-8")?)
             .replace("@WALKTHROUGH@", &script.source(0).to_string_lossy());
+        // All tests in one program, as each would hold candle's kernels.
+        let tests = TESTS.map(|name| {
+            let path = root.join(format!("mnist-notebook-support/tests/{name}.rs"));
+            format!("#[path = {path:?}]\nmod {name};\n")
+        });
         fs::create_dir_all(&folder)?;
         launcher::write(&folder.join("Cargo.toml"), &manifest)?;
+        launcher::write(&folder.join("tests.rs"), &tests.concat())?;
         fs::copy(root.join("Cargo.lock"), folder.join("Cargo.lock"))?;
         let mut cargo = command("cargo");
         cargo.args(["build", "--bins", "--tests", "--target-dir"]).arg(&self.target);

@@ -49,7 +49,7 @@ echo "== The walkthrough"
 # On a CPU everything below would pass, too, and say nothing.
 grep -q "^Running on the NVIDIA GPU" results/walkthrough.txt || fail "$(grep "^Running on" results/walkthrough.txt)"
 echo "== Tests"
-bin/devices 2>&1 | tee results/tests.txt
+bin/tests --test-threads 1 2>&1 | tee results/tests.txt
 echo "== Speed"
 jax=()
 "$python" -c "import jax, flax, optax" 2>/dev/null && jax=("$python" xtask/peers/jax_steps.py)
