@@ -136,8 +136,7 @@ impl TrainState {
             [("params", self.optimizer.target()), ("momentum", self.optimizer.momentum())]
         {
             for (path, var) in params.iter() {
-                let tensor = var.as_detached_tensor().to_device(&Device::Cpu)?;
-                tensors.insert(format!("{group}/{path}"), tensor);
+                tensors.insert(format!("{group}/{path}"), var.as_detached_tensor());
             }
         }
         tensor_file::to_bytes(self.header(), &tensors)

@@ -18,12 +18,14 @@ const SUM: &str = "sha256";
 /// What is said of a file whose sum is wrong.
 pub(crate) const DAMAGED: &str = "it is damaged (its content does not match its SHA-256 sum)";
 
-/// The content of a file with this header and these tensors, and their sum.
+/// The content of a file with this header and these tensors, from whatever device, and their sum.
 pub(crate) fn to_bytes(
     mut header: BTreeMap<String, String>,
     tensors: &BTreeMap<String, Tensor>,
 ) -> Result<Vec<u8>> {
-    header.insert(SUM.into(), digest(&header, tensors));
+    let on_cpu = tensors.iter().map(|(name, tensor)| Ok((name, tensor.to_device(&Device::Cpu)?)));
+    let tensors = on_cpu.collect::<Result<BTreeMap<_, _>>>()?;
+    header.insert(SUM.into(), digest(&header, &tensors));
     safetensors::serialize(tensors, Some(header.into_iter().collect()))
         .map_err(|error| Error::Tensor(error.to_string()))
 }
@@ -90,7 +92,10 @@ impl<'a> TensorFile<'a> {
 /// The SHA-256 sum, in hexadecimal digits, of header and tensors.
 ///
 /// The length of each piece goes before it, so that no two files run together to the same.
-fn digest<V: View>(header: &BTreeMap<String, String>, tensors: &BTreeMap<String, V>) -> String {
+fn digest<N: AsRef<str>, V: View>(
+    header: &BTreeMap<String, String>,
+    tensors: &BTreeMap<N, V>,
+) -> String {
     let mut hash = Sha256::new();
     let mut add = |piece: &[u8]| {
         hash.update((piece.len() as u64).to_le_bytes());
@@ -101,7 +106,7 @@ fn digest<V: View>(header: &BTreeMap<String, String>, tensors: &BTreeMap<String,
         add(value.as_bytes());
     }
     for (name, tensor) in tensors {
-        add(name.as_bytes());
+        add(name.as_ref().as_bytes());
         add(format!("{:?} {:?}", tensor.dtype(), tensor.shape()).as_bytes());
         add(&tensor.data());
     }

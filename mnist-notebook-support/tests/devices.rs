@@ -73,6 +73,28 @@ fn datasets_and_their_batches_are_the_same() {
 }
 
 #[test]
+fn a_position_beyond_the_dataset_is_refused_and_the_device_goes_on() {
+    let (train_ds, _) = get_datasets(&device()).unwrap();
+    for position in [60_000, u32::MAX] {
+        let error = train_ds.batch(&[0, position]).unwrap_err().to_string();
+        let expected = format!("position {position} is not below the number of examples, 60000");
+        assert_eq!(error, expected);
+    }
+    assert_eq!(values(&train_ds.batch(&[0]).unwrap().label), [5.0]);
+}
+
+#[test]
+fn saved_parameters_are_the_same_files() {
+    let folder = tempfile::tempdir().unwrap();
+    let files = [device(), Device::Cpu].map(|device| {
+        let path = folder.path().join("params.safetensors");
+        start(&device).0.save(&path).unwrap();
+        std::fs::read(path).unwrap()
+    });
+    assert!(files[0] == files[1]);
+}
+
+#[test]
 fn moved_and_turned_images_are_the_same() {
     let digits = get_datasets(&Device::Cpu).unwrap().1.slice(0, 3).unwrap().image;
     let device = device();

@@ -19,7 +19,7 @@ constexpr int STRIDE = WIDEST + 4; // keeps rows aligned and off each other's ba
 // What to do; the numbers are those of `Kind` in plan.rs.
 enum Kind { CONV, CONV_INPUT, CONV_KERNEL, UPDATE, DENSE, FINISH, HEAD, SCORE, DENSE_INPUT, DENSE_KERNEL };
 
-// What a step says of its batch; rows.rs reads it.
+// What a step says of its batch; `read` in plan.rs understands it.
 struct Metrics {
     float loss, accuracy; // means
     int classes;          // 0, unless a label is none of so many classes

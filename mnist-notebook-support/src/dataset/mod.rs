@@ -88,6 +88,13 @@ impl Dataset {
     /// # Errors
     /// [`Error::Tensor`] for a position that is not below [`len`](Dataset::len).
     pub fn batch(&self, positions: &[u32]) -> Result<Batch> {
+        // A GPU would fail at such a position, and for good.
+        let examples = self.len().min(self.image.dims().first().copied().unwrap_or(0));
+        if let Some(position) = positions.iter().find(|at| **at as usize >= examples) {
+            return Err(Error::Tensor(format!(
+                "position {position} is not below the number of examples, {examples}"
+            )));
+        }
         let positions = Tensor::from_slice(positions, positions.len(), self.label.device())?;
         Ok(Batch {
             image: self.image.index_select(&positions, 0)?,
