@@ -87,7 +87,12 @@ fn a_panic_is_a_failure() {
 
 #[test]
 fn a_panic_that_a_silent_hook_hides_is_a_failure() {
-    assert_fails("silent_panic", 4, &["the cell panicked", "`set_hook` said nothing"]);
+    assert_fails("silent_panic", 4, &["the cell panicked", "said nothing"]);
+}
+
+#[test]
+fn a_panic_that_a_crate_hides_is_a_failure() {
+    assert_fails("silent_crate", 4, &["cell 4 (Panic)", "the cell panicked", "said nothing"]);
 }
 
 #[test]

@@ -2,7 +2,7 @@
 //!
 //! Executing alone does not tell: evcxr answers `ok` for a cell that panics or returns an error through `?`, and only
 //! its standard error shows it. So any output on standard error counts as a failure, and so does any `error` output
-//! and any cell that never ran. A panic that a notebook's own panic hook hides is found while the notebook is
+//! and any cell that never ran. A panic of which even standard error says nothing is found while the notebook is
 //! executed and added to the outputs ([`crate::execute`]).
 
 use std::fmt;

@@ -35,21 +35,10 @@ pub fn execute(
     let mut executed = source.clone();
     executed.clear();
     let cells = source.code_cells();
-    let mut panics_may_be_silent = false;
     for mut cell in cells.iter().cloned() {
         watcher.cell(&cell, cells.len());
         let start = Instant::now();
-        panics_may_be_silent |= cell.source.contains("set_hook");
-        let marked = if panics_may_be_silent { with_mark(&cell.source) } else { None };
-        let code = marked.as_ref().unwrap_or(&cell.source);
-        cell.outputs = kernel.execute(code, limit, |output| {
-            if output["output_type"] == "stream" {
-                joined(&output["text"]).lines().for_each(|line| watcher.line(line));
-            }
-        })?;
-        if marked.is_some() && check::messages(&cell.outputs).is_empty() {
-            cell.outputs.extend(silent_panic(kernel)?);
-        }
+        cell.outputs = run(&cell.source, kernel, limit, watcher)?;
         if cell.number == cells.len() && kernel.is_alive() {
             cell.outputs.extend(late_errors(kernel)?);
         }
@@ -62,29 +51,67 @@ pub fn execute(
     Ok(executed)
 }
 
+/// The outputs of a cell, among them any panic that it has kept to itself.
+fn run(
+    source: &str,
+    kernel: &mut Kernel,
+    limit: Option<Duration>,
+    watcher: &mut dyn Watcher,
+) -> Result<Vec<Value>> {
+    let mut execute = |kernel: &mut Kernel, code: &str| {
+        kernel.execute(code, limit, |output| {
+            if output["output_type"] == "stream" {
+                joined(&output["text"]).lines().for_each(|line| watcher.line(line));
+            }
+        })
+    };
+    let Some(marked) = with_mark(source) else {
+        return execute(kernel, source);
+    };
+    let mut outputs = execute(kernel, &marked)?;
+    let messages = check::messages(&outputs);
+    if messages.iter().any(|message| message.contains(MARK)) {
+        // The compiler quotes the line with the mark, so nothing has run: let it quote the cell as it is.
+        return execute(kernel, source);
+    }
+    if messages.is_empty() {
+        outputs.extend(silent_failure(kernel)?);
+    }
+    Ok(outputs)
+}
+
 /// A variable that a cell defines first; evcxr keeps it only if the cell does not panic.
+///
+/// evcxr itself says nothing of a panic: it leaves that to the panic hook, which the notebook, or any crate, may have
+/// replaced by one that says nothing, if only for a moment.
 const MARK: &str = "this_cell_did_not_panic";
 
 /// The code of a cell that defines [`MARK`], too; `None` if there is none, but only commands of evcxr and comments.
 fn with_mark(source: &str) -> Option<String> {
     let is_code = |line: &&str| {
         let line = line.trim_start();
-        !(line.is_empty() || line.starts_with([':', '!']) || line.starts_with("//"))
+        let is_comment = line.starts_with("//") && !line.starts_with("///");
+        // An attribute of the whole crate, `#![…]`, must stay in front.
+        !(line.is_empty() || is_comment || line.starts_with([':', '!']) || line.starts_with("#!["))
     };
     let first = source.split_inclusive('\n').find(is_code)?;
     let start = first.as_ptr().addr() - source.as_ptr().addr();
     Some(format!("{}let {MARK}: () = (); {}", &source[..start], &source[start..]))
 }
 
-/// The failure of a cell that has panicked without a word, after it called `std::panic::set_hook` or another did.
-///
-/// evcxr itself says nothing of a panic: it leaves that to the panic hook.
-fn silent_panic(kernel: &mut Kernel) -> Result<Option<Value>> {
-    let outputs = kernel.execute(&format!(":type {MARK}"), None, |_| {})?;
-    let value = "the cell panicked, and the panic hook that was set with `set_hook` said nothing";
-    let failure =
-        json!({"output_type": "error", "ename": "Panic", "evalue": value, "traceback": []});
-    Ok((!check::messages(&outputs).is_empty()).then_some(failure))
+/// What there is to say of the last cell, which has said nothing of a failure: that it has panicked all the same, or
+/// what it wrote to standard error and the kernel passes on only now.
+fn silent_failure(kernel: &mut Kernel) -> Result<Vec<Value>> {
+    let mut outputs = kernel.execute(&format!(":type {MARK}"), None, |_| {})?;
+    let has_panicked = outputs.iter().any(|output| output["output_type"] == "error");
+    outputs.retain(|output| output["output_type"] == "stream" && output["name"] == "stderr");
+    if has_panicked && outputs.is_empty() {
+        let value = "the cell panicked, and the panic hook, which the notebook or a crate has replaced, said nothing";
+        outputs.push(
+            json!({"output_type": "error", "ename": "Panic", "evalue": value, "traceback": []}),
+        );
+    }
+    Ok(outputs)
 }
 
 /// What the last cell wrote to standard error and the kernel has not passed on yet.
@@ -147,6 +174,11 @@ mod tests {
         let marked = with_mark(":dep a = \"1\"\n\n// Text\nf(\n  \":\")").unwrap();
         let expected = format!(":dep a = \"1\"\n\n// Text\nlet {MARK}: () = (); f(\n  \":\")");
         assert_eq!(marked, expected);
+        let marked = with_mark("#![allow(dead_code)]\n/// Text\nfn f() {}").unwrap();
+        assert_eq!(
+            marked,
+            format!("#![allow(dead_code)]\nlet {MARK}: () = (); /// Text\nfn f() {{}}")
+        );
         for no_code in ["", "\n", ":vars", "// Text\n!ls\n"] {
             assert_eq!(with_mark(no_code), None, "{no_code:?}");
         }
