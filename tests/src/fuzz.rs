@@ -3,14 +3,22 @@
 //!
 //! They return when the bytes were taken or refused; anything else is a fault.
 
+use std::collections::BTreeMap;
+
 use mnist_notebook_support::prelude::*;
 use mnist_notebook_support::{Error, get_datasets_from};
+use safetensors::SafeTensors;
+use sha2::{Digest, Sha256};
 use xtask::check::failures;
 use xtask::notebook::Notebook;
 use xtask::tidy::untidy;
 
-/// A checkpoint: what is taken holds what it is saved as again.
+/// A checkpoint, as it is and with the right sum: what is taken holds what it is saved as again.
 pub fn checkpoint(bytes: &[u8]) {
+    as_is_and_with_its_sum(bytes, take_checkpoint);
+}
+
+fn take_checkpoint(bytes: &[u8]) {
     if let Ok(state) = TrainState::from_bytes(bytes, &Device::Cpu) {
         let saved = state.to_bytes().expect("the parameters are in memory");
         let again = TrainState::from_bytes(&saved, &Device::Cpu).expect("it was just saved");
@@ -19,8 +27,12 @@ pub fn checkpoint(bytes: &[u8]) {
     }
 }
 
-/// Parameters in a safetensors file.
+/// Parameters in a safetensors file, as it is and with the right sum.
 pub fn params(bytes: &[u8]) {
+    as_is_and_with_its_sum(bytes, take_params);
+}
+
+fn take_params(bytes: &[u8]) {
     let file = file_of(bytes);
     if let Ok(params) = Params::load(file.path(), &Device::Cpu) {
         // Whatever was loaded can be looked at, and be another network's.
@@ -72,9 +84,61 @@ pub fn notebook(bytes: &[u8]) {
     Notebook::parse(&notebook.text()).expect("it was just written");
 }
 
+/// Tries the bytes, and the same with the right sum: otherwise nearly every change would end there.
+fn as_is_and_with_its_sum(bytes: &[u8], target: fn(&[u8])) {
+    target(bytes);
+    if let Some(bytes) = with_its_sum(bytes) {
+        target(&bytes);
+    }
+}
+
+/// A safetensors file with the SHA-256 sum in its header that this crate's files have: of the length
+/// (eight bytes, the lowest first) and the content of each piece of text, then of each tensor.
+fn with_its_sum(bytes: &[u8]) -> Option<Vec<u8>> {
+    let file = SafeTensors::deserialize(bytes).ok()?;
+    let (_, metadata) = SafeTensors::read_metadata(bytes).ok()?;
+    let mut header = metadata.metadata().clone().unwrap_or_default();
+    header.remove("sha256");
+    let tensors = file.iter().collect::<BTreeMap<_, _>>();
+    let mut hash = Sha256::new();
+    let mut add = |piece: &[u8]| {
+        hash.update((piece.len() as u64).to_le_bytes());
+        hash.update(piece);
+    };
+    for (name, text) in header.iter().collect::<BTreeMap<_, _>>() {
+        add(name.as_bytes());
+        add(text.as_bytes());
+    }
+    for (name, tensor) in &tensors {
+        add(name.as_bytes());
+        add(format!("{:?} {:?}", tensor.dtype(), tensor.shape()).as_bytes());
+        add(tensor.data());
+    }
+    let sum = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+    header.insert("sha256".into(), sum);
+    safetensors::serialize(tensors, Some(header)).ok()
+}
+
 /// A temporary file with this content.
 fn file_of(bytes: &[u8]) -> tempfile::NamedTempFile {
     let file = tempfile::NamedTempFile::new().expect("there is a folder for temporary files");
     std::fs::write(file.path(), bytes).expect("temporary files can be written");
     file
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_changed_file_is_taken_with_its_sum() {
+        let zeros = Tensor::zeros(3, DType::F32, &Device::Cpu).unwrap();
+        let file = file_of(b"");
+        Params::try_from(vec![("a".into(), zeros)]).unwrap().save(file.path()).unwrap();
+        let mut bytes = std::fs::read(file.path()).unwrap();
+        *bytes.last_mut().unwrap() ^= 1;
+        let load = |bytes: &[u8]| Params::load(file_of(bytes).path(), &Device::Cpu);
+        assert!(load(&bytes).is_err());
+        assert!(load(&with_its_sum(&bytes).unwrap()).is_ok());
+    }
 }
