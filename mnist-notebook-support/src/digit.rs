@@ -50,6 +50,11 @@ fn decode_png(file: impl std::io::BufRead + std::io::Seek) -> Result<Grey, Strin
     let mut decoder = png::Decoder::new(file);
     decoder.set_transformations(png::Transformations::normalize_to_color8());
     let mut reader = decoder.read_info().map_err(describe)?;
+    let palette = reader.info().palette.as_deref().unwrap_or_default();
+    // The decoder would panic.
+    if !palette.len().is_multiple_of(3) {
+        return Err("it is damaged (its palette ends within a colour); save it as PNG again".into());
+    }
     let (width, height) = reader.info().size();
     let size = reader.output_buffer_size();
     let size = size.filter(|_| u64::from(width) * u64::from(height) <= MOST_PIXELS);

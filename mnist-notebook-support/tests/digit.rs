@@ -153,11 +153,22 @@ mod png_files {
     use png::{BitDepth, ColorType, Encoder};
 
     fn encoded(size: (u32, u32), color: ColorType, depth: BitDepth, bytes: &[u8]) -> Vec<u8> {
+        let black_red_white = &[0, 0, 0, 255, 0, 0, 255, 255, 255];
+        encoded_with_palette(black_red_white, size, color, depth, bytes)
+    }
+
+    fn encoded_with_palette(
+        palette: &[u8],
+        size: (u32, u32),
+        color: ColorType,
+        depth: BitDepth,
+        bytes: &[u8],
+    ) -> Vec<u8> {
         let mut file = Vec::new();
         let mut encoder = Encoder::new(&mut file, size.0, size.1);
         encoder.set_color(color);
         encoder.set_depth(depth);
-        encoder.set_palette(vec![0, 0, 0, 255, 0, 0, 255, 255, 255]);
+        encoder.set_palette(palette);
         encoder.write_header().unwrap().write_image_data(bytes).unwrap();
         file
     }
@@ -209,6 +220,15 @@ mod png_files {
         let jpeg = problem(b"\xff\xd8\xff\xe0 a JPEG file");
         assert!(jpeg.starts_with("it is damaged or not a PNG file"), "{jpeg}");
         assert!(jpeg.ends_with("save it as PNG again"), "{jpeg}");
+    }
+
+    #[test]
+    fn a_palette_that_ends_within_a_colour_is_refused() {
+        for palette in [vec![0; 4], vec![0; 5]] {
+            let (indexed, depth) = (ColorType::Indexed, BitDepth::Eight);
+            let found = problem(&encoded_with_palette(&palette, (1, 1), indexed, depth, &[0]));
+            assert!(found.starts_with("it is damaged (its palette"), "{found}");
+        }
     }
 
     #[test]
