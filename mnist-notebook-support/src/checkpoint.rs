@@ -92,7 +92,7 @@ impl TrainState {
         train_ds: &Dataset,
         test_ds: &Dataset,
     ) -> Result<EpochMetrics> {
-        let epoch = self.epoch + 1;
+        let epoch = self.epoch.saturating_add(1);
         let (rng, input_rng) = self.rng.split();
         let before = self.optimizer.copy()?;
         let metrics = self.try_epoch(model, train_ds, test_ds, epoch, input_rng);

@@ -25,6 +25,21 @@ pub enum Error {
     #[error("{0}")]
     Gpu(String),
 
+    /// An array does not fit the free memory.
+    #[error(
+        "{what} needs {} of memory, and {} are free: make it smaller, or free memory",
+        gigabytes(*needed),
+        gigabytes(*free)
+    )]
+    Memory {
+        /// What was to be made.
+        what: &'static str,
+        /// Bytes that it takes.
+        needed: usize,
+        /// Bytes that were free.
+        free: usize,
+    },
+
     /// A tensor has another shape than the function takes.
     #[error("{what}: expected shape {expected}, found {found:?}")]
     Shape {
@@ -302,12 +317,21 @@ impl Error {
     }
 }
 
+fn gigabytes(bytes: usize) -> String {
+    format!("{:.1} GB", bytes as f64 / 1e9)
+}
+
 /// Refuses a number that is negative, infinite or none.
 pub(crate) fn check_not_negative(name: &'static str, value: f64) -> Result<()> {
     if value.is_finite() && value >= 0.0 {
         return Ok(());
     }
     Err(Error::Hyperparameter { name, value, allowed: "it must be a finite number, 0 or more" })
+}
+
+/// An error of ours on its way through candle, out of one of its operations.
+pub(crate) fn through_candle(error: impl Into<Error>) -> Candle {
+    Candle::Io(std::io::Error::other(error.into()))
 }
 
 /// candle's errors may carry a backtrace of frames that no reader of a notebook knows: only the
@@ -324,6 +348,9 @@ impl From<Candle> for Error {
             }
             Candle::DTypeMismatchBinaryOp { lhs, rhs, op } => {
                 Error::DType { what: op, expected: rhs.as_str(), found: lhs.as_str().into() }
+            }
+            Candle::Io(error) => {
+                error.downcast().unwrap_or_else(|error| Error::Tensor(error.to_string()))
             }
             Candle::Cuda(error) => Error::Gpu(explain(&error.to_string())),
             other => Error::Tensor(other.to_string()),
@@ -347,6 +374,14 @@ mod tests {
     use candle_core::DeviceLocation;
 
     use super::*;
+
+    #[test]
+    fn an_error_of_ours_comes_out_of_candle_as_it_went_in() {
+        let error = through_candle(Error::NoParams).bt();
+        assert!(matches!(Error::from(error), Error::NoParams));
+        let error = Candle::Io(std::io::ErrorKind::NotFound.into());
+        assert!(matches!(Error::from(error), Error::Tensor(_)));
+    }
 
     /// Without a GPU there is no second device: the error that candle returns is made by hand.
     #[test]

@@ -6,7 +6,7 @@ use nalgebra::{DMatrix, SymmetricEigen};
 
 use crate::linen::{Module, Params, keep_apart};
 use crate::loss::{check_label_range, check_logits, onehot};
-use crate::{Error, Result};
+use crate::{Error, Result, memory};
 
 /// How often each class was taken for each: rows are the true classes, columns the predicted ones.
 ///
@@ -16,7 +16,7 @@ use crate::{Error, Result};
 ///
 /// # Errors
 /// [`Error::Shape`] and [`Error::DType`] for anything else, [`Error::Label`] for a number that is
-/// no class.
+/// no class, [`Error::Memory`] for more classes than there is memory for.
 ///
 /// # Examples
 /// ```
@@ -42,6 +42,8 @@ pub fn confusion_matrix(
         let expected = format!("[{}], one for each label", rows.len());
         return Err(shape("predictions", expected, predictions));
     }
+    let shape = [num_classes, num_classes];
+    memory::check("a confusion matrix", &shape, DType::U32, &Device::Cpu)?;
     let mut counts = vec![vec![0; num_classes]; num_classes];
     for (row, column) in rows.into_iter().zip(columns) {
         counts[row as usize][column as usize] += 1;
@@ -143,9 +145,9 @@ pub fn calibration_curve(
 /// # Source
 /// Guo et al., *On Calibration of Modern Neural Networks*, 2017, equation 3.
 pub fn expected_calibration_error(bins: &[CalibrationBin]) -> f32 {
-    let count: usize = bins.iter().map(|bin| bin.count).sum();
+    let count: f64 = bins.iter().map(|bin| bin.count as f64).sum();
     let gap = |bin: &CalibrationBin| (bin.confidence - bin.accuracy).abs() * bin.count as f32;
-    bins.iter().map(gap).sum::<f32>() / count.max(1) as f32
+    bins.iter().map(gap).sum::<f32>() / count.max(1.0) as f32
 }
 
 /// How strongly each pixel moves what the network says of a class: the absolute value of the

@@ -25,7 +25,7 @@ use crate::linen::{Module, Params};
 use crate::metrics::BatchMetrics;
 use crate::optimizer::Momentum;
 use crate::train::{eval_step, train_step};
-use crate::{Result, ops};
+use crate::{Result, memory, ops};
 
 /// Plans training and evaluation of a network for inputs of one shape.
 ///
@@ -34,7 +34,8 @@ use crate::{Result, ops};
 ///   each size gets its own; what does not fit goes the general way.
 ///
 /// # Errors
-/// Those of the network for an input of this shape.
+/// Those of the network for an input of this shape; [`Error::Memory`](crate::Error::Memory) if
+/// training on so large a batch does not fit the memory.
 ///
 /// # Examples
 /// ```
@@ -49,9 +50,24 @@ use crate::{Result, ops};
 pub fn jit<M: Module>(model: M, params: &Params, input_shape: &[usize]) -> Result<Jit<M>> {
     let sample = sample(params, input_shape)?;
     let (output, steps) = record(|| model.apply(params, &sample))?;
+    check_room(input_shape, &sample, &steps)?;
     let num_classes = output.dims().last().copied().unwrap_or(0);
     let plan = plan(input_shape, &sample, &steps, &output, params);
     Ok(Jit { model, num_classes, plan })
+}
+
+/// Checks that there is room for what training on a batch keeps at least, compiled or not: what the
+/// layers with parameters read, and its gradient.
+fn check_room(input_shape: &[usize], sample: &Tensor, steps: &[Step]) -> Result<()> {
+    let is_parametric =
+        |step: &&Step| matches!(step.layer, Layer::Conv { .. } | Layer::Dense { .. });
+    let is_read =
+        |tensor: &&Tensor| steps.iter().filter(is_parametric).any(|step| step.input == tensor.id());
+    let tensors = steps.iter().map(|step| &step.output).chain([sample]);
+    let values = tensors.filter(is_read).map(Tensor::elem_count).sum();
+    let batch = input_shape.first().copied().unwrap_or(1);
+    let shape = [batch, values, 2];
+    memory::check("training on so large a batch", &shape, sample.dtype(), sample.device())
 }
 
 /// A network with its plan, made by [`jit`].

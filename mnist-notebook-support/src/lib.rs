@@ -51,6 +51,7 @@ pub mod jit;
 pub mod kernels;
 pub mod linen;
 pub mod loss;
+mod memory;
 pub mod metrics;
 pub mod model;
 pub mod notebook;

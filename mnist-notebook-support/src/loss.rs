@@ -2,7 +2,7 @@
 
 use candle_core::{D, DType, Tensor};
 
-use crate::{Error, Result};
+use crate::{Error, Result, memory};
 
 /// Labels as rows of zeros with a single one.
 ///
@@ -107,9 +107,11 @@ pub(crate) fn check_logits(logits: &Tensor, labels: &Tensor) -> Result<usize> {
     }
 }
 
-/// Checks type and, where it costs nothing to look, range of the labels.
+/// Checks type, room for one-hot labels and, where it costs nothing to look, range of the labels.
 fn check_labels(labels: &Tensor, num_classes: usize) -> Result<()> {
     check_label_type(labels)?;
+    let shape = [labels.dims(), &[num_classes]].concat();
+    memory::check("one-hot labels", &shape, DType::F32, labels.device())?;
     if labels.device().is_cpu() { check_label_range(labels, num_classes) } else { Ok(()) }
 }
 

@@ -6,16 +6,17 @@
 use std::cell::Cell;
 
 use candle_core::{
-    CpuStorage, CustomOp1, CustomOp2, CustomOp3, D, InplaceOp1, InplaceOp2, Layout, Shape, Storage,
-    Tensor, Var,
+    CpuStorage, CustomOp1, CustomOp2, CustomOp3, D, DType, Device, InplaceOp1, InplaceOp2, Layout,
+    Shape, Storage, Tensor, Var,
 };
 
-use crate::Result;
+use crate::error::through_candle;
 use crate::kernels::{
     self, BatchNorm, Conv2d, Dense, KernelError, Pool2d, Statistics, log_softmax_backward,
     log_softmax_forward, relu_backward, relu_forward,
 };
 use crate::random::Key;
+use crate::{Result, memory};
 
 type CandleResult<T> = candle_core::Result<T>;
 
@@ -450,8 +451,10 @@ fn output(
     shape: &Shape,
     kernel: impl FnOnce(&mut [f32]) -> KernelResult,
 ) -> CandleResult<(CpuStorage, Shape)> {
+    memory::check("the result of a layer", shape.dims(), DType::F32, &Device::Cpu)
+        .map_err(through_candle)?;
     let mut out = vec![0.0; shape.elem_count()];
-    kernel(&mut out).map_err(candle_core::Error::wrap)?;
+    kernel(&mut out).map_err(through_candle)?;
     Ok((CpuStorage::F32(out), shape.clone()))
 }
 

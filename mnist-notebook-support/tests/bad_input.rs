@@ -2,14 +2,18 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use mnist_notebook_support::inspect::{calibration_curve, confusion_matrix, pca, saliency};
+use mnist_notebook_support::inspect::{
+    CalibrationBin, calibration_curve, confusion_matrix, expected_calibration_error, pca, saliency,
+};
 use mnist_notebook_support::kernels::{
     BatchNorm, Conv2d, Dense, Layer, Pool2d, Program, Statistics, dropout, log_softmax_backward,
-    log_softmax_forward,
+    log_softmax_forward, relu_backward, relu_forward,
 };
-use mnist_notebook_support::linen::{capture_intermediates, lecun_normal, zeros};
+use mnist_notebook_support::linen::{capture_intermediates, lecun_normal, ones, zeros};
+use mnist_notebook_support::notebook::Number;
 use mnist_notebook_support::prelude::*;
 use mnist_notebook_support::random::{bernoulli, bits, normal, truncated_normal, uniform};
+use mnist_notebook_support::tensorboard::SummaryWriter;
 use mnist_notebook_support::transform::{add_noise, rotate, shift};
 use mnist_notebook_support::{get_datasets_from, notebook};
 
@@ -127,8 +131,6 @@ fn bad_hyperparameters_are_refused() {
             Error::Hyperparameter { name: "keep", .. }, "at least one checkpoint must be kept";
         "random numbers from NaN": uniform(Key::new(0), 3, f32::NAN, 1.0, CPU) =>
             Error::Hyperparameter { name: "minval", .. }, "it must be finite";
-        "more random numbers than memory": bits(Key::new(0), 1usize << 50, CPU) =>
-            Error::Tensor(_), "there is no memory for [1125899906842624] numbers";
         "a probability above 1": bernoulli(Key::new(0), 1.1, 3, CPU) =>
             Error::Hyperparameter { name: "p", .. }, "a probability is from 0 to 1";
         "a peak that is no learning rate": WarmupCosine::new(nan, 1, 2) =>
@@ -267,6 +269,54 @@ fn bad_networks_are_refused() {
         "a gradient of another shape": optimizer(0.1).apply_gradient(
             &params().paths().map(|path| (path.to_owned(), f32s(&[2]))).collect()) =>
             Error::Shape { .. }, "gradient: expected shape [3, 3, 1, 2], that of \"Conv_0/kernel\"";
+    }
+}
+
+#[test]
+fn what_is_larger_than_the_memory_is_refused() {
+    struct Wide(usize);
+    impl Module for Wide {
+        fn call(&self, nn: &mut Scope, x: &Tensor) -> Result<Tensor> {
+            nn.dense(self.0, &flatten(x)?)
+        }
+    }
+    // An image for every label, all of them the same one: a dataset that takes no memory.
+    let many = 1usize << 40;
+    let alike = |tensor: Tensor, shape: &[usize]| tensor.broadcast_as(shape).unwrap();
+    let image = alike(images(1), &[many, 8, 8, 1]);
+    let label = alike(labels(1), &[many]);
+    let huge = Dataset::new(image.clone(), label.clone()).unwrap();
+    let wide = alike(f32s(&[1, 1]), &[1 << 20, 1]);
+    let wide_kernel = Params::try_from(vec![
+        ("Dense_0/kernel".to_owned(), f32s(&[1, 1 << 20])),
+        ("Dense_0/bias".to_owned(), f32s(&[1 << 20])),
+    ]);
+    let none = labels(0);
+    refuse! {
+        "a batch": train_on(&huge, many) => Error::Memory { .. },
+            "training on so large a batch needs 844424.9 GB of memory, and ";
+        "a batch to be compiled for": jit(Cnn, &get_initial_params(&Cnn, Key::new(0), CPU).unwrap(),
+            &[many, 28, 28, 1]) => Error::Memory { .. }, "are free: make it smaller, or free memory";
+        "an image": jit(Small, &params(), &[1, many, many, 1]) => Error::Memory { .. },
+            "one example needs";
+        "the examples at so many positions": Dataset::new(alike(images(1), &[1, 8, 8, many]), labels(1))
+            .unwrap().batch(&[0]) => Error::Memory { .. }, "a batch needs 281475.0 GB of memory";
+        "other numbers for as many images": huge.to_dtype(DType::F64) => Error::Memory { .. },
+            "the dataset needs";
+        "a wide layer": Wide(many).init(Key::new(0), &images(1)) => Error::Memory { .. },
+            "making a parameter needs";
+        "the layer's result": Wide(1 << 20).apply(&wide_kernel.unwrap(), &wide) =>
+            Error::Memory { .. }, "the result of a layer needs 4398.0 GB of memory";
+        "random numbers": bits(Key::new(0), many, CPU) => Error::Memory { .. },
+            "drawing random numbers needs 4398.0 GB of memory";
+        "zeros for a parameter": zeros(Key::new(0), &many.into(), CPU) => Error::Memory { .. },
+            "a parameter needs";
+        "ones for a parameter": ones(Key::new(0), &many.into(), CPU) => Error::Memory { .. },
+            "a parameter needs";
+        "classes": onehot(&labels(8), u32::MAX as usize) => Error::Memory { .. },
+            "one-hot labels needs 137.4 GB of memory";
+        "a matrix of classes": confusion_matrix(&none, &none, many) => Error::Memory { .. },
+            "a confusion matrix needs";
     }
 }
 
@@ -448,7 +498,7 @@ fn note<T>(panics: &mut Vec<String>, what: impl FnOnce() -> String, call: impl F
 #[test]
 fn no_function_of_one_tensor_panics() {
     type Call = fn(&Tensor) -> Result<()>;
-    let calls: [(&str, Call); 24] = [
+    let calls: &[(&str, Call)] = &[
         ("relu", |x| relu(x).map(drop)),
         ("flatten", |x| flatten(x).map(drop)),
         ("log_softmax", |x| log_softmax(x).map(drop)),
@@ -484,10 +534,42 @@ fn no_function_of_one_tensor_panics() {
             y.sum_all()?.backward().map(drop).map_err(Error::from)
         }),
         ("image_grid", |x| notebook::image_grid("title", x, &["a"]).map(drop)),
+        ("prediction_grid", |x| notebook::prediction_grid("title", x, &[1, 2], &[2, 2]).map(drop)),
+        ("prepare_digit", |x| prepare_digit(x).map(drop)),
+        ("Scope::module", |x| {
+            struct Outer;
+            impl Module for Outer {
+                fn call(&self, nn: &mut Scope, x: &Tensor) -> Result<Tensor> {
+                    nn.module(&Small, x)
+                }
+            }
+            Outer.init(Key::new(0), x).map(drop)
+        }),
+        ("SummaryWriter::image", |x| {
+            let folder = tempfile::tempdir().unwrap();
+            let mut writer = SummaryWriter::new(folder.path())?;
+            writer.image("tag", x, usize::MAX)?;
+            writer.image("tag", &x.squeeze(0)?, 0)
+        }),
+        ("parameters of any kind", |x| {
+            let params = || Params::try_from(vec![("x".to_owned(), x.clone())]).unwrap();
+            let all = [params().copy()?, params().zeros_like()?, params().to_device(CPU)?];
+            let file = tempfile::NamedTempFile::new().unwrap();
+            for params in &all {
+                params.save(file.path())?;
+                Params::load(file.path(), CPU)?;
+                params.to_dtype(DType::F64)?;
+            }
+            let variables = Variables { params: params(), batch_stats: params() };
+            variables.copy()?.save(file.path())?;
+            Variables::load(file.path(), CPU)?;
+            notebook::draw_panel(&Small, &params())?;
+            save_onnx(&Small, &params(), x.dims(), file.path())
+        }),
     ];
     let mut panics = Vec::new();
     for x in odd_tensors() {
-        for (name, call) in &calls {
+        for (name, call) in calls {
             let what = || format!("{name}({:?}, {:?})", x.dtype(), x.layout());
             note(&mut panics, what, || call(&x));
         }
@@ -501,7 +583,7 @@ fn no_function_of_two_tensors_panics() {
     fn pair(image: &Tensor, label: &Tensor) -> Dataset {
         Dataset { image: image.clone(), label: label.clone() }
     }
-    let calls: [(&str, Call); 13] = [
+    let calls: &[(&str, Call)] = &[
         ("cross_entropy_loss", |x, y| cross_entropy_loss(x, y).map(drop)),
         ("compute_metrics", |x, y| compute_metrics(x, y).and_then(|m| m.get()).map(drop)),
         ("BatchMetrics::get_all", |x, y| {
@@ -520,6 +602,7 @@ fn no_function_of_two_tensors_panics() {
             step.eval_step(&params(), &pair(x, y)).map(drop)?;
             step.train_step(&mut optimizer(0.1), &pair(x, y)).map(drop)
         }),
+        ("eval_step", |x, y| eval_step(&Small, &params(), &pair(x, y)).map(drop)),
         ("train_epoch", |x, y| train_on(&pair(x, y), 2).map(drop)),
         ("eval_model", |x, y| eval_model(&Small, &params(), &pair(x, y)).map(drop)),
     ];
@@ -528,7 +611,7 @@ fn no_function_of_two_tensors_panics() {
     let mut panics = Vec::new();
     for x in &few {
         for y in &few {
-            for (name, call) in &calls {
+            for (name, call) in calls {
                 let what = || {
                     let (a, b) = (x.layout(), y.layout());
                     format!("{name}({:?} {a:?}, {:?} {b:?})", x.dtype(), y.dtype())
@@ -557,7 +640,10 @@ fn no_other_function_panics() {
     for input_shape in [&[] as &[usize], &[4], &[0, 8, 8, 1], &[4, 8, 8, 3], &[1 << 50, 8, 8, 1]] {
         check(&format!("jit {input_shape:?}"), &|| drop(jit(Small, &params(), input_shape)));
     }
-    check("split_n", &|| drop(key.split_n(0)));
+    check("the smallest key", &|| {
+        drop((key.split(), key.split_n(0), key.fold_in(u32::MAX)));
+        let _ = Key::from_words([u32::MAX; 2]).words();
+    });
     check("permutation", &|| drop((permutation(key, 0), permutation(key, 1))));
     check("uniform", &|| drop(uniform(key, 3, f32::MIN, f32::MAX, CPU)));
     check("truncated_normal", &|| {
@@ -569,32 +655,108 @@ fn no_other_function_panics() {
     check("empty Params", &|| {
         let none = Params::default();
         drop((none.copy(), none.to_dtype(DType::F64), none.count(), format!("{none:?}")));
+        drop((none.vars(), none.device(), none.get(""), none.iter().count(), none.len()));
+        drop(save_onnx(&Fixed, &none, &[], "/no/such/folder/file"));
+        drop(save_onnx(&Fixed, &none, &[1 << 50, 1 << 50], "/no/such/folder/file"));
+        drop(notebook::draw_panel(&Fixed, &none));
         drop(jit(Small, &none, &[1, 8, 8, 1]));
         drop(eval_model(&Fixed, &none, &dataset(4)));
     });
-    check("TrainState::from_bytes", &|| drop(TrainState::from_bytes(b"", CPU)));
+    check("Variables", &|| {
+        drop((Variables::default().copy(), Variables::default().save("/no/such/folder/file")));
+        drop(Variables::load("/no/such/file", CPU));
+    });
+    check("TrainState", &|| {
+        drop(TrainState::from_bytes(b"", CPU));
+        let mut state = TrainState::new(optimizer(0.0), key, 0);
+        state.epoch = usize::MAX;
+        let _ = (state.to_bytes(), state.optimizer.learning_rate(), state.optimizer.beta());
+        drop(state.train_epoch(&Small, &dataset(4), &dataset(4)));
+    });
+    check("WarmupCosine", &|| {
+        let schedule = WarmupCosine::new(f64::MAX, 0, usize::MAX).unwrap();
+        let _ = (schedule.learning_rate(0), schedule.learning_rate(usize::MAX));
+        drop(WarmupCosine::new(f64::MIN_POSITIVE, usize::MAX, 0));
+    });
+    check("Gradients", &|| {
+        let none = Gradients::default();
+        let _ = (none.get("x").is_none(), none.iter().count());
+    });
+    check("Jit", &|| {
+        let step = jit(Small, &params(), &[1, 8, 8, 1]).unwrap();
+        drop((step.is_compiled(), step.to_string()));
+    });
+    check("best_device", &|| drop(best_device()));
+    check("get_fashion_datasets", &|| drop(get_fashion_datasets(CPU)));
+    check("Metrics", &|| {
+        let wrong = Metrics { loss: f32::NAN, accuracy: f32::INFINITY };
+        drop(Metrics::mean(&[wrong, wrong]));
+        drop(BatchMetrics::get_all(&[]));
+    });
+    check("read_png", &|| drop((read_png("/no/such/file", CPU), read_png("/", CPU))));
+    check("SummaryWriter", &|| {
+        drop(SummaryWriter::new("/dev/null/folder"));
+        let folder = tempfile::tempdir().unwrap();
+        drop(SummaryWriter::new(folder.path()).unwrap().scalar("", f64::NAN, usize::MAX));
+    });
+    check("expected_calibration_error", &|| {
+        let odd = CalibrationBin { confidence: f32::NAN, accuracy: -1.0, count: usize::MAX };
+        let _ = (expected_calibration_error(&[]), expected_calibration_error(&[odd, odd]));
+    });
     check("Checkpoints::load", &|| {
         let dir = tempfile::tempdir().unwrap();
         let checkpoints = Checkpoints::new(dir.path(), usize::MAX).unwrap();
         drop((checkpoints.load("", CPU), checkpoints.load("/", CPU)));
     });
-    check("notebook", &|| {
+    check("charts", &|| {
         let nothing: [(&str, Vec<f32>); 0] = [];
+        let odd = [f32::NAN, f32::MAX, f32::MIN, -0.0, f32::MIN_POSITIVE];
         drop(notebook::line_chart("", "", "", &nothing));
-        drop(notebook::line_chart("t", "x", "y", &[("a", vec![f32::NAN, f32::MAX, f32::MIN])]));
-        drop(notebook::side_by_side(&[]));
+        drop(notebook::line_chart("t", "x", "y", &[("a", odd)]));
+        drop(notebook::line_chart_over("t", "x", "y", &["a"], &[("a", odd)]));
+        drop(notebook::line_chart_over("", "", "", &[""; 0], &nothing));
+        drop(notebook::bar_chart("", "", "", &[("", f32::NAN), ("a", f32::MAX)]));
+        drop(notebook::bar_chart("t", "x", "y", &[("a", u64::MAX), ("b", 0)]));
+        drop(notebook::heat_map("t", "x", "y", &["a", "b"], &[odd]));
+        drop(notebook::heat_map("t", "x", "y", &["a"], &[[i64::MIN]]));
+        drop(notebook::scatter_chart("t", "x", "y", &[[1.0], [2.0]], &["a"]));
+        drop(notebook::scatter_chart("t", "x", "y", &[[f64::MAX, f64::NAN]], &["a"]));
+        let _ = (f32::NAN.to_f64(), u64::MAX.to_f64());
+    });
+    check("Figure", &|| {
+        let figure = notebook::bar_chart("t", "x", "y", &[("a", 1)]).unwrap();
+        let _ = (figure.svg().len(), figure.text().len());
+        drop((figure.save("/no/such/folder/a.svg"), figure.save("a.gif"), figure.save("")));
+        drop((notebook::side_by_side(&[]), notebook::side_by_side(&vec![figure.clone(); 9])));
+    });
+    check("pictures", &|| {
         drop(notebook::picture_grid("", &[]));
         drop(notebook::Picture::new(&[0.5], usize::MAX, 2));
+        let picture = notebook::Picture::new(&[f32::MAX], 1, 1).unwrap();
+        drop(notebook::picture_grid("", &vec![picture.caption("").verdict(true); 145]));
+    });
+    check("other displays", &|| {
         drop(notebook::Table::new(&["a"], &[vec!["b", "c"]]));
-        drop(notebook::source("::"));
-        notebook::Progress::new("", 0).step(0, || None);
+        let table = notebook::Table::new(&["<"], &[vec!["\u{0}"]]).unwrap();
+        drop(table.html());
+        let code = notebook::source("Key").unwrap();
+        drop((notebook::source("::"), code.markdown()));
+        let panel = get_initial_params(&Cnn, key, CPU).and_then(|p| notebook::draw_panel(&Cnn, &p));
+        let panel = panel.unwrap();
+        drop((panel.html().len(), panel.save("/no/such/folder/file"), panel.save("")));
+    });
+    check("Progress", &|| {
+        let mut progress = notebook::Progress::new("", 0);
+        progress.step(0, || None);
+        progress.step(usize::MAX, || None);
+        progress.finish();
     });
     assert!(panics.is_empty(), "panics:\n{}", panics.join("\n"));
 }
 
 #[test]
 fn no_kernel_panics() {
-    let sizes = [0, 1, 2, 5];
+    let sizes = [0, 1, 2, 5, 1 << 40, usize::MAX];
     let mut panics = Vec::new();
     let room = || ([0.5f32; 4], [0.5f32; 4], [0f32; 4], [0f32; 2]);
     for a in sizes {
@@ -613,6 +775,7 @@ fn no_kernel_panics() {
                 &mut panics,
                 || what("conv"),
                 || {
+                    let _ = (conv.input_len(), conv.kernel_len(), conv.output_len());
                     drop(conv.forward(&x, &y, &x, &mut z));
                     drop(conv.backward_input(&x, &y, &mut z));
                     drop(conv.backward_kernel(&x, &y, &mut z, &mut w));
@@ -623,6 +786,7 @@ fn no_kernel_panics() {
                 &mut panics,
                 || what("dense"),
                 || {
+                    let _ = (dense.input_len(), dense.kernel_len(), dense.output_len());
                     drop(dense.forward(&x, &y, &x, &mut z));
                     drop(dense.backward_input(&x, &y, &mut z));
                     drop(dense.backward_kernel(&x, &y, &mut z, &mut w));
@@ -633,6 +797,7 @@ fn no_kernel_panics() {
                 &mut panics,
                 || what("pool"),
                 || {
+                    let _ = (pool.input_len(), pool.output_len());
                     drop((pool.average_forward(&x, &mut z), pool.max_forward(&x, &mut z)));
                     drop(pool.average_backward(&x, &mut z));
                     drop(pool.max_backward(&x, &y, &mut z));
@@ -645,7 +810,7 @@ fn no_kernel_panics() {
                 &mut panics,
                 || what("batch norm"),
                 || {
-                    drop(norm.statistics(&x[..(a * b).min(4)]));
+                    drop(norm.statistics(&x[..a.saturating_mul(b).min(4)]));
                     drop(norm.forward(&x, &statistics, &x, &y, &mut z));
                     drop(norm.backward_params(&x, &statistics, &y, &mut z, &mut w));
                     drop(norm.backward_input(&x, &statistics, &x, &y, &x, &y, &mut z));
@@ -654,8 +819,10 @@ fn no_kernel_panics() {
             );
             note(
                 &mut panics,
-                || what("log_softmax"),
+                || what("activation"),
                 || {
+                    drop(relu_forward(&x[..a.min(4)], &mut z[..b.min(4)]));
+                    drop(relu_backward(&x[..a.min(4)], &y, &mut z[..b.min(4)]));
                     drop(log_softmax_forward(&x[..a.min(4)], b, &mut z));
                     drop(log_softmax_backward(&x, &y, b, &mut z));
                 },
@@ -674,11 +841,99 @@ fn no_kernel_panics() {
                     &mut panics,
                     || what("program"),
                     || {
-                        drop(Program::new([a, b, 2, 1], &layers[start..]));
+                        let Ok(mut program) = Program::new([a, b, 2, 1], &layers[start..]) else {
+                            return;
+                        };
+                        let (labels, mut slice) = ([7; 4], &mut z[..]);
+                        drop((program.batch(), program.evaluate(&[&x], &y, &labels)));
+                        drop(program.train_step(&mut [], &mut [], &x, &labels, 0.1, 0.9));
+                        drop(program.value_and_grad(&[&x], &y, &labels, &mut [&mut slice]));
+                        drop(program.log_probabilities(&[&x], &y, &mut w));
                     },
                 );
             }
         }
     }
     assert!(panics.is_empty(), "panics:\n{}", panics.join("\n"));
+}
+
+/// The public functions of the crate, a method as `Type::name`, by its sources.
+fn public_functions() -> Vec<String> {
+    let mut files = vec![std::path::PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/src"))];
+    let mut functions = Vec::new();
+    while let Some(path) = files.pop() {
+        if path.is_dir() {
+            // The module for GPUs is private.
+            let inside = std::fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path());
+            files.extend(inside.filter(|path| !path.ends_with("src/cuda")));
+        } else if path.extension().is_some_and(|ending| ending == "rs")
+            && !path.ends_with("tests.rs")
+        {
+            functions.extend(functions_of(&std::fs::read_to_string(path).unwrap()));
+        }
+    }
+    functions
+}
+
+fn functions_of(source: &str) -> Vec<String> {
+    let word = |text: &str| {
+        let end = text.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(text.len());
+        text[..end].to_owned()
+    };
+    let public = ["pub struct ", "pub enum ", "pub trait "];
+    let is_public = |name: &str| {
+        let start = |line: &str| public.iter().find_map(|start| line.strip_prefix(start).map(word));
+        source.lines().any(|line| start(line).as_deref() == Some(name))
+    };
+    let mut owner: Option<String> = None;
+    let mut functions = Vec::new();
+    for line in source.lines().take_while(|line| !line.starts_with("#[cfg(test)]")) {
+        let is_trait = line.starts_with("pub trait ");
+        if line.starts_with("impl") || is_trait {
+            let header = line.trim_end_matches(" {").trim_start_matches("pub trait ");
+            let header = header.split("> ").last().unwrap().trim_start_matches("impl ");
+            owner = Some(if line.contains(" for ") { String::new() } else { word(header) });
+        } else if line == "}" {
+            owner = None;
+        }
+        let function = line.trim_start().strip_prefix("pub fn ").or_else(|| {
+            let in_trait = owner.as_ref().is_some_and(|owner| {
+                source.lines().any(|line| line.starts_with(&format!("pub trait {owner}")))
+            });
+            line.strip_prefix("    fn ").filter(|_| in_trait)
+        });
+        match (function.map(word), &owner) {
+            (Some(name), None) => functions.push(name),
+            (Some(name), Some(owner)) if is_public(owner) => {
+                functions.push(format!("{owner}::{name}"));
+            }
+            _ => {}
+        }
+    }
+    functions
+}
+
+#[test]
+fn no_public_function_is_forgotten_here() {
+    let tests = include_str!("bad_input.rs");
+    let calls = |name: &str| {
+        let call = format!("{name}(");
+        let starts = tests.match_indices(&call).map(|(at, _)| &tests[..at]);
+        starts.filter(|text| !text.ends_with(|c: char| c.is_alphanumeric() || c == '_')).count()
+    };
+    let functions = public_functions();
+    assert!(functions.len() > 100, "{functions:?}");
+    let mut forgotten = Vec::new();
+    for function in &functions {
+        let name = function.rsplit("::").next().unwrap();
+        let alike = functions.iter().filter(|other| other.rsplit("::").next() == Some(name));
+        // A constructor is called by its type; of other names there must be a call for each type.
+        let called =
+            if name == "new" { calls(function) >= 1 } else { calls(name) >= alike.count() };
+        // They only print what was drawn before; the other cannot be called without a GPU.
+        if !called && name != "evcxr_display" && function != "Jit::launch_times" {
+            forgotten.push(function.as_str());
+        }
+    }
+    assert!(forgotten.is_empty(), "no test of bad input calls {}", forgotten.join(", "));
 }

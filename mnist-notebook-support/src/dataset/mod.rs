@@ -11,7 +11,7 @@ use candle_core::{DType, Device, Tensor};
 use mnist::Mnist;
 use ndarray::{ArrayView1, Zip};
 
-use crate::{Error, Result};
+use crate::{Error, Result, memory};
 
 /// Images with their labels: a whole dataset, or a batch of one.
 #[derive(Debug, Clone)]
@@ -73,6 +73,13 @@ impl Dataset {
         Ok(())
     }
 
+    /// Checks that so many images of a type fit the memory.
+    fn check_room(&self, what: &'static str, images: usize, dtype: DType) -> Result<()> {
+        let mut shape = self.image.dims().to_vec();
+        shape.iter_mut().take(1).for_each(|count| *count = images);
+        memory::check(what, &shape, dtype, self.image.device())
+    }
+
     /// How many examples there are.
     pub fn len(&self) -> usize {
         self.label.elem_count()
@@ -86,7 +93,8 @@ impl Dataset {
     /// The examples at these positions, in this order.
     ///
     /// # Errors
-    /// [`Error::Tensor`] for a position that is not below [`len`](Dataset::len).
+    /// [`Error::Tensor`] for a position that is not below [`len`](Dataset::len), [`Error::Memory`]
+    /// if they do not fit the memory.
     pub fn batch(&self, positions: &[u32]) -> Result<Batch> {
         // A GPU would fail at such a position, and for good.
         let examples = self.len().min(self.image.dims().first().copied().unwrap_or(0));
@@ -95,6 +103,7 @@ impl Dataset {
                 "position {position} is not below the number of examples, {examples}"
             )));
         }
+        self.check_room("a batch", positions.len(), self.image.dtype())?;
         let positions = Tensor::from_slice(positions, positions.len(), self.label.device())?;
         Ok(Batch {
             image: self.image.index_select(&positions, 0)?,
@@ -116,8 +125,10 @@ impl Dataset {
     /// The dataset with images of another element type.
     ///
     /// # Errors
-    /// [`Error::Tensor`] if the device cannot convert.
+    /// [`Error::Tensor`] if the device cannot convert, [`Error::Memory`] if the images do not fit
+    /// the memory.
     pub fn to_dtype(&self, dtype: DType) -> Result<Dataset> {
+        self.check_room("the dataset", self.image.dims().first().copied().unwrap_or(1), dtype)?;
         Ok(Dataset { image: self.image.to_dtype(dtype)?, label: self.label.clone() })
     }
 }

@@ -2,7 +2,7 @@
 
 use rayon::prelude::*;
 
-use super::error::{Result, check_len};
+use super::error::{Result, check_len, product};
 use super::gemm::vectorized;
 
 /// Rows per task, and per partial sum.
@@ -37,9 +37,10 @@ impl BatchNorm {
     ///
     /// # Errors
     ///
-    /// If the slice does not fit the shape.
+    /// If the slice does not fit the shape, or there is no row.
     pub fn statistics(&self, input: &[f32]) -> Result<Statistics> {
         check_len("batch norm input", self.len(), input.len())?;
+        check_len("batch norm input", self.len().max(self.channels), input.len())?;
         let (sum, sum_of_squares) = self.sums(
             input,
             input,
@@ -187,7 +188,7 @@ impl BatchNorm {
     }
 
     fn len(&self) -> usize {
-        self.rows * self.channels
+        product([self.rows, self.channels])
     }
 
     fn check(&self, statistics: &Statistics) -> Result<()> {

@@ -2,8 +2,8 @@
 
 use candle_core::{DType, Device, Shape, Tensor};
 
-use crate::Result;
 use crate::random::{Key, truncated_normal};
+use crate::{Result, memory};
 
 /// LeCun normal: normal numbers cut off at two standard deviations, with variance `1 / fan_in`.
 ///
@@ -11,14 +11,15 @@ use crate::random::{Key, truncated_normal};
 /// Flax's default for the kernels of `Conv` and `Dense`.
 ///
 /// # Errors
-/// [`Error::Tensor`](crate::Error::Tensor) if the device has no room.
+/// [`Error::Memory`](crate::Error::Memory) if it does not fit the memory.
 ///
 /// # Source
 /// `jax.nn.initializers.lecun_normal`; Y. LeCun et al., *Efficient BackProp*, 1998.
 pub fn lecun_normal(key: Key, shape: &Shape, device: &Device) -> Result<Tensor> {
     // The standard deviation of a standard normal cut off to (-2, 2).
     const TRUNCATED_STD: f32 = 0.879_625_661_034_239_8_f64 as f32;
-    let fan_in: usize = shape.dims().iter().rev().skip(1).product();
+    let (_, inputs) = shape.dims().split_last().unwrap_or((&1, &[]));
+    let fan_in = memory::product(inputs);
     let stddev = (1.0 / fan_in as f32).sqrt() / TRUNCATED_STD;
     Ok((truncated_normal(key, -2.0, 2.0, shape, device)? * f64::from(stddev))?)
 }
@@ -26,15 +27,21 @@ pub fn lecun_normal(key: Key, shape: &Shape, device: &Device) -> Result<Tensor> 
 /// Ones, Flax's default for the scale of batch norm. The key is not used.
 ///
 /// # Errors
-/// [`Error::Tensor`](crate::Error::Tensor) if the device has no room.
+/// [`Error::Memory`](crate::Error::Memory) if it does not fit the memory.
 pub fn ones(_key: Key, shape: &Shape, device: &Device) -> Result<Tensor> {
+    check(shape, device)?;
     Ok(Tensor::ones(shape, DType::F32, device)?)
 }
 
 /// Zeros, Flax's default for biases. The key is not used.
 ///
 /// # Errors
-/// [`Error::Tensor`](crate::Error::Tensor) if the device has no room.
+/// [`Error::Memory`](crate::Error::Memory) if it does not fit the memory.
 pub fn zeros(_key: Key, shape: &Shape, device: &Device) -> Result<Tensor> {
+    check(shape, device)?;
     Ok(Tensor::zeros(shape, DType::F32, device)?)
+}
+
+fn check(shape: &Shape, device: &Device) -> Result<()> {
+    memory::check("a parameter", shape.dims(), DType::F32, device)
 }

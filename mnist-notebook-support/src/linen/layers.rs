@@ -6,7 +6,7 @@ use candle_core::{D, DType, Tensor};
 use super::trace::{Layer, note};
 use crate::kernels::Statistics;
 use crate::random::{Key, bernoulli};
-use crate::{Error, Result, ops};
+use crate::{Error, Result, memory, ops};
 
 /// What batch norm adds to the variance, as in Flax.
 const EPSILON: f64 = 1e-5;
@@ -21,6 +21,9 @@ pub(super) fn conv(x: &Tensor, kernel: &Tensor, bias: &Tensor, path: &str) -> Re
         ops::conv(x, kernel, bias)?
     } else {
         let (height, width, _, _) = kernel.dims4()?;
+        // candle lays every window of the images side by side.
+        let windows = [x.dims(), &[height, width]].concat();
+        memory::check("a convolution", &windows, x.dtype(), x.device())?;
         let x = to_nchw(x)?.pad_with_zeros(2, (height - 1) / 2, height / 2)?.pad_with_zeros(
             3,
             (width - 1) / 2,

@@ -2,13 +2,13 @@
 
 use std::collections::HashMap;
 
-use candle_core::{Device, Shape, Tensor};
+use candle_core::{DType, Device, Shape, Tensor};
 use sha1::{Digest, Sha1};
 
 use super::initializers::{lecun_normal, ones, zeros};
 use super::{Module, Params, Variables, layers};
 use crate::random::Key;
-use crate::{Error, Result};
+use crate::{Error, Result, memory};
 
 /// The place of a module in the tree of modules: it names layers and makes or finds parameters.
 ///
@@ -218,8 +218,8 @@ impl<'a> Scope<'a> {
     ///
     /// # Errors
     /// [`Error::DuplicateParam`] for a name used twice in `init`; [`Error::MissingParam`] and
-    /// [`Error::ParamShape`] in `apply` if the parameters are another network's; those of the
-    /// initializer.
+    /// [`Error::ParamShape`] in `apply` if the parameters are another network's; [`Error::Memory`] if
+    /// it does not fit the memory; those of the initializer.
     ///
     /// # Source
     /// `flax.linen.Module.param`. Its key is the init key folded with the SHA-1 of the path and
@@ -237,6 +237,9 @@ impl<'a> Scope<'a> {
         let params = match &mut self.mode {
             Mode::Init { key, variables } => {
                 let key = fold_in_path(*key, &self.path, self.made);
+                // Drawn, scaled and copied into a variable.
+                let three = [shape.dims(), &[3]].concat();
+                memory::check("making a parameter", &three, DType::F32, like.device())?;
                 let value = initializer(key, &shape, like.device())?;
                 variables.params.insert(path, &value)?;
                 return Ok(value);

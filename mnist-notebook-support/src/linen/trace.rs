@@ -11,7 +11,7 @@ use std::cell::RefCell;
 use candle_core::{DType, Tensor, TensorId};
 
 use super::{Module, Params};
-use crate::{Error, Result};
+use crate::{Error, Result, memory};
 
 thread_local! {
     static RECORDING: RefCell<Option<Vec<Step>>> = const { RefCell::new(None) };
@@ -59,6 +59,7 @@ pub(crate) fn sample(params: &Params, input_shape: &[usize]) -> Result<Tensor> {
     let dtype = params.iter().next().map_or(DType::F32, |(_, var)| var.dtype());
     let mut shape = input_shape.to_vec();
     shape.iter_mut().take(1).for_each(|batch| *batch = 1);
+    memory::check("one example", &shape, dtype, params.device())?;
     Ok(Tensor::zeros(shape, dtype, params.device())?)
 }
 

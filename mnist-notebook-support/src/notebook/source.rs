@@ -55,6 +55,7 @@ const FILES: &[(&str, &str)] = files![
     "linen/trace.rs"
     "linen/variables.rs"
     "loss.rs"
+    "memory.rs"
     "metrics.rs"
     "model.rs"
     "notebook/axes.rs"

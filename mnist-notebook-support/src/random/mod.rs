@@ -25,7 +25,7 @@ mod xla;
 
 use candle_core::{Device, Shape, Tensor};
 
-use crate::{Error, Result};
+use crate::{Error, Result, memory};
 use xla::erf_inv;
 
 /// A key of the explicit random number generator: two 32-bit words.
@@ -61,6 +61,9 @@ impl Key {
     }
 
     /// `n` new keys, `jax.random.split(key, n)`; a longer split begins with the shorter one.
+    ///
+    /// # Panics
+    /// As any `Vec`, if `n` keys, 8 bytes each, do not fit the memory.
     pub fn split_n(self, n: usize) -> Vec<Key> {
         (0..n as u64).map(|i| self.child(i)).collect()
     }
@@ -185,11 +188,16 @@ pub fn truncated_normal(
 ///
 /// A stable sort by random 32-bit keys, repeated often enough that equal keys do not matter.
 ///
+/// # Panics
+/// If `n` has more than 32 bits; or, as any `Vec`, if `n` numbers, 20 bytes each, do not fit the
+/// memory.
+///
 /// ```
 /// use mnist_notebook_support::random::{Key, permutation};
 /// assert_eq!(permutation(Key::new(0), 7), [0, 1, 5, 6, 4, 3, 2]);
 /// ```
 pub fn permutation(key: Key, n: usize) -> Vec<u32> {
+    assert!(u32::try_from(n).is_ok(), "{n} numbers cannot be counted with 32 bits");
     let rounds = (3.0 * (n.max(1) as f64).ln() / f64::from(u32::MAX).ln()).ceil() as usize;
     let mut order: Vec<u32> = (0..n as u32).collect();
     let mut key = key;
@@ -221,13 +229,9 @@ fn draw<T: candle_core::WithDType>(
     value: impl Fn(u32) -> T,
 ) -> Result<Tensor> {
     let shape = shape.into();
-    let mut values = Vec::new();
-    let count = shape.dims().iter().try_fold(1usize, |count, dim| count.checked_mul(*dim));
-    let reserved = count.filter(|count| values.try_reserve_exact(*count).is_ok());
-    let Some(count) = reserved else {
-        return Err(Error::Tensor(format!("there is no memory for {:?} numbers", shape.dims())));
-    };
-    values.extend((0..count).map(|i| value(key.bits_at(i))));
+    // They are drawn on the CPU.
+    memory::check("drawing random numbers", shape.dims(), T::DTYPE, &Device::Cpu)?;
+    let values = (0..shape.elem_count()).map(|i| value(key.bits_at(i))).collect::<Vec<_>>();
     Ok(Tensor::from_vec(values, shape, device)?)
 }
 
