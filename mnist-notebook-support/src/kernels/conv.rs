@@ -1,11 +1,13 @@
 //! Convolution: NHWC images, HWIO kernels, SAME padding, stride 1, cross-correlation as in XLA.
 
+use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
 use super::buffer::with_scratch;
 use super::direct;
 use super::error::{Result, check_len, check_window, product};
 use super::gemm::vectorized;
+use super::vectors::for_each_vector;
 use super::winograd::Winograd;
 
 /// At most so many partial gradients are formed side by side and then added in order, whatever the
@@ -141,7 +143,7 @@ impl Conv2d {
         d_bias: &mut [f32],
     ) {
         let images = input.chunks_exact(self.image_len());
-        with_scratch([self.padded_len(), self.prepared_len()], |padded, sum| {
+        with_scratch([self.padded_len(), self.sum_len()], |padded, sum| {
             padded.fill(0.0);
             sum.fill(0.0);
             d_bias.fill(0.0);
@@ -238,9 +240,14 @@ impl Conv2d {
         }
     }
 
-    /// Values of the kernel, and of its gradient, in the form that the products take.
+    /// Values of the kernel in the form that the products take.
     pub(super) fn prepared_len(&self) -> usize {
         Winograd::new(*self).map_or(self.kernel_len(), |winograd| winograd.kernel_len())
+    }
+
+    /// Values of the kernel gradient in the form that the products give.
+    pub(super) fn sum_len(&self) -> usize {
+        Winograd::for_gradient(*self).map_or(self.kernel_len(), |winograd| winograd.kernel_len())
     }
 
     /// Brings the kernel into the form that the products take.
@@ -279,8 +286,8 @@ impl Conv2d {
         }
     }
 
-    /// Adds one image's share to the kernel gradient in its prepared form. Rows of `d_output` lie
-    /// `d_row` values apart.
+    /// Adds one image's share to the kernel gradient, in the form that the products give. Rows of
+    /// `d_output` lie `d_row` values apart.
     pub(super) fn add_image_gradient(
         &self,
         padded: &[f32],
@@ -288,15 +295,15 @@ impl Conv2d {
         d_row: usize,
         sum: &mut [f32],
     ) {
-        match Winograd::new(*self) {
+        match Winograd::for_gradient(*self) {
             Some(winograd) => winograd.add_image_gradient(padded, d_output, d_row, sum),
             None => direct::add_image_gradient(self, padded, d_output, d_row, sum),
         }
     }
 
-    /// From the kernel gradient in its prepared form to the gradient itself.
+    /// From the kernel gradient in the form that the products give to the gradient itself.
     pub(super) fn finish_gradient(&self, sum: &[f32], d_kernel: &mut [f32]) {
-        match Winograd::new(*self) {
+        match Winograd::for_gradient(*self) {
             Some(winograd) => winograd.finish_gradient(sum, d_kernel),
             None => d_kernel.copy_from_slice(sum),
         }
@@ -339,17 +346,33 @@ pub(super) fn add(from: &[f32], to: &mut [f32]) {
 
 /// Adds every row of `rows` to `sum`.
 pub(super) fn add_rows(rows: &[f32], sum: &mut [f32]) {
-    if sum.is_empty() {
-        return;
+    if !sum.is_empty() {
+        Arch::new().dispatch(AddRows { rows, sum });
     }
-    vectorized(
-        #[inline(always)]
-        || {
-            for row in rows.chunks_exact(sum.len()) {
-                for (sum, value) in sum.iter_mut().zip(row) {
-                    *sum += value;
+}
+
+struct AddRows<'a> {
+    rows: &'a [f32],
+    sum: &'a mut [f32],
+}
+
+impl WithSimd for AddRows<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let Self { rows, sum } = self;
+        for_each_vector(
+            simd,
+            sum.len(),
+            #[inline(always)]
+            |lanes| {
+                let mut total = lanes.load(sum);
+                for row in rows.chunks_exact(sum.len()) {
+                    total = simd.add_f32s(total, lanes.load(row));
                 }
-            }
-        },
-    );
+                lanes.store(total, sum);
+            },
+        );
+    }
 }

@@ -99,6 +99,7 @@ mod program;
 mod stage;
 #[cfg(test)]
 mod tests;
+mod vectors;
 mod winograd;
 
 pub use activation::{log_softmax_backward, log_softmax_forward, relu_backward, relu_forward};

@@ -4,9 +4,9 @@ use super::buffer::{Buffer, LINE_VALUES};
 use super::conv::Conv2d;
 use super::dense::Dense;
 use super::error::{KernelError, Result};
-use super::pool::Pool2d;
+use super::pool::{Kind, Pool2d, Pooling};
 use super::program::Layer;
-use super::stage::{ConvStage, DenseStage, Place, Pooling};
+use super::stage::{ConvStage, DenseStage, Place};
 
 /// The largest array of a plan: a guard against sizes that cannot be meant, 16 GiB.
 const MAX_VALUES: u128 = 1 << 32;
@@ -23,7 +23,7 @@ pub(super) struct Plan {
     pub(super) features: usize,
     pub(super) marks_len: usize,
     pub(super) gradient_len: usize,
-    /// Values that the gradients of all prepared kernels take.
+    /// Values that the kernel gradients take as the products give them.
     pub(super) sums_len: usize,
 }
 
@@ -108,15 +108,15 @@ impl Plan {
 
         let relu = layers.get(at + 1) == Some(&Layer::Relu);
         let mut used = 1 + usize::from(relu);
-        let (pooling, window) = match layers.get(at + used) {
-            Some(Layer::AvgPool { window }) => (Pooling::Average, Some(*window)),
-            Some(Layer::MaxPool { window }) => (Pooling::Max, Some(*window)),
-            _ => (Pooling::Average, None),
+        let (kind, window) = match layers.get(at + used) {
+            Some(Layer::AvgPool { window }) => (Kind::Average, Some(*window)),
+            Some(Layer::MaxPool { window }) => (Kind::Max, Some(*window)),
+            _ => (Kind::Average, None),
         };
         let window = window.inspect(|_| used += 1).unwrap_or((1, 1));
         let pool_at = at + used - 1;
         let positions = checked_len(pool_at, &[window.0, window.1])?;
-        let most = if pooling == Pooling::Max { 255 } else { 8 };
+        let most = Pooling::most_positions(kind);
         if positions > most {
             let reason =
                 format!("the window has {positions} pixels, and at most {most} are supported");
@@ -133,9 +133,7 @@ impl Plan {
         let first = self.convs.is_empty();
         self.convs.push(ConvStage {
             conv,
-            relu,
-            pooling,
-            pool,
+            pooling: Pooling { pool, kind, relu },
             params,
             input: self.padded_len,
             output: Place { origin: 0, stride: 0 },
@@ -148,7 +146,7 @@ impl Plan {
         self.padded_len += conv.padded_len().next_multiple_of(LINE_VALUES);
         self.marks_len += pool.output_len();
         self.gradient_len += (kernel_len + channels).next_multiple_of(LINE_VALUES);
-        self.sums_len += conv.prepared_len().next_multiple_of(LINE_VALUES);
+        self.sums_len += conv.sum_len().next_multiple_of(LINE_VALUES);
         Ok((Flow::Image { height: rows, width: columns, channels }, used))
     }
 
@@ -201,7 +199,7 @@ impl Plan {
                     stride: next.conv.padded_row(),
                 },
                 None => {
-                    let pool = &self.convs[index].pool;
+                    let pool = &self.convs[index].pooling.pool;
                     Place { origin: self.padded_len, stride: pool.windows().1 * pool.channels }
                 }
             };

@@ -24,12 +24,12 @@ pub enum Layer {
     },
     /// max(x, 0), right after a convolution or a dense layer.
     Relu,
-    /// Mean over windows of at most 8 pixels without overlap.
+    /// Mean over windows of at most 32 pixels without overlap.
     AvgPool {
         /// Height and width of the window.
         window: (usize, usize),
     },
-    /// Maximum over windows of at most 255 pixels without overlap.
+    /// Maximum over windows without overlap.
     MaxPool {
         /// Height and width of the window.
         window: (usize, usize),
@@ -76,7 +76,7 @@ pub struct Program {
     features: usize,
     features_len: usize,
     /// Per image: what the backward pass must know about every pooling window.
-    marks: Vec<u8>,
+    marks: Vec<u32>,
     marks_len: usize,
     /// Per group of images: the gradients of all convolutions.
     partials: Buffer,

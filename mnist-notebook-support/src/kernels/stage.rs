@@ -6,22 +6,8 @@ use rayon::prelude::*;
 use super::buffer::{Buffer, with_scratch};
 use super::conv::{Conv2d, add_rows, transpose};
 use super::dense::Dense;
-use super::gemm::vectorized;
 use super::parameters::Parameters;
-use super::pool::{Pool2d, exceeds};
-
-/// Mark of a window without a positive value: its derivative is zero.
-const NO_WINNER: u8 = u8::MAX;
-
-/// How a window becomes one value.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Pooling {
-    /// The mean. One mark per output: bit j says whether position j passes its derivative. No
-    /// pooling at all is this with a window of one.
-    Average,
-    /// The maximum. One mark per output: the winner's position, or [`NO_WINNER`].
-    Max,
-}
+use super::pool::{Marks, Pooling};
 
 /// Where rows lie in a buffer.
 #[derive(Clone, Copy, Debug)]
@@ -34,9 +20,7 @@ pub(super) struct Place {
 #[derive(Debug)]
 pub(super) struct ConvStage {
     pub(super) conv: Conv2d,
-    pub(super) relu: bool,
     pub(super) pooling: Pooling,
-    pub(super) pool: Pool2d,
     /// Positions of kernel and bias among the parameters.
     pub(super) params: (usize, usize),
     /// Where the padded input starts among an image's activations.
@@ -47,7 +31,7 @@ pub(super) struct ConvStage {
     pub(super) marks: usize,
     /// Where the gradient of the kernel, then of the bias, starts in a partial gradient.
     pub(super) gradient: usize,
-    /// Where the gradient of the prepared kernel starts in a group's sums.
+    /// Where the kernel gradient starts in a group's sums, as the products give it.
     pub(super) sum: usize,
     /// The prepared kernel.
     pub(super) kernel: Buffer,
@@ -58,7 +42,7 @@ pub(super) struct ConvStage {
 impl ConvStage {
     /// Values of the pooled output.
     pub(super) fn output_len(&self) -> usize {
-        self.pool.output_len()
+        self.pooling.pool.output_len()
     }
 
     /// Values of the output gradient of the convolution, with a border if it is needed for the way
@@ -85,12 +69,12 @@ impl ConvStage {
 
     /// Rows of windows that go through together.
     fn windows_together(&self) -> usize {
-        self.conv.rows_together().div_ceil(self.pool.window.0)
+        self.conv.rows_together().div_ceil(self.pooling.pool.window.0)
     }
 
     /// Values of the convolution output that [`Self::forward`] holds at a time.
     pub(super) fn strip_len(&self) -> usize {
-        self.windows_together() * self.pool.strip_len()
+        self.windows_together() * self.pooling.pool.strip_len()
     }
 
     /// From the padded input to the pooled output, one strip of windows after another, so that the
@@ -99,88 +83,34 @@ impl ConvStage {
         &self,
         bias: &[f32],
         activations: &mut [f32],
-        marks: &mut [u8],
+        marks: &mut [u32],
         strip: &mut [f32],
     ) {
-        let (rows, columns) = self.pool.windows();
+        let pool = &self.pooling.pool;
+        let (rows, columns) = pool.windows();
         let pooled_len = columns * self.conv.out_channels;
         let (input, output) = activations.split_at_mut(self.output.origin);
         let input = &input[self.input..];
         for y in (0..rows).step_by(self.windows_together()) {
             let end = rows.min(y + self.windows_together());
-            let strip = &mut strip[..(end - y) * self.pool.strip_len()];
-            let first = y * self.pool.window.0;
+            let strip = &mut strip[..(end - y) * pool.strip_len()];
+            let first = y * pool.window.0;
             self.conv.output_rows(input, &self.kernel, Some(bias), first, strip);
-            for (y, strip) in (y..end).zip(strip.chunks_exact(self.pool.strip_len())) {
+            for (y, strip) in (y..end).zip(strip.chunks_exact(pool.strip_len())) {
                 let output = &mut output[y * self.output.stride..][..pooled_len];
                 let marks = &mut marks[self.marks + y * pooled_len..][..pooled_len];
-                vectorized(
-                    #[inline(always)]
-                    || self.pool_strip(strip, output, marks),
-                );
+                self.pooling.forward_row(strip, output, Some(marks));
             }
         }
     }
 
-    #[inline(always)]
-    fn pool_strip(&self, strip: &[f32], output: &mut [f32], marks: &mut [u8]) {
-        let channels = self.conv.out_channels;
-        let windows = output.chunks_exact_mut(channels).zip(marks.chunks_exact_mut(channels));
-        for (x, (output, marks)) in windows.enumerate() {
-            match self.pooling {
-                Pooling::Average => self.average(strip, x, output, marks),
-                Pooling::Max => self.max(strip, x, output, marks),
-            }
-        }
-    }
-
-    #[inline(always)]
-    fn average(&self, strip: &[f32], x: usize, output: &mut [f32], marks: &mut [u8]) {
-        output.fill(0.0);
-        marks.fill(0);
-        for (position, offset) in self.pool.offsets(x).enumerate() {
-            let values = &strip[offset..][..output.len()];
-            let bit = 1 << position;
-            for ((output, mark), &value) in output.iter_mut().zip(marks.iter_mut()).zip(values) {
-                let passes = !(self.relu && value <= 0.0);
-                *output += if passes { value } else { 0.0 };
-                *mark |= if passes { bit } else { 0 };
-            }
-        }
-        let scale = self.pool.average_scale();
-        for output in output {
-            *output *= scale;
-        }
-    }
-
-    #[inline(always)]
-    fn max(&self, strip: &[f32], x: usize, output: &mut [f32], marks: &mut [u8]) {
-        output.fill(f32::NEG_INFINITY);
-        marks.fill(0);
-        for (position, offset) in self.pool.offsets(x).enumerate() {
-            let values = &strip[offset..][..output.len()];
-            for ((output, mark), &value) in output.iter_mut().zip(marks.iter_mut()).zip(values) {
-                let wins = exceeds(value, *output);
-                *output = if wins { value } else { *output };
-                *mark = if wins { position as u8 } else { *mark };
-            }
-        }
-        if self.relu {
-            for (output, mark) in output.iter_mut().zip(marks) {
-                let clipped = *output <= 0.0;
-                *output = if clipped { 0.0 } else { *output };
-                *mark = if clipped { NO_WINNER } else { *mark };
-            }
-        }
-    }
-
-    /// From the gradient of the pooled output, in `gradient`, to that of the prepared kernel, added
-    /// to `sums`, that of the bias, added to `partial`, and, if there is a stage before this one, to
+    /// From the gradient of the pooled output, in `gradient`, to that of the kernel, added to
+    /// `sums`, that of the bias, added to `partial`, and, if there is a stage before this one, to
     /// that of the input, in `gradient`.
     pub(super) fn backward(
         &self,
         activations: &[f32],
-        marks: &[u8],
+        marks: &[u32],
         gradient: &mut [f32],
         d_output: &mut [f32],
         sums: &mut [f32],
@@ -195,28 +125,24 @@ impl ConvStage {
             (0, width * out_channels)
         };
         let d_output = &mut d_output[..self.d_output_len()];
-        let (rows, columns) = self.pool.windows();
+        let pool = &self.pooling.pool;
+        let (rows, columns) = pool.windows();
         let pooled_len = columns * out_channels;
         // Zero is what no window covers: the border, and what fills no window.
-        let covered = columns * self.pool.window.1 * out_channels;
+        let covered = columns * pool.window.1 * out_channels;
         let mut end = 0;
-        for y in 0..rows * self.pool.window.0 {
+        for y in 0..rows * pool.window.0 {
             let start = origin + y * stride;
             d_output[end..start].fill(0.0);
             end = start + covered;
         }
         d_output[end..].fill(0.0);
-        vectorized(
-            #[inline(always)]
-            || {
-                for y in 0..rows {
-                    let first = origin + y * self.pool.window.0 * stride;
-                    let marks = &marks[self.marks + y * pooled_len..][..pooled_len];
-                    let gradient = &gradient[y * pooled_len..][..pooled_len];
-                    self.unpool_strip(gradient, marks, &mut d_output[first..], stride);
-                }
-            },
-        );
+        for y in 0..rows {
+            let first = origin + y * pool.window.0 * stride;
+            let marks = Marks::Noted(&marks[self.marks + y * pooled_len..][..pooled_len]);
+            let gradient = &gradient[y * pooled_len..][..pooled_len];
+            self.pooling.backward_row(gradient, marks, &mut d_output[first..], stride);
+        }
 
         let d_bias = &mut partial[self.gradient + self.conv.kernel_len()..][..out_channels];
         for y in 0..height {
@@ -224,7 +150,7 @@ impl ConvStage {
             add_rows(row, d_bias);
         }
         let input = &activations[self.input..];
-        let sum = &mut sums[self.sum..][..self.conv.prepared_len()];
+        let sum = &mut sums[self.sum..][..self.conv.sum_len()];
         self.conv.add_image_gradient(input, &d_output[origin..], stride, sum);
         if has_border {
             let d_input = &mut gradient[..self.conv.input_len()];
@@ -235,39 +161,9 @@ impl ConvStage {
     /// After a group's last image: from the gradient of the prepared kernel, in `sums`, to that of
     /// the kernel, in `partial`.
     pub(super) fn finish_gradient(&self, sums: &[f32], partial: &mut [f32]) {
-        let sum = &sums[self.sum..][..self.conv.prepared_len()];
+        let sum = &sums[self.sum..][..self.conv.sum_len()];
         let d_kernel = &mut partial[self.gradient..][..self.conv.kernel_len()];
         self.conv.finish_gradient(sum, d_kernel);
-    }
-
-    #[inline(always)]
-    fn unpool_strip(&self, gradient: &[f32], marks: &[u8], d_output: &mut [f32], stride: usize) {
-        let channels = self.conv.out_channels;
-        let scale = self.pool.average_scale();
-        let (height, width) = self.pool.window;
-        let windows = gradient.chunks_exact(channels).zip(marks.chunks_exact(channels));
-        for (x, (gradient, marks)) in windows.enumerate() {
-            for position in 0..height * width {
-                let (wy, wx) = (position / width, position % width);
-                let first = wy * stride + (x * width + wx) * channels;
-                let d_output = &mut d_output[first..][..channels];
-                let values = gradient.iter().zip(marks);
-                match self.pooling {
-                    Pooling::Average => {
-                        let bit = 1 << position;
-                        for (d_output, (&gradient, &mark)) in d_output.iter_mut().zip(values) {
-                            let passes = mark & bit != 0;
-                            *d_output = if passes { gradient * scale } else { 0.0 };
-                        }
-                    }
-                    Pooling::Max => {
-                        for (d_output, (&gradient, &mark)) in d_output.iter_mut().zip(values) {
-                            *d_output = if mark == position as u8 { gradient } else { 0.0 };
-                        }
-                    }
-                }
-            }
-        }
     }
 }
 

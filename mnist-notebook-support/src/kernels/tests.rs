@@ -776,8 +776,8 @@ fn chains_that_cannot_be_compiled_are_refused_with_the_reason() {
         (&[Layer::Relu], "layer 0 cannot be compiled: ReLU must follow"),
         (&[Layer::MaxPool { window: (2, 2) }], "layer 0 cannot be compiled: pooling must follow"),
         (
-            &[conv(), Layer::AvgPool { window: (3, 3) }],
-            "layer 1 cannot be compiled: the window has 9 pixels",
+            &[conv(), Layer::AvgPool { window: (6, 6) }],
+            "layer 1 cannot be compiled: the window has 36 pixels",
         ),
         (
             &[conv(), Layer::MaxPool { window: (1, 7) }],

@@ -1,24 +1,27 @@
-//! Convolution with fewer multiplications: Winograd's minimal filtering F(2×2, r×r) for kernels of
-//! 3×3 and 5×5 (Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks", 2015).
+//! Convolution with fewer multiplications: Winograd's minimal filtering F(t×t, r×r) (Lavin and Gray,
+//! "Fast Algorithms for Convolutional Neural Networks", 2015).
 //!
-//! Two neighbouring outputs of a filter with r taps are a product of two polynomials, and a product
-//! of degree r is known from its values at r + 1 points. So a 2×2 tile of outputs needs no more
-//! than (r + 1)² products instead of 4r²: 16 instead of 36, or 36 instead of 100. With d the pixels
-//! under the tile, g the kernel and Y the tile,
+//! t neighbouring outputs of a filter with r taps are a product of two polynomials, and a product
+//! of degree t + r − 2 is known from its values at t + r − 1 points. So a tile of t×t outputs needs no
+//! more than (t + r − 1)² products instead of t²r²: F(4×4, 3×3) and F(2×2, 5×5) need 36 instead of 144 or
+//! 100. With d the pixels under the tile, g the kernel and Y the tile,
 //!
 //! Y = Aᵀ [ (G g Gᵀ) ⊙ (Bᵀ d B) ] A
 //!
-//! Only the products in the middle are summed over the input channels, so they become (r + 1)²
+//! Only the products in the middle are summed over the input channels, so they become (t + r − 1)²
 //! ordinary matrix products, tiles × channels times channels × channels, and what stands around
 //! them are a few additions for each value. The gradient of the kernel is the same chain read
 //! backwards:
 //!
 //! dg = Gᵀ [ Σ over tiles (Bᵀ d B) ⊙ (A dY Aᵀ) ] G
 //!
-//! The points are 0, 1, −1 and ∞ for 3×3, with ½ and −2 as well for 5×5: of the small ones those
-//! with the least rounding (Barabasz and others, "Error Analysis and Improving the Accuracy of
-//! Winograd Convolution", 2018). Results are within 4·10⁻⁷ of the largest entry for 3×3, as good as
-//! direct sums, and within 3·10⁻⁶ for 5×5.
+//! There F(2×2, 3×3) is as fast for 3×3, because the gradient at 16 points stays closer than at 36, and
+//! loses less to rounding.
+//!
+//! The points are 0, 1, −1 and ∞, and ½ and −2 where six are needed: of the small ones those with
+//! the least rounding (Barabasz and others, "Error Analysis and Improving the Accuracy of Winograd
+//! Convolution", 2018). Results are within 4·10⁻⁷ of the largest entry for four points, as good as
+//! direct sums, and within 3·10⁻⁶ for six.
 
 use std::ptr::NonNull;
 
@@ -27,9 +30,6 @@ use pulp::{Arch, MemMask, Simd, WithSimd};
 use super::buffer::with_scratch;
 use super::conv::Conv2d;
 use super::gemm::{Gemm, Rows, Start, Strides, pointer, pointer_mut, read, write};
-
-/// Rows and columns of outputs in a tile.
-const TILE: usize = 2;
 
 /// Fewer channels than these leave the products too little work for what stands around them.
 const MIN_CHANNELS: usize = 8;
@@ -41,59 +41,106 @@ const TILES_TOGETHER: usize = 7;
 /// About so many tiles form the kernel gradient together: its products sum over them.
 const TILES_SUMMED: usize = 64;
 
-/// A convolution that is done in tiles, with kernels of `taps` × `taps`.
+/// F(t×t, r×r).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Filter {
+    /// t = 2, r = 3.
+    F2x3,
+    /// t = 4, r = 3.
+    F4x3,
+    /// t = 2, r = 5.
+    F2x5,
+}
+
+impl Filter {
+    /// t: rows and columns of outputs in a tile.
+    fn tile(self) -> usize {
+        match self {
+            Self::F2x3 | Self::F2x5 => 2,
+            Self::F4x3 => 4,
+        }
+    }
+
+    /// r: rows and columns of the kernel.
+    fn taps(self) -> usize {
+        match self {
+            Self::F2x3 | Self::F4x3 => 3,
+            Self::F2x5 => 5,
+        }
+    }
+
+    /// Points in one direction at which the polynomials are evaluated.
+    fn points(self) -> usize {
+        self.tile() + self.taps() - 1
+    }
+
+    /// Points in both directions, each with a product of its own.
+    fn planes(self) -> usize {
+        self.points() * self.points()
+    }
+}
+
+/// A convolution that is done in tiles.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Winograd {
     conv: Conv2d,
-    taps: usize,
+    filter: Filter,
 }
 
 impl Winograd {
     /// The convolution in tiles, if they serve it.
     pub(super) fn new(conv: Conv2d) -> Option<Self> {
-        let (taps, columns) = conv.kernel;
-        let serves = matches!(taps, 3 | 5) && taps == columns;
+        Self::with_filters(conv, Filter::F4x3, Filter::F2x5)
+    }
+
+    /// The gradient of its kernel in tiles, if they serve it.
+    pub(super) fn for_gradient(conv: Conv2d) -> Option<Self> {
+        Self::with_filters(conv, Filter::F2x3, Filter::F2x5)
+    }
+
+    fn with_filters(conv: Conv2d, of_3: Filter, of_5: Filter) -> Option<Self> {
+        let filter = match conv.kernel {
+            (3, 3) => of_3,
+            (5, 5) => of_5,
+            _ => return None,
+        };
         let channels = conv.in_channels.min(conv.out_channels);
-        (serves && channels >= MIN_CHANNELS).then_some(Self { conv, taps })
-    }
-
-    /// Points in one direction at which the polynomials are evaluated.
-    fn points(&self) -> usize {
-        self.taps + TILE - 1
-    }
-
-    /// Points in both directions, each with a product of its own.
-    fn planes(&self) -> usize {
-        self.points() * self.points()
+        (channels >= MIN_CHANNELS).then_some(Self { conv, filter })
     }
 
     /// Values of a kernel, or of its gradient, at all points.
     pub(super) fn kernel_len(&self) -> usize {
-        self.planes().saturating_mul(self.conv.in_channels).saturating_mul(self.conv.out_channels)
+        let Conv2d { in_channels, out_channels, .. } = self.conv;
+        self.filter.planes().saturating_mul(in_channels).saturating_mul(out_channels)
     }
 
     /// G g Gᵀ: the kernel at all points, `[points, points, in_channels, out_channels]`.
-    pub(super) fn transform_kernel(&self, kernel: &[f32], transformed: &mut [f32]) {
+    pub(super) fn transform_kernel(&self, kernel: &[f32], at_points: &mut [f32]) {
         let len = self.conv.in_channels * self.conv.out_channels;
-        let (taps, points) = (self.taps, self.points());
+        let (taps, points) = (self.filter.taps(), self.filter.points());
         let places = |_| (Block::planes(0, len, taps), Block::planes(0, len, points));
-        match taps {
-            3 => transform::<Kernel3, 3, 4>(1, len, places, kernel, None, transformed),
-            _ => transform::<Kernel5, 5, 6>(1, len, places, kernel, None, transformed),
+        match self.filter {
+            Filter::F2x3 => transform::<Kernel2x3, 3, 4>(1, len, places, kernel, None, at_points),
+            Filter::F4x3 => transform::<Kernel4x3, 3, 6>(1, len, places, kernel, None, at_points),
+            Filter::F2x5 => transform::<Kernel2x5, 5, 6>(1, len, places, kernel, None, at_points),
         }
     }
 
     /// Gᵀ U G: from the gradient at all points to that of the kernel.
-    pub(super) fn finish_gradient(&self, transformed: &[f32], d_kernel: &mut [f32]) {
+    pub(super) fn finish_gradient(&self, at_points: &[f32], d_kernel: &mut [f32]) {
+        type Gt<M> = Transposed<M>;
         let len = self.conv.in_channels * self.conv.out_channels;
-        let (taps, points) = (self.taps, self.points());
+        let (taps, points) = (self.filter.taps(), self.filter.points());
         let places = |_| (Block::planes(0, len, points), Block::planes(0, len, taps));
-        match taps {
-            3 => {
-                transform::<Transposed<Kernel3>, 4, 3>(1, len, places, transformed, None, d_kernel)
+        match self.filter {
+            Filter::F2x3 => {
+                transform::<Gt<Kernel2x3>, 4, 3>(1, len, places, at_points, None, d_kernel)
             }
-            _ => {
-                transform::<Transposed<Kernel5>, 6, 5>(1, len, places, transformed, None, d_kernel)
+            Filter::F4x3 => {
+                transform::<Gt<Kernel4x3>, 6, 3>(1, len, places, at_points, None, d_kernel)
+            }
+            Filter::F2x5 => {
+                transform::<Gt<Kernel2x5>, 6, 5>(1, len, places, at_points, None, d_kernel)
             }
         }
     }
@@ -109,7 +156,7 @@ impl Winograd {
     ) {
         let Conv2d { width, in_channels, out_channels, .. } = self.conv;
         let row_len = width * out_channels;
-        let planes = self.planes();
+        let planes = self.filter.planes();
         let rows = self.rows_together();
         for (block, output) in output.chunks_mut(rows * row_len).enumerate() {
             let grid = self.grid(y + block * rows, output.len() / row_len);
@@ -144,7 +191,7 @@ impl Winograd {
         d_kernel: &mut [f32],
     ) {
         let Conv2d { height, in_channels, out_channels, .. } = self.conv;
-        let planes = self.planes();
+        let planes = self.filter.planes();
         let rows = self.rows_of(TILES_SUMMED);
         for y in (0..height).step_by(rows) {
             let grid = self.grid(y, rows.min(height - y));
@@ -174,21 +221,22 @@ impl Winograd {
         self.rows_of(TILES_TOGETHER)
     }
 
-    /// The even number of image rows, at least one row of tiles, that holds about `tiles` tiles.
+    /// The image rows, those of one row of tiles at least, that hold about `tiles` tiles.
     fn rows_of(&self, tiles: usize) -> usize {
-        TILE * (tiles / self.conv.width.div_ceil(TILE).max(1)).max(1)
+        let tile = self.filter.tile();
+        tile * (tiles / self.conv.width.div_ceil(tile).max(1)).max(1)
     }
 
     fn grid(&self, y: usize, rows: usize) -> Grid {
-        Grid { y, rows, columns: self.conv.width }
+        Grid { tile: self.filter.tile(), y, rows, columns: self.conv.width }
     }
 
     /// Bᵀ d B of every tile: `[points, points, tiles, in_channels]`.
     fn transform_input(&self, grid: &Grid, padded: &[f32], inputs: &mut [f32]) {
-        let (channels, points) = (self.conv.in_channels, self.points());
+        let (channels, points) = (self.conv.in_channels, self.filter.points());
         let row_len = self.conv.padded_row();
         let (last_row, last_column) =
-            (self.conv.height + self.taps - 1, self.conv.width + self.taps - 1);
+            (self.conv.height + self.filter.taps() - 1, self.conv.width + self.filter.taps() - 1);
         let places = |tile| {
             let (y, x) = grid.position(tile);
             let y = y + grid.y;
@@ -201,9 +249,10 @@ impl Winograd {
             };
             (from, Block::planes(tile * channels, grid.tiles() * channels, points))
         };
-        match self.taps {
-            3 => transform::<Input3, 4, 4>(grid.tiles(), channels, places, padded, None, inputs),
-            _ => transform::<Input5, 6, 6>(grid.tiles(), channels, places, padded, None, inputs),
+        let tiles = grid.tiles();
+        match points {
+            4 => transform::<Input4, 4, 4>(tiles, channels, places, padded, None, inputs),
+            _ => transform::<Input6, 6, 6>(tiles, channels, places, padded, None, inputs),
         }
     }
 
@@ -215,14 +264,22 @@ impl Winograd {
         bias: Option<&[f32]>,
         output: &mut [f32],
     ) {
-        let (channels, points) = (self.conv.out_channels, self.points());
+        let (channels, points) = (self.conv.out_channels, self.filter.points());
+        let tiles = grid.tiles();
         let places = |tile| {
-            let from = Block::planes(tile * channels, grid.tiles() * channels, points);
+            let from = Block::planes(tile * channels, tiles * channels, points);
             (from, grid.block(tile, self.conv.width * channels, channels))
         };
-        match self.taps {
-            3 => transform::<Output3, 4, 2>(grid.tiles(), channels, places, products, bias, output),
-            _ => transform::<Output5, 6, 2>(grid.tiles(), channels, places, products, bias, output),
+        match self.filter {
+            Filter::F2x3 => {
+                transform::<Output2x3, 4, 2>(tiles, channels, places, products, bias, output)
+            }
+            Filter::F4x3 => {
+                transform::<Output4x3, 6, 4>(tiles, channels, places, products, bias, output)
+            }
+            Filter::F2x5 => {
+                transform::<Output2x5, 6, 2>(tiles, channels, places, products, bias, output)
+            }
         }
     }
 
@@ -234,25 +291,31 @@ impl Winograd {
         d_row: usize,
         d_products: &mut [f32],
     ) {
-        let (channels, points) = (self.conv.out_channels, self.points());
+        type A<M> = Transposed<M>;
+        let (channels, points) = (self.conv.out_channels, self.filter.points());
         let tiles = grid.tiles();
         let places = |tile| {
             let to = Block::planes(tile * channels, tiles * channels, points);
             (grid.block(tile, d_row, channels), to)
         };
-        match self.taps {
-            3 => transform::<Transposed<Output3>, 2, 4>(
-                tiles, channels, places, d_output, None, d_products,
-            ),
-            _ => transform::<Transposed<Output5>, 2, 6>(
-                tiles, channels, places, d_output, None, d_products,
-            ),
+        match self.filter {
+            Filter::F2x3 => {
+                transform::<A<Output2x3>, 2, 4>(tiles, channels, places, d_output, None, d_products)
+            }
+            Filter::F4x3 => {
+                transform::<A<Output4x3>, 4, 6>(tiles, channels, places, d_output, None, d_products)
+            }
+            Filter::F2x5 => {
+                transform::<A<Output2x5>, 2, 6>(tiles, channels, places, d_output, None, d_products)
+            }
         }
     }
 }
 
 /// Tiles that cover some rows of an image, row by row.
 struct Grid {
+    /// Rows and columns of a tile.
+    tile: usize,
     /// The first row of the image.
     y: usize,
     rows: usize,
@@ -261,14 +324,14 @@ struct Grid {
 
 impl Grid {
     fn tiles(&self) -> usize {
-        self.rows.div_ceil(TILE) * self.columns.div_ceil(TILE)
+        self.rows.div_ceil(self.tile) * self.columns.div_ceil(self.tile)
     }
 
     /// Row, counted from the first one, and column where a tile starts.
     #[inline(always)]
     fn position(&self, tile: usize) -> (usize, usize) {
-        let across = self.columns.div_ceil(TILE);
-        (tile / across * TILE, tile % across * TILE)
+        let across = self.columns.div_ceil(self.tile);
+        (tile / across * self.tile, tile % across * self.tile)
     }
 
     /// A tile's pixels, as far as they lie in the image.
@@ -279,8 +342,8 @@ impl Grid {
             start: y * row + x * column,
             row,
             column,
-            rows: TILE.min(self.rows - y),
-            columns: TILE.min(self.columns - x),
+            rows: self.tile.min(self.rows - y),
+            columns: self.tile.min(self.columns - x),
         }
     }
 }
@@ -354,27 +417,15 @@ macro_rules! matrices {
 }
 
 matrices! {
-    /// Bᵀ for 3×3.
-    Input3: [4; 4] = [
+    /// Bᵀ for four points.
+    Input4: [4; 4] = [
         [-1.0, 0.0, 1.0, 0.0],
         [0.0, 1.0, 1.0, 0.0],
         [0.0, -1.0, 1.0, 0.0],
         [0.0, -1.0, 0.0, 1.0],
     ];
-    /// G for 3×3.
-    Kernel3: [3; 4] = [
-        [-1.0, 0.0, 0.0],
-        [0.5, 0.5, 0.5],
-        [0.5, -0.5, 0.5],
-        [0.0, 0.0, 1.0],
-    ];
-    /// Aᵀ for 3×3.
-    Output3: [4; 2] = [
-        [1.0, 1.0, 1.0, 0.0],
-        [0.0, 1.0, -1.0, 1.0],
-    ];
-    /// Bᵀ for 5×5.
-    Input5: [6; 6] = [
+    /// Bᵀ for six points.
+    Input6: [6; 6] = [
         [1.0, -1.5, -2.0, 1.5, 1.0, 0.0],
         [0.0, -1.0, 0.5, 2.5, 1.0, 0.0],
         [0.0, 1.0, -2.5, 0.5, 1.0, 0.0],
@@ -382,8 +433,24 @@ matrices! {
         [0.0, 0.5, -1.0, -0.5, 1.0, 0.0],
         [0.0, 1.0, -1.5, -2.0, 1.5, 1.0],
     ];
-    /// G for 5×5.
-    Kernel5: [5; 6] = [
+    /// G for F(2×2, 3×3).
+    Kernel2x3: [3; 4] = [
+        [-1.0, 0.0, 0.0],
+        [0.5, 0.5, 0.5],
+        [0.5, -0.5, 0.5],
+        [0.0, 0.0, 1.0],
+    ];
+    /// G for F(4×4, 3×3).
+    Kernel4x3: [3; 6] = [
+        [1.0, 0.0, 0.0],
+        [1.0 / 3.0, 1.0 / 3.0, 1.0 / 3.0],
+        [-1.0 / 3.0, 1.0 / 3.0, -1.0 / 3.0],
+        [-16.0 / 15.0, -8.0 / 15.0, -4.0 / 15.0],
+        [1.0 / 15.0, -2.0 / 15.0, 4.0 / 15.0],
+        [0.0, 0.0, 1.0],
+    ];
+    /// G for F(2×2, 5×5).
+    Kernel2x5: [5; 6] = [
         [1.0, 0.0, 0.0, 0.0, 0.0],
         [1.0 / 3.0, 1.0 / 3.0, 1.0 / 3.0, 1.0 / 3.0, 1.0 / 3.0],
         [-1.0 / 3.0, 1.0 / 3.0, -1.0 / 3.0, 1.0 / 3.0, -1.0 / 3.0],
@@ -391,8 +458,20 @@ matrices! {
         [1.0 / 15.0, -2.0 / 15.0, 4.0 / 15.0, -8.0 / 15.0, 16.0 / 15.0],
         [0.0, 0.0, 0.0, 0.0, 1.0],
     ];
-    /// Aᵀ for 5×5.
-    Output5: [6; 2] = [
+    /// Aᵀ for F(2×2, 3×3).
+    Output2x3: [4; 2] = [
+        [1.0, 1.0, 1.0, 0.0],
+        [0.0, 1.0, -1.0, 1.0],
+    ];
+    /// Aᵀ for F(4×4, 3×3).
+    Output4x3: [6; 4] = [
+        [1.0, 1.0, 1.0, 1.0, 1.0, 0.0],
+        [0.0, 1.0, -1.0, 0.5, -2.0, 0.0],
+        [0.0, 1.0, 1.0, 0.25, 4.0, 0.0],
+        [0.0, 1.0, -1.0, 0.125, -8.0, 1.0],
+    ];
+    /// Aᵀ for F(2×2, 5×5).
+    Output2x5: [6; 2] = [
         [1.0, 1.0, 1.0, 1.0, 1.0, 0.0],
         [0.0, 1.0, -1.0, 0.5, -2.0, 1.0],
     ];
