@@ -11,9 +11,9 @@ use crate::{
 /// The fastest device that this build can use: CUDA, then Metal, then the CPU.
 ///
 /// Prints one line that says what was chosen and why. A GPU is chosen only after it has made a step
-/// of training: what it lacks shows here, and its kernels are ready afterwards. On an NVIDIA GPU the
-/// driver compiles them the first time, which takes about half a minute and is announced in a line of its own; it keeps
-/// the result in `~/.nv/ComputeCache` (or `CUDA_CACHE_PATH`).
+/// of training: what it lacks shows here, and its kernels are ready afterwards. On an NVIDIA GPU they
+/// are compiled the first time, which takes about half a minute and is announced in a line of its own;
+/// the result is kept where the driver keeps its own, in `~/.nv/ComputeCache` (or `CUDA_CACHE_PATH`).
 ///
 /// ```
 /// let device = mnist_notebook_support::best_device();
@@ -78,7 +78,7 @@ fn warmed_up(device: Device) -> Result<Device> {
 }
 
 /// The folder in which NVIDIA's driver keeps the kernels that it has compiled.
-fn compute_cache() -> Option<PathBuf> {
+pub(crate) fn compute_cache() -> Option<PathBuf> {
     let named = std::env::var_os("CUDA_CACHE_PATH").map(PathBuf::from);
     named.or_else(|| Some(std::env::home_dir()?.join(".nv/ComputeCache")))
 }

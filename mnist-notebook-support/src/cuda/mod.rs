@@ -8,6 +8,7 @@
 //!
 //! The tests compile `kernels.cu` with a C++ compiler and run the same plans on the CPU.
 
+mod cache;
 mod plan;
 #[cfg(feature = "cuda")]
 mod program;

@@ -8,13 +8,16 @@ use std::sync::{Mutex, PoisonError};
 use candle_core::cuda_backend::cudarc::driver::{
     CudaFunction, CudaSlice, DevicePtr, DeviceRepr, DriverError, result, sys,
 };
+use candle_core::cuda_backend::cudarc::nvrtc::result::NvrtcError;
 use candle_core::cuda_backend::cudarc::nvrtc::{Ptx, result as nvrtc, sys as nvrtc_sys};
 use candle_core::cuda_backend::{CudaDType, CudaDevice, WrapErr};
 use candle_core::{DType, Device, Storage, Tensor, Var};
 
+use super::cache::cached;
 use super::plan::{Addresses, Job, Launch, Plan, ROW, THREADS};
 use super::rows::{Rows, metrics_in};
 use crate::dataset::Batch;
+use crate::device::compute_cache;
 use crate::kernels::Layer;
 use crate::metrics::BatchMetrics;
 use crate::{Error, Result};
@@ -84,6 +87,7 @@ impl Program {
     ) -> Result<Self, String> {
         let on_gpu = || Ok((compiled(device)?, Rows::new(device)?));
         let (run, rows) = on_gpu().map_err(|error: Error| error.to_string())?;
+        keep_freed_memory(device);
         let gpu = Gpu { device: device.clone(), run };
         let (image_shape, layers) = ([height, width, channels], layers.to_vec());
         let mut program = Self { gpu, image_shape, layers, planned: BTreeMap::new(), rows };
@@ -326,6 +330,20 @@ impl Gpu {
     }
 }
 
+/// Lets the driver keep freed memory for what comes next, such as the next batch: it would else give it back
+/// whenever somebody waits for the GPU, and have to get it again. Where it cannot, only time is lost.
+fn keep_freed_memory(device: &CudaDevice) {
+    let stream = device.cuda_stream();
+    let mut all = u64::MAX;
+    let threshold = sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
+    // SAFETY: the device is that of a context, the pool is the device's, and the attribute is a u64.
+    let _ = unsafe {
+        result::device::get_default_mem_pool(stream.context().cu_device()).and_then(|pool| {
+            result::mem_pool::set_attribute(pool, threshold, (&raw mut all).cast())
+        })
+    };
+}
+
 /// The kernel, compiled once for each kind of GPU.
 fn compiled(device: &CudaDevice) -> Result<CudaFunction> {
     static COMPILED: Mutex<BTreeMap<(i32, i32), Vec<u8>>> = Mutex::new(BTreeMap::new());
@@ -340,12 +358,20 @@ fn compiled(device: &CudaDevice) -> Result<CudaFunction> {
     Ok(module.load_function("run").w()?)
 }
 
-/// Compiles the kernel for a compute capability: to machine code, as a driver refuses PTX from a
-/// newer compiler than its own.
+/// The kernel for a compute capability, from the driver's cache folder if it has been compiled before.
 fn machine_code((major, minor): (i32, i32)) -> Result<Vec<u8>> {
-    let options = [format!("--gpu-architecture=sm_{major}{minor}"), "--std=c++17".to_owned()];
+    let (mut release, mut update) = (0, 0);
+    // SAFETY: both are written to.
+    unsafe { nvrtc_sys::nvrtcVersion(&mut release, &mut update) }.result().map_err(failure)?;
+    let architecture = format!("sm_{major}{minor}");
+    let target = format!("{architecture}-nvrtc-{release}.{update}");
+    cached(compute_cache().as_deref(), (SOURCE, &target), || compile(&architecture))
+}
+
+/// Compiles the kernel: to machine code, as a driver refuses PTX from a newer compiler than its own.
+fn compile(architecture: &str) -> Result<Vec<u8>> {
+    let options = [format!("--gpu-architecture={architecture}"), "--std=c++17".to_owned()];
     let source = CString::new(SOURCE).map_err(|error| Error::Gpu(error.to_string()))?;
-    let failure = |error| Error::Gpu(format!("NVRTC cannot compile the training step: {error}"));
     let program = nvrtc::create_program(&source, Some(c"kernels.cu")).map_err(failure)?;
     // SAFETY: the program has been made just now; it is asked for its code once it is compiled, and
     // writes as many bytes as it has said.
@@ -361,4 +387,8 @@ fn machine_code((major, minor): (i32, i32)) -> Result<Vec<u8>> {
     // SAFETY: nothing refers to the program any more.
     unsafe { nvrtc::destroy_program(program) }.map_err(failure)?;
     code.map_err(failure)
+}
+
+fn failure(error: NvrtcError) -> Error {
+    Error::Gpu(format!("NVRTC cannot compile the training step: {error}"))
 }

@@ -15,6 +15,7 @@ macro_rules! files {
 const FILES: &[(&str, &str)] = files![
     "atomic.rs"
     "checkpoint.rs"
+    "cuda/cache.rs"
     "cuda/mod.rs"
     "cuda/plan.rs"
     "cuda/program.rs"
