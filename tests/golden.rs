@@ -791,6 +791,14 @@ fn predictions_are_counted_as_by_scikit_learn() {
     assert!((expected_calibration_error(&bins) - error).abs() < 1e-6);
 }
 
+/// As scikit-learn has it by `np.searchsorted(edges, confidence)`.
+#[test]
+fn a_confidence_on_the_edge_of_two_bins_counts_in_the_lower() {
+    let probabilities = tensor(&[0.5f32, 0.5, 0.6, 0.4].map(f32::to_bits), &[2, 2]);
+    let bins = calibration_curve(&probabilities, &labels(&[0, 0]), 4).unwrap();
+    assert_eq!(bins.iter().map(|bin| bin.count).collect::<Vec<_>>(), [1, 1]);
+}
+
 #[test]
 fn principal_components_are_scikit_learn_s() {
     let golden = inspect().features;
