@@ -43,6 +43,7 @@ const FILES: &[(&str, &str)] = files![
     "kernels/pool.rs"
     "kernels/program.rs"
     "kernels/stage.rs"
+    "kernels/vectors.rs"
     "kernels/winograd.rs"
     "lib.rs"
     "linen/initializers.rs"
