@@ -4,11 +4,14 @@
 //! Everything here works on f32 tensors on the CPU, except [`scale_and_add`], which takes any.
 
 use std::cell::Cell;
+use std::ops::{Add, Mul};
 
 use candle_core::{
     CpuStorage, CustomOp1, CustomOp2, CustomOp3, D, DType, Device, InplaceOp1, InplaceOp2, Layout,
     Shape, Storage, Tensor, Var,
 };
+
+use rayon::prelude::*;
 
 use crate::error::through_candle;
 use crate::kernels::{
@@ -19,6 +22,9 @@ use crate::random::Key;
 use crate::{Result, memory};
 
 type CandleResult<T> = candle_core::Result<T>;
+
+/// Values per task.
+const CHUNK: usize = 1 << 14;
 
 /// Convolution with bias, see [`Scope::conv`](crate::linen::Scope::conv).
 pub(crate) fn conv(x: &Tensor, kernel: &Tensor, bias: &Tensor) -> Result<Tensor> {
@@ -247,17 +253,25 @@ impl InplaceOp2 for ScaleAndAdd {
         let (y_range, x_range) = (range(y_layout)?, range(x_layout)?);
         match (y, x) {
             (CpuStorage::F32(y), CpuStorage::F32(x)) => {
-                let (a, b) = (self.a as f32, self.b as f32);
-                y[y_range].iter_mut().zip(&x[x_range]).for_each(|(y, x)| *y = a * *y + b * x);
+                scale_and_add_values(&mut y[y_range], self.a as f32, &x[x_range], self.b as f32)
             }
             (CpuStorage::F64(y), CpuStorage::F64(x)) => {
-                let (a, b) = (self.a, self.b);
-                y[y_range].iter_mut().zip(&x[x_range]).for_each(|(y, x)| *y = a * *y + b * x);
+                scale_and_add_values(&mut y[y_range], self.a, &x[x_range], self.b)
             }
             _ => candle_core::bail!("parameters and gradients must both be f32 or both f64"),
         }
         Ok(())
     }
+}
+
+/// `y ← a · y + b · x`, value by value, on all threads.
+fn scale_and_add_values<T>(y: &mut [T], a: T, x: &[T], b: T)
+where
+    T: Copy + Send + Sync + Add<Output = T> + Mul<Output = T>,
+{
+    y.par_chunks_mut(CHUNK).zip(x.par_chunks(CHUNK)).for_each(|(y, x)| {
+        y.iter_mut().zip(x).for_each(|(y, &x)| *y = a * *y + b * x);
+    });
 }
 
 /// What a kernel that writes its result into a slice returns.

@@ -34,11 +34,11 @@
 //!
 //! # Fewer products
 //!
-//! Convolutions of 3×3 and 5×5 with enough channels need not do all those multiply-adds. Four
-//! neighbouring outputs share most of their pixels, and Winograd's minimal filtering computes them
-//! from 16 products instead of 36, or from 36 instead of 100. `winograd` has the derivation; what is
-//! left between its additions is again the one product above, once for each of the 16 or 36 points.
-//! `direct` has the convolutions that are done as just described.
+//! Convolutions of 3×3 and 5×5 with enough channels need not do all those multiply-adds. Neighbouring
+//! outputs share most of their pixels, and Winograd's minimal filtering computes a tile of them from
+//! few products: sixteen outputs of a 3×3 kernel, or four of a 5×5 one, from 36 instead of 144 or 100.
+//! `winograd` has the derivation; what is left between its additions is again the one product above,
+//! once for each of the 36 points. `direct` has the convolutions that are done as just described.
 //!
 //! # Stages that stay in the cache
 //!
@@ -47,8 +47,9 @@
 //! * A convolution, its ReLU and its pooling run strip by strip: the rows under one row of pooling
 //!   windows are computed, clipped and pooled while they sit in the innermost cache, and the result
 //!   lands inside the border of the next convolution's input. The full-size activation never
-//!   exists. For the way back one byte per pooled value is kept: the signs of up to eight averaged
-//!   positions, or the position of the maximum.
+//!   exists. For the way back one mark per pooled value is kept: the signs of up to 32 averaged
+//!   positions, or the position of the maximum. It is as wide as the value, so that vectors of both
+//!   have the same lanes.
 //! * The backward pass spreads a pooled gradient into a scratch image of the thread, uses it for
 //!   all three gradients, and forgets it. Nobody needs the gradient of the images, so it is not
 //!   computed.

@@ -309,6 +309,7 @@ fn walk(
 }
 
 /// The bit of a position in the mark of an average.
+#[inline(always)]
 fn bit(position: u32) -> u32 {
     1u32.checked_shl(position).unwrap_or(0)
 }

@@ -27,7 +27,7 @@ use std::ptr::NonNull;
 
 use pulp::{Arch, MemMask, Simd, WithSimd};
 
-use super::buffer::with_scratch;
+use super::buffer::{LINE_VALUES, with_scratch};
 use super::conv::Conv2d;
 use super::gemm::{Gemm, Rows, Start, Strides, pointer, pointer_mut, read, write};
 
@@ -36,7 +36,7 @@ const MIN_CHANNELS: usize = 8;
 
 /// About so many tiles are computed together: enough rows for the products, and few enough for the
 /// innermost cache.
-const TILES_TOGETHER: usize = 7;
+const TILES_TOGETHER: usize = 8;
 
 /// About so many tiles form the kernel gradient together: its products sum over them.
 const TILES_SUMMED: usize = 64;
@@ -110,15 +110,19 @@ impl Winograd {
 
     /// Values of a kernel, or of its gradient, at all points.
     pub(super) fn kernel_len(&self) -> usize {
-        let Conv2d { in_channels, out_channels, .. } = self.conv;
-        self.filter.planes().saturating_mul(in_channels).saturating_mul(out_channels)
+        self.filter.planes().saturating_mul(plane_len(self.weights()))
+    }
+
+    /// Values of a kernel at one point, or under one tap.
+    fn weights(&self) -> usize {
+        self.conv.in_channels.saturating_mul(self.conv.out_channels)
     }
 
     /// G g Gᵀ: the kernel at all points, `[points, points, in_channels, out_channels]`.
     pub(super) fn transform_kernel(&self, kernel: &[f32], at_points: &mut [f32]) {
-        let len = self.conv.in_channels * self.conv.out_channels;
+        let len = self.weights();
         let (taps, points) = (self.filter.taps(), self.filter.points());
-        let places = |_| (Block::planes(0, len, taps), Block::planes(0, len, points));
+        let places = |_| (Block::planes(0, len, taps), Block::planes(0, plane_len(len), points));
         match self.filter {
             Filter::F2x3 => transform::<Kernel2x3, 3, 4>(1, len, places, kernel, None, at_points),
             Filter::F4x3 => transform::<Kernel4x3, 3, 6>(1, len, places, kernel, None, at_points),
@@ -129,9 +133,9 @@ impl Winograd {
     /// Gᵀ U G: from the gradient at all points to that of the kernel.
     pub(super) fn finish_gradient(&self, at_points: &[f32], d_kernel: &mut [f32]) {
         type Gt<M> = Transposed<M>;
-        let len = self.conv.in_channels * self.conv.out_channels;
+        let len = self.weights();
         let (taps, points) = (self.filter.taps(), self.filter.points());
-        let places = |_| (Block::planes(0, len, points), Block::planes(0, len, taps));
+        let places = |_| (Block::planes(0, plane_len(len), points), Block::planes(0, len, taps));
         match self.filter {
             Filter::F2x3 => {
                 transform::<Gt<Kernel2x3>, 4, 3>(1, len, places, at_points, None, d_kernel)
@@ -161,7 +165,7 @@ impl Winograd {
         for (block, output) in output.chunks_mut(rows * row_len).enumerate() {
             let grid = self.grid(y + block * rows, output.len() / row_len);
             let tiles = grid.tiles();
-            let lens = [planes * tiles * in_channels, planes * tiles * out_channels];
+            let lens = [in_channels, out_channels].map(|len| planes * plane_len(tiles * len));
             with_scratch(lens, |inputs, products| {
                 self.transform_input(&grid, padded, inputs);
                 let gemm = Gemm {
@@ -196,7 +200,7 @@ impl Winograd {
         for y in (0..height).step_by(rows) {
             let grid = self.grid(y, rows.min(height - y));
             let tiles = grid.tiles();
-            let lens = [planes * tiles * in_channels, planes * tiles * out_channels];
+            let lens = [in_channels, out_channels].map(|len| planes * plane_len(tiles * len));
             with_scratch(lens, |inputs, d_products| {
                 self.transform_input(&grid, padded, inputs);
                 self.transform_d_output(&grid, &d_output[y * d_row..], d_row, d_products);
@@ -234,6 +238,7 @@ impl Winograd {
     /// Bᵀ d B of every tile: `[points, points, tiles, in_channels]`.
     fn transform_input(&self, grid: &Grid, padded: &[f32], inputs: &mut [f32]) {
         let (channels, points) = (self.conv.in_channels, self.filter.points());
+        let tiles = grid.tiles();
         let row_len = self.conv.padded_row();
         let (last_row, last_column) =
             (self.conv.height + self.filter.taps() - 1, self.conv.width + self.filter.taps() - 1);
@@ -247,9 +252,8 @@ impl Winograd {
                 rows: points.min(last_row - y),
                 columns: points.min(last_column - x),
             };
-            (from, Block::planes(tile * channels, grid.tiles() * channels, points))
+            (from, Block::planes(tile * channels, plane_len(tiles * channels), points))
         };
-        let tiles = grid.tiles();
         match points {
             4 => transform::<Input4, 4, 4>(tiles, channels, places, padded, None, inputs),
             _ => transform::<Input6, 6, 6>(tiles, channels, places, padded, None, inputs),
@@ -267,7 +271,7 @@ impl Winograd {
         let (channels, points) = (self.conv.out_channels, self.filter.points());
         let tiles = grid.tiles();
         let places = |tile| {
-            let from = Block::planes(tile * channels, tiles * channels, points);
+            let from = Block::planes(tile * channels, plane_len(tiles * channels), points);
             (from, grid.block(tile, self.conv.width * channels, channels))
         };
         match self.filter {
@@ -295,7 +299,7 @@ impl Winograd {
         let (channels, points) = (self.conv.out_channels, self.filter.points());
         let tiles = grid.tiles();
         let places = |tile| {
-            let to = Block::planes(tile * channels, tiles * channels, points);
+            let to = Block::planes(tile * channels, plane_len(tiles * channels), points);
             (grid.block(tile, d_row, channels), to)
         };
         match self.filter {
@@ -310,6 +314,12 @@ impl Winograd {
             }
         }
     }
+}
+
+/// Values from one plane to the next if each holds `len`: an odd number of cache lines, so that the
+/// same place of all planes does not fall into the same few sets of the cache.
+fn plane_len(len: usize) -> usize {
+    (len.div_ceil(LINE_VALUES) | 1).saturating_mul(LINE_VALUES)
 }
 
 /// Tiles that cover some rows of an image, row by row.

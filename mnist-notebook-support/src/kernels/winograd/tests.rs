@@ -49,18 +49,18 @@ fn assert_agrees_with_plain_sums(conv: Conv2d, filter: Filter) {
     let (planes, tiles) = (filter.planes(), grid.tiles());
     let mut at_points = vec![f32::NAN; winograd.kernel_len()];
     winograd.transform_kernel(&kernel, &mut at_points);
-    let mut inputs = vec![f32::NAN; planes * tiles * in_channels];
+    let mut inputs = vec![f32::NAN; planes * plane_len(tiles * in_channels)];
     winograd.transform_input(&grid, &padded, &mut inputs);
-    let mut d_products = vec![f32::NAN; planes * tiles * out_channels];
+    let mut d_products = vec![f32::NAN; planes * plane_len(tiles * out_channels)];
     winograd.transform_d_output(&grid, &d_output, width * out_channels, &mut d_products);
 
-    let mut products = vec![0.0; planes * tiles * out_channels];
+    let mut products = vec![0.0; planes * plane_len(tiles * out_channels)];
     let mut d_at_points = vec![0.0; winograd.kernel_len()];
     for (plane, tile) in (0..planes).flat_map(|plane| (0..tiles).map(move |tile| (plane, tile))) {
         for (c, o) in (0..in_channels).flat_map(|c| (0..out_channels).map(move |o| (c, o))) {
-            let input = inputs[(plane * tiles + tile) * in_channels + c];
-            let product = (plane * tiles + tile) * out_channels + o;
-            let point = (plane * in_channels + c) * out_channels + o;
+            let input = inputs[plane * plane_len(tiles * in_channels) + tile * in_channels + c];
+            let product = plane * plane_len(tiles * out_channels) + tile * out_channels + o;
+            let point = plane * plane_len(in_channels * out_channels) + c * out_channels + o;
             products[product] += input * at_points[point];
             d_at_points[point] += input * d_products[product];
         }
