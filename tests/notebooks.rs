@@ -4,7 +4,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use xtask::check::{Failure, failures};
+use xtask::check::{Failure, failures, less_accurate};
 use xtask::execute::{Watcher, execute};
 use xtask::kernel::Kernel;
 use xtask::notebook::{CodeCell, Notebook};
@@ -149,6 +149,20 @@ fn a_cell_that_shall_fail_and_does_not_is_a_failure() {
 #[test]
 fn a_kernel_that_dies_is_a_failure() {
     assert_fails("kernel_dies", 2, &["KernelDied"]);
+}
+
+#[test]
+fn an_accuracy_below_the_one_that_the_notebook_shows_is_a_failure() {
+    let Some((executed, failures)) = execute_fixture("wrong_accuracy", Duration::from_secs(120))
+    else {
+        return;
+    };
+    assert_eq!(failures, []);
+    let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/wrong_accuracy.ipynb");
+    let found = less_accurate(&Notebook::read(&fixture).unwrap(), &executed);
+    let shown = found[0].to_string();
+    assert!(shown.starts_with("cell 2 (Train)\n"), "{shown}");
+    assert!(shown.contains("is 90 % in the end, where the notebook shows 99.26 %"), "{shown}");
 }
 
 #[test]

@@ -100,6 +100,32 @@ pub fn problem(cell: &CodeCell) -> Option<String> {
     }
 }
 
+/// How far an accuracy may fall, in percentage points: processors round differently, and runs part ways.
+const TOLERANCE: f64 = 2.0;
+
+/// All cells that train to a lower accuracy than what `source`, as it was executed before, shows.
+pub fn less_accurate(source: &Notebook, executed: &Notebook) -> Vec<Failure> {
+    let executed = executed.code_cells();
+    let lower = |cell: &CodeCell| {
+        let shown = last_accuracy(cell)?;
+        let found = executed.iter().find(|ran| ran.id == cell.id).and_then(last_accuracy)?;
+        // What is no number is not enough, either.
+        let is_enough = found >= shown - TOLERANCE;
+        let problem = format!(
+            "the accuracy on the test set is {found} % in the end, where the notebook shows {shown} %"
+        );
+        (!is_enough).then(|| Failure::new(cell, problem))
+    };
+    source.code_cells().iter().filter_map(lower).collect()
+}
+
+/// The accuracy on the test set after the last epoch that a cell tells of, in percent.
+fn last_accuracy(cell: &CodeCell) -> Option<f64> {
+    let texts = cell.outputs.iter().map(|output| joined(&output["text"])).collect::<String>();
+    let last = texts.lines().rfind(|line| line.starts_with("Testing - epoch: "))?;
+    last.rsplit_once("accuracy: ")?.1.trim().parse().ok()
+}
+
 /// What outputs say about failures, one message each.
 pub fn messages(outputs: &[Value]) -> Vec<String> {
     outputs.iter().filter_map(message).collect()
@@ -202,6 +228,29 @@ mod tests {
     fn a_cell_executed_out_of_order_is_a_failure() {
         let found = problems(&[cell("a", json!(5), json!([])), cell("b", json!(3), json!([]))]);
         assert_eq!(found, [(2, "was executed out of order".to_owned())]);
+    }
+
+    #[test]
+    fn an_accuracy_far_below_the_one_shown_is_a_failure() {
+        let trained = |accuracies: &[&str]| {
+            let line = |accuracy: &&str| {
+                format!("Training\nTesting - epoch: 1, loss: 0.10, accuracy: {accuracy}\n")
+            };
+            let text: Vec<String> = accuracies.iter().map(line).collect();
+            let output = json!([{"output_type": "stream", "name": "stdout", "text": text}]);
+            notebook(&[cell("a", json!(1), json!([])), cell("b", json!(2), output)])
+        };
+        let found = |accuracies: &[&str]| {
+            less_accurate(&trained(&["98.00", "99.25"]), &trained(accuracies))
+        };
+        for good in [&["10.00", "99.25"], &["98.00", "97.25"], &["98.00", "100.00"]] {
+            assert_eq!(found(good), []);
+        }
+        for bad in [["99.25", "97.24"], ["99.25", "NaN"]] {
+            let found = found(&bad);
+            assert_eq!((found.len(), found[0].number), (1, 2));
+            assert!(found[0].problem.ends_with("where the notebook shows 99.25 %"));
+        }
     }
 
     #[test]

@@ -10,7 +10,7 @@ use clap::{Parser, Subcommand};
 
 use xtask::bench;
 use xtask::browser;
-use xtask::check;
+use xtask::check::{self, Failure};
 use xtask::cuda;
 use xtask::execute::{Screen, execute};
 use xtask::faults;
@@ -149,7 +149,8 @@ fn test(project: &Project) -> Result<()> {
     script::check_all(project)?;
     let mut failed = Vec::new();
     for path in project.notebook_files()? {
-        if let Err(error) = execute_file(project, &path, SHORT, Some(CELL_LIMIT)) {
+        let executed = execute_file(project, &path, SHORT, Some(CELL_LIMIT));
+        if let Err(error) = executed.and_then(|executed| compare_accuracy(&path, &executed)) {
             println!("{error:#}");
             failed.push(name(&path));
         }
@@ -211,9 +212,19 @@ fn execute_file(
     let executed = execute(&source, &mut kernel, limit, &mut Screen::new())?;
     let target = project.output().join(name(path));
     executed.write(&target)?;
-    let failures = check::failures(&source, &executed);
+    report(path, &check::failures(&source, &executed))?;
+    Ok(target)
+}
+
+/// Fails if a notebook has trained to a lower accuracy than it shows.
+fn compare_accuracy(path: &Path, executed: &Path) -> Result<()> {
+    report(path, &check::less_accurate(&Notebook::read(path)?, &Notebook::read(executed)?))
+}
+
+/// Fails with the first of the failures of a notebook, if there is one.
+fn report(path: &Path, failures: &[Failure]) -> Result<()> {
     let Some(first) = failures.first() else {
-        return Ok(target);
+        return Ok(());
     };
     let more = match failures.len() - 1 {
         0 => String::new(),
