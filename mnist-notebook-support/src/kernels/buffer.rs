@@ -44,25 +44,30 @@ thread_local! {
     static SCRATCH: RefCell<Vec<Buffer>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Calls `work` with two aligned scratch slices of this thread. Their content is unspecified.
+/// Calls `work` with aligned scratch slices of this thread. Their content is unspecified.
 ///
 /// The space only ever grows, so that the steady state neither allocates nor touches fresh pages.
 /// Calls may be nested, also by work that is stolen while waiting for other work: each level has
 /// its own space.
-pub(super) fn with_scratch<R>(
-    lens: [usize; 2],
-    work: impl FnOnce(&mut [f32], &mut [f32]) -> R,
+pub(super) fn with_scratch<R, const N: usize>(
+    lens: [usize; N],
+    work: impl FnOnce([&mut [f32]; N]) -> R,
 ) -> R {
-    let first = lens[0].next_multiple_of(LINE_VALUES);
+    let needed = lens.iter().map(|len| len.next_multiple_of(LINE_VALUES)).sum();
     let kept = SCRATCH.with_borrow_mut(Vec::pop).unwrap_or_default();
-    let mut buffer = if kept.len() < first + lens[1] {
+    let mut buffer = if kept.len() < needed {
         drop(kept);
-        Buffer::zeroed(first + lens[1])
+        Buffer::zeroed(needed)
     } else {
         kept
     };
-    let (a, b) = buffer.split_at_mut(first);
-    let result = work(&mut a[..lens[0]], &mut b[..lens[1]]);
+    let mut rest = &mut buffer[..];
+    let result = work(lens.map(|len| {
+        let (slice, behind) =
+            std::mem::take(&mut rest).split_at_mut(len.next_multiple_of(LINE_VALUES));
+        rest = behind;
+        &mut slice[..len]
+    }));
     SCRATCH.with_borrow_mut(|scratch| scratch.push(buffer));
     result
 }

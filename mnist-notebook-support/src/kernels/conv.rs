@@ -67,7 +67,7 @@ impl Conv2d {
     ) -> Result<()> {
         self.check(input.len(), kernel.len(), output.len())?;
         check_len("bias", self.out_channels, bias.len())?;
-        with_scratch([self.prepared_len(), 0], |prepared, _| {
+        with_scratch([self.prepared_len()], |[prepared]| {
             self.prepare(kernel, prepared);
             self.correlate(input, prepared, Some(bias), self.low_padding(), output);
         });
@@ -87,7 +87,7 @@ impl Conv2d {
     ) -> Result<()> {
         self.check(d_input.len(), kernel.len(), d_output.len())?;
         let transposed = self.transposed();
-        with_scratch([transposed.prepared_len(), 0], |prepared, _| {
+        with_scratch([transposed.prepared_len()], |[prepared]| {
             self.prepare_flipped(kernel, prepared);
             transposed.correlate(d_output, prepared, None, self.high_padding(), d_input);
         });
@@ -116,7 +116,7 @@ impl Conv2d {
         }
         let chunk = self.batch.div_ceil(MAX_PARTIALS);
         let partial_len = self.kernel_len() + self.out_channels;
-        with_scratch([self.batch.div_ceil(chunk) * partial_len, 0], |partials, _| {
+        with_scratch([self.batch.div_ceil(chunk) * partial_len], |[partials]| {
             partials
                 .par_chunks_mut(partial_len)
                 .zip(input.par_chunks(chunk * self.image_len()))
@@ -143,7 +143,7 @@ impl Conv2d {
         d_bias: &mut [f32],
     ) {
         let images = input.chunks_exact(self.image_len());
-        with_scratch([self.padded_len(), self.sum_len()], |padded, sum| {
+        with_scratch([self.padded_len(), self.sum_len()], |[padded, sum]| {
             padded.fill(0.0);
             sum.fill(0.0);
             d_bias.fill(0.0);
@@ -179,7 +179,7 @@ impl Conv2d {
         output.par_chunks_mut(self.height * self.width * self.out_channels).enumerate().for_each(
             |(index, output)| {
                 let image = &input[index * self.image_len()..][..self.image_len()];
-                with_scratch([self.padded_len(), 0], |padded, _| {
+                with_scratch([self.padded_len()], |[padded]| {
                     padded.fill(0.0);
                     self.pad(image, low, padded);
                     self.output_rows(padded, prepared, bias, 0, output);
@@ -260,7 +260,7 @@ impl Conv2d {
 
     /// Brings the kernel into the form that [`Self::transposed`] takes on the way back.
     pub(super) fn prepare_flipped(&self, kernel: &[f32], prepared: &mut [f32]) {
-        with_scratch([self.kernel_len(), 0], |flipped, _| {
+        with_scratch([self.kernel_len()], |[flipped]| {
             self.flip(kernel, flipped);
             self.transposed().prepare(flipped, prepared);
         });

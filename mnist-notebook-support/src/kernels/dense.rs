@@ -64,7 +64,7 @@ impl Dense {
     ) -> Result<()> {
         self.check(input.len(), kernel.len(), output.len())?;
         check_len("bias", self.outputs, bias.len())?;
-        with_scratch([self.partials_len(), 0], |partials, _| {
+        with_scratch([self.partials_len()], |[partials]| {
             self.multiply(input, self.inputs, kernel, partials);
             self.sum_partials(partials, bias, false, output);
         });
@@ -87,7 +87,7 @@ impl Dense {
         if d_input.is_empty() || d_output.is_empty() {
             return Ok(());
         }
-        with_scratch([self.output_len(), self.input_len()], |transposed, blocks| {
+        with_scratch([self.output_len(), self.input_len()], |[transposed, blocks]| {
             transpose(d_output, self.outputs, transposed);
             let transposed = &*transposed;
             let rows = self.block_rows();
@@ -236,7 +236,7 @@ impl Dense {
         d_output_t: &[f32],
         block: &mut [f32],
     ) {
-        with_scratch([block.len(), 0], |block_t, _| {
+        with_scratch([block.len()], |[block_t]| {
             let gemm = Gemm {
                 m: kernel.len() / self.outputs,
                 n: self.batch,

@@ -299,7 +299,7 @@ impl Program {
             .zip(self.activations.par_chunks_exact_mut(self.activations_len))
             .zip(self.marks.par_chunks_exact_mut(self.marks_len))
             .for_each(|((image, activations), marks)| match convs.first() {
-                Some(first) => with_scratch([strip_len, 0], |strip, _| {
+                Some(first) => with_scratch([strip_len], |[strip]| {
                     first.conv.pad(image, first.conv.low_padding(), activations);
                     for stage in convs {
                         stage.forward(parameters.get(stage.params.1), activations, marks, strip);
@@ -369,21 +369,20 @@ impl Program {
         let partials = &mut self.partials[..groups * self.partial_len];
         partials.par_chunks_exact_mut(self.partial_len).enumerate().for_each(|(index, partial)| {
             partial.fill(0.0);
-            with_scratch([gradient_len, d_output_len], |gradient, d_output| {
-                with_scratch([self.sums_len, 0], |sums, _| {
-                    sums.fill(0.0);
-                    for image in index * group..batch.min((index + 1) * group) {
-                        let activations = &self.activations[image * self.activations_len..];
-                        let marks = &self.marks[image * self.marks_len..];
-                        dense.input_gradient(batch, image, &mut gradient[..self.features_len]);
-                        for stage in self.convs.iter().rev() {
-                            stage.backward(activations, marks, gradient, d_output, sums, partial);
-                        }
+            let lens = [gradient_len, d_output_len, self.sums_len];
+            with_scratch(lens, |[gradient, d_output, sums]| {
+                sums.fill(0.0);
+                for image in index * group..batch.min((index + 1) * group) {
+                    let activations = &self.activations[image * self.activations_len..];
+                    let marks = &self.marks[image * self.marks_len..];
+                    dense.input_gradient(batch, image, &mut gradient[..self.features_len]);
+                    for stage in self.convs.iter().rev() {
+                        stage.backward(activations, marks, gradient, d_output, sums, partial);
                     }
-                    for stage in &self.convs {
-                        stage.finish_gradient(sums, partial);
-                    }
-                });
+                }
+                for stage in &self.convs {
+                    stage.finish_gradient(sums, partial);
+                }
             });
         });
 

@@ -251,7 +251,7 @@ impl DenseStage {
                 if self.needs_input_gradient {
                     dense.input_gradient_block(target.param(), d_output_t, d_input);
                 }
-                with_scratch([target.param().len(), 0], |gradient, _| {
+                with_scratch([target.param().len()], |[gradient]| {
                     let input = &input[block * rows..];
                     dense.kernel_gradient_block(input, input_row, d_output, gradient);
                     target.apply(gradient);

@@ -15,13 +15,13 @@
 //!
 //! dg = Gᵀ [ Σ over tiles (Bᵀ d B) ⊙ (A dY Aᵀ) ] G
 //!
-//! There F(2×2, 3×3) is as fast for 3×3, because the gradient at 16 points stays closer than at 36, and
-//! loses less to rounding.
+//! There F(2×2, 3×3) serves 3×3: its 16 sums stay closer in the cache than 36, which makes up for the
+//! products, and it loses less to rounding.
 //!
 //! The points are 0, 1, −1 and ∞, and ½ and −2 where six are needed: of the small ones those with
 //! the least rounding (Barabasz and others, "Error Analysis and Improving the Accuracy of Winograd
 //! Convolution", 2018). Results are within 4·10⁻⁷ of the largest entry for four points, as good as
-//! direct sums, and within 3·10⁻⁶ for six.
+//! direct sums, and within 4·10⁻⁶ for six.
 
 use std::ptr::NonNull;
 
@@ -166,7 +166,7 @@ impl Winograd {
             let grid = self.grid(y + block * rows, output.len() / row_len);
             let tiles = grid.tiles();
             let lens = [in_channels, out_channels].map(|len| planes * plane_len(tiles * len));
-            with_scratch(lens, |inputs, products| {
+            with_scratch(lens, |[inputs, products]| {
                 self.transform_input(&grid, padded, inputs);
                 let gemm = Gemm {
                     m: tiles,
@@ -201,7 +201,7 @@ impl Winograd {
             let grid = self.grid(y, rows.min(height - y));
             let tiles = grid.tiles();
             let lens = [in_channels, out_channels].map(|len| planes * plane_len(tiles * len));
-            with_scratch(lens, |inputs, d_products| {
+            with_scratch(lens, |[inputs, d_products]| {
                 self.transform_input(&grid, padded, inputs);
                 self.transform_d_output(&grid, &d_output[y * d_row..], d_row, d_products);
                 let gemm = Gemm {
