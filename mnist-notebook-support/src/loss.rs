@@ -111,7 +111,7 @@ pub(crate) fn check_logits(logits: &Tensor, labels: &Tensor) -> Result<usize> {
 fn check_labels(labels: &Tensor, num_classes: usize) -> Result<()> {
     check_label_type(labels)?;
     let shape = [labels.dims(), &[num_classes]].concat();
-    memory::check("one-hot labels", &shape, DType::F32, labels.device())?;
+    memory::check("a one-hot array", &shape, DType::F32, labels.device())?;
     if labels.device().is_cpu() { check_label_range(labels, num_classes) } else { Ok(()) }
 }
 

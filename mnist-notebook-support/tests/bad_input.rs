@@ -314,7 +314,7 @@ fn what_is_larger_than_the_memory_is_refused() {
         "ones for a parameter": ones(Key::new(0), &many.into(), CPU) => Error::Memory { .. },
             "a parameter needs";
         "classes": onehot(&labels(8), u32::MAX as usize) => Error::Memory { .. },
-            "one-hot labels needs 137.4 GB of memory";
+            "a one-hot array needs 137.4 GB of memory";
         "a matrix of classes": confusion_matrix(&none, &none, many) => Error::Memory { .. },
             "a confusion matrix needs";
     }
