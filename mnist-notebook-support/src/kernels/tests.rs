@@ -560,6 +560,18 @@ impl Case {
         Self::new(random, shape, layers)
     }
 
+    fn pooled(random: &mut Random, pooling: Layer) -> Self {
+        let layers = vec![
+            Layer::Conv { kernel: (3, 3), features: 9, params: (0, 1) },
+            Layer::Relu,
+            pooling,
+            Layer::Flatten,
+            Layer::Dense { features: 3, params: (2, 3) },
+            Layer::LogSoftmax,
+        ];
+        Self::new(random, [2, 13, 17, 2], layers)
+    }
+
     fn tutorial(random: &mut Random, batch: usize) -> Self {
         let layers = vec![
             Layer::Conv { kernel: (3, 3), features: 32, params: (0, 1) },
@@ -626,8 +638,11 @@ impl Case {
 #[test]
 fn compiled_gradients_agree_with_finite_differences_of_the_reference() {
     let mut random = Random(5);
-    for _ in 0..12 {
-        let case = Case::random(&mut random);
+    let mut cases: Vec<Case> = (0..12).map(|_| Case::random(&mut random)).collect();
+    // The largest mean, and a maximum that is larger still.
+    cases.push(Case::pooled(&mut random, Layer::AvgPool { window: (4, 8) }));
+    cases.push(Case::pooled(&mut random, Layer::MaxPool { window: (6, 8) }));
+    for case in cases {
         let (outcome, gradients) = case.gradients(&mut case.program());
         let mut params = case.wide_params();
         let loss = case.reference_loss(&params);
