@@ -247,7 +247,7 @@ impl Conv2d {
 
     /// Values of the kernel gradient in the form that the products give.
     pub(super) fn sum_len(&self) -> usize {
-        Winograd::for_gradient(*self).map_or(self.kernel_len(), |winograd| winograd.kernel_len())
+        Winograd::new(*self).map_or(self.kernel_len(), |winograd| winograd.kernel_len())
     }
 
     /// Brings the kernel into the form that the products take.
@@ -295,7 +295,7 @@ impl Conv2d {
         d_row: usize,
         sum: &mut [f32],
     ) {
-        match Winograd::for_gradient(*self) {
+        match Winograd::new(*self) {
             Some(winograd) => winograd.add_image_gradient(padded, d_output, d_row, sum),
             None => direct::add_image_gradient(self, padded, d_output, d_row, sum),
         }
@@ -303,7 +303,7 @@ impl Conv2d {
 
     /// From the kernel gradient in the form that the products give to the gradient itself.
     pub(super) fn finish_gradient(&self, sum: &[f32], d_kernel: &mut [f32]) {
-        match Winograd::for_gradient(*self) {
+        match Winograd::new(*self) {
             Some(winograd) => winograd.finish_gradient(sum, d_kernel),
             None => d_kernel.copy_from_slice(sum),
         }

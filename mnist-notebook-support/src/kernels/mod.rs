@@ -34,11 +34,11 @@
 //!
 //! # Fewer products
 //!
-//! Convolutions of 3×3 and 5×5 with enough channels need not do all those multiply-adds. Neighbouring
-//! outputs share most of their pixels, and Winograd's minimal filtering computes a tile of them from
-//! few products: sixteen outputs of a 3×3 kernel, or four of a 5×5 one, from 36 instead of 144 or 100.
-//! `winograd` has the derivation; what is left between its additions is again the one product above,
-//! once for each of the 36 points. `direct` has the convolutions that are done as just described.
+//! Convolutions of 3×3 and 5×5 with enough channels need not do all those multiply-adds. Four
+//! neighbouring outputs share most of their pixels, and Winograd's minimal filtering computes them
+//! from 16 products instead of 36, or from 36 instead of 100. `winograd` has the derivation; what is
+//! left between its additions is again the one product above, once for each of the 16 or 36 points.
+//! `direct` has the convolutions that are done as just described.
 //!
 //! # Stages that stay in the cache
 //!

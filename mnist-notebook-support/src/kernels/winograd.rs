@@ -3,8 +3,8 @@
 //!
 //! t neighbouring outputs of a filter with r taps are a product of two polynomials, and a product
 //! of degree t + r − 2 is known from its values at t + r − 1 points. So a tile of t×t outputs needs no
-//! more than (t + r − 1)² products instead of t²r²: F(4×4, 3×3) and F(2×2, 5×5) need 36 instead of 144 or
-//! 100. With d the pixels under the tile, g the kernel and Y the tile,
+//! more than (t + r − 1)² products instead of t²r²: F(2×2, 3×3) needs 16 instead of 36, F(2×2, 5×5) 36
+//! instead of 100. With d the pixels under the tile, g the kernel and Y the tile,
 //!
 //! Y = Aᵀ [ (G g Gᵀ) ⊙ (Bᵀ d B) ] A
 //!
@@ -15,8 +15,8 @@
 //!
 //! dg = Gᵀ [ Σ over tiles (Bᵀ d B) ⊙ (A dY Aᵀ) ] G
 //!
-//! There F(2×2, 3×3) serves 3×3: its 16 sums stay closer in the cache than 36, which makes up for the
-//! products, and it loses less to rounding.
+//! F(4×4, 3×3) needs fewer products still, but not for training: where the image is empty the sums under a
+//! ReLU are exactly zero at first, and its rounding would open the ReLU there.
 //!
 //! The points are 0, 1, −1 and ∞, and ½ and −2 where six are needed: of the small ones those with
 //! the least rounding (Barabasz and others, "Error Analysis and Improving the Accuracy of Winograd
@@ -36,7 +36,7 @@ const MIN_CHANNELS: usize = 8;
 
 /// About so many tiles are computed together: enough rows for the products, and few enough for the
 /// innermost cache.
-const TILES_TOGETHER: usize = 8;
+const TILES_TOGETHER: usize = 7;
 
 /// About so many tiles form the kernel gradient together: its products sum over them.
 const TILES_SUMMED: usize = 64;
@@ -46,8 +46,6 @@ const TILES_SUMMED: usize = 64;
 enum Filter {
     /// t = 2, r = 3.
     F2x3,
-    /// t = 4, r = 3.
-    F4x3,
     /// t = 2, r = 5.
     F2x5,
 }
@@ -57,14 +55,13 @@ impl Filter {
     fn tile(self) -> usize {
         match self {
             Self::F2x3 | Self::F2x5 => 2,
-            Self::F4x3 => 4,
         }
     }
 
     /// r: rows and columns of the kernel.
     fn taps(self) -> usize {
         match self {
-            Self::F2x3 | Self::F4x3 => 3,
+            Self::F2x3 => 3,
             Self::F2x5 => 5,
         }
     }
@@ -90,18 +87,9 @@ pub(super) struct Winograd {
 impl Winograd {
     /// The convolution in tiles, if they serve it.
     pub(super) fn new(conv: Conv2d) -> Option<Self> {
-        Self::with_filters(conv, Filter::F4x3, Filter::F2x5)
-    }
-
-    /// The gradient of its kernel in tiles, if they serve it.
-    pub(super) fn for_gradient(conv: Conv2d) -> Option<Self> {
-        Self::with_filters(conv, Filter::F2x3, Filter::F2x5)
-    }
-
-    fn with_filters(conv: Conv2d, of_3: Filter, of_5: Filter) -> Option<Self> {
         let filter = match conv.kernel {
-            (3, 3) => of_3,
-            (5, 5) => of_5,
+            (3, 3) => Filter::F2x3,
+            (5, 5) => Filter::F2x5,
             _ => return None,
         };
         let channels = conv.in_channels.min(conv.out_channels);
@@ -125,7 +113,6 @@ impl Winograd {
         let places = |_| (Block::planes(0, len, taps), Block::planes(0, plane_len(len), points));
         match self.filter {
             Filter::F2x3 => transform::<Kernel2x3, 3, 4>(1, len, places, kernel, None, at_points),
-            Filter::F4x3 => transform::<Kernel4x3, 3, 6>(1, len, places, kernel, None, at_points),
             Filter::F2x5 => transform::<Kernel2x5, 5, 6>(1, len, places, kernel, None, at_points),
         }
     }
@@ -139,9 +126,6 @@ impl Winograd {
         match self.filter {
             Filter::F2x3 => {
                 transform::<Gt<Kernel2x3>, 4, 3>(1, len, places, at_points, None, d_kernel)
-            }
-            Filter::F4x3 => {
-                transform::<Gt<Kernel4x3>, 6, 3>(1, len, places, at_points, None, d_kernel)
             }
             Filter::F2x5 => {
                 transform::<Gt<Kernel2x5>, 6, 5>(1, len, places, at_points, None, d_kernel)
@@ -278,9 +262,6 @@ impl Winograd {
             Filter::F2x3 => {
                 transform::<Output2x3, 4, 2>(tiles, channels, places, products, bias, output)
             }
-            Filter::F4x3 => {
-                transform::<Output4x3, 6, 4>(tiles, channels, places, products, bias, output)
-            }
             Filter::F2x5 => {
                 transform::<Output2x5, 6, 2>(tiles, channels, places, products, bias, output)
             }
@@ -305,9 +286,6 @@ impl Winograd {
         match self.filter {
             Filter::F2x3 => {
                 transform::<A<Output2x3>, 2, 4>(tiles, channels, places, d_output, None, d_products)
-            }
-            Filter::F4x3 => {
-                transform::<A<Output4x3>, 4, 6>(tiles, channels, places, d_output, None, d_products)
             }
             Filter::F2x5 => {
                 transform::<A<Output2x5>, 2, 6>(tiles, channels, places, d_output, None, d_products)
@@ -450,15 +428,6 @@ matrices! {
         [0.5, -0.5, 0.5],
         [0.0, 0.0, 1.0],
     ];
-    /// G for F(4×4, 3×3).
-    Kernel4x3: [3; 6] = [
-        [1.0, 0.0, 0.0],
-        [1.0 / 3.0, 1.0 / 3.0, 1.0 / 3.0],
-        [-1.0 / 3.0, 1.0 / 3.0, -1.0 / 3.0],
-        [-16.0 / 15.0, -8.0 / 15.0, -4.0 / 15.0],
-        [1.0 / 15.0, -2.0 / 15.0, 4.0 / 15.0],
-        [0.0, 0.0, 1.0],
-    ];
     /// G for F(2×2, 5×5).
     Kernel2x5: [5; 6] = [
         [1.0, 0.0, 0.0, 0.0, 0.0],
@@ -472,13 +441,6 @@ matrices! {
     Output2x3: [4; 2] = [
         [1.0, 1.0, 1.0, 0.0],
         [0.0, 1.0, -1.0, 1.0],
-    ];
-    /// Aᵀ for F(4×4, 3×3).
-    Output4x3: [6; 4] = [
-        [1.0, 1.0, 1.0, 1.0, 1.0, 0.0],
-        [0.0, 1.0, -1.0, 0.5, -2.0, 0.0],
-        [0.0, 1.0, 1.0, 0.25, 4.0, 0.0],
-        [0.0, 1.0, -1.0, 0.125, -8.0, 1.0],
     ];
     /// Aᵀ for F(2×2, 5×5).
     Output2x5: [6; 2] = [

@@ -76,7 +76,7 @@ fn assert_agrees_with_plain_sums(conv: Conv2d, filter: Filter) {
 
 #[test]
 fn transforms_of_whole_and_cut_blocks_agree_with_plain_sums() {
-    for filter in [Filter::F2x3, Filter::F4x3, Filter::F2x5] {
+    for filter in [Filter::F2x3, Filter::F2x5] {
         // Whole tiles and cut ones; vectors of 4, 8 and 16 values, whole and cut.
         for (height, width, in_channels, out_channels) in [(4, 4, 16, 8), (5, 3, 9, 19)] {
             let kernel = (filter.taps(), filter.taps());
