@@ -10,7 +10,6 @@ use candle_core::{
     CpuStorage, CustomOp1, CustomOp2, CustomOp3, D, DType, Device, InplaceOp1, InplaceOp2, Layout,
     Shape, Storage, Tensor, Var,
 };
-
 use rayon::prelude::*;
 
 use crate::error::through_candle;

@@ -143,7 +143,7 @@ impl Conv2d {
         d_bias: &mut [f32],
     ) {
         let images = input.chunks_exact(self.image_len());
-        with_scratch([self.padded_len(), self.sum_len()], |[padded, sum]| {
+        with_scratch([self.padded_len(), self.prepared_len()], |[padded, sum]| {
             padded.fill(0.0);
             sum.fill(0.0);
             d_bias.fill(0.0);
@@ -240,13 +240,8 @@ impl Conv2d {
         }
     }
 
-    /// Values of the kernel in the form that the products take.
+    /// Values of the kernel, and of its gradient, in the form that the products take.
     pub(super) fn prepared_len(&self) -> usize {
-        Winograd::new(*self).map_or(self.kernel_len(), |winograd| winograd.kernel_len())
-    }
-
-    /// Values of the kernel gradient in the form that the products give.
-    pub(super) fn sum_len(&self) -> usize {
         Winograd::new(*self).map_or(self.kernel_len(), |winograd| winograd.kernel_len())
     }
 

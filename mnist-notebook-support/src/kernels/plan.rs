@@ -146,7 +146,7 @@ impl Plan {
         self.padded_len += conv.padded_len().next_multiple_of(LINE_VALUES);
         self.marks_len += pool.output_len();
         self.gradient_len += (kernel_len + channels).next_multiple_of(LINE_VALUES);
-        self.sums_len += conv.sum_len().next_multiple_of(LINE_VALUES);
+        self.sums_len += conv.prepared_len().next_multiple_of(LINE_VALUES);
         Ok((Flow::Image { height: rows, width: columns, channels }, used))
     }
 

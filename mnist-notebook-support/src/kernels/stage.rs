@@ -150,7 +150,7 @@ impl ConvStage {
             add_rows(row, d_bias);
         }
         let input = &activations[self.input..];
-        let sum = &mut sums[self.sum..][..self.conv.sum_len()];
+        let sum = &mut sums[self.sum..][..self.conv.prepared_len()];
         self.conv.add_image_gradient(input, &d_output[origin..], stride, sum);
         if has_border {
             let d_input = &mut gradient[..self.conv.input_len()];
@@ -161,7 +161,7 @@ impl ConvStage {
     /// After a group's last image: from the gradient of the prepared kernel, in `sums`, to that of
     /// the kernel, in `partial`.
     pub(super) fn finish_gradient(&self, sums: &[f32], partial: &mut [f32]) {
-        let sum = &sums[self.sum..][..self.conv.sum_len()];
+        let sum = &sums[self.sum..][..self.conv.prepared_len()];
         let d_kernel = &mut partial[self.gradient..][..self.conv.kernel_len()];
         self.conv.finish_gradient(sum, d_kernel);
     }

@@ -1,14 +1,14 @@
-//! Convolution with fewer multiplications: Winograd's minimal filtering F(t×t, r×r) (Lavin and Gray,
-//! "Fast Algorithms for Convolutional Neural Networks", 2015).
+//! Convolution with fewer multiplications: Winograd's minimal filtering F(2×2, r×r) for kernels of
+//! 3×3 and 5×5 (Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks", 2015).
 //!
-//! t neighbouring outputs of a filter with r taps are a product of two polynomials, and a product
-//! of degree t + r − 2 is known from its values at t + r − 1 points. So a tile of t×t outputs needs no
-//! more than (t + r − 1)² products instead of t²r²: F(2×2, 3×3) needs 16 instead of 36, F(2×2, 5×5) 36
-//! instead of 100. With d the pixels under the tile, g the kernel and Y the tile,
+//! Two neighbouring outputs of a filter with r taps are a product of two polynomials, and a product
+//! of degree r is known from its values at r + 1 points. So a 2×2 tile of outputs needs no more
+//! than (r + 1)² products instead of 4r²: 16 instead of 36, or 36 instead of 100. With d the pixels
+//! under the tile, g the kernel and Y the tile,
 //!
 //! Y = Aᵀ [ (G g Gᵀ) ⊙ (Bᵀ d B) ] A
 //!
-//! Only the products in the middle are summed over the input channels, so they become (t + r − 1)²
+//! Only the products in the middle are summed over the input channels, so they become (r + 1)²
 //! ordinary matrix products, tiles × channels times channels × channels, and what stands around
 //! them are a few additions for each value. The gradient of the kernel is the same chain read
 //! backwards:
@@ -18,10 +18,10 @@
 //! F(4×4, 3×3) needs fewer products still, but not for training: where the image is empty the sums under a
 //! ReLU are exactly zero at first, and its rounding would open the ReLU there.
 //!
-//! The points are 0, 1, −1 and ∞, and ½ and −2 where six are needed: of the small ones those with
-//! the least rounding (Barabasz and others, "Error Analysis and Improving the Accuracy of Winograd
-//! Convolution", 2018). Results are within 4·10⁻⁷ of the largest entry for four points, as good as
-//! direct sums, and within 4·10⁻⁶ for six.
+//! The points are 0, 1, −1 and ∞ for 3×3, with ½ and −2 as well for 5×5: of the small ones those
+//! with the least rounding (Barabasz and others, "Error Analysis and Improving the Accuracy of
+//! Winograd Convolution", 2018). Results are within 4·10⁻⁷ of the largest entry for 3×3, as good as
+//! direct sums, and within 4·10⁻⁶ for 5×5.
 
 use std::ptr::NonNull;
 
@@ -30,6 +30,9 @@ use pulp::{Arch, MemMask, Simd, WithSimd};
 use super::buffer::{LINE_VALUES, with_scratch};
 use super::conv::Conv2d;
 use super::gemm::{Gemm, Rows, Start, Strides, pointer, pointer_mut, read, write};
+
+/// Rows and columns of outputs in a tile.
+const TILE: usize = 2;
 
 /// Fewer channels than these leave the products too little work for what stands around them.
 const MIN_CHANNELS: usize = 8;
@@ -41,94 +44,56 @@ const TILES_TOGETHER: usize = 7;
 /// About so many tiles form the kernel gradient together: its products sum over them.
 const TILES_SUMMED: usize = 64;
 
-/// F(t×t, r×r).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Filter {
-    /// t = 2, r = 3.
-    F2x3,
-    /// t = 2, r = 5.
-    F2x5,
-}
-
-impl Filter {
-    /// t: rows and columns of outputs in a tile.
-    fn tile(self) -> usize {
-        match self {
-            Self::F2x3 | Self::F2x5 => 2,
-        }
-    }
-
-    /// r: rows and columns of the kernel.
-    fn taps(self) -> usize {
-        match self {
-            Self::F2x3 => 3,
-            Self::F2x5 => 5,
-        }
-    }
-
-    /// Points in one direction at which the polynomials are evaluated.
-    fn points(self) -> usize {
-        self.tile() + self.taps() - 1
-    }
-
-    /// Points in both directions, each with a product of its own.
-    fn planes(self) -> usize {
-        self.points() * self.points()
-    }
-}
-
-/// A convolution that is done in tiles.
+/// A convolution that is done in tiles, with kernels of `taps` × `taps`.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Winograd {
     conv: Conv2d,
-    filter: Filter,
+    taps: usize,
 }
 
 impl Winograd {
     /// The convolution in tiles, if they serve it.
     pub(super) fn new(conv: Conv2d) -> Option<Self> {
-        let filter = match conv.kernel {
-            (3, 3) => Filter::F2x3,
-            (5, 5) => Filter::F2x5,
-            _ => return None,
-        };
+        let (taps, columns) = conv.kernel;
+        let serves = matches!(taps, 3 | 5) && taps == columns;
         let channels = conv.in_channels.min(conv.out_channels);
-        (channels >= MIN_CHANNELS).then_some(Self { conv, filter })
+        (serves && channels >= MIN_CHANNELS).then_some(Self { conv, taps })
+    }
+
+    /// Points in one direction at which the polynomials are evaluated.
+    fn points(&self) -> usize {
+        self.taps + TILE - 1
     }
 
     /// Values of a kernel, or of its gradient, at all points.
     pub(super) fn kernel_len(&self) -> usize {
-        self.filter.planes().saturating_mul(plane_len(self.weights()))
-    }
-
-    /// Values of a kernel at one point, or under one tap.
-    fn weights(&self) -> usize {
-        self.conv.in_channels.saturating_mul(self.conv.out_channels)
+        let planes = self.points() * self.points();
+        let weights = self.conv.in_channels.saturating_mul(self.conv.out_channels);
+        planes.saturating_mul(plane_len(weights))
     }
 
     /// G g Gᵀ: the kernel at all points, `[points, points, in_channels, out_channels]`.
-    pub(super) fn transform_kernel(&self, kernel: &[f32], at_points: &mut [f32]) {
-        let len = self.weights();
-        let (taps, points) = (self.filter.taps(), self.filter.points());
+    pub(super) fn transform_kernel(&self, kernel: &[f32], transformed: &mut [f32]) {
+        let len = self.conv.in_channels * self.conv.out_channels;
+        let (taps, points) = (self.taps, self.points());
         let places = |_| (Block::planes(0, len, taps), Block::planes(0, plane_len(len), points));
-        match self.filter {
-            Filter::F2x3 => transform::<Kernel2x3, 3, 4>(1, len, places, kernel, None, at_points),
-            Filter::F2x5 => transform::<Kernel2x5, 5, 6>(1, len, places, kernel, None, at_points),
+        match taps {
+            3 => transform::<Kernel3, 3, 4>(1, len, places, kernel, None, transformed),
+            _ => transform::<Kernel5, 5, 6>(1, len, places, kernel, None, transformed),
         }
     }
 
     /// Gᵀ U G: from the gradient at all points to that of the kernel.
-    pub(super) fn finish_gradient(&self, at_points: &[f32], d_kernel: &mut [f32]) {
-        type Gt<M> = Transposed<M>;
-        let len = self.weights();
-        let (taps, points) = (self.filter.taps(), self.filter.points());
+    pub(super) fn finish_gradient(&self, transformed: &[f32], d_kernel: &mut [f32]) {
+        let len = self.conv.in_channels * self.conv.out_channels;
+        let (taps, points) = (self.taps, self.points());
         let places = |_| (Block::planes(0, plane_len(len), points), Block::planes(0, len, taps));
-        match self.filter {
-            Filter::F2x3 => {
-                transform::<Gt<Kernel2x3>, 4, 3>(1, len, places, at_points, None, d_kernel)
+        match taps {
+            3 => {
+                transform::<Transposed<Kernel3>, 4, 3>(1, len, places, transformed, None, d_kernel)
             }
-            Filter::F2x5 => {
-                transform::<Gt<Kernel2x5>, 6, 5>(1, len, places, at_points, None, d_kernel)
+            _ => {
+                transform::<Transposed<Kernel5>, 6, 5>(1, len, places, transformed, None, d_kernel)
             }
         }
     }
@@ -144,7 +109,7 @@ impl Winograd {
     ) {
         let Conv2d { width, in_channels, out_channels, .. } = self.conv;
         let row_len = width * out_channels;
-        let planes = self.filter.planes();
+        let planes = self.points() * self.points();
         let rows = self.rows_together();
         for (block, output) in output.chunks_mut(rows * row_len).enumerate() {
             let grid = self.grid(y + block * rows, output.len() / row_len);
@@ -179,7 +144,7 @@ impl Winograd {
         d_kernel: &mut [f32],
     ) {
         let Conv2d { height, in_channels, out_channels, .. } = self.conv;
-        let planes = self.filter.planes();
+        let planes = self.points() * self.points();
         let rows = self.rows_of(TILES_SUMMED);
         for y in (0..height).step_by(rows) {
             let grid = self.grid(y, rows.min(height - y));
@@ -209,23 +174,21 @@ impl Winograd {
         self.rows_of(TILES_TOGETHER)
     }
 
-    /// The image rows, those of one row of tiles at least, that hold about `tiles` tiles.
+    /// The even number of image rows, at least one row of tiles, that holds about `tiles` tiles.
     fn rows_of(&self, tiles: usize) -> usize {
-        let tile = self.filter.tile();
-        tile * (tiles / self.conv.width.div_ceil(tile).max(1)).max(1)
+        TILE * (tiles / self.conv.width.div_ceil(TILE).max(1)).max(1)
     }
 
     fn grid(&self, y: usize, rows: usize) -> Grid {
-        Grid { tile: self.filter.tile(), y, rows, columns: self.conv.width }
+        Grid { y, rows, columns: self.conv.width }
     }
 
     /// Bᵀ d B of every tile: `[points, points, tiles, in_channels]`.
     fn transform_input(&self, grid: &Grid, padded: &[f32], inputs: &mut [f32]) {
-        let (channels, points) = (self.conv.in_channels, self.filter.points());
-        let tiles = grid.tiles();
+        let (channels, points) = (self.conv.in_channels, self.points());
         let row_len = self.conv.padded_row();
         let (last_row, last_column) =
-            (self.conv.height + self.filter.taps() - 1, self.conv.width + self.filter.taps() - 1);
+            (self.conv.height + self.taps - 1, self.conv.width + self.taps - 1);
         let places = |tile| {
             let (y, x) = grid.position(tile);
             let y = y + grid.y;
@@ -236,11 +199,11 @@ impl Winograd {
                 rows: points.min(last_row - y),
                 columns: points.min(last_column - x),
             };
-            (from, Block::planes(tile * channels, plane_len(tiles * channels), points))
+            (from, Block::planes(tile * channels, plane_len(grid.tiles() * channels), points))
         };
-        match points {
-            4 => transform::<Input4, 4, 4>(tiles, channels, places, padded, None, inputs),
-            _ => transform::<Input6, 6, 6>(tiles, channels, places, padded, None, inputs),
+        match self.taps {
+            3 => transform::<Input3, 4, 4>(grid.tiles(), channels, places, padded, None, inputs),
+            _ => transform::<Input5, 6, 6>(grid.tiles(), channels, places, padded, None, inputs),
         }
     }
 
@@ -252,19 +215,14 @@ impl Winograd {
         bias: Option<&[f32]>,
         output: &mut [f32],
     ) {
-        let (channels, points) = (self.conv.out_channels, self.filter.points());
-        let tiles = grid.tiles();
+        let (channels, points) = (self.conv.out_channels, self.points());
         let places = |tile| {
-            let from = Block::planes(tile * channels, plane_len(tiles * channels), points);
+            let from = Block::planes(tile * channels, plane_len(grid.tiles() * channels), points);
             (from, grid.block(tile, self.conv.width * channels, channels))
         };
-        match self.filter {
-            Filter::F2x3 => {
-                transform::<Output2x3, 4, 2>(tiles, channels, places, products, bias, output)
-            }
-            Filter::F2x5 => {
-                transform::<Output2x5, 6, 2>(tiles, channels, places, products, bias, output)
-            }
+        match self.taps {
+            3 => transform::<Output3, 4, 2>(grid.tiles(), channels, places, products, bias, output),
+            _ => transform::<Output5, 6, 2>(grid.tiles(), channels, places, products, bias, output),
         }
     }
 
@@ -276,20 +234,19 @@ impl Winograd {
         d_row: usize,
         d_products: &mut [f32],
     ) {
-        type A<M> = Transposed<M>;
-        let (channels, points) = (self.conv.out_channels, self.filter.points());
+        let (channels, points) = (self.conv.out_channels, self.points());
         let tiles = grid.tiles();
         let places = |tile| {
             let to = Block::planes(tile * channels, plane_len(tiles * channels), points);
             (grid.block(tile, d_row, channels), to)
         };
-        match self.filter {
-            Filter::F2x3 => {
-                transform::<A<Output2x3>, 2, 4>(tiles, channels, places, d_output, None, d_products)
-            }
-            Filter::F2x5 => {
-                transform::<A<Output2x5>, 2, 6>(tiles, channels, places, d_output, None, d_products)
-            }
+        match self.taps {
+            3 => transform::<Transposed<Output3>, 2, 4>(
+                tiles, channels, places, d_output, None, d_products,
+            ),
+            _ => transform::<Transposed<Output5>, 2, 6>(
+                tiles, channels, places, d_output, None, d_products,
+            ),
         }
     }
 }
@@ -302,8 +259,6 @@ fn plane_len(len: usize) -> usize {
 
 /// Tiles that cover some rows of an image, row by row.
 struct Grid {
-    /// Rows and columns of a tile.
-    tile: usize,
     /// The first row of the image.
     y: usize,
     rows: usize,
@@ -312,14 +267,14 @@ struct Grid {
 
 impl Grid {
     fn tiles(&self) -> usize {
-        self.rows.div_ceil(self.tile) * self.columns.div_ceil(self.tile)
+        self.rows.div_ceil(TILE) * self.columns.div_ceil(TILE)
     }
 
     /// Row, counted from the first one, and column where a tile starts.
     #[inline(always)]
     fn position(&self, tile: usize) -> (usize, usize) {
-        let across = self.columns.div_ceil(self.tile);
-        (tile / across * self.tile, tile % across * self.tile)
+        let across = self.columns.div_ceil(TILE);
+        (tile / across * TILE, tile % across * TILE)
     }
 
     /// A tile's pixels, as far as they lie in the image.
@@ -330,8 +285,8 @@ impl Grid {
             start: y * row + x * column,
             row,
             column,
-            rows: self.tile.min(self.rows - y),
-            columns: self.tile.min(self.columns - x),
+            rows: TILE.min(self.rows - y),
+            columns: TILE.min(self.columns - x),
         }
     }
 }
@@ -405,15 +360,27 @@ macro_rules! matrices {
 }
 
 matrices! {
-    /// Bᵀ for four points.
-    Input4: [4; 4] = [
+    /// Bᵀ for 3×3.
+    Input3: [4; 4] = [
         [-1.0, 0.0, 1.0, 0.0],
         [0.0, 1.0, 1.0, 0.0],
         [0.0, -1.0, 1.0, 0.0],
         [0.0, -1.0, 0.0, 1.0],
     ];
-    /// Bᵀ for six points.
-    Input6: [6; 6] = [
+    /// G for 3×3.
+    Kernel3: [3; 4] = [
+        [-1.0, 0.0, 0.0],
+        [0.5, 0.5, 0.5],
+        [0.5, -0.5, 0.5],
+        [0.0, 0.0, 1.0],
+    ];
+    /// Aᵀ for 3×3.
+    Output3: [4; 2] = [
+        [1.0, 1.0, 1.0, 0.0],
+        [0.0, 1.0, -1.0, 1.0],
+    ];
+    /// Bᵀ for 5×5.
+    Input5: [6; 6] = [
         [1.0, -1.5, -2.0, 1.5, 1.0, 0.0],
         [0.0, -1.0, 0.5, 2.5, 1.0, 0.0],
         [0.0, 1.0, -2.5, 0.5, 1.0, 0.0],
@@ -421,15 +388,8 @@ matrices! {
         [0.0, 0.5, -1.0, -0.5, 1.0, 0.0],
         [0.0, 1.0, -1.5, -2.0, 1.5, 1.0],
     ];
-    /// G for F(2×2, 3×3).
-    Kernel2x3: [3; 4] = [
-        [-1.0, 0.0, 0.0],
-        [0.5, 0.5, 0.5],
-        [0.5, -0.5, 0.5],
-        [0.0, 0.0, 1.0],
-    ];
-    /// G for F(2×2, 5×5).
-    Kernel2x5: [5; 6] = [
+    /// G for 5×5.
+    Kernel5: [5; 6] = [
         [1.0, 0.0, 0.0, 0.0, 0.0],
         [1.0 / 3.0, 1.0 / 3.0, 1.0 / 3.0, 1.0 / 3.0, 1.0 / 3.0],
         [-1.0 / 3.0, 1.0 / 3.0, -1.0 / 3.0, 1.0 / 3.0, -1.0 / 3.0],
@@ -437,13 +397,8 @@ matrices! {
         [1.0 / 15.0, -2.0 / 15.0, 4.0 / 15.0, -8.0 / 15.0, 16.0 / 15.0],
         [0.0, 0.0, 0.0, 0.0, 1.0],
     ];
-    /// Aᵀ for F(2×2, 3×3).
-    Output2x3: [4; 2] = [
-        [1.0, 1.0, 1.0, 0.0],
-        [0.0, 1.0, -1.0, 1.0],
-    ];
-    /// Aᵀ for F(2×2, 5×5).
-    Output2x5: [6; 2] = [
+    /// Aᵀ for 5×5.
+    Output5: [6; 2] = [
         [1.0, 1.0, 1.0, 1.0, 1.0, 0.0],
         [0.0, 1.0, -1.0, 0.5, -2.0, 1.0],
     ];
