@@ -15,8 +15,8 @@
 //!
 //! dg = Gᵀ [ Σ over tiles (Bᵀ d B) ⊙ (A dY Aᵀ) ] G
 //!
-//! F(4×4, 3×3) needs fewer products still, but not for training: where the image is empty the sums under a
-//! ReLU are exactly zero at first, and its rounding would open the ReLU there.
+//! F(4×4, 3×3) needs fewer products still, but does not serve training: where the image is empty the
+//! sums under a ReLU are exactly zero at first, and its rounding would open the ReLU there.
 //!
 //! The points are 0, 1, −1 and ∞ for 3×3, with ½ and −2 as well for 5×5: of the small ones those
 //! with the least rounding (Barabasz and others, "Error Analysis and Improving the Accuracy of
@@ -65,16 +65,24 @@ impl Winograd {
         self.taps + TILE - 1
     }
 
+    /// Points in both directions, each with a product of its own.
+    fn planes(&self) -> usize {
+        self.points() * self.points()
+    }
+
     /// Values of a kernel, or of its gradient, at all points.
     pub(super) fn kernel_len(&self) -> usize {
-        let planes = self.points() * self.points();
-        let weights = self.conv.in_channels.saturating_mul(self.conv.out_channels);
-        planes.saturating_mul(plane_len(weights))
+        self.planes().saturating_mul(plane_len(self.weights()))
+    }
+
+    /// Values of a kernel at one point, or under one tap.
+    fn weights(&self) -> usize {
+        self.conv.in_channels.saturating_mul(self.conv.out_channels)
     }
 
     /// G g Gᵀ: the kernel at all points, `[points, points, in_channels, out_channels]`.
     pub(super) fn transform_kernel(&self, kernel: &[f32], transformed: &mut [f32]) {
-        let len = self.conv.in_channels * self.conv.out_channels;
+        let len = self.weights();
         let (taps, points) = (self.taps, self.points());
         let places = |_| (Block::planes(0, len, taps), Block::planes(0, plane_len(len), points));
         match taps {
@@ -85,7 +93,7 @@ impl Winograd {
 
     /// Gᵀ U G: from the gradient at all points to that of the kernel.
     pub(super) fn finish_gradient(&self, transformed: &[f32], d_kernel: &mut [f32]) {
-        let len = self.conv.in_channels * self.conv.out_channels;
+        let len = self.weights();
         let (taps, points) = (self.taps, self.points());
         let places = |_| (Block::planes(0, plane_len(len), points), Block::planes(0, len, taps));
         match taps {
@@ -109,7 +117,7 @@ impl Winograd {
     ) {
         let Conv2d { width, in_channels, out_channels, .. } = self.conv;
         let row_len = width * out_channels;
-        let planes = self.points() * self.points();
+        let planes = self.planes();
         let rows = self.rows_together();
         for (block, output) in output.chunks_mut(rows * row_len).enumerate() {
             let grid = self.grid(y + block * rows, output.len() / row_len);
@@ -144,7 +152,7 @@ impl Winograd {
         d_kernel: &mut [f32],
     ) {
         let Conv2d { height, in_channels, out_channels, .. } = self.conv;
-        let planes = self.points() * self.points();
+        let planes = self.planes();
         let rows = self.rows_of(TILES_SUMMED);
         for y in (0..height).step_by(rows) {
             let grid = self.grid(y, rows.min(height - y));
@@ -186,6 +194,7 @@ impl Winograd {
     /// Bᵀ d B of every tile: `[points, points, tiles, in_channels]`.
     fn transform_input(&self, grid: &Grid, padded: &[f32], inputs: &mut [f32]) {
         let (channels, points) = (self.conv.in_channels, self.points());
+        let tiles = grid.tiles();
         let row_len = self.conv.padded_row();
         let (last_row, last_column) =
             (self.conv.height + self.taps - 1, self.conv.width + self.taps - 1);
@@ -199,11 +208,11 @@ impl Winograd {
                 rows: points.min(last_row - y),
                 columns: points.min(last_column - x),
             };
-            (from, Block::planes(tile * channels, plane_len(grid.tiles() * channels), points))
+            (from, Block::planes(tile * channels, plane_len(tiles * channels), points))
         };
         match self.taps {
-            3 => transform::<Input3, 4, 4>(grid.tiles(), channels, places, padded, None, inputs),
-            _ => transform::<Input5, 6, 6>(grid.tiles(), channels, places, padded, None, inputs),
+            3 => transform::<Input3, 4, 4>(tiles, channels, places, padded, None, inputs),
+            _ => transform::<Input5, 6, 6>(tiles, channels, places, padded, None, inputs),
         }
     }
 
@@ -216,13 +225,14 @@ impl Winograd {
         output: &mut [f32],
     ) {
         let (channels, points) = (self.conv.out_channels, self.points());
+        let tiles = grid.tiles();
         let places = |tile| {
-            let from = Block::planes(tile * channels, plane_len(grid.tiles() * channels), points);
+            let from = Block::planes(tile * channels, plane_len(tiles * channels), points);
             (from, grid.block(tile, self.conv.width * channels, channels))
         };
         match self.taps {
-            3 => transform::<Output3, 4, 2>(grid.tiles(), channels, places, products, bias, output),
-            _ => transform::<Output5, 6, 2>(grid.tiles(), channels, places, products, bias, output),
+            3 => transform::<Output3, 4, 2>(tiles, channels, places, products, bias, output),
+            _ => transform::<Output5, 6, 2>(tiles, channels, places, products, bias, output),
         }
     }
 

@@ -46,7 +46,7 @@ fn assert_agrees_with_plain_sums(conv: Conv2d) {
     });
 
     let grid = winograd.grid(0, height);
-    let (planes, tiles) = (winograd.points() * winograd.points(), grid.tiles());
+    let (planes, tiles) = (winograd.planes(), grid.tiles());
     let mut at_points = vec![f32::NAN; winograd.kernel_len()];
     winograd.transform_kernel(&kernel, &mut at_points);
     let mut inputs = vec![f32::NAN; planes * plane_len(tiles * in_channels)];
