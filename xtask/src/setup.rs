@@ -1,148 +1,111 @@
 //! Makes everything that the notebooks need, once; what is in place already is left alone.
 //!
-//! Nothing is installed outside the project's `.tools` and Cargo's home, apart from rustup's component `rust-src`.
+//! Nothing is installed outside the project's `.tools` and Cargo's home, apart from rustup's
+//! component `rust-src`.
 
-use std::ffi::OsStr;
 use std::fs::{self, File};
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
-use serde_json::json;
+use anyhow::{Context, Result, anyhow};
+use warm_evcxr::kernel::{self, Kernelspec};
+use warm_evcxr::pool::{Pool, Settings};
+use warm_evcxr::template::{self, Dependencies, parse_dependency};
+use warm_evcxr::{evcxr, files};
 
-use crate::check;
-use crate::kernel::Kernel;
-use crate::launcher::{self, Pool, STAMP};
 use crate::notebook::Notebook;
-use crate::project::{Project, cargo_home, command, output, run};
+use crate::project::{Project, command, output};
+use crate::python;
 use crate::ui::Spinner;
 
-/// The series of evcxr that the notebooks are written for, and the version that is installed when there is none.
-const EVCXR_SERIES: &str = "0.22.";
-const EVCXR_VERSION: &str = "0.22.0";
-const OLDEST_PYTHON: (u32, u32) = (3, 10);
+/// How the notebooks' kernel compiles.
+const CARGO_CONFIG: &str = include_str!("kernel-profile.toml");
 
-/// JupyterLab asks nothing of the network: no news, no updates.
-const LAB_SETTINGS: &str = r#"{
-  "@jupyterlab/apputils-extension:notification": { "fetchNews": "false", "checkForUpdates": false }
-}
-"#;
+/// Variables with which the crate computes faster, and which have to be set before the program
+/// starts.
+pub(crate) const FASTER: [(&str, &str); 3] = [
+    // candle adds up gradients on threads of its own, which spin beside Rayon's while they wait.
+    ("CANDLE_NUM_THREADS", "1"),
+    // What a training step frees the next one needs again: glibc shall keep it, since fetching
+    // megabytes of fresh pages each time costs nearly as much as computing on them.
+    ("MALLOC_MMAP_THRESHOLD_", "33554432"),
+    ("MALLOC_TRIM_THRESHOLD_", "1073741824"),
+];
+/// The same for Pythons that cells start: the project's own, apart from what is beside the notebook.
+const PYTHON: [(&str, &str); 4] = [
+    ("PYTHONNOUSERSITE", "1"),
+    ("PYTHONPATH", ""),
+    ("PYTHONSAFEPATH", "1"),
+    ("PYTHONUTF8", "1"),
+];
 
-/// Makes everything that the notebooks need.
+/// The name and the title under which the kernel is registered for the user, beside one of the
+/// user's own.
+const USER_KERNEL: (&str, &str) = ("mnist-notebook", "Rust (MNIST notebooks)");
+
+/// Makes what these notebooks need, and prints how long it took if it took long.
 ///
 /// # Errors
 /// When something needed is missing and cannot be made; the message says what to install.
-pub fn set_up(project: &Project) -> Result<()> {
-    fs::create_dir_all(project.tools().join("jupyter"))?;
-    let lock = File::create(project.tools().join("setup.lock"))?;
+pub fn set_up(project: &Project, notebooks: &[PathBuf]) -> Result<()> {
+    let start = Instant::now();
+    let lock = project.tools().join("setup.lock");
+    files::make_folder(&project.tools().join("jupyter"))?;
+    let lock = File::create(&lock).with_context(|| format!("cannot write {}", lock.display()))?;
     if lock.try_lock().is_err() {
         println!("Waiting for another `cargo xtask` to finish setting up");
         lock.lock()?;
     }
-    python_environment(project)?;
-    let evcxr = evcxr()?;
+    project.claim_tools()?;
+    let dependencies = dependencies(notebooks)?;
     rust_src(project)?;
-    kernelspec(project, &evcxr)?;
-    warm_template(project)
-}
-
-/// The Python environment with what `notebooks/requirements.txt` names.
-fn python_environment(project: &Project) -> Result<()> {
-    let wanted = project.notebooks().join("requirements.txt");
-    let text =
-        fs::read_to_string(&wanted).with_context(|| format!("cannot read {}", wanted.display()))?;
-    let stamp = project.venv().join("requirements.txt");
-    let works = || output(command(project.python()).arg("--version")).is_ok();
-    if fs::read_to_string(&stamp).is_ok_and(|installed| installed == text) && works() {
-        return Ok(());
+    let pool = project.pool();
+    pool.furnish(CARGO_CONFIG)?;
+    let parts = side_by_side([
+        ("JupyterLab", &|| python::set_up(project)),
+        ("the kernel", &|| kernelspec(project, &pool)),
+        ("the notebooks' dependencies", &|| warm(project, &pool, &dependencies)),
+    ])?;
+    if start.elapsed() > Duration::from_secs(20) {
+        println!("Set up in {}, side by side:", minutes(start.elapsed()));
+        for (name, took) in parts {
+            println!("        {:>6}  {name}", minutes(took));
+        }
     }
-    println!("Installing JupyterLab in .tools/venv");
-    make_environment(&find_python()?, &project.venv(), [OsStr::new("-r"), wanted.as_os_str()])
-        .context("cannot install notebooks/requirements.txt")?;
-    launcher::write(
-        &project.venv().join("share/jupyter/lab/settings/overrides.json"),
-        LAB_SETTINGS,
-    )?;
-    fs::write(stamp, text)?;
     Ok(())
 }
 
-/// Makes a Python environment anew, with what these arguments of `pip install` ask for.
-///
-/// # Errors
-/// When Python cannot make one, or pip cannot install it all.
-pub(crate) fn make_environment(
-    python: &Path,
-    folder: &Path,
-    packages: impl IntoIterator<Item = impl AsRef<OsStr>>,
-) -> Result<()> {
-    launcher::remove(folder)?;
-    output(command(python).args(["-m", "venv"]).arg(folder)).context(
-        "cannot make a Python environment: Python's module `venv` may be missing \
-         (Debian and Ubuntu: `apt install python3-venv`)",
-    )?;
-    let _spinner = Spinner::new("pip install");
-    let mut pip = command(folder.join("bin/python"));
-    pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check"]).args(packages);
-    output(&mut pip).map(drop)
-}
+/// A part of set-up: its name, and what makes it.
+type Part<'a> = (&'static str, &'a (dyn Fn() -> Result<()> + Sync));
 
-/// A Python that is new enough.
-pub(crate) fn find_python() -> Result<PathBuf> {
-    let version = "import sys; print(sys.version_info[0], sys.version_info[1])";
-    let mut seen = Vec::new();
-    for name in ["python3", "python3.14", "python3.13", "python3.12", "python3.11", "python3.10"] {
-        let Ok(answer) = output(command(name).args(["-c", version])) else {
-            continue;
-        };
-        let numbers: Vec<u32> =
-            answer.split(' ').filter_map(|number| number.parse().ok()).collect();
-        if matches!(numbers[..], [major, minor] if (major, minor) >= OLDEST_PYTHON) {
-            return Ok(name.into());
-        }
-        seen.push(answer.replace(' ', "."));
+/// Makes parts that do not need each other at the same time, and returns how long each took. All are
+/// brought to an end before the first error is returned, so that nothing is left half done.
+fn side_by_side<const N: usize>(parts: [Part; N]) -> Result<[(&'static str, Duration); N]> {
+    let results = thread::scope(|scope| {
+        let running = parts.map(|(name, make)| {
+            scope.spawn(move || {
+                let start = Instant::now();
+                make().map(|()| (name, start.elapsed()))
+            })
+        });
+        running.map(|thread| thread.join().unwrap_or_else(|_| Err(anyhow!("set-up panicked"))))
+    });
+    let mut times = [("", Duration::ZERO); N];
+    for (time, result) in times.iter_mut().zip(results) {
+        *time = result?;
     }
-    let found = if seen.is_empty() { "none".to_owned() } else { seen.join(", ") };
-    bail!(
-        "JupyterLab needs Python {}.{} or newer as `python3` (found: {found}): \
-         install it (Debian and Ubuntu: `apt install python3 python3-venv`)",
-        OLDEST_PYTHON.0,
-        OLDEST_PYTHON.1
-    )
+    Ok(times)
 }
 
-/// The kernel's program: one that Cargo installed for this user, or one built now into a folder of its own.
-fn evcxr() -> Result<PathBuf> {
-    let home = cargo_home()?;
-    let own = home.join("mnist-notebook").join(format!("evcxr_jupyter-{EVCXR_VERSION}"));
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let roots = std::env::split_paths(&path).filter_map(|bin| Some(bin.parent()?.to_owned()));
-    for root in [own.clone(), home].into_iter().chain(roots) {
-        if installed_evcxr(&root).is_some_and(|version| version.starts_with(EVCXR_SERIES)) {
-            return Ok(root.join("bin/evcxr_jupyter"));
-        }
-    }
-    println!(
-        "Building the kernel evcxr_jupyter {EVCXR_VERSION}, once for this user (about 10 minutes on 2 cores)"
-    );
-    let mut install = command("cargo");
-    install
-        .args(["install", "--locked", "--version", EVCXR_VERSION, "evcxr_jupyter", "--root"])
-        .arg(&own);
-    // Outside the project folder, whose build settings are not meant for it.
-    run(install.current_dir(cargo_home()?)).context("cannot build the kernel evcxr_jupyter")?;
-    Ok(own.join("bin/evcxr_jupyter"))
+/// A duration as minutes and seconds.
+pub fn minutes(duration: Duration) -> String {
+    let seconds = duration.as_secs_f64().round() as u64;
+    format!("{}:{:02}", seconds / 60, seconds % 60)
 }
 
-/// The version of `evcxr_jupyter` in a folder that Cargo installs programs to, from Cargo's list of them.
-fn installed_evcxr(root: &Path) -> Option<String> {
-    let list = fs::read_to_string(root.join(".crates.toml")).ok()?;
-    root.join("bin/evcxr_jupyter").is_file().then_some(())?;
-    let (_, rest) = list.split_once("\"evcxr_jupyter ")?;
-    rest.split(' ').next().map(str::to_owned)
-}
-
-/// The standard library's source, by which evcxr infers the types of variables. Does without it where it cannot be had.
+/// The standard library's source, by which evcxr infers the types of variables. Does without it
+/// where it cannot be had.
 fn rust_src(project: &Project) -> Result<()> {
     let sysroot = output(command("rustc").args(["--print", "sysroot"]))?;
     if Path::new(&sysroot).join("lib/rustlib/src/rust/library").is_dir() {
@@ -162,115 +125,99 @@ fn rust_src(project: &Project) -> Result<()> {
     Ok(())
 }
 
-/// The kernel's launcher, and the kernelspec that names it.
-fn kernelspec(project: &Project, evcxr: &Path) -> Result<()> {
-    let tools = project.tools();
-    let launcher = tools.join("bin/xtask");
-    // A copy: it outlives `cargo clean`. Put in place by renaming: the old one may be running.
-    let copy = tools.join("bin/xtask.new");
-    fs::create_dir_all(tools.join("bin"))?;
-    fs::copy(std::env::current_exe()?, &copy)?;
-    fs::rename(copy, &launcher)?;
-    Pool::new(&tools).furnish()?;
-    let spec = json!({
-        "argv": [&launcher, "kernel", "--evcxr", evcxr, "--control-file", "{connection_file}"],
-        "display_name": "Rust",
-        "language": "rust",
-        "interrupt_mode": "message",
-    });
-    launcher::write(&project.kernelspec(), &format!("{spec:#}\n"))
-}
-
-/// The build folder with all dependencies of the notebooks compiled, from which kernels get their copies.
-///
-/// It is made by a kernel itself, by running the notebooks' `:dep` lines: so the flags are the kernel's own.
-fn warm_template(project: &Project) -> Result<()> {
-    let dependencies = dependencies(project)?;
-    let pool = Pool::new(&project.tools());
-    let (template, building) = (pool.template(), pool.template().with_extension("new"));
-    let stamp = stamp(project, &dependencies)?;
-    if dependencies.is_empty()
-        || fs::read_to_string(template.join(STAMP)).is_ok_and(|old| old == stamp)
-    {
-        return Ok(());
+/// The kernel, and the kernelspec that the notebooks name.
+fn kernelspec(project: &Project, pool: &Pool) -> Result<()> {
+    if evcxr::installed()?.is_none() {
+        println!("Building the kernel evcxr_jupyter {}, once for this user", evcxr::VERSION);
     }
-    println!("Compiling the notebooks' dependencies (a few minutes the first time)");
-    // What was begun and not finished is gone on with: Cargo itself knows what a killed build has left to do.
-    if !building.exists() && template.exists() && launcher::is_sound(&template)? {
-        launcher::copy(&template, &building)?;
-    }
-    fs::create_dir_all(&building)?;
     let spinner = Spinner::new("");
-    let folder = building.to_str().context("the project's path is not UTF-8")?;
-    let mut kernel = Kernel::start(
-        project,
-        &project.notebooks(),
-        &[("EVCXR_TMPDIR", folder)],
-        Box::new(spinner.messages()),
-    )?;
-    let outputs = kernel.execute(&dependencies, None, |_| {})?;
-    drop(kernel);
-    if let Some(problem) = check::messages(&outputs).first() {
-        bail!(
-            "cannot compile the notebooks' dependencies:\n{problem}\n\
-             (if this is no error in the code, remove .tools/kernels and try again)"
-        );
-    }
-    fs::write(building.join(STAMP), stamp)?;
-    let lock = pool.template_lock()?;
-    lock.lock()?;
-    launcher::remove(&template)?;
-    fs::rename(&building, &template)?;
-    Ok(())
+    let evcxr = evcxr::find_or_build(&spinner.messages())?;
+    let lock = Some(project.root().join("Cargo.lock"));
+    pool.configure(&Settings { evcxr, lock, path: vec![project.venv().join("bin")] })?;
+    kernel::install(pool, &spec(project.tools().join("kernelspec"), "Rust"))
 }
 
-/// The `:dep` lines of all notebooks, each once.
-fn dependencies(project: &Project) -> Result<String> {
-    let mut lines: Vec<String> = Vec::new();
-    for path in project.notebook_files()? {
-        for cell in Notebook::read(&path)?.code_cells() {
-            let found = cell.source.lines().filter(|line| line.starts_with(":dep "));
-            lines.extend(found.map(str::to_owned));
+fn spec(folder: PathBuf, title: &str) -> Kernelspec {
+    let environment = FASTER.into_iter().chain(PYTHON);
+    Kernelspec {
+        folder,
+        display_name: title.to_owned(),
+        environment: environment.map(|(name, value)| (name.into(), value.into())).collect(),
+    }
+}
+
+/// Registers the kernel for the user's own Jupyter and VS Code, under a name that leaves a kernel of
+/// the user's own alone. Returns the name.
+///
+/// # Errors
+/// When the user's folder is not known or cannot be written.
+pub fn register(project: &Project) -> Result<&'static str> {
+    let (name, title) = USER_KERNEL;
+    kernel::install(&project.pool(), &spec(user_kernelspec()?, title))?;
+    Ok(name)
+}
+
+/// Where the kernel is registered for the user.
+///
+/// # Errors
+/// When the user's folder is not known.
+pub fn user_kernelspec() -> Result<PathBuf> {
+    let data = kernel::user_data().context("no home folder: set HOME")?;
+    Ok(data.join("kernels").join(USER_KERNEL.0))
+}
+
+/// The build folder with all dependencies of the notebooks compiled.
+fn warm(project: &Project, pool: &Pool, dependencies: &Dependencies) -> Result<()> {
+    let spinner = Spinner::new("");
+    let lock = project.root().join("Cargo.lock");
+    template::warm(pool, dependencies, Some(&lock), &spinner.messages()).map(drop)
+}
+
+/// What the `:dep` lines of notebooks ask for.
+fn dependencies(notebooks: &[PathBuf]) -> Result<Dependencies> {
+    let mut dependencies = Dependencies::new();
+    for path in notebooks {
+        let folder = path.parent().context("a notebook lies in a folder")?;
+        for cell in Notebook::read(path)?.code_cells() {
+            for wanted in cell.source.lines().filter_map(|line| line.strip_prefix(":dep ")) {
+                dependencies.extend([parse_dependency(wanted, folder)
+                    .with_context(|| format!("in {}", path.display()))?]);
+            }
         }
     }
-    lines.sort();
-    lines.dedup();
-    Ok(lines.join("\n"))
+    Ok(dependencies)
 }
 
-/// A text that changes with all that a compiled dependency depends on.
-fn stamp(project: &Project, dependencies: &str) -> Result<String> {
-    let mut hasher = DefaultHasher::new();
-    output(command("rustc").arg("-vV"))?.hash(&mut hasher);
-    dependencies.hash(&mut hasher);
-    hash_files(
-        project.root(),
-        &["Cargo.lock", "Cargo.toml", ".tools/kernels/.cargo/config.toml"],
-        &mut hasher,
-    )?;
-    hash_sources(&project.root().join("mnist-notebook-support"), &mut hasher)?;
-    Ok(format!("{:016x}\n", hasher.finish()))
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-fn hash_files(folder: &Path, names: &[&str], hasher: &mut impl Hasher) -> Result<()> {
-    for name in names {
-        let path = folder.join(name);
-        fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?.hash(hasher);
+    #[test]
+    fn all_parts_end_before_an_error_is_told() {
+        let last = std::sync::atomic::AtomicBool::new(false);
+        let done = || {
+            last.store(true, std::sync::atomic::Ordering::Relaxed);
+            Ok(())
+        };
+        let error = side_by_side([("one", &|| Err(anyhow!("no disk"))), ("two", &done)]);
+        assert_eq!(error.unwrap_err().to_string(), "no disk");
+        assert!(last.into_inner());
     }
-    Ok(())
-}
 
-fn hash_sources(folder: &Path, hasher: &mut impl Hasher) -> Result<()> {
-    let mut paths =
-        fs::read_dir(folder)?.map(|entry| Ok(entry?.path())).collect::<Result<Vec<_>>>()?;
-    paths.sort();
-    for path in paths {
-        if path.is_dir() {
-            hash_sources(&path, hasher)?;
-        } else {
-            path.hash(hasher);
-            fs::read(&path)?.hash(hasher);
-        }
+    #[test]
+    fn the_profile_says_everything_that_the_general_one_says() {
+        let keys = |text: &str| -> Vec<String> {
+            let table: toml::Table = text.parse().unwrap();
+            let profile = table["profile"]["dev"].as_table().unwrap();
+            let plain = profile.iter().filter(|(_, value)| !value.is_table());
+            plain.map(|(key, _)| key.clone()).collect()
+        };
+        assert_eq!(keys(CARGO_CONFIG), keys(warm_evcxr::pool::CARGO_CONFIG));
     }
-    Ok(())
+
+    #[test]
+    fn durations_read_as_clocks_do() {
+        assert_eq!(minutes(Duration::from_millis(61_400)), "1:01");
+        assert_eq!(minutes(Duration::from_millis(59_600)), "1:00");
+    }
 }

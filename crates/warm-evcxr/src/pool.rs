@@ -1,44 +1,32 @@
-//! Starts evcxr for Jupyter in a build folder of its own that is warm already.
+//! The folder of build folders, one for each kernel that runs.
 //!
-//! By default evcxr compiles all dependencies anew at each start. Told a lasting folder, it does not; but two kernels
-//! cannot share one. So there is a pool of folders, *slots*, and the kernelspec names this launcher, which takes a free
-//! slot, locks it for the life of the kernel, and becomes evcxr:
+//! By default evcxr compiles all dependencies anew at each start. Told a lasting folder, it does not;
+//! but two kernels cannot share one. So there is a pool of folders, *slots*: a kernel takes a free
+//! slot and locks it for its life.
 //!
 //! ```text
-//! .tools/kernels/template     all dependencies compiled, made by set-up, never used by a kernel
-//! .tools/kernels/slots/1      a copy of it, used by one kernel at a time
-//! .tools/kernels/slots/1.lock
-//! .tools/kernels/bin/cargo    stands before the real Cargo, see `cargo-shim.sh`
+//! template      all dependencies compiled, made by set-up, never used by a kernel
+//! slots/1       a copy of it, used by one kernel at a time
+//! slots/1.lock
+//! bin/          stands before Cargo, rustc and rustup, see `src/shims`
 //! ```
 //!
-//! A slot is copied anew when the template has changed, or when a build in it was killed. Idle slots beyond the
-//! second are removed. The lock is handed on as standard input, which evcxr does not read: it is held until
-//! the kernel and every build that it started are gone, however they end.
+//! A slot is copied anew when the template has changed, or when a build in it was killed. Idle slots
+//! beyond the second are removed.
 
-use std::convert::Infallible;
-use std::fs::{self, File, FileTimes, TryLockError};
+use std::fs::{self, File, TryLockError};
 use std::io;
-use std::os::unix::fs::PermissionsExt;
-use std::os::unix::process::CommandExt;
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
 
 use anyhow::{Context, Result, bail};
+use serde::{Deserialize, Serialize};
 
-use crate::project::{cargo_home, command, output};
-
-/// Variables with which the crate computes faster, and which have to be set before the program starts.
-pub(crate) const FASTER: [(&str, &str); 3] = [
-    // candle adds up gradients on threads of its own, which spin beside Rayon's while they wait.
-    ("CANDLE_NUM_THREADS", "1"),
-    // What a training step frees the next one needs again: glibc shall keep it, since fetching megabytes of fresh pages
-    // each time costs nearly as much as computing on them.
-    ("MALLOC_MMAP_THRESHOLD_", "33554432"),
-    ("MALLOC_TRIM_THRESHOLD_", "1073741824"),
-];
+use crate::files::{copy, make_folder, remove, size, write, write_program};
+use crate::toolchain::{program_folders, tool};
 
 /// The file in a template, and so in its copies, that tells one state of the template from another.
-pub const STAMP: &str = ".stamp";
+pub(crate) const STAMP: &str = ".stamp";
 /// The file that lies in a build folder while Cargo is at work there.
 const BUILDING: &str = ".building";
 /// How many idle slots are kept.
@@ -46,26 +34,42 @@ const KEPT: usize = 2;
 /// A larger build folder, in bytes, holds mostly what earlier versions left behind: it is made anew.
 const LIMIT: u64 = 2 << 30;
 
-const CARGO_SHIM: &str = include_str!("cargo-shim.sh");
-const RUSTUP_SHIM: &str = include_str!("rustup-shim.sh");
-const CARGO_CONFIG: &str = include_str!("cargo-config.toml");
+/// How kernels compile, unless a project says otherwise.
+pub const CARGO_CONFIG: &str = include_str!("cargo-config.toml");
+const CARGO_SHIM: &str = include_str!("shims/cargo.sh");
 
-/// The folder of build folders, `.tools/kernels`.
+/// What a kernel of the pool is started with.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Settings {
+    /// The program `evcxr_jupyter`.
+    pub evcxr: PathBuf,
+    /// The project's lock file, whose versions cells get.
+    pub lock: Option<PathBuf>,
+    /// Folders of programs that cells may start, before those of `PATH`.
+    pub path: Vec<PathBuf>,
+}
+
+/// The folder of build folders.
 #[derive(Clone, Debug)]
 pub struct Pool {
     folder: PathBuf,
 }
 
 /// A build folder, this process's own for as long as `lock` is open.
-struct Slot {
-    folder: PathBuf,
-    lock: File,
+pub(crate) struct Slot {
+    pub(crate) folder: PathBuf,
+    pub(crate) lock: File,
 }
 
 impl Pool {
-    /// The pool in the folder `.tools`.
-    pub fn new(tools: &Path) -> Self {
-        Self { folder: tools.join("kernels") }
+    /// The pool in this folder.
+    pub fn new(folder: impl Into<PathBuf>) -> Self {
+        Self { folder: folder.into() }
+    }
+
+    /// The pool's folder.
+    pub fn folder(&self) -> &Path {
+        &self.folder
     }
 
     /// The build folder that slots are copied from.
@@ -73,33 +77,81 @@ impl Pool {
         self.folder.join("template")
     }
 
-    /// Writes what surrounds the build folders: the programs before Cargo and rustup, the profile.
+    /// The programs that stand before Cargo, rustc and rustup.
+    pub(crate) fn bin(&self) -> PathBuf {
+        self.folder.join("bin")
+    }
+
+    /// The folder of evcxr's configuration, in place of the user's own.
+    pub(crate) fn config(&self) -> PathBuf {
+        self.folder.join("config")
+    }
+
+    /// Writes what surrounds the build folders: the programs before Cargo, rustc and rustup, and how
+    /// kernels compile, in Cargo's format ([`CARGO_CONFIG`]).
     ///
     /// # Errors
     /// When a file cannot be written.
-    pub fn furnish(&self) -> Result<()> {
-        write(&self.folder.join(".cargo/config.toml"), CARGO_CONFIG)?;
-        for (name, text) in [("cargo", CARGO_SHIM), ("rustup", RUSTUP_SHIM)] {
-            let path = self.folder.join("bin").join(name);
-            write(&path, text)?;
-            make_executable(&path)?;
+    pub fn furnish(&self, cargo_config: &str) -> Result<()> {
+        write(&self.folder.join(".cargo/config.toml"), cargo_config)?;
+        write_program(&self.bin().join("cargo"), CARGO_SHIM)?;
+        write_program(&self.bin().join("rustc"), include_str!("shims/rustc.sh"))?;
+        write_program(&self.bin().join("rustup"), include_str!("shims/rustup.sh"))?;
+        write(&self.config().join("prelude.rs"), include_str!("shims/prelude.rs"))?;
+        self.sysroot()
+    }
+
+    /// The toolchain's folder as rust-analyzer sees it: with a Cargo of our own.
+    fn sysroot(&self) -> Result<()> {
+        let rustc = tool("rustc", &program_folders()?)?;
+        let real = crate::toolchain::output(
+            crate::toolchain::command(&rustc).args(["--print", "sysroot"]),
+        )?;
+        let sysroot = self.folder.join("sysroot");
+        write_program(&sysroot.join("bin/cargo"), include_str!("shims/sysroot-cargo.sh"))?;
+        for (name, target) in [("lib", Path::new(&real).join("lib")), ("bin/rustc", rustc)] {
+            let link = sysroot.join(name);
+            if fs::read_link(&link).is_ok_and(|old| old == target) {
+                continue;
+            }
+            let _ = fs::remove_file(&link);
+            symlink(&target, &link).with_context(|| format!("cannot make {}", link.display()))?;
         }
         Ok(())
     }
 
-    /// The lock to hold alone while the template is replaced, shared while it is copied.
+    /// Notes what kernels are started with.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn configure(&self, settings: &Settings) -> Result<()> {
+        write(&self.folder.join("settings.json"), &serde_json::to_string_pretty(settings)?)
+    }
+
+    /// What kernels are started with.
+    ///
+    /// # Errors
+    /// When nobody has noted it.
+    pub fn settings(&self) -> Result<Settings> {
+        let path = self.folder.join("settings.json");
+        let text = fs::read_to_string(&path)
+            .with_context(|| format!("cannot read {}: set the kernel up again", path.display()))?;
+        Ok(serde_json::from_str(&text)?)
+    }
+
+    /// The lock to hold alone while the template is changed, shared while it is copied.
     ///
     /// # Errors
     /// When the lock's file cannot be made.
-    pub fn template_lock(&self) -> Result<File> {
-        fs::create_dir_all(&self.folder)?;
+    pub(crate) fn template_lock(&self) -> Result<File> {
+        make_folder(&self.folder)?;
         Ok(File::create(self.folder.join("template.lock"))?)
     }
 
     /// Takes a free slot and makes it ready.
-    fn claim(&self) -> Result<Slot> {
+    pub(crate) fn claim(&self) -> Result<Slot> {
         let slots = self.folder.join("slots");
-        fs::create_dir_all(&slots)?;
+        make_folder(&slots)?;
         for number in 1.. {
             if let Some(slot) = Slot::lock(&slots, number)? {
                 self.prepare(&slot.folder)
@@ -119,7 +171,7 @@ impl Pool {
             return Ok(());
         }
         remove(slot)?;
-        if template.exists() {
+        if template.join(STAMP).exists() {
             copy(&template, slot)?;
         }
         fs::create_dir_all(slot)?;
@@ -127,26 +179,16 @@ impl Pool {
     }
 }
 
-/// Whether a kernel can go on with what is in a build folder: no build was killed there, and it is not too large.
-///
-/// # Errors
-/// When the folder cannot be read.
-pub fn is_sound(folder: &Path) -> io::Result<bool> {
+/// Whether a kernel can go on with what is in a build folder: no build was killed there, and it is
+/// not too large.
+fn is_sound(folder: &Path) -> io::Result<bool> {
     Ok(!folder.join(BUILDING).exists() && size(folder)? <= LIMIT)
 }
 
 /// Whether a slot was copied from the template as it is now; true also where there is no template yet.
 fn is_copy(slot: &Path, template: &Path) -> bool {
     let stamp = |folder: &Path| fs::read(folder.join(STAMP)).ok();
-    !template.exists() || stamp(slot) == stamp(template)
-}
-
-fn size(folder: &Path) -> io::Result<u64> {
-    fs::read_dir(folder)?.try_fold(0, |sum, entry| {
-        let entry = entry?;
-        let is_folder = entry.file_type()?.is_dir();
-        Ok(sum + if is_folder { size(&entry.path())? } else { entry.metadata()?.len() })
-    })
+    stamp(template).is_none() || stamp(slot) == stamp(template)
 }
 
 impl Slot {
@@ -159,54 +201,6 @@ impl Slot {
             Err(TryLockError::Error(error)) => Err(error.into()),
         }
     }
-}
-
-/// Becomes the kernel `evcxr` for the connection in `control_file`. `tools` is the project's folder `.tools`.
-///
-/// A folder that `EVCXR_TMPDIR` names already is used as it is.
-///
-/// # Errors
-/// When no slot can be made ready, or evcxr cannot be started.
-pub fn launch(tools: &Path, evcxr: &Path, control_file: &Path) -> Result<Infallible> {
-    let pool = Pool::new(tools);
-    let mut kernel = command(evcxr);
-    kernel.arg("--control_file").arg(control_file);
-    if std::env::var_os("EVCXR_TMPDIR").is_none() {
-        let slot = pool.claim()?;
-        kernel.env("EVCXR_TMPDIR", &slot.folder).stdin(Stdio::from(slot.lock));
-    }
-    let mut outer: Vec<PathBuf> =
-        std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default()).collect();
-    outer.push(cargo_home()?.join("bin")); // an editor may have been started without it
-    // First our own: the programs before Cargo and rustup, and the Python that has what notebooks call.
-    let own = [pool.folder.join("bin"), tools.join("venv/bin")];
-    let path = std::env::join_paths(own.iter().chain(&outer))?;
-    kernel
-        .env("MNIST_NOTEBOOK_CARGO", real_cargo(&outer)?)
-        .envs(find("rustup", &outer).map(|rustup| ("MNIST_NOTEBOOK_RUSTUP", rustup)))
-        .env("MNIST_NOTEBOOK_LOCK", tools.join("../Cargo.lock"))
-        .env("PATH", &path)
-        // An error that a cell returns is one line, without a backtrace of frames that no reader
-        // knows. evcxr sets RUST_BACKTRACE for its cells; for errors this variable comes first.
-        .env("RUST_LIB_BACKTRACE", "0")
-        .envs(FASTER)
-        // evcxr updates the user's own kernelspec when it finds another version there: show it a folder without one.
-        .env("JUPYTER_PATH", &pool.folder);
-    Err(kernel.exec()).with_context(|| format!("cannot start {}", evcxr.display()))
-}
-
-/// The toolchain's own Cargo rather than rustup's, which decides anew on each call which one to start.
-fn real_cargo(path: &[PathBuf]) -> Result<PathBuf> {
-    if let Some(rustup) = find("rustup", path)
-        && let Ok(cargo) = output(command(rustup).args(["which", "cargo"]))
-    {
-        return Ok(cargo.into());
-    }
-    find("cargo", path).context("there is no `cargo` in PATH: install Rust from https://rustup.rs")
-}
-
-fn find(program: &str, path: &[PathBuf]) -> Option<PathBuf> {
-    path.iter().map(|folder| folder.join(program)).find(|file| file.is_file())
 }
 
 /// Removes slots beyond the first two that no kernel uses.
@@ -223,67 +217,10 @@ fn remove_idle(slots: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Removes a folder that may not be there.
-///
-/// # Errors
-/// When it is there and cannot be removed.
-pub fn remove(folder: &Path) -> io::Result<()> {
-    match fs::remove_dir_all(folder) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
-    }
-}
-
-/// Copies a build folder, whole or not at all, with the files' times, by which Cargo knows what is fresh.
-///
-/// No hard links: Cargo overwrites its records in place, and one folder's would become the other's. File systems
-/// that can share blocks between copies do so here.
-///
-/// # Errors
-/// When a file cannot be read or written.
-pub fn copy(from: &Path, to: &Path) -> io::Result<()> {
-    let unfinished = to.with_extension("copy");
-    remove(&unfinished)?;
-    copy_files(from, &unfinished)?;
-    fs::rename(&unfinished, to)
-}
-
-fn copy_files(from: &Path, to: &Path) -> io::Result<()> {
-    fs::create_dir_all(to)?;
-    for entry in fs::read_dir(from)? {
-        let entry = entry?;
-        let target = to.join(entry.file_name());
-        if entry.file_type()?.is_dir() {
-            copy_files(&entry.path(), &target)?;
-        } else {
-            fs::copy(entry.path(), &target)?;
-            let times = FileTimes::new().set_modified(entry.metadata()?.modified()?);
-            File::open(&target)?.set_times(times)?;
-        }
-    }
-    Ok(())
-}
-
-/// Writes a file, making its folder if need be, unless it holds just this already.
-///
-/// # Errors
-/// When the folder or the file cannot be written.
-pub fn write(path: &Path, text: &str) -> Result<()> {
-    if fs::read_to_string(path).is_ok_and(|old| old == text) {
-        return Ok(());
-    }
-    if let Some(folder) = path.parent() {
-        fs::create_dir_all(folder)?;
-    }
-    fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
-}
-
-fn make_executable(path: &Path) -> io::Result<()> {
-    fs::set_permissions(path, fs::Permissions::from_mode(0o755))
-}
-
 #[cfg(test)]
 mod tests {
+    use std::fs::FileTimes;
+
     use super::*;
 
     /// A pool with a template of one compiled file.
@@ -384,18 +321,17 @@ mod tests {
     }
 
     /// Runs the program before Cargo in `folder`, with a Cargo that answers 7 and shows the lock file it was given.
-    fn cargo_before(folder: &Path, cargo: &str) -> std::process::Output {
+    fn cargo_before(folder: &Path, cargo: &str, what: &str) -> std::process::Output {
         let (shim, real) = (folder.join("shim"), folder.join("real"));
         for (path, text) in [(&shim, CARGO_SHIM), (&real, cargo)] {
-            write(path, text).unwrap();
-            make_executable(path).unwrap();
+            write_program(path, text).unwrap();
         }
         std::process::Command::new("sh")
-            .arg(shim)
+            .args([shim.as_os_str(), what.as_ref()])
             .current_dir(folder)
             .env("EVCXR_TMPDIR", folder)
-            .env("MNIST_NOTEBOOK_CARGO", real)
-            .env("MNIST_NOTEBOOK_LOCK", folder.join("workspace.lock"))
+            .env("WARM_EVCXR_CARGO", real)
+            .env("WARM_EVCXR_LOCK", folder.join("workspace.lock"))
             .output()
             .unwrap()
     }
@@ -408,7 +344,7 @@ mod tests {
         fs::write(folder.join("workspace.lock"), "workspace").unwrap();
         for (manifest, seen) in [("a", "workspace"), ("a", "pruned\n"), ("b", "workspace")] {
             fs::write(folder.join("Cargo.toml"), manifest).unwrap();
-            let output = cargo_before(&folder, cargo);
+            let output = cargo_before(&folder, cargo, "build");
             assert_eq!(String::from_utf8_lossy(&output.stdout), seen);
             assert_eq!(output.status.code(), Some(7));
         }
@@ -422,7 +358,27 @@ mod tests {
         fs::write(folder.join("Cargo.toml"), "").unwrap();
         fs::write(folder.join("workspace.lock"), "").unwrap();
         let kills_its_parent = "#!/bin/sh\nkill -9 $PPID\n";
-        assert!(!cargo_before(&folder, kills_its_parent).status.success());
+        assert!(!cargo_before(&folder, kills_its_parent, "build").status.success());
         assert!(!is_sound(&folder).unwrap());
+    }
+
+    #[test]
+    fn a_check_is_a_build() {
+        let folder = tempfile::tempdir().unwrap();
+        let folder = folder.path().canonicalize().unwrap();
+        fs::write(folder.join("Cargo.toml"), "").unwrap();
+        fs::write(folder.join("workspace.lock"), "").unwrap();
+        let output = cargo_before(&folder, "#!/bin/sh\necho $1\n", "check");
+        assert_eq!(String::from_utf8_lossy(&output.stdout), "build\n");
+    }
+
+    #[test]
+    fn settings_are_read_as_they_were_written() {
+        let (_folder, pool) = pool();
+        assert!(pool.settings().is_err());
+        let lock = Some(PathBuf::from("Cargo.lock"));
+        let settings = Settings { evcxr: "evcxr".into(), lock, path: vec!["bin".into()] };
+        pool.configure(&settings).unwrap();
+        assert_eq!(pool.settings().unwrap(), settings);
     }
 }

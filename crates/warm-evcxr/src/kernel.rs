@@ -1,0 +1,138 @@
+//! What Jupyter starts: this program, which takes a build folder that is warm and becomes evcxr.
+
+use std::convert::Infallible;
+use std::io::Write;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+
+use anyhow::{Context, Result};
+use serde_json::json;
+
+use crate::files;
+use crate::metadata;
+use crate::pool::Pool;
+use crate::toolchain::{command, program_folders, tool};
+
+/// What the files that [`install`] writes call this program with: two commands that a command line
+/// which wants to be a launcher must have and hand to [`run`].
+#[derive(Clone, Debug, clap::Subcommand)]
+pub enum Call {
+    /// Become a kernel; a kernelspec calls this
+    #[command(hide = true)]
+    Kernel {
+        /// The folder of build folders
+        pool: PathBuf,
+        /// Jupyter's connection file
+        control_file: PathBuf,
+    },
+    /// Tell rust-analyzer of a cell's crates
+    #[command(hide = true)]
+    Metadata {
+        /// The real Cargo, and what it is asked
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true)]
+        cargo: Vec<String>,
+    },
+}
+
+/// A kernelspec to write.
+#[derive(Clone, Debug)]
+pub struct Kernelspec {
+    /// The folder that it is written to; Jupyter knows the kernel by its name.
+    pub folder: PathBuf,
+    /// The name that readers see.
+    pub display_name: String,
+    /// Variables that cells shall find set.
+    pub environment: Vec<(String, String)>,
+}
+
+/// Puts a copy of this program into the pool, which outlives what it was built from, and writes a
+/// kernelspec that names it.
+///
+/// # Errors
+/// When a file cannot be written.
+pub fn install(pool: &Pool, spec: &Kernelspec) -> Result<()> {
+    let launcher = pool.folder().join("launcher");
+    // Put in place by renaming: the old one may be running.
+    let copy = launcher.with_extension("new");
+    files::make_folder(pool.folder())?;
+    std::fs::copy(std::env::current_exe()?, &copy)
+        .and_then(|_| std::fs::rename(&copy, &launcher))
+        .with_context(|| format!("cannot write {}", launcher.display()))?;
+    let environment: serde_json::Map<_, _> =
+        spec.environment.iter().map(|(name, value)| (name.clone(), json!(value))).collect();
+    let text = json!({
+        "argv": [&launcher, "kernel", pool.folder(), "{connection_file}"],
+        "display_name": spec.display_name,
+        "language": "rust",
+        "interrupt_mode": "message",
+        "env": environment,
+    });
+    files::write(&spec.folder.join("kernel.json"), &format!("{text:#}\n"))
+}
+
+/// The folder in which Jupyter looks for what the user has installed; none without a home.
+pub fn user_data() -> Option<PathBuf> {
+    if let Some(folder) = std::env::var_os("JUPYTER_DATA_DIR") {
+        return Some(folder.into());
+    }
+    let home = std::env::home_dir()?;
+    if cfg!(target_os = "macos") {
+        return Some(home.join("Library/Jupyter"));
+    }
+    let data = std::env::var_os("XDG_DATA_HOME").map(PathBuf::from);
+    Some(data.unwrap_or_else(|| home.join(".local/share")).join("jupyter"))
+}
+
+/// Does what a file of the pool asks for.
+///
+/// # Errors
+/// When no slot can be made ready, or evcxr or Cargo cannot be started.
+pub fn run(call: &Call) -> Result<()> {
+    match call {
+        Call::Kernel { pool, control_file } => match launch(&Pool::new(pool), control_file)? {},
+        Call::Metadata { cargo } => near_metadata(cargo),
+    }
+}
+
+/// Becomes the kernel evcxr for the connection in `control_file`.
+///
+/// A folder that `EVCXR_TMPDIR` names already is used as it is.
+fn launch(pool: &Pool, control_file: &Path) -> Result<Infallible> {
+    let settings = pool.settings()?;
+    let mut kernel = command(&settings.evcxr);
+    kernel.arg("--control_file").arg(control_file);
+    if std::env::var_os("EVCXR_TMPDIR").is_none() {
+        let slot = pool.claim()?;
+        // The lock is handed on as standard input, which evcxr does not read: it is held until the
+        // kernel and every build that it started are gone, however they end.
+        kernel.env("EVCXR_TMPDIR", &slot.folder).stdin(Stdio::from(slot.lock));
+    }
+    let outer = program_folders()?;
+    let own = [pool.bin()];
+    let path = std::env::join_paths(own.iter().chain(&settings.path).chain(&outer))?;
+    kernel
+        .env("WARM_EVCXR", std::env::current_exe()?)
+        .env("WARM_EVCXR_CARGO", tool("cargo", &outer)?)
+        .env("WARM_EVCXR_RUSTC", tool("rustc", &outer)?)
+        .envs(crate::toolchain::find("rustup", &outer).map(|path| ("WARM_EVCXR_RUSTUP", path)))
+        .env("WARM_EVCXR_LOCK", settings.lock.unwrap_or_default())
+        .env("PATH", &path)
+        // An error that a cell returns is one line, without a backtrace of frames that no reader
+        // knows. evcxr sets RUST_BACKTRACE for its cells; for errors this variable comes first.
+        .env("RUST_LIB_BACKTRACE", "0")
+        .env("EVCXR_CONFIG_DIR", pool.config())
+        // evcxr updates the user's own kernelspec when it finds another version there: show it a
+        // folder without one.
+        .env("JUPYTER_PATH", pool.config());
+    Err(kernel.exec()).with_context(|| format!("cannot start {}", settings.evcxr.display()))
+}
+
+/// Asks Cargo and passes on what it says of the crates near the cells.
+fn near_metadata(cargo: &[String]) -> Result<()> {
+    let (program, arguments) = cargo.split_first().context("no Cargo is named")?;
+    let said = command(program).args(arguments).stderr(Stdio::inherit()).output()?;
+    let near = metadata::near(&String::from_utf8_lossy(&said.stdout));
+    std::io::stdout().write_all(near.as_bytes())?;
+    std::process::exit(said.status.code().unwrap_or(1))
+}

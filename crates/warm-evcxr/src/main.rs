@@ -1,0 +1,131 @@
+//! `warm-evcxr install`: a Rust kernel for a project whose `:dep` cells are warm.
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use clap::Parser;
+
+use warm_evcxr::kernel::{self, Call, Kernelspec};
+use warm_evcxr::pool::{CARGO_CONFIG, Pool, Settings};
+use warm_evcxr::{evcxr, template};
+
+/// Rust notebooks that start in seconds.
+#[derive(Parser)]
+#[command(name = "warm-evcxr", disable_help_subcommand = true)]
+enum Arguments {
+    /// Make a Jupyter kernel in whose cells the dependencies of a project are compiled already, and
+    /// the project's own library
+    Install {
+        /// The project's manifest; its Cargo.lock, if there is one, says which versions
+        #[arg(long, default_value = "Cargo.toml")]
+        manifest: PathBuf,
+        /// The name by which Jupyter knows the kernel
+        #[arg(long, default_value = "rust")]
+        name: String,
+        /// Install the kernel for an environment, such as a Python venv; without this, for the user
+        #[arg(long)]
+        prefix: Option<PathBuf>,
+        /// Where build folders are kept; without this, in the user's cache
+        #[arg(long)]
+        folder: Option<PathBuf>,
+        /// How cells compile, in the format of Cargo's configuration
+        #[arg(long)]
+        cargo_config: Option<PathBuf>,
+        /// Variables that cells shall find set
+        #[arg(long, value_name = "NAME=VALUE")]
+        env: Vec<String>,
+    },
+    #[command(flatten)]
+    Call(Call),
+}
+
+fn main() -> ExitCode {
+    let result = match Arguments::parse() {
+        Arguments::Install { manifest, name, prefix, folder, cargo_config, env } => {
+            let environment = env.iter().map(|pair| {
+                let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+                (name.to_owned(), value.to_owned())
+            });
+            install(&manifest, &name, prefix, folder, cargo_config, environment.collect())
+        }
+        Arguments::Call(call) => kernel::run(&call),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn install(
+    manifest: &Path,
+    name: &str,
+    prefix: Option<PathBuf>,
+    folder: Option<PathBuf>,
+    cargo_config: Option<PathBuf>,
+    environment: Vec<(String, String)>,
+) -> Result<()> {
+    let manifest = std::fs::canonicalize(manifest)
+        .with_context(|| format!("there is no {}", manifest.display()))?;
+    let dependencies = template::dependencies_of(&manifest)?;
+    let pool = Pool::new(match folder {
+        Some(folder) => std::path::absolute(folder)?,
+        None => cache()?.join(format!("{name}-{:016x}", hash(&manifest))),
+    });
+    let cargo_config = match cargo_config {
+        Some(path) => std::fs::read_to_string(&path)
+            .with_context(|| format!("cannot read {}", path.display()))?,
+        None => CARGO_CONFIG.to_owned(),
+    };
+    let show = |line: &str| println!("        {line}");
+    if evcxr::installed()?.is_none() {
+        println!("Building the kernel evcxr_jupyter {}, once for this user", evcxr::VERSION);
+    }
+    let evcxr = evcxr::find_or_build(&show)?;
+    let lock = Some(manifest.with_file_name("Cargo.lock")).filter(|lock| lock.is_file());
+    pool.furnish(&cargo_config)?;
+    pool.configure(&Settings { evcxr, lock: lock.clone(), path: Vec::new() })?;
+    println!("Compiling the dependencies of {}", manifest.display());
+    template::warm(&pool, &dependencies, lock.as_deref(), &show)?;
+    let share = match prefix {
+        Some(prefix) => std::path::absolute(prefix)?.join("share/jupyter"),
+        None => user_data()?,
+    };
+    let spec = Kernelspec {
+        folder: share.join("kernels").join(name),
+        display_name: "Rust".to_owned(),
+        environment,
+    };
+    kernel::install(&pool, &spec)?;
+    println!("Jupyter's kernel `{name}` is in {}", spec.folder.display());
+    let mut names: Vec<&str> = dependencies.keys().map(String::as_str).collect();
+    names.sort_unstable();
+    println!("Warm in its cells: {}", names.join(", "));
+    Ok(())
+}
+
+fn hash(path: &Path) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    path.hash(&mut hasher);
+    hasher.finish()
+}
+
+/// The user's folder for what can be made again.
+fn cache() -> Result<PathBuf> {
+    let home = || std::env::home_dir().context("no home folder: set HOME, or use --folder");
+    let folder = match std::env::var_os("XDG_CACHE_HOME") {
+        Some(folder) => PathBuf::from(folder),
+        None if cfg!(target_os = "macos") => home()?.join("Library/Caches"),
+        None => home()?.join(".cache"),
+    };
+    Ok(folder.join("warm-evcxr"))
+}
+
+/// The folder in which Jupyter looks for what the user has installed.
+fn user_data() -> Result<PathBuf> {
+    kernel::user_data().context("no home folder: set HOME, or use --prefix")
+}

@@ -1,0 +1,25 @@
+#!/bin/sh
+# Stands before Cargo in a kernel's build folder, for three things.
+#
+# The notebook runs the versions of the project's Cargo.lock. evcxr resolves an empty manifest at
+# each start, which empties the folder's lock file; so whenever the manifest has changed, the
+# project's is put there again. Cargo keeps of it what the manifest asks for, and adds the versions
+# of what else it asks for.
+#
+# To explain some errors, evcxr has Cargo check what it has just built, and checking compiles all
+# dependencies once more, in a way of its own. A build says the same and finds them compiled.
+#
+# A build that is killed leaves the file .building behind: the folder is then not used again.
+[ "$PWD" = "$EVCXR_TMPDIR" ] || exec "$WARM_EVCXR_CARGO" "$@"
+if [ -f "$WARM_EVCXR_LOCK" ] && ! cmp -s Cargo.toml .locked-manifest; then
+    cp "$WARM_EVCXR_LOCK" Cargo.lock && cp Cargo.toml .locked-manifest
+fi
+if [ "$1" = check ]; then
+    shift
+    set -- build "$@"
+fi
+: > .building
+"$WARM_EVCXR_CARGO" "$@"
+status=$?
+rm -f .building
+exit $status

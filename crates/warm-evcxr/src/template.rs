@@ -1,0 +1,205 @@
+//! The build folder with all dependencies compiled, from which kernels get their copies.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::SystemTime;
+
+use anyhow::{Context, Result};
+use toml::{Table, Value};
+
+use crate::evcxr::follow;
+use crate::files;
+use crate::pool::{Pool, STAMP};
+use crate::toolchain::{cargo, find, host, program_folders, tool};
+
+/// What a project's cells may ask for with `:dep`, as the table `[dependencies]` of a manifest.
+pub type Dependencies = Table;
+
+/// Compiles `dependencies` in the pool's template, unless they are compiled there already, with the
+/// versions of the lock file. Returns whether there was something to compile.
+///
+/// What the template holds of earlier calls stays warm, too.
+///
+/// # Errors
+/// When something does not compile; the message carries Cargo's last lines.
+pub fn warm(
+    pool: &Pool,
+    dependencies: &Dependencies,
+    lock: Option<&Path>,
+    on_build: &(dyn Fn(&str) + Sync),
+) -> Result<bool> {
+    let guard = pool.template_lock()?;
+    guard.lock()?;
+    let template = pool.template();
+    files::make_folder(&template.join("src"))?;
+    files::write(&template.join("src/lib.rs"), "")?;
+    let manifest = template.join("Cargo.toml");
+    let old = fs::read_to_string(&manifest).unwrap_or_default();
+    files::write(&manifest, &manifest_of(&old, dependencies)?)?;
+    if let Some(lock) = lock {
+        fs::copy(lock, template.join("Cargo.lock"))
+            .with_context(|| format!("cannot copy {}", lock.display()))?;
+    }
+    let has_changed = AtomicBool::new(false);
+    let stamp = template.join(STAMP);
+    let on_compile = |line: &str| {
+        // The folder's own crate is nothing: it is empty.
+        if !line.starts_with("Compiling ctx ") {
+            // Killed from here on, the template is none.
+            let _ = fs::remove_file(&stamp);
+            has_changed.store(true, Ordering::Relaxed);
+            on_build(line);
+        }
+    };
+    let built = follow(&mut cargo_build(&template)?, &on_compile);
+    built.context("cannot compile the notebooks' dependencies")?;
+    let has_changed = has_changed.into_inner();
+    if has_changed || !stamp.exists() {
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?;
+        files::write(&stamp, &format!("{}\n", now.as_nanos()))?;
+    }
+    Ok(has_changed)
+}
+
+/// Cargo as evcxr calls it for a cell.
+fn cargo_build(folder: &Path) -> Result<std::process::Command> {
+    let folders = program_folders()?;
+    let rustc = tool("rustc", &folders)?;
+    let mut flags = "-Cprefer-dynamic".to_owned();
+    if find("mold", &folders).is_none() && find("lld", &folders).is_some() {
+        flags += " -Clink-arg=-fuse-ld=lld";
+    }
+    let mut cargo = cargo()?;
+    cargo
+        .args(["build", "--target", &host(&rustc)?])
+        .current_dir(folder)
+        .env("CARGO_TARGET_DIR", "target")
+        .env("CARGO_BUILD_BUILD_DIR", "target")
+        .env("RUSTFLAGS", flags);
+    Ok(cargo)
+}
+
+/// A manifest like those that evcxr writes, with the dependencies of an older one as well. Of a
+/// dependency in both the new one counts, and older ones whose folder is gone are left out.
+fn manifest_of(old: &str, dependencies: &Dependencies) -> Result<String> {
+    let mut all = old
+        .parse::<Table>()
+        .ok()
+        .and_then(|mut manifest| manifest.remove("dependencies")?.as_table().cloned())
+        .unwrap_or_default();
+    all.retain(|_, wanted| path_of(wanted).is_none_or(|path| path.is_dir()));
+    all.extend(dependencies.clone());
+    let mut manifest: Table = toml::from_str(
+        "[package]\nname = \"ctx\"\nversion = \"1.0.0\"\nedition = \"2024\"\n\
+         [lib]\ncrate-type = [\"cdylib\"]\n",
+    )?;
+    manifest.insert("dependencies".into(), all.into());
+    Ok(manifest.to_string())
+}
+
+fn path_of(wanted: &Value) -> Option<PathBuf> {
+    Some(wanted.get("path")?.as_str()?.into())
+}
+
+/// What cells of a project may ask for: the dependencies in its manifest, and the project's own
+/// crate, if it is a library.
+///
+/// # Errors
+/// When the manifest cannot be read, or inherits a dependency from a workspace.
+pub fn dependencies_of(manifest: &Path) -> Result<Dependencies> {
+    let read = || fs::read_to_string(manifest)?.parse::<Table>().map_err(anyhow::Error::from);
+    let mut table = read().with_context(|| format!("cannot read {}", manifest.display()))?;
+    let folder = manifest.parent().context("a manifest lies in a folder")?;
+    let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
+    let mut dependencies = match table.remove("dependencies") {
+        Some(Value::Table(dependencies)) => dependencies,
+        _ => Table::new(),
+    };
+    for (name, wanted) in &mut dependencies {
+        anyhow::ensure!(
+            wanted.get("workspace").is_none(),
+            "`{name}` is inherited from a workspace: write its version in {}",
+            manifest.display()
+        );
+        make_absolute(wanted, folder)?;
+    }
+    let name = table.get("package").and_then(|package| package.get("name")?.as_str());
+    let is_library = table.contains_key("lib") || folder.join("src/lib.rs").is_file();
+    if let Some(name) = name.filter(|_| is_library) {
+        let own: Table = [("path".to_owned(), Value::from("."))].into_iter().collect();
+        let mut own = Value::from(own);
+        make_absolute(&mut own, folder)?;
+        dependencies.insert(name.to_owned(), own);
+    }
+    Ok(dependencies)
+}
+
+/// The name and the wish in a cell's line `:dep name = …`, without `:dep`; paths in it are those of
+/// a notebook in `folder`.
+///
+/// # Errors
+/// When the line is none, or names a folder that is not there.
+pub fn parse_dependency(text: &str, folder: &Path) -> Result<(String, Value)> {
+    let text = text.trim();
+    let line = if text.contains('=') { text.to_owned() } else { format!("{text} = \"*\"") };
+    let wanted = line.parse::<Table>().ok().and_then(|table| table.into_iter().next());
+    let (name, mut wanted) = wanted.with_context(|| format!("`:dep {text}` is not `name = …`"))?;
+    make_absolute(&mut wanted, folder)?;
+    Ok((name, wanted))
+}
+
+/// evcxr makes paths absolute in just this way, and the path is part of what Cargo compiles.
+fn make_absolute(wanted: &mut Value, folder: &Path) -> Result<()> {
+    if let Some(Value::String(path)) = wanted.get_mut("path") {
+        let absolute = fs::canonicalize(folder.join(&*path))
+            .with_context(|| format!("there is no folder {path}"))?;
+        *path = absolute.to_str().context("the project's path is not UTF-8")?.to_owned();
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_manifest_keeps_what_is_warm_and_forgets_what_is_gone() {
+        let here = env!("CARGO_MANIFEST_DIR");
+        let old = format!("[dependencies]\na = \"1\"\nb = {{ path = \"{here}\" }}\n\
+             c = {{ path = \"{here}/gone\" }}\n");
+        let new: Table = "a = \"2\"\nd = \"*\"".parse().unwrap();
+        let manifest: Table = manifest_of(&old, &new).unwrap().parse().unwrap();
+        let dependencies = manifest["dependencies"].as_table().unwrap();
+        let names: Vec<&str> = dependencies.keys().map(String::as_str).collect();
+        assert_eq!(names, ["a", "b", "d"]);
+        assert_eq!(dependencies["a"].as_str(), Some("2"));
+    }
+
+    #[test]
+    fn cells_may_ask_for_a_library_and_for_its_dependencies() {
+        let folder = tempfile::tempdir().unwrap();
+        let folder = folder.path().canonicalize().unwrap();
+        let manifest = folder.join("Cargo.toml");
+        let text = "[package]\nname = \"mine\"\n[lib]\n[dependencies]\n\
+             near = { path = \"near\" }\nfar = \"1\"\n";
+        fs::create_dir(folder.join("near")).unwrap();
+        fs::write(&manifest, text).unwrap();
+        let dependencies = dependencies_of(&manifest).unwrap();
+        assert_eq!(dependencies["far"].as_str(), Some("1"));
+        assert_eq!(path_of(&dependencies["near"]), Some(folder.join("near")));
+        assert_eq!(path_of(&dependencies["mine"]), Some(folder.clone()));
+    }
+
+    #[test]
+    fn dep_lines_are_read_as_evcxr_reads_them() {
+        let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let (name, wanted) = parse_dependency(" two", here).unwrap();
+        assert_eq!((name.as_str(), wanted.as_str()), ("two", Some("*")));
+        let (_, wanted) = parse_dependency("one = { path = \"src/..\" }", here).unwrap();
+        assert_eq!(path_of(&wanted), Some(here.canonicalize().unwrap()));
+        let error = parse_dependency("one = { path = \"nowhere\" }", here).unwrap_err();
+        assert!(error.to_string().contains("nowhere"), "{error:#}");
+        assert!(parse_dependency("= 1", here).is_err());
+    }
+}
