@@ -26,6 +26,7 @@ use std::process::Stdio;
 use anyhow::{Context, Result, bail};
 
 use crate::project::{cargo_home, command, output};
+use crate::python::apart;
 
 /// Variables with which the crate computes faster, and which have to be set before the program starts.
 pub(crate) const FASTER: [(&str, &str); 3] = [
@@ -171,6 +172,9 @@ pub fn launch(tools: &Path, evcxr: &Path, control_file: &Path) -> Result<Infalli
     let pool = Pool::new(tools);
     let mut kernel = command(evcxr);
     kernel.arg("--control_file").arg(control_file);
+    // A cell that asks the project's Python gets it apart from the user's own, and from modules
+    // beside the notebook.
+    apart(&mut kernel).env("PYTHONSAFEPATH", "1");
     if std::env::var_os("EVCXR_TMPDIR").is_none() {
         let slot = pool.claim()?;
         kernel.env("EVCXR_TMPDIR", &slot.folder).stdin(Stdio::from(slot.lock));

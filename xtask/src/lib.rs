@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`project`] | where things are, and the programs that are run |
 //! | [`setup`] | Python environment, evcxr kernel, kernelspec, warm build folder |
+//! | [`mod@python`] | finds Python, makes environments, keeps them apart from the user's own |
 //! | [`launcher`] | starts evcxr for Jupyter in a build folder of its own |
 //! | [`kernel`] | a running kernel, through a small Python program |
 //! | [`notebook`] | reads and writes `.ipynb` |
@@ -28,6 +29,7 @@ pub mod kernel;
 pub mod launcher;
 pub mod notebook;
 pub mod project;
+pub mod python;
 pub mod script;
 pub mod setup;
 pub mod speed;

@@ -2,7 +2,6 @@
 //!
 //! Nothing is installed outside the project's `.tools` and Cargo's home, apart from rustup's component `rust-src`.
 
-use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
@@ -15,100 +14,30 @@ use crate::kernel::Kernel;
 use crate::launcher::{self, Pool, STAMP};
 use crate::notebook::Notebook;
 use crate::project::{Project, cargo_home, command, output, run};
+use crate::python;
 use crate::ui::Spinner;
 
 /// The series of evcxr that the notebooks are written for, and the version that is installed when there is none.
 const EVCXR_SERIES: &str = "0.22.";
 const EVCXR_VERSION: &str = "0.22.0";
-const OLDEST_PYTHON: (u32, u32) = (3, 10);
-
-/// JupyterLab asks nothing of the network: no news, no updates.
-const LAB_SETTINGS: &str = r#"{
-  "@jupyterlab/apputils-extension:notification": { "fetchNews": "false", "checkForUpdates": false }
-}
-"#;
 
 /// Makes everything that the notebooks need.
 ///
 /// # Errors
 /// When something needed is missing and cannot be made; the message says what to install.
 pub fn set_up(project: &Project) -> Result<()> {
-    fs::create_dir_all(project.tools().join("jupyter"))?;
-    let lock = File::create(project.tools().join("setup.lock"))?;
+    let (folder, lock) = (project.tools().join("jupyter"), project.tools().join("setup.lock"));
+    fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    let lock = File::create(&lock).with_context(|| format!("cannot write {}", lock.display()))?;
     if lock.try_lock().is_err() {
         println!("Waiting for another `cargo xtask` to finish setting up");
         lock.lock()?;
     }
-    python_environment(project)?;
+    python::set_up(project)?;
     let evcxr = evcxr()?;
     rust_src(project)?;
     kernelspec(project, &evcxr)?;
     warm_template(project)
-}
-
-/// The Python environment with what `notebooks/requirements.txt` names.
-fn python_environment(project: &Project) -> Result<()> {
-    let wanted = project.notebooks().join("requirements.txt");
-    let text =
-        fs::read_to_string(&wanted).with_context(|| format!("cannot read {}", wanted.display()))?;
-    let stamp = project.venv().join("requirements.txt");
-    let works = || output(command(project.python()).arg("--version")).is_ok();
-    if fs::read_to_string(&stamp).is_ok_and(|installed| installed == text) && works() {
-        return Ok(());
-    }
-    println!("Installing JupyterLab in .tools/venv");
-    make_environment(&find_python()?, &project.venv(), [OsStr::new("-r"), wanted.as_os_str()])
-        .context("cannot install notebooks/requirements.txt")?;
-    launcher::write(
-        &project.venv().join("share/jupyter/lab/settings/overrides.json"),
-        LAB_SETTINGS,
-    )?;
-    fs::write(stamp, text)?;
-    Ok(())
-}
-
-/// Makes a Python environment anew, with what these arguments of `pip install` ask for.
-///
-/// # Errors
-/// When Python cannot make one, or pip cannot install it all.
-pub(crate) fn make_environment(
-    python: &Path,
-    folder: &Path,
-    packages: impl IntoIterator<Item = impl AsRef<OsStr>>,
-) -> Result<()> {
-    launcher::remove(folder)?;
-    output(command(python).args(["-m", "venv"]).arg(folder)).context(
-        "cannot make a Python environment: Python's module `venv` may be missing \
-         (Debian and Ubuntu: `apt install python3-venv`)",
-    )?;
-    let _spinner = Spinner::new("pip install");
-    let mut pip = command(folder.join("bin/python"));
-    pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check"]).args(packages);
-    output(&mut pip).map(drop)
-}
-
-/// A Python that is new enough.
-pub(crate) fn find_python() -> Result<PathBuf> {
-    let version = "import sys; print(sys.version_info[0], sys.version_info[1])";
-    let mut seen = Vec::new();
-    for name in ["python3", "python3.14", "python3.13", "python3.12", "python3.11", "python3.10"] {
-        let Ok(answer) = output(command(name).args(["-c", version])) else {
-            continue;
-        };
-        let numbers: Vec<u32> =
-            answer.split(' ').filter_map(|number| number.parse().ok()).collect();
-        if matches!(numbers[..], [major, minor] if (major, minor) >= OLDEST_PYTHON) {
-            return Ok(name.into());
-        }
-        seen.push(answer.replace(' ', "."));
-    }
-    let found = if seen.is_empty() { "none".to_owned() } else { seen.join(", ") };
-    bail!(
-        "JupyterLab needs Python {}.{} or newer as `python3` (found: {found}): \
-         install it (Debian and Ubuntu: `apt install python3 python3-venv`)",
-        OLDEST_PYTHON.0,
-        OLDEST_PYTHON.1
-    )
 }
 
 /// The kernel's program: one that Cargo installed for this user, or one built now into a folder of its own.
