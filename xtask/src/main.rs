@@ -272,5 +272,7 @@ fn name(path: &Path) -> String {
 /// Whether root runs this: Jupyter wants to be told so. Set-up made the folder `.tools`, so it is this user's.
 fn is_root(project: &Project) -> Result<bool> {
     use std::os::unix::fs::MetadataExt;
-    Ok(std::fs::metadata(project.tools().join("setup.lock"))?.uid() == 0)
+    let lock = project.tools().join("setup.lock");
+    let about = fs::metadata(&lock).with_context(|| format!("cannot read {}", lock.display()))?;
+    Ok(about.uid() == 0)
 }
