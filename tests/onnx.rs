@@ -97,6 +97,10 @@ fn onnx_runtime(path: &Path, images: &Tensor) -> Option<Tensor> {
         tests::skipped("ONNX Runtime", "it is not set up (`cargo xtask test` does it)");
         return None;
     }
+    if output(project.jupyter().args(["-c", "import onnxruntime"])).is_err() {
+        tests::skipped("ONNX Runtime", "set-up has found none for this machine");
+        return None;
+    }
     let script = "import sys, numpy, onnxruntime\n\
                   path, images, logits = sys.argv[1:]\n\
                   session = onnxruntime.InferenceSession(path)\n\

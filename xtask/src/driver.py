@@ -26,9 +26,11 @@ def emit(**event):
 
 
 def read_requests(requests):
-    for line in sys.stdin:
-        requests.put(json.loads(line))
-    requests.put(None)
+    try:
+        for line in sys.stdin.buffer:  # UTF-8 in any locale
+            requests.put(json.loads(line))
+    finally:  # what cannot be read ends the kernel, too: nothing else would
+        requests.put(None)
 
 
 def execute(manager, client, code, limit, requests):

@@ -4,6 +4,8 @@
 //! |---|---|
 //! | [`project`] | where things are, and the programs that are run |
 //! | [`setup`] | Python environment, evcxr kernel, kernelspec, warm build folder |
+//! | [`mod@python`] | finds Python, makes environments, keeps them apart from the user's own |
+//! | [`lock`] | pins of Python packages that hold for every supported Python |
 //! | [`launcher`] | starts evcxr for Jupyter in a build folder of its own |
 //! | [`kernel`] | a running kernel, through a small Python program |
 //! | [`notebook`] | reads and writes `.ipynb` |
@@ -26,8 +28,10 @@ pub mod execute;
 pub mod faults;
 pub mod kernel;
 pub mod launcher;
+pub mod lock;
 pub mod notebook;
 pub mod project;
+pub mod python;
 pub mod script;
 pub mod setup;
 pub mod speed;

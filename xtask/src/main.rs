@@ -16,6 +16,7 @@ use xtask::execute::{Screen, execute};
 use xtask::faults;
 use xtask::kernel::Kernel;
 use xtask::launcher;
+use xtask::lock;
 use xtask::notebook::{CodeCell, Notebook, joined};
 use xtask::project::{Project, run};
 use xtask::script::{self, Scripts};
@@ -73,6 +74,13 @@ enum Arguments {
         /// The notebook
         notebook: PathBuf,
     },
+    /// Pin the Python packages anew, for every supported Python; what is pinned stays unless it no
+    /// longer fits
+    Lock {
+        /// Take the newest versions
+        #[arg(long)]
+        upgrade: bool,
+    },
     /// Build with the feature `cuda`, without a GPU, and bundle what runs on a machine that has one
     CudaBuild,
     /// Become a kernel; the kernelspec calls this
@@ -102,6 +110,7 @@ fn main() -> ExitCode {
         Arguments::Bench { full, what: None } => compare(&Project::new(), full),
         Arguments::Bench { what: Some(Bench::Notebook), .. } => bench_notebook(&Project::new()),
         Arguments::Script { notebook } => script(&Project::new(), notebook),
+        Arguments::Lock { upgrade } => lock::renew(&Project::new(), upgrade),
         Arguments::CudaBuild => cuda_build(&Project::new()),
         Arguments::Kernel { evcxr, control_file } => kernel(&evcxr, &control_file),
     };
@@ -263,5 +272,7 @@ fn name(path: &Path) -> String {
 /// Whether root runs this: Jupyter wants to be told so. Set-up made the folder `.tools`, so it is this user's.
 fn is_root(project: &Project) -> Result<bool> {
     use std::os::unix::fs::MetadataExt;
-    Ok(std::fs::metadata(project.tools().join("setup.lock"))?.uid() == 0)
+    let lock = project.tools().join("setup.lock");
+    let about = fs::metadata(&lock).with_context(|| format!("cannot read {}", lock.display()))?;
+    Ok(about.uid() == 0)
 }

@@ -6,6 +6,8 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
+use crate::python::python;
+
 /// The project folder. Everything that set-up makes lies in its `.tools`, everything that commands write in its `target`.
 #[derive(Clone, Debug)]
 pub struct Project {
@@ -68,10 +70,17 @@ impl Project {
         self.root.join("target/notebooks")
     }
 
-    /// The Python environment's interpreter with Jupyter's own files kept inside `.tools`.
+    /// The Python environment's interpreter, apart from the user's own, with Jupyter's files kept
+    /// inside `.tools`.
     pub fn jupyter(&self) -> Command {
         let files = self.tools().join("jupyter");
-        let mut python = command(self.python());
+        let mut python = python(self.python());
+        // Jupyter looks for its own programs in PATH.
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        let path = std::iter::once(self.venv().join("bin")).chain(std::env::split_paths(&path));
+        if let Ok(path) = std::env::join_paths(path) {
+            python.env("PATH", path);
+        }
         python
             .env("JUPYTER_PREFER_ENV_PATH", "1")
             .env("JUPYTER_PLATFORM_DIRS", "1")

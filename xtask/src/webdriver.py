@@ -77,7 +77,9 @@ class Lab:
         from jupyter_core.paths import jupyter_runtime_dir
 
         self.token = secrets.token_hex(16)
-        lab = [sys.executable, "-m", "jupyterlab", "--no-browser", "--ServerApp.ip=127.0.0.1", "--ServerApp.port=0"]
+        # Started as this program is, apart from what else the user has.
+        lab = [sys.executable, "-I", "-X", "utf8", "-m", "jupyterlab"]
+        lab += ["--no-browser", "--ServerApp.ip=127.0.0.1", "--ServerApp.port=0"]
         lab += [f"--ServerApp.root_dir={folder}", f"--IdentityProvider.token={self.token}"]
         if IS_ROOT:
             lab.append("--allow-root")

@@ -16,8 +16,8 @@ use serde_json::Value;
 
 use crate::launcher;
 use crate::project::{Project, command, output};
+use crate::python::{Environment, OLDEST, python};
 use crate::script::Scripts;
-use crate::setup::{find_python, make_environment};
 
 /// The compiler: CUDA 13.0, as a later one writes PTX that the driver of CUDA 13.0 (580) refuses.
 const WHEELS: [&str; 5] = [
@@ -103,17 +103,16 @@ impl Toolkit {
 
     /// Fetches the compiler.
     fn compiler(&self, sources: &Sources) -> Result<()> {
-        let venv = self.folder.join("venv");
-        let (stamp, wanted) = (venv.join("wheels"), WHEELS.join("\n"));
-        if !fs::read_to_string(&stamp).is_ok_and(|installed| installed == wanted) {
+        let venv = Environment::new(self.folder.join("venv"), WHEELS.join("\n"));
+        if !venv.is_made(&["nvidia"]) {
             println!("Fetching NVIDIA's compiler into .tools/cuda (250 MB)");
             let packages = ["--no-deps", "--only-binary=:all:"].into_iter().chain(WHEELS);
-            make_environment(&find_python()?, &venv, packages)
-                .context("cannot install NVIDIA's compiler")?;
-            fs::write(stamp, wanted)?;
+            venv.make(OLDEST)?;
+            venv.install(packages).context("cannot install NVIDIA's compiler")?;
+            venv.finish()?;
         }
         let purelib = "import sysconfig; print(sysconfig.get_paths()['purelib'])";
-        let packages = output(command(venv.join("bin/python")).args(["-c", purelib]))?;
+        let packages = output(python(venv.python()).args(["-c", purelib]))?;
         let wheel = Path::new(&packages).join("nvidia/cu13");
         let home = self.home();
         fs::create_dir_all(home.join("lib/stubs"))?;

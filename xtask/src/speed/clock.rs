@@ -11,6 +11,7 @@ use anyhow::{Context, Result, bail};
 use crate::kernel::Kernel;
 use crate::notebook::joined;
 use crate::project::{Project, command, output};
+use crate::python::apart;
 
 /// Marks an answer among other lines.
 const ANSWER: &str = "= ";
@@ -107,7 +108,7 @@ fn on_threads(program: &[PathBuf], threads: usize) -> Command {
         command.env(variable, threads.to_string());
     }
     command.env("JAX_PLATFORMS", "cpu").env("CUDA_VISIBLE_DEVICES", "");
-    command.env("PYTHONDONTWRITEBYTECODE", "1");
+    apart(&mut command).env("PYTHONDONTWRITEBYTECODE", "1");
     command
 }
 

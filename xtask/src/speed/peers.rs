@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 
 use crate::project::Project;
-use crate::setup::make_environment;
+use crate::python::{Environment, OLDEST_WITH_JAX};
 
 /// Installs what `xtask/peers/requirements.txt` names, unless that was done before.
 ///
@@ -17,27 +17,28 @@ pub fn install(project: &Project) -> Result<()> {
     let wanted = scripts(project).join("requirements.txt");
     let text =
         fs::read_to_string(&wanted).with_context(|| format!("cannot read {}", wanted.display()))?;
-    let stamp = environment(project).join("requirements.txt");
-    if fs::read_to_string(&stamp).is_ok_and(|installed| installed == text) {
+    let environment = Environment::new(folder(project), text);
+    if environment.is_made(&["numpy", "jax", "flax", "torch"]) {
         return Ok(());
     }
     println!(
-        "Installing JAX and PyTorch in .tools/peers, to compare with (a download of 3 GB, 5 GB on disk; \
-         remove the folder to be rid of them)"
+        "Installing JAX and PyTorch in .tools/peers, to compare with (a download of 3 GB, 5 GB on \
+         disk; remove the folder to be rid of them)"
     );
-    let packages = [OsStr::new("--no-deps"), OsStr::new("-r"), wanted.as_os_str()];
-    make_environment(&project.python(), &environment(project), packages).context(
-        "cannot install xtask/peers/requirements.txt (these versions need Python 3.11 to 3.14)",
-    )?;
-    fs::write(stamp, text)?;
-    Ok(())
+    environment.make(OLDEST_WITH_JAX)?;
+    let packages = ["--no-deps", "--requirement"].map(OsStr::new);
+    environment
+        .install(packages.into_iter().chain([wanted.as_os_str()]))
+        .context("cannot install xtask/peers/requirements.txt")?;
+    environment.finish()
 }
 
 /// The versions installed, such as `jax 0.10.2`, of the packages named.
 pub fn versions(project: &Project, packages: &[&str]) -> Vec<String> {
     let text = fs::read_to_string(scripts(project).join("requirements.txt")).unwrap_or_default();
-    let pinned = text.lines().filter_map(|line| line.split_once("=="));
-    pinned
+    let words = text.lines().filter_map(|line| line.split_whitespace().next());
+    words
+        .filter_map(|pin| pin.split_once("=="))
         .filter(|(name, _)| packages.contains(name))
         .map(|(name, version)| format!("{name} {version}"))
         .collect()
@@ -45,7 +46,7 @@ pub fn versions(project: &Project, packages: &[&str]) -> Vec<String> {
 
 /// The environment's interpreter.
 pub fn python(project: &Project) -> PathBuf {
-    environment(project).join("bin/python")
+    folder(project).join("bin/python")
 }
 
 /// The folder of the scripts that time the peers.
@@ -53,6 +54,21 @@ pub fn scripts(project: &Project) -> PathBuf {
     project.root().join("xtask/peers")
 }
 
-fn environment(project: &Project) -> PathBuf {
+fn folder(project: &Project) -> PathBuf {
     project.tools().join("peers")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_are_those_of_the_pins() {
+        let versions = versions(&Project::new(), &["jax", "torch"]);
+        let [jax, torch] = &versions[..] else { panic!("{versions:?}") };
+        for (version, name) in [(jax, "jax "), (torch, "torch ")] {
+            let numbers = version.strip_prefix(name).unwrap().split('.');
+            assert!(numbers.map(str::parse::<u32>).all(|number| number.is_ok()), "{version}");
+        }
+    }
 }
