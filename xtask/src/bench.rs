@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use crate::check;
 use crate::kernel::Kernel;
-use crate::launcher;
+use warm_evcxr::files;
 use crate::notebook::{CodeCell, Notebook};
 use crate::project::Project;
 
@@ -69,11 +69,11 @@ pub fn measure(project: &Project, path: &Path) -> Result<String> {
 /// A start in an empty build folder.
 fn first_start(project: &Project, cells: &[CodeCell]) -> Result<Pass> {
     let folder = project.tools().join("kernels/bench");
-    launcher::remove(&folder)?;
+    files::remove(&folder)?;
     std::fs::create_dir_all(&folder)?;
     let name = folder.to_str().context("the project's path is not UTF-8")?;
     let pass = pass(project, cells, &[("EVCXR_TMPDIR", name)]);
-    launcher::remove(&folder)?;
+    files::remove(&folder)?;
     pass
 }
 

@@ -6,7 +6,6 @@
 //! | [`setup`] | Python environment, evcxr kernel, kernelspec, warm build folder |
 //! | [`mod@python`] | finds Python, makes environments, keeps them apart from the user's own |
 //! | [`lock`] | pins of Python packages that hold for every supported Python |
-//! | [`launcher`] | starts evcxr for Jupyter in a build folder of its own |
 //! | [`kernel`] | a running kernel, through a small Python program |
 //! | [`notebook`] | reads and writes `.ipynb` |
 //! | [`execute`] | executes a notebook, cell by cell |
@@ -27,7 +26,6 @@ pub mod cuda;
 pub mod execute;
 pub mod faults;
 pub mod kernel;
-pub mod launcher;
 pub mod lock;
 pub mod notebook;
 pub mod project;

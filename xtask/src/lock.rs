@@ -18,7 +18,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-use crate::launcher;
+use warm_evcxr::files;
 use crate::project::{Project, output};
 use crate::python::{Environment, NEWEST, OLDEST, OLDEST_WITH_JAX, Series, python};
 
@@ -96,7 +96,7 @@ pub fn renew(project: &Project, upgrade: bool) -> Result<()> {
             let asks = asks.with_context(|| format!("no Python would install `{line}`"))?;
             file += &format!("{line}{NOTE}{asks}\n");
         }
-        launcher::write(&path, &file)?;
+        files::write(&path, &file)?;
     }
     Ok(())
 }
@@ -110,7 +110,7 @@ impl Lock {
         upgrade: bool,
     ) -> Result<String> {
         let folder = project.tools().join("lock");
-        launcher::write(&folder.join("pyproject.toml"), SETTINGS)?;
+        files::write(&folder.join("pyproject.toml"), SETTINGS)?;
         // uv takes what is there as its first choice.
         let pins = folder.join("pins.txt");
         let path = project.root().join(self.pins);

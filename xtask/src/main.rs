@@ -3,7 +3,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::Duration;
+use std::slice;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::{Parser, Subcommand};
@@ -15,14 +16,15 @@ use xtask::cuda;
 use xtask::execute::{Screen, execute};
 use xtask::faults;
 use xtask::kernel::Kernel;
-use xtask::launcher;
 use xtask::lock;
 use xtask::notebook::{CodeCell, Notebook, joined};
 use xtask::project::{Project, run};
 use xtask::script::{self, Scripts};
-use xtask::setup::set_up;
+use xtask::setup::{self, minutes, set_up};
 use xtask::speed::compare;
 use xtask::tidy;
+use warm_evcxr::files;
+use warm_evcxr::kernel::Call;
 
 /// The walkthrough, which `run` executes and `lab` opens.
 const WALKTHROUGH: &str = "annotated_mnist.ipynb";
@@ -49,6 +51,14 @@ enum Arguments {
         /// The notebook; if none is named, notebooks/annotated_mnist.ipynb
         notebook: Option<PathBuf>,
     },
+    /// Make all that the notebooks need, and say how to use it elsewhere
+    Setup {
+        /// Register the kernel for your own Jupyter and VS Code, too
+        #[arg(long)]
+        user: bool,
+    },
+    /// Take away all that the other commands have made, but for target
+    Clean,
     /// Open the notebooks in JupyterLab
     Lab,
     /// Run all tests: `cargo test` on the workspace, the notebooks' cells compiled as programs, then every notebook
@@ -83,16 +93,8 @@ enum Arguments {
     },
     /// Build with the feature `cuda`, without a GPU, and bundle what runs on a machine that has one
     CudaBuild,
-    /// Become a kernel; the kernelspec calls this
-    #[command(hide = true)]
-    Kernel {
-        /// The program evcxr_jupyter
-        #[arg(long)]
-        evcxr: PathBuf,
-        /// Jupyter's connection file
-        #[arg(long)]
-        control_file: PathBuf,
-    },
+    #[command(flatten)]
+    Call(Call),
 }
 
 #[derive(Subcommand)]
@@ -104,6 +106,8 @@ enum Bench {
 fn main() -> ExitCode {
     let result = match Arguments::parse() {
         Arguments::Run { notebook } => run_notebook(&Project::new(), notebook),
+        Arguments::Setup { user } => set_up_alone(&Project::new(), user),
+        Arguments::Clean => clean(&Project::new()),
         Arguments::Lab => lab(&Project::new()),
         Arguments::Test => test(&Project::new()),
         Arguments::Faults { long } => inject_faults(&Project::new(), long),
@@ -112,7 +116,7 @@ fn main() -> ExitCode {
         Arguments::Script { notebook } => script(&Project::new(), notebook),
         Arguments::Lock { upgrade } => lock::renew(&Project::new(), upgrade),
         Arguments::CudaBuild => cuda_build(&Project::new()),
-        Arguments::Kernel { evcxr, control_file } => kernel(&evcxr, &control_file),
+        Arguments::Call(call) => warm_evcxr::kernel::run(&call),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -124,8 +128,9 @@ fn main() -> ExitCode {
 }
 
 fn run_notebook(project: &Project, notebook: Option<PathBuf>) -> Result<()> {
-    set_up(project)?;
+    let start = Instant::now();
     let source = notebook.unwrap_or_else(|| project.notebooks().join(WALKTHROUGH));
+    set_up(project, slice::from_ref(&source))?;
     let executed = execute_file(project, &source, &[], None)?;
     let page = page(project, &executed)?;
     println!("\nThe executed notebook: {}", executed.display());
@@ -137,11 +142,12 @@ fn run_notebook(project: &Project, notebook: Option<PathBuf>) -> Result<()> {
     if let Some(line) = last_accuracy(&executed.code_cells()) {
         println!("{line}");
     }
+    println!("In all: {} minutes", minutes(start.elapsed()));
     Ok(())
 }
 
 fn lab(project: &Project) -> Result<()> {
-    set_up(project)?;
+    set_up(project, &project.notebook_files()?)?;
     browser::trust(project, &project.notebook_files()?)?;
     let mut lab = project.jupyter();
     lab.args(["-m", "jupyterlab", "--ServerApp.ip=127.0.0.1"]).arg(WALKTHROUGH);
@@ -151,8 +157,30 @@ fn lab(project: &Project) -> Result<()> {
     run(lab.current_dir(project.notebooks()))
 }
 
+fn set_up_alone(project: &Project, user: bool) -> Result<()> {
+    set_up(project, &project.notebook_files()?)?;
+    if user {
+        let name = setup::register(project)?;
+        println!("Registered the kernel `{name}` for your own Jupyter and VS Code.");
+    }
+    println!("{}", setup::elsewhere(project));
+    Ok(())
+}
+
+fn clean(project: &Project) -> Result<()> {
+    for folder in setup::made(project)? {
+        if folder.exists() {
+            files::remove(&folder)
+                .with_context(|| format!("cannot remove {}", folder.display()))?;
+            println!("Removed {}", folder.display());
+        }
+    }
+    println!("The build folder `target` is left: `cargo clean` removes it.");
+    Ok(())
+}
+
 fn test(project: &Project) -> Result<()> {
-    set_up(project)?;
+    set_up(project, &project.notebook_files()?)?;
     let faults = faults::test(project, &["--workspace"], false)?;
     println!("\n{faults}");
     script::check_all(project)?;
@@ -180,10 +208,10 @@ fn inject_faults(project: &Project, long: bool) -> Result<()> {
 }
 
 fn bench_notebook(project: &Project) -> Result<()> {
-    set_up(project)?;
+    set_up(project, &project.notebook_files()?)?;
     let table = bench::measure(project, &project.notebooks().join(WALKTHROUGH))?;
     let path = project.output().join("bench.md");
-    launcher::write(&path, &table)?;
+    files::write(&path, &table)?;
     println!("\n{table}\nThis table: {}", path.display());
     Ok(())
 }
@@ -199,12 +227,6 @@ fn script(project: &Project, notebook: PathBuf) -> Result<()> {
 
 fn cuda_build(project: &Project) -> Result<()> {
     cuda::build(project, &project.notebooks().join(WALKTHROUGH))
-}
-
-fn kernel(evcxr: &Path, control_file: &Path) -> Result<()> {
-    let program = std::env::current_exe()?;
-    let tools = program.ancestors().nth(2).context("the launcher is not in .tools/bin")?;
-    match launcher::launch(tools, evcxr, control_file)? {}
 }
 
 /// Executes a notebook and writes what came of it, failed or not, to the output folder.

@@ -6,6 +6,9 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
+use warm_evcxr::files;
+use warm_evcxr::pool::Pool;
+
 use crate::python::python;
 
 /// The project folder. Everything that set-up makes lies in its `.tools`, everything that commands write in its `target`.
@@ -15,10 +18,13 @@ pub struct Project {
 }
 
 impl Project {
-    /// The project that this program was built in.
+    /// The project whose command or test runs.
     pub fn new() -> Self {
-        let manifest = Path::new(env!("CARGO_MANIFEST_DIR"));
-        Self { root: manifest.parent().unwrap_or(manifest).to_owned() }
+        // Cargo says in which folder it is. What was noted when this program was built may be
+        // another one: a build folder is copied, moved with its checkout, or shared by two.
+        let manifest = std::env::var_os("CARGO_MANIFEST_DIR").map(PathBuf::from);
+        let manifest = manifest.unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into());
+        Self { root: manifest.parent().unwrap_or(&manifest).to_owned() }
     }
 
     /// The project folder itself.
@@ -41,9 +47,36 @@ impl Project {
         self.venv().join("bin/python")
     }
 
-    /// The kernelspec that the notebooks name; it lies in the Python environment.
+    /// The kernelspec that the notebooks name, where the project's Jupyter looks for it.
     pub fn kernelspec(&self) -> PathBuf {
-        self.venv().join("share/jupyter/kernels/rust/kernel.json")
+        self.tools().join("jupyter/data/kernels/rust/kernel.json")
+    }
+
+    /// The folder of the kernels' build folders.
+    pub fn pool(&self) -> Pool {
+        Pool::new(self.tools().join("kernels"))
+    }
+
+    /// Takes away what names another folder, if the project was moved or copied since it was set up;
+    /// what is compiled stays.
+    ///
+    /// # Errors
+    /// When something cannot be removed.
+    pub fn claim_tools(&self) -> Result<()> {
+        let note = self.tools().join("made-in");
+        let here = self.root.to_string_lossy();
+        if std::fs::read_to_string(&note).is_ok_and(|there| there == here) {
+            return Ok(());
+        }
+        if note.exists() {
+            println!("The project was moved or copied: setting it up anew");
+        }
+        for part in ["venv", "jupyter", "kernels/slots", "cuda"] {
+            let folder = self.tools().join(part);
+            files::remove(&folder)
+                .with_context(|| format!("cannot remove {}", folder.display()))?;
+        }
+        files::write(&note, &here)
     }
 
     /// The folder of the notebooks.

@@ -11,7 +11,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
-use crate::launcher;
+use warm_evcxr::files;
 use crate::project::{Project, command, output};
 use crate::ui::Spinner;
 
@@ -139,7 +139,7 @@ pub(crate) fn set_up(project: &Project) -> Result<()> {
             );
         }
     }
-    launcher::write(
+    files::write(
         &project.venv().join("share/jupyter/lab/settings/overrides.json"),
         LAB_SETTINGS,
     )?;
@@ -202,7 +202,7 @@ impl Environment {
 
     fn make_with(&self, found: &Found) -> Result<()> {
         let folder = self.folder.display();
-        launcher::remove(&self.folder).with_context(|| format!("cannot remove {folder}"))?;
+        files::remove(&self.folder).with_context(|| format!("cannot remove {folder}"))?;
         output(python(&found.program).args(["-m", "venv"]).arg(&self.folder)).with_context(
             || format!("cannot make a Python environment in {folder} with {found}"),
         )?;

@@ -10,12 +10,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow};
 use syn::spanned::Spanned;
 use syn::{Block, Item, Stmt, UseTree};
 use toml::{Table, Value};
 
-use crate::launcher;
+use warm_evcxr::files;
+use warm_evcxr::template::parse_dependency;
 use crate::notebook::{CodeCell, Notebook};
 use crate::project::{Project, command, run};
 
@@ -120,7 +121,7 @@ fn write_if_changed(path: &Path, text: &str) -> Result<()> {
         return Ok(());
     }
     fs::create_dir_all(path.parent().context("a file lies in a folder")?)?;
-    launcher::write(path, text)
+    files::write(path, text)
 }
 
 /// One workspace for all programs, with the project's profiles: so they share what is compiled for it already.
@@ -242,21 +243,6 @@ fn split_commands(source: &str) -> (Vec<&str>, String) {
     let head = source.lines().take_while(is_head).filter(is_command).collect();
     let code = source.lines().filter(|line| !is_command(line)).collect::<Vec<_>>().join("\n");
     (head, code)
-}
-
-/// The name and the specification in what follows `:dep`.
-fn parse_dependency(text: &str, folder: &Path) -> Result<(String, Value)> {
-    let text = text.trim();
-    let line = if text.contains('=') { text.to_owned() } else { format!("{text} = \"*\"") };
-    let Some((name, mut wanted)) = line.parse::<Table>()?.into_iter().next() else {
-        bail!("expected `name = …`");
-    };
-    if let Some(Value::String(path)) = wanted.get_mut("path") {
-        let absolute = fs::canonicalize(folder.join(&*path))
-            .with_context(|| format!("there is no folder {path}"))?;
-        *path = absolute.to_str().context("the project's path is not UTF-8")?.to_owned();
-    }
-    Ok((name, wanted))
 }
 
 /// The names of what a statement defines or imports for others, variables aside.

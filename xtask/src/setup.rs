@@ -134,7 +134,11 @@ fn kernelspec(project: &Project, pool: &Pool) -> Result<()> {
     let evcxr = evcxr::find_or_build(&spinner.messages())?;
     let lock = Some(project.root().join("Cargo.lock"));
     pool.configure(&Settings { evcxr, lock, path: vec![project.venv().join("bin")] })?;
-    kernel::install(pool, &spec(project.tools().join("kernelspec"), "Rust"))
+    kernel::install(pool, &spec(folder_of(&project.kernelspec())?, "Rust"))
+}
+
+fn folder_of(file: &Path) -> Result<PathBuf> {
+    Ok(file.parent().context("a file lies in a folder")?.to_owned())
 }
 
 fn spec(folder: PathBuf, title: &str) -> Kernelspec {
@@ -164,6 +168,40 @@ pub fn register(project: &Project) -> Result<&'static str> {
 pub fn user_kernelspec() -> Result<PathBuf> {
     let data = kernel::user_data().context("no home folder: set HOME")?;
     Ok(data.join("kernels").join(USER_KERNEL.0))
+}
+
+/// How the kernel is used outside the project's own JupyterLab.
+pub fn elsewhere(project: &Project) -> String {
+    let (name, title) = USER_KERNEL;
+    let registered = user_kernelspec().is_ok_and(|folder| folder.exists());
+    let kernel = if registered {
+        format!("the kernel is registered as `{name}`")
+    } else {
+        "first `cargo xtask setup --user`, which registers the kernel for you".to_owned()
+    };
+    format!(
+        "\nThe notebooks run in `cargo xtask lab`. Elsewhere, {kernel}:\n\
+         VS Code, with its extension Jupyter: open a notebook, `Select Kernel`, `Jupyter Kernel…`, \
+         `{title}`.\n\
+         A JupyterLab of your own: start it in {}, and choose `{title}` from the menu `Kernel`.\n\
+         `cargo xtask clean` takes all of it away.",
+        project.notebooks().display()
+    )
+}
+
+/// All folders that set-up makes: the project's, the user's kernelspec, and the kernel's program.
+///
+/// # Errors
+/// When the user's folders are not known.
+pub fn made(project: &Project) -> Result<Vec<PathBuf>> {
+    let mut folders = vec![project.tools(), evcxr::own_root()?];
+    // One that another checkout has registered is its own.
+    let spec = user_kernelspec()?;
+    let text = fs::read_to_string(spec.join("kernel.json")).unwrap_or_default();
+    if text.contains(&*project.tools().to_string_lossy()) {
+        folders.push(spec);
+    }
+    Ok(folders)
 }
 
 /// The build folder with all dependencies of the notebooks compiled.

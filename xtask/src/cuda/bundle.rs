@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 
-use crate::launcher;
+use warm_evcxr::files;
 use crate::project::{Project, command};
 
 /// The largest folder that is easily passed on.
@@ -25,7 +25,7 @@ const FILES: [&str; 6] = [
 /// Writes the folder: programs, data, and the script that runs them.
 pub(super) fn write(project: &Project, programs: &[(String, PathBuf)]) -> Result<PathBuf> {
     let folder = project.root().join("target/cuda/bundle");
-    launcher::remove(&folder)?;
+    files::remove(&folder)?;
     fs::create_dir_all(folder.join("bin"))?;
     fs::create_dir_all(folder.join("notebooks"))?;
     for (name, program) in programs {
@@ -50,7 +50,7 @@ pub(super) fn write(project: &Project, programs: &[(String, PathBuf)]) -> Result
             copy(&path, &folder.join("data").join(path.file_name().context("a file has a name")?))?;
         }
     }
-    launcher::write(&folder.join("run.sh"), RUN)?;
+    files::write(&folder.join("run.sh"), RUN)?;
     ensure!(
         command("chmod").arg("+x").arg(folder.join("run.sh")).status()?.success(),
         "chmod failed"

@@ -14,7 +14,7 @@ use std::process::Command;
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-use crate::launcher;
+use warm_evcxr::files;
 use crate::project::{Project, command, output};
 use crate::python::{Environment, OLDEST, python};
 use crate::script::Scripts;
@@ -127,7 +127,7 @@ impl Toolkit {
             .replace("@NVCC@", &home.join("bin/nvcc").to_string_lossy())
             .replace("@FFI@", &ffi.to_string_lossy());
         if !fs::read_to_string(&front).is_ok_and(|old| old == text) {
-            launcher::write(&front, &text)?;
+            files::write(&front, &text)?;
             output(command("chmod").arg("+x").arg(&front))?;
         }
         Ok(())
@@ -187,8 +187,8 @@ impl Toolkit {
             format!("#[path = {path:?}]\nmod {name};\n")
         });
         fs::create_dir_all(&folder)?;
-        launcher::write(&folder.join("Cargo.toml"), &manifest)?;
-        launcher::write(&folder.join("tests.rs"), &tests.concat())?;
+        files::write(&folder.join("Cargo.toml"), &manifest)?;
+        files::write(&folder.join("tests.rs"), &tests.concat())?;
         fs::copy(root.join("Cargo.lock"), folder.join("Cargo.lock"))?;
         let mut cargo = command("cargo");
         cargo.args(["build", "--bins", "--tests", "--target-dir"]).arg(&self.target);

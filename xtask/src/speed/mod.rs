@@ -16,7 +16,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::launcher::{self, FASTER};
+use crate::setup::FASTER;
+use warm_evcxr::files;
 use crate::project::{Project, command, output, run};
 use crate::setup::set_up;
 use crate::ui::Spinner;
@@ -48,7 +49,7 @@ const STEP_FLOP: f64 = 2.0 * 13.7e6;
 /// # Errors
 /// When something cannot be installed or built, or does not answer.
 pub fn compare(project: &Project, full: bool) -> Result<()> {
-    set_up(project)?;
+    set_up(project, &project.notebook_files()?)?;
     peers::install(project)?;
     let bench = Bench::new(project)?;
     let mut times = Times::default();
@@ -60,10 +61,10 @@ pub fn compare(project: &Project, full: bool) -> Result<()> {
 
     let table = report::table(&machine(project)?, &rows);
     let folder = &bench.folder;
-    launcher::write(&folder.join("table.md"), &table)?;
-    launcher::write(&folder.join("table_times.csv"), &times.csv())?;
-    launcher::write(&folder.join("step_times.csv"), &scaling)?;
-    launcher::write(&folder.join("step_times_all.csv"), &scaling_times.csv())?;
+    files::write(&folder.join("table.md"), &table)?;
+    files::write(&folder.join("table_times.csv"), &times.csv())?;
+    files::write(&folder.join("step_times.csv"), &scaling)?;
+    files::write(&folder.join("step_times_all.csv"), &scaling_times.csv())?;
     println!("\n{table}\nMilliseconds per step:\n{scaling}");
     println!("These tables and all single times: {}", folder.display());
     Ok(())
