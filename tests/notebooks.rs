@@ -7,7 +7,7 @@ use std::time::Duration;
 use xtask::check::{Failure, failures, less_accurate};
 use xtask::execute::{Watcher, execute};
 use xtask::kernel::Kernel;
-use xtask::notebook::{CodeCell, Notebook};
+use xtask::notebook::{CodeCell, Notebook, joined};
 use xtask::project::Project;
 use xtask::tidy::untidy;
 
@@ -59,6 +59,49 @@ fn committed_notebooks_are_tidy() {
         let untidy = untidy(&Notebook::read(&path).unwrap());
         assert!(untidy.is_empty(), "{}:\n{}", path.display(), untidy.join("\n"));
     }
+}
+
+#[test]
+fn the_first_cell_of_each_notebook_compiles_nothing() {
+    let project = Project::new();
+    if !project.kernelspec().is_file() {
+        tests::skipped("the first cells", "the Jupyter kernel is not set up");
+        return;
+    }
+    for path in project.notebook_files().unwrap() {
+        let (sender, compiled) = std::sync::mpsc::channel();
+        let on_build = Box::new(move |line: &str| sender.send(line.to_owned()).unwrap());
+        let folder = path.parent().unwrap();
+        let mut kernel = Kernel::start(&project, folder, &[], on_build).unwrap();
+        let first = &Notebook::read(&path).unwrap().code_cells()[0];
+        assert!(first.source.contains(":dep "), "{}", path.display());
+        let outputs = kernel.execute(&first.source, None, |_| {}).unwrap();
+        assert_eq!(outputs, [] as [serde_json::Value; 0], "{}", path.display());
+        drop(kernel);
+        let compiled: Vec<String> = compiled.iter().collect();
+        assert_eq!(compiled, [""; 0], "{}", path.display());
+    }
+}
+
+#[test]
+fn all_cells_and_a_readers_own_crate_meet_one_candle() {
+    if let Some((_, failures)) = execute_fixture("one_candle", Duration::from_secs(600)) {
+        assert_eq!(failures, []);
+    }
+}
+
+#[test]
+fn a_panic_is_told_in_two_lines() {
+    let Some((executed, _)) = execute_fixture("panic", Duration::from_secs(120)) else {
+        return;
+    };
+    let cell = &executed.code_cells()[1];
+    let text: String = cell.outputs.iter().map(|output| joined(&output["text"])).collect();
+    let lines: Vec<&str> = text.lines().collect();
+    let message = "panicked: index out of bounds: the len is 0 but the index is 42";
+    assert_eq!(lines[0], message, "{text}");
+    assert!(lines[1].starts_with("in the line: "), "{text}");
+    assert_eq!(lines.len(), 2, "{text}");
 }
 
 #[test]

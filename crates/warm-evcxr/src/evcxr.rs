@@ -168,16 +168,19 @@ pub(crate) fn follow(command: &mut Command, on_build: &(dyn Fn(&str) + Sync)) ->
 }
 
 fn lines_of(command: &mut Command, on_build: &(dyn Fn(&str) + Sync)) -> Result<()> {
-    const KEPT: usize = 20;
+    const KEPT: usize = 30;
+    const WIDTH: usize = 200;
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
     let mut running = command.spawn().context("cannot start `cargo`")?;
-    let mut last = Vec::new();
+    let mut last: Vec<String> = Vec::new();
     for line in running.stderr.take().map(BufReader::new).into_iter().flat_map(BufRead::lines) {
         let line = line?;
         if line.trim_start().starts_with("Compiling ") {
             on_build(line.trim());
+            continue;
         }
-        last.push(line);
+        // A call of rustc that has failed is quoted whole.
+        last.push(line.chars().take(WIDTH).collect());
         if last.len() > KEPT {
             last.remove(0);
         }

@@ -1,6 +1,7 @@
 //! What Jupyter starts: this program, which takes a build folder that is warm and becomes evcxr.
 
 use std::convert::Infallible;
+use std::ffi::OsString;
 use std::io::Write;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -12,7 +13,11 @@ use serde_json::json;
 use crate::files;
 use crate::metadata;
 use crate::pool::Pool;
-use crate::toolchain::{command, program_folders, tool};
+use crate::toolchain::{command, find, host, program_folders, tool};
+
+/// The variable that says where shared libraries are.
+const LIBRARY_PATH: &str =
+    if cfg!(target_os = "macos") { "DYLD_LIBRARY_PATH" } else { "LD_LIBRARY_PATH" };
 
 /// What the files that [`install`] writes call this program with: two commands that a command line
 /// which wants to be a launcher must have and hand to [`run`].
@@ -102,22 +107,31 @@ fn launch(pool: &Pool, control_file: &Path) -> Result<Infallible> {
     let settings = pool.settings()?;
     let mut kernel = command(&settings.evcxr);
     kernel.arg("--control_file").arg(control_file);
-    if std::env::var_os("EVCXR_TMPDIR").is_none() {
-        let slot = pool.claim()?;
-        // The lock is handed on as standard input, which evcxr does not read: it is held until the
-        // kernel and every build that it started are gone, however they end.
-        kernel.env("EVCXR_TMPDIR", &slot.folder).stdin(Stdio::from(slot.lock));
-    }
+    let folder = match std::env::var_os("EVCXR_TMPDIR") {
+        Some(folder) => PathBuf::from(folder),
+        None => {
+            let slot = pool.claim()?;
+            // The lock is handed on as standard input, which evcxr does not read: it is held until
+            // the kernel and every build that it started are gone, however they end.
+            kernel.env("EVCXR_TMPDIR", &slot.folder).stdin(Stdio::from(slot.lock));
+            slot.folder
+        }
+    };
     let outer = program_folders()?;
+    let rustc = tool("rustc", &outer)?;
+    let libraries = folder.join("target").join(host(&rustc)?).join("debug/deps");
     let own = [pool.bin()];
     let path = std::env::join_paths(own.iter().chain(&settings.path).chain(&outer))?;
     kernel
         .env("WARM_EVCXR", std::env::current_exe()?)
         .env("WARM_EVCXR_CARGO", tool("cargo", &outer)?)
-        .env("WARM_EVCXR_RUSTC", tool("rustc", &outer)?)
-        .envs(crate::toolchain::find("rustup", &outer).map(|path| ("WARM_EVCXR_RUSTUP", path)))
+        .env("WARM_EVCXR_RUSTC", rustc)
+        .envs(find("rustup", &outer).map(|path| ("WARM_EVCXR_RUSTUP", path)))
         .env("WARM_EVCXR_LOCK", settings.lock.unwrap_or_default())
         .env("PATH", &path)
+        // Cells find the shared libraries of their own build. Cargo's own variable, set for what it
+        // runs, such as tests, comes first otherwise and names those of another.
+        .env(LIBRARY_PATH, with_first(libraries, LIBRARY_PATH)?)
         // An error that a cell returns is one line, without a backtrace of frames that no reader
         // knows. evcxr sets RUST_BACKTRACE for its cells; for errors this variable comes first.
         .env("RUST_LIB_BACKTRACE", "0")
@@ -126,6 +140,12 @@ fn launch(pool: &Pool, control_file: &Path) -> Result<Infallible> {
         // folder without one.
         .env("JUPYTER_PATH", pool.config());
     Err(kernel.exec()).with_context(|| format!("cannot start {}", settings.evcxr.display()))
+}
+
+/// A list of folders in a variable, with another folder in front.
+fn with_first(folder: PathBuf, variable: &str) -> Result<OsString> {
+    let rest = std::env::var_os(variable).unwrap_or_default();
+    Ok(std::env::join_paths([folder].into_iter().chain(std::env::split_paths(&rest)))?)
 }
 
 /// Asks Cargo and passes on what it says of the crates near the cells.
