@@ -4,6 +4,7 @@
 use std::path::Path;
 use std::time::Duration;
 
+use serde_json::json;
 use xtask::check::{Failure, failures, less_accurate};
 use xtask::execute::{Watcher, execute};
 use xtask::kernel::Kernel;
@@ -19,17 +20,22 @@ impl Watcher for Silent {
     fn done(&mut self, _: Duration) {}
 }
 
-/// Executes a notebook of `tests/fixtures` and returns it with its failures; nothing where there is no kernel.
-fn execute_fixture(name: &str, limit: Duration) -> Option<(Notebook, Vec<Failure>)> {
+/// A kernel that works in `folder`; none, and a line that says so, where it is not set up.
+fn start_kernel(what: &str, folder: &Path, environment: &[(&str, &str)]) -> Option<Kernel> {
     let project = Project::new();
     if !project.kernelspec().is_file() {
         let why = "the Jupyter kernel is not set up (`cargo xtask test` does it)";
-        tests::skipped(&format!("notebook `{name}`"), why);
+        tests::skipped(&format!("notebook `{what}`"), why);
         return None;
     }
+    Some(Kernel::start(&project, folder, environment, Box::new(|_| {})).unwrap())
+}
+
+/// Executes a notebook of `tests/fixtures` and returns it with its failures; nothing where there is no kernel.
+fn execute_fixture(name: &str, limit: Duration) -> Option<(Notebook, Vec<Failure>)> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures");
     let source = Notebook::read(&folder.join(name).with_extension("ipynb")).unwrap();
-    let mut kernel = Kernel::start(&project, &folder, &[], Box::new(|_| {})).unwrap();
+    let mut kernel = start_kernel(name, &folder, &[])?;
     let executed = execute(&source, &mut kernel, Some(limit), &mut Silent).unwrap();
     let failures = failures(&source, &executed);
     Some((executed, failures))
@@ -102,6 +108,51 @@ fn a_panic_is_told_in_two_lines() {
     assert_eq!(lines[0], message, "{text}");
     assert!(lines[1].starts_with("in the line: "), "{text}");
     assert_eq!(lines.len(), 2, "{text}");
+}
+
+#[test]
+fn cells_that_train_work_when_they_are_run_again() {
+    const CELLS: &[&str] = &[
+        "setup-dep",
+        "setup-use",
+        "split-code",
+        "network-code",
+        "modes-variables",
+        "step-code",
+        "adamw-code",
+        "range-code",
+        "schedule-code",
+        "fit-code",
+        "train-code",
+        "train-code",
+        "curves-code",
+        "resume-code",
+        "resume-code",
+    ];
+    // The cells want a network, and not a good one.
+    const NETWORK: &str = "struct MyNet;
+impl Module for MyNet {
+    fn call(&self, nn: &mut Scope, x: &Tensor) -> Result<Tensor> {
+        log_softmax(&nn.dense(10, &flatten(x)?)?)
+    }
+}";
+    let project = Project::new();
+    let committed = Notebook::read(&project.notebooks().join("make_it_yours.ipynb")).unwrap();
+    let support = format!("{:?}", project.root().join("mnist-notebook-support"));
+    let cells = CELLS.iter().map(|id| {
+        let mut cell = committed.cells().iter().find(|cell| cell["id"] == *id).unwrap().clone();
+        let source = joined(&cell["source"]).replace("\"../mnist-notebook-support\"", &support);
+        cell["source"] = if *id == "network-code" { NETWORK.into() } else { source.into() };
+        cell
+    });
+    let text = json!({"cells": cells.collect::<Vec<_>>()}).to_string();
+    let source = Notebook::parse(&text).unwrap();
+    let folder = tempfile::tempdir().unwrap(); // where the cells leave their files
+    let short = [("MNIST_NOTEBOOK_SHORT", "1")];
+    let Some(mut kernel) = start_kernel("make_it_yours", folder.path(), &short) else { return };
+    let limit = Some(Duration::from_secs(600)); // the first cell may compile
+    let executed = execute(&source, &mut kernel, limit, &mut Silent).unwrap();
+    assert_eq!(failures(&source, &executed), []);
 }
 
 #[test]
@@ -187,6 +238,11 @@ fn output_to_standard_error_alone_is_a_failure() {
 #[test]
 fn a_cell_that_shall_fail_and_does_not_is_a_failure() {
     assert_fails("nothing_raised", 2, &["nothing failed"]);
+}
+
+#[test]
+fn a_cell_that_leaves_its_last_line_open_is_a_failure() {
+    assert_fails("open_line", 2, &["OpenLine", "has no end", "println!()"]);
 }
 
 #[test]

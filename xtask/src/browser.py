@@ -35,7 +35,7 @@ def run(browser, cells, wanted):
         state = browser.js(STATE)
         return state["cells"] == cells and state["focused"] and state["idle"]
 
-    wait("the notebook with its kernel", is_ready, 180)
+    wait("the notebook with its kernel", is_ready, LIMIT)
     for _ in range(cells):
         shift_enter(browser)
         state = wait("a cell to end", lambda: not (s := browser.js(STATE))["running"] and s, CELL_LIMIT)

@@ -147,3 +147,70 @@ pub fn test_panel(project: &Project, notebook: &Path, page: &Path) -> Result<()>
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a script prints that may use what is in `webdriver.py`; its argument is an empty folder.
+    fn run_script(text: &str) -> String {
+        let folder = tempfile::tempdir().unwrap();
+        let mut python = command("python3");
+        output(python.args(["-c", &format!("{WEBDRIVER}{text}")]).arg(folder.path())).unwrap()
+    }
+
+    #[test]
+    fn a_driver_that_loses_its_port_is_started_again() {
+        let script = r##"
+fake = Path(sys.argv[1], "chromedriver")
+fake.write_text("""#!/bin/sh
+echo >> "$0.starts"
+if [ "$(wc -l < "$0.starts")" -lt 3 ]; then
+    echo "IPv6 port not available. Exiting..."
+    exit 1
+fi
+echo "ChromeDriver was started successfully on port 4444."
+""")
+fake.chmod(0o755)
+os.environ["PATH"] = f"{sys.argv[1]}:{os.environ['PATH']}"
+print(start_driver(), len(Path(f"{fake}.starts").read_text()))
+"##;
+        assert_eq!(run_script(script), "4444 3");
+    }
+
+    #[test]
+    fn a_jupyter_lab_that_loses_its_port_is_started_again() {
+        let script = r##"
+import types
+
+folder = Path(sys.argv[1])
+paths = types.SimpleNamespace(jupyter_runtime_dir=lambda: str(folder))
+sys.modules.update({"jupyter_core": types.ModuleType("jupyter_core"), "jupyter_core.paths": paths})
+fake = folder / "python"
+fake.write_text(f"#!/bin/sh\nexec {sys.executable} {folder}/lab.py\n")
+fake.chmod(0o755)
+(folder / "lab.py").write_text("""
+import http.server, json, os, pathlib
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+
+folder = pathlib.Path(__file__).parent
+try:
+    (folder / "starts").touch(exist_ok=False)
+except FileExistsError:
+    server = http.server.HTTPServer(("127.0.0.1", 0), Handler)
+    (folder / f"jpserver-{os.getpid()}.json").write_text(json.dumps({"port": server.server_port}))
+    server.serve_forever()
+else:
+    raise SystemExit("ERROR: the Jupyter server could not be started because no available port could be found.")
+""")
+sys.executable = str(fake)
+with Lab(folder, folder / "log") as lab:
+    print(lab.answers())
+"##;
+        assert_eq!(run_script(script), "True");
+    }
+}

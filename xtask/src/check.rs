@@ -15,6 +15,8 @@ use crate::notebook::{CodeCell, Notebook, joined};
 pub const KERNEL_DIED: &str = "KernelDied";
 /// The name of the error output for a cell that was ended because it took too long.
 pub const TIME_LIMIT: &str = "TimeLimit";
+/// The name of the error output for a cell that evcxr never ends, because its last line has no end.
+pub const OPEN_LINE: &str = "OpenLine";
 
 /// A cell that did not do what it should, and why.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -91,10 +93,12 @@ pub fn failures(source: &Notebook, executed: &Notebook) -> Vec<Failure> {
 /// A cell tagged `raises-exception` must fail, but neither kill the kernel nor outlast its time.
 pub fn problem(cell: &CodeCell) -> Option<String> {
     let messages = messages(&cell.outputs);
-    let fatal = |output: &&Value| output["ename"] == KERNEL_DIED || output["ename"] == TIME_LIMIT;
+    let is_fatal = |output: &&Value| {
+        [KERNEL_DIED, TIME_LIMIT, OPEN_LINE].iter().any(|it| output["ename"] == *it)
+    };
     match (cell.raises, messages.is_empty()) {
         (true, true) => Some("is tagged `raises-exception`, but nothing failed".to_owned()),
-        (true, false) => cell.outputs.iter().find(fatal).and_then(message),
+        (true, false) => cell.outputs.iter().find(is_fatal).and_then(message),
         (false, true) => None,
         (false, false) => Some(messages.join("\n")),
     }

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::check;
 use crate::kernel::Kernel;
-use crate::notebook::{CodeCell, Notebook, joined};
+use crate::notebook::{CodeCell, Notebook, joined, start_of_code};
 use crate::ui::Spinner;
 
 /// Told what happens while a notebook is executed.
@@ -92,9 +92,10 @@ fn with_mark(source: &str) -> Option<String> {
         let line = line.trim_start();
         let is_comment = line.starts_with("//") && !line.starts_with("///");
         // An attribute of the whole crate, `#![…]`, must stay in front.
-        !(line.is_empty() || is_comment || line.starts_with([':', '!']) || line.starts_with("#!["))
+        !(line.is_empty() || is_comment || line.starts_with("#!["))
     };
-    let first = source.split_inclusive('\n').find(is_code)?;
+    let code = &source[start_of_code(source)..];
+    let first = code.split_inclusive('\n').find(is_code)?;
     let start = first.as_ptr().addr() - source.as_ptr().addr();
     Some(format!("{}let {MARK}: () = (); {}", &source[..start], &source[start..]))
 }

@@ -10,10 +10,14 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 
-use crate::check::{KERNEL_DIED, TIME_LIMIT};
+use crate::check::{KERNEL_DIED, OPEN_LINE, TIME_LIMIT};
+use crate::notebook::joined;
 use crate::project::Project;
 
 const DRIVER: &str = include_str!("driver.py");
+
+/// The line by which the process that runs the cells tells evcxr that one has ended.
+const END_OF_CELL: &str = "EVCXR_EXECUTION_COMPLETE";
 
 /// Called with what the kernel reports of its builds, such as `Compiling candle-core v0.11.1`.
 pub type OnBuild = Box<dyn Fn(&str) + Send>;
@@ -65,7 +69,8 @@ impl Kernel {
 
     /// Runs `code` and hands each output (an nbformat object) to `on_output` as it comes. Returns all of them.
     ///
-    /// A kernel that dies and a cell that outlasts `limit` show as an `error` output; the kernel is gone then.
+    /// A kernel that dies, a cell that outlasts `limit`, and one that evcxr would never end show as an `error` output; the
+    /// kernel is gone then.
     ///
     /// # Errors
     /// When the kernel is gone.
@@ -84,8 +89,13 @@ impl Kernel {
             if let Some(outcome) = event["done"].as_str() {
                 break outcome.to_owned();
             }
-            on_output(&event["output"]);
-            outputs.push(event["output"].take());
+            let mut output = event["output"].take();
+            let is_open = take_end_of_cell(&mut output);
+            on_output(&output);
+            outputs.push(output);
+            if is_open {
+                break "open line".to_owned();
+            }
         };
         let limit = limit.unwrap_or_default().as_secs();
         let fatal = match outcome.as_str() {
@@ -93,6 +103,12 @@ impl Kernel {
             "time limit" => {
                 Some((TIME_LIMIT, format!("the cell was ended: it ran longer than {limit} s")))
             }
+            "open line" => Some((
+                OPEN_LINE,
+                "the last line that the cell printed has no end, for which evcxr waits for ever: \
+                 end it with `println!()`"
+                    .to_owned(),
+            )),
             _ => Some((KERNEL_DIED, "the kernel died while it ran the cell".to_owned())),
         };
         if let Some((name, value)) = fatal {
@@ -137,6 +153,18 @@ impl Drop for Kernel {
     }
 }
 
+/// Takes evcxr's mark from a line that the cell has left open; whether there was one.
+///
+/// evcxr looks for its mark alone on a line. After text without an end it takes it for more of the text, and waits.
+fn take_end_of_cell(output: &mut Value) -> bool {
+    let text = joined(&output["text"]);
+    let Some(printed) = text.trim_end_matches('\n').strip_suffix(END_OF_CELL) else {
+        return false;
+    };
+    output["text"] = printed.into();
+    true
+}
+
 /// Reads what driver and kernel write to standard error, keeping the last lines for an error message.
 fn follow(stderr: ChildStderr, last: Arc<Mutex<Vec<String>>>, on_build: OnBuild) -> JoinHandle<()> {
     const KEPT: usize = 30;
@@ -153,4 +181,26 @@ fn follow(stderr: ChildStderr, last: Arc<Mutex<Vec<String>>>, on_build: OnBuild)
             }
         }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_mark_at_the_end_of_an_open_line_is_found_and_not_shown() {
+        let stream = |text: &str| json!({"output_type": "stream", "name": "stdout", "text": text});
+        let mut open = stream("0 1 2 EVCXR_EXECUTION_COMPLETE\n");
+        assert!(take_end_of_cell(&mut open));
+        assert_eq!(open, stream("0 1 2 "));
+        for mut other in [
+            stream("0 1 2 \n"),
+            stream("EVCXR_EXECUTION_COMPLETE is evcxr's mark\n"),
+            json!({"output_type": "execute_result", "data": {"text/plain": END_OF_CELL}}),
+        ] {
+            let before = other.clone();
+            assert!(!take_end_of_cell(&mut other));
+            assert_eq!(other, before);
+        }
+    }
 }

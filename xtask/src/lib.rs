@@ -19,6 +19,16 @@
 //! | [`browser`] | the walkthrough in a real browser |
 //! | [`ui`] | progress on screen |
 
+/// Prints a line as std's macro of this name does, and drops it where it cannot be written: a reader that has gone
+/// (`| head`) or a full disk must not end what runs here.
+#[macro_export]
+macro_rules! println {
+    ($($text:tt)*) => {{
+        use ::std::io::Write as _;
+        let _ = ::std::writeln!(::std::io::stdout(), $($text)*);
+    }};
+}
+
 pub mod bench;
 pub mod browser;
 pub mod check;

@@ -1,6 +1,8 @@
 //! `cargo xtask`: sets up, runs, opens and tests the notebooks.
 
+use std::ffi::OsString;
 use std::fs;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::slice;
@@ -17,7 +19,8 @@ use xtask::execute::{Screen, execute};
 use xtask::faults;
 use xtask::kernel::Kernel;
 use xtask::lock;
-use xtask::notebook::{CodeCell, Notebook, joined};
+use xtask::notebook::{self, CodeCell, Notebook, joined};
+use xtask::println;
 use xtask::project::{Project, run};
 use xtask::script::{self, Scripts};
 use xtask::setup::{self, minutes, set_up};
@@ -60,7 +63,11 @@ enum Arguments {
     /// Take away all that the other commands have made, but for target
     Clean,
     /// Open the notebooks in JupyterLab
-    Lab,
+    Lab {
+        /// What else JupyterLab is told, such as --no-browser --port 8889 --ip 0.0.0.0
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<OsString>,
+    },
     /// Run all tests: `cargo test` on the workspace, the notebooks' cells compiled as programs, then every notebook
     /// executed, then the walkthrough in a browser
     Test,
@@ -108,7 +115,7 @@ fn main() -> ExitCode {
         Arguments::Run { notebook } => run_notebook(&Project::new(), notebook),
         Arguments::Setup { user } => set_up_alone(&Project::new(), user),
         Arguments::Clean => clean(&Project::new()),
-        Arguments::Lab => lab(&Project::new()),
+        Arguments::Lab { arguments } => lab(&Project::new(), arguments),
         Arguments::Test => test(&Project::new()),
         Arguments::Faults { long } => inject_faults(&Project::new(), long),
         Arguments::Bench { full, what: None } => compare(&Project::new(), full),
@@ -121,7 +128,8 @@ fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error:#}");
+            // Where nobody can read it, the exit code has to do.
+            let _ = writeln!(io::stderr(), "error: {error:#}");
             ExitCode::FAILURE
         }
     }
@@ -130,13 +138,14 @@ fn main() -> ExitCode {
 fn run_notebook(project: &Project, notebook: Option<PathBuf>) -> Result<()> {
     let start = Instant::now();
     let source = notebook.unwrap_or_else(|| project.notebooks().join(WALKTHROUGH));
+    let shown = Notebook::read_rust(&source)?; // before minutes of setting up
     set_up(project, slice::from_ref(&source))?;
     let executed = execute_file(project, &source, &[], None)?;
     let page = page(project, &executed)?;
     println!("\nThe executed notebook: {}", executed.display());
     println!("The same as a page:    {}", page.display());
     let executed = Notebook::read(&executed)?;
-    for cell in tidy::differences(&Notebook::read(&source)?, &executed) {
+    for cell in tidy::differences(&shown, &executed) {
         println!("Not the text that the notebook shows: {cell}");
     }
     if let Some(line) = last_accuracy(&executed.code_cells()) {
@@ -146,11 +155,11 @@ fn run_notebook(project: &Project, notebook: Option<PathBuf>) -> Result<()> {
     Ok(())
 }
 
-fn lab(project: &Project) -> Result<()> {
+fn lab(project: &Project, arguments: Vec<OsString>) -> Result<()> {
     set_up(project, &project.notebook_files()?)?;
     browser::trust(project, &project.notebook_files()?)?;
     let mut lab = project.jupyter();
-    lab.args(["-m", "jupyterlab", "--ServerApp.ip=127.0.0.1"]).arg(WALKTHROUGH);
+    lab.args(["-m", "jupyterlab"]).args(lab_arguments(arguments));
     if is_root(project)? {
         lab.arg("--allow-root");
     }
@@ -177,6 +186,20 @@ fn clean(project: &Project) -> Result<()> {
     }
     println!("The build folder `target` is left: `cargo clean` removes it.");
     Ok(())
+}
+
+/// What JupyterLab is told: the user's own arguments, and ours where they leave it open.
+fn lab_arguments(mut arguments: Vec<OsString>) -> Vec<OsString> {
+    let names_address = |argument: &OsString| {
+        let argument = argument.to_string_lossy();
+        let name = argument.split('=').next().unwrap_or_default();
+        ["--ip", "--ServerApp.ip", "--LabApp.ip"].contains(&name)
+    };
+    if !arguments.iter().any(names_address) {
+        arguments.push("--ServerApp.ip=127.0.0.1".into());
+    }
+    arguments.push(WALKTHROUGH.into()); // of several notebooks JupyterLab opens the first
+    arguments
 }
 
 fn test(project: &Project) -> Result<()> {
@@ -237,9 +260,9 @@ fn execute_file(
     limit: Option<Duration>,
 ) -> Result<PathBuf> {
     println!("\nExecuting {}", name(path));
-    let source = Notebook::read(path)?;
-    let folder = path.parent().unwrap_or(project.root());
-    let mut kernel = Kernel::start(project, folder, environment, Box::new(|_| {}))?;
+    let source = Notebook::read_rust(path)?;
+    let folder = notebook::folder(path)?;
+    let mut kernel = Kernel::start(project, &folder, environment, Box::new(|_| {}))?;
     let executed = execute(&source, &mut kernel, limit, &mut Screen::new())?;
     let target = project.output().join(name(path));
     executed.write(&target)?;
@@ -297,4 +320,29 @@ fn is_root(project: &Project) -> Result<bool> {
     let lock = project.tools().join("setup.lock");
     let about = fs::metadata(&lock).with_context(|| format!("cannot read {}", lock.display()))?;
     Ok(about.uid() == 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lab(arguments: &[&str]) -> Vec<OsString> {
+        match Arguments::try_parse_from([&["xtask", "lab"], arguments].concat()).unwrap() {
+            Arguments::Lab { arguments } => lab_arguments(arguments),
+            _ => unreachable!("`lab` was asked for"),
+        }
+    }
+
+    #[test]
+    fn jupyter_lab_is_told_what_the_user_adds() {
+        assert_eq!(lab(&[]), ["--ServerApp.ip=127.0.0.1", WALKTHROUGH]);
+        assert_eq!(
+            lab(&["--no-browser", "--port", "8889", "--ip", "0.0.0.0"]),
+            ["--no-browser", "--port", "8889", "--ip", "0.0.0.0", WALKTHROUGH]
+        );
+        for own in ["--ip=::", "--ServerApp.ip=0.0.0.0"] {
+            assert_eq!(lab(&[own]), [own, WALKTHROUGH]);
+        }
+        assert_eq!(lab(&["look_inside.ipynb"])[0], "look_inside.ipynb");
+    }
 }

@@ -1,6 +1,6 @@
 //! Notebook files (`.ipynb`, nbformat 4): reading, the view of a code cell, writing.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
@@ -48,9 +48,29 @@ impl Notebook {
     /// # Errors
     /// When the text is no JSON or has no list of cells.
     pub fn parse(text: &str) -> Result<Self> {
+        // Some editors begin a file with a byte order mark.
+        let text = text.strip_prefix('\u{feff}').unwrap_or(text);
         let json: Value = serde_json::from_str(text)?;
         ensure!(json["cells"].is_array(), "there is no list of `cells`");
         Ok(Self { json })
+    }
+
+    /// Reads a notebook whose cells shall run as Rust.
+    ///
+    /// # Errors
+    /// Those of [`Notebook::read`], and when the notebook says that it is in another language.
+    pub fn read_rust(path: &Path) -> Result<Self> {
+        let notebook = Self::read(path)?;
+        let metadata = &notebook.json["metadata"];
+        let languages = [&metadata["kernelspec"]["language"], &metadata["language_info"]["name"]];
+        let language = languages.into_iter().find_map(Value::as_str).unwrap_or("rust");
+        ensure!(
+            language.eq_ignore_ascii_case("rust"),
+            "{} is in {language}, and only notebooks in Rust are run here: open it in JupyterLab \
+             under a kernel for {language}",
+            path.display()
+        );
+        Ok(notebook)
     }
 
     /// The whole notebook as JSON.
@@ -128,6 +148,29 @@ impl Notebook {
     }
 }
 
+/// The folder that a notebook lies in, against which its relative paths resolve.
+///
+/// # Errors
+/// When the path is empty, or there is no current folder.
+pub fn folder(notebook: &Path) -> Result<PathBuf> {
+    let path = std::path::absolute(notebook)?;
+    Ok(path.parent().context("a notebook lies in a folder")?.to_owned())
+}
+
+/// Where the Rust code of a cell begins: only above are there lines that speak to evcxr.
+///
+/// Blank lines and comments may stand between those; whatever else there is, evcxr takes for code.
+pub fn start_of_code(source: &str) -> usize {
+    let is_head =
+        |line: &&str| is_command(line) || line.starts_with("//") || line.trim().is_empty();
+    source.split_inclusive('\n').take_while(is_head).map(str::len).sum()
+}
+
+/// Whether a line above the code speaks to evcxr, or to the shell through it.
+pub fn is_command(line: &str) -> bool {
+    line.starts_with('!') || line.trim_start_matches(' ').starts_with(':')
+}
+
 /// A notebook text, kept as one string or as a list of lines, as one string.
 pub fn joined(text: &Value) -> String {
     match text {
@@ -170,14 +213,16 @@ fn stored(outputs: &[Value], count: usize) -> Vec<Value> {
             if text.is_empty() {
                 continue;
             }
+            // Each line that a cell prints comes as a piece of its own.
             if let Some(last) = kept.last_mut()
                 && last["output_type"] == "stream"
                 && last["name"] == output["name"]
+                && let Value::String(all) = &mut last["text"]
             {
-                last["text"] = lines(&(joined(&last["text"]) + &text));
+                *all += &text;
                 continue;
             }
-            output["text"] = lines(&text);
+            output["text"] = text.into();
         }
         if output["output_type"] == "execute_result" {
             output["execution_count"] = json!(count);
@@ -191,6 +236,9 @@ fn stored(outputs: &[Value], count: usize) -> Vec<Value> {
             }
         }
         kept.push(output);
+    }
+    for output in kept.iter_mut().filter(|output| output["output_type"] == "stream") {
+        output["text"] = lines(&joined(&output["text"]));
     }
     kept
 }
@@ -243,6 +291,62 @@ mod tests {
         assert_eq!(cell.outputs[2]["execution_count"], json!(1));
         assert_eq!(cell.outputs[2]["data"]["text/plain"], json!(["1\n", "2"]));
         assert_eq!(cell.outputs[2]["data"]["image/png"], json!("iVBO"));
+    }
+
+    #[test]
+    fn a_cell_may_print_a_line_for_every_step() {
+        // Whoever copies what was joined before with each further line does not see the end of this.
+        let line =
+            |step| json!({"output_type": "stream", "name": "stdout", "text": format!("{step}\n")});
+        let outputs: Vec<Value> = (0..300_000).map(line).collect();
+        let mut notebook = notebook();
+        notebook.set_outputs(1, 1, &outputs);
+        let cell = &notebook.code_cells()[0];
+        assert_eq!(cell.outputs.len(), 1);
+        let lines = cell.outputs[0]["text"].as_array().unwrap();
+        assert_eq!((lines.len(), &lines[299_999]), (300_000, &json!("299999\n")));
+    }
+
+    #[test]
+    fn the_folder_of_a_bare_name_is_the_current_one() {
+        let current = std::env::current_dir().unwrap();
+        assert_eq!(folder(Path::new("small.ipynb")).unwrap(), current);
+        assert_eq!(folder(Path::new("notebooks/small.ipynb")).unwrap(), current.join("notebooks"));
+        assert!(folder(Path::new("")).is_err());
+    }
+
+    #[test]
+    fn only_what_stands_above_the_code_speaks_to_evcxr() {
+        let start = |source: &'static str| &source[start_of_code(source)..];
+        assert_eq!(start(":dep a\n\n// Text\n  :opt 2\n!ls\nf();\n:x\n!y"), "f();\n:x\n!y");
+        assert_eq!(start("let text = \"\n:a\n!b\";"), "let text = \"\n:a\n!b\";");
+        assert_eq!(start(" // code, as evcxr has it\n!ls"), " // code, as evcxr has it\n!ls");
+        assert_eq!(start(":vars\n// Text"), "");
+    }
+
+    #[test]
+    fn a_byte_order_mark_is_no_part_of_a_notebook() {
+        let text = notebook().text();
+        let marked = Notebook::parse(&format!("\u{feff}{text}")).unwrap();
+        assert_eq!(marked.text(), text);
+    }
+
+    #[test]
+    fn only_notebooks_in_rust_are_run() {
+        let read = |metadata: Value| {
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("other.ipynb");
+            std::fs::write(&path, json!({"cells": [], "metadata": metadata}).to_string()).unwrap();
+            Notebook::read_rust(&path).map(drop).map_err(|error| error.to_string())
+        };
+        let kernel = |language: &str| json!({"kernelspec": {"name": "any", "language": language}});
+        for rust in [kernel("rust"), json!({"language_info": {"name": "Rust"}}), json!({})] {
+            assert_eq!(read(rust), Ok(()));
+        }
+        for python in [kernel("python"), json!({"language_info": {"name": "python"}})] {
+            let error = read(python).unwrap_err();
+            assert!(error.contains("other.ipynb is in python"), "{error}");
+        }
     }
 
     #[test]

@@ -21,32 +21,46 @@ def enter_panel(browser):
     """Goes into the panel's frame, unless the page is the panel itself."""
     frames = "return [...document.querySelectorAll('iframe')].filter(frame => frame.title === 'Draw a digit')"
     there = "return document.querySelector('#drawing') ? [null] : " + frames.removeprefix("return ")
-    frame = wait("the panel", lambda: browser.js(there), 120)[0]
+    frame = wait("the panel", lambda: browser.js(there), LIMIT)[0]
     if frame:
         browser.call("POST", "/frame", id=frame)
-    wait("the panel's script", lambda: browser.js("return !!document.querySelector('#bars li')"), 60)
+    wait("the panel's script", lambda: browser.js("return !!document.querySelector('#bars li')"), LIMIT)
 
 
 def percents(browser):
-    wait("the bars", lambda: browser.js("return !due"), 10)
+    wait("the bars", lambda: browser.js("return !due"), LIMIT)
     return browser.js(f"return {PERCENTS}")
 
 
-def draw(browser, strokes, kind):
-    """Draws, and returns the percentages that showed one after the other."""
+def mouse(browser, canvas, what, x, y):
+    """Presses, moves or releases a button; places count from the canvas's middle, in pixels."""
+    move = {"type": "pointerMove", "origin": canvas, "x": x, "y": y}
+    press, release = {"type": "pointerDown", "button": 0}, {"type": "pointerUp", "button": 0}
+    actions = {"press": [move, press], "move": [move], "release": [release]}[what]
+    browser.call("POST", "/actions", actions=[{"type": "pointer", "id": "mouse", "actions": actions}])
+
+
+def touch(browser, canvas, what, x, y):
+    """The same with a finger, of which chromedriver itself forgets from call to call that it is down."""
+    middle = "const area = arguments[0].getBoundingClientRect(); return [area.x + area.width / 2, area.y + area.height / 2]"
+    left, top = browser.js(middle, canvas)
+    kind = {"press": "touchStart", "move": "touchMove", "release": "touchEnd"}[what]
+    points = [] if what == "release" else [{"x": left + x, "y": top + y}]
+    event = {"type": kind, "touchPoints": points}
+    browser.call("POST", "/goog/cdp/execute", cmd="Input.dispatchTouchEvent", params=event)
+
+
+def draw(browser, strokes, pointer):
+    """Draws point by point, however long a busy machine takes, and returns the percentages that showed one after the other."""
     canvas = browser.find("#drawing")
     browser.js("arguments[0].scrollIntoView({block: 'center'}); window.states.length = 0", canvas)
     side = browser.js("return arguments[0].clientWidth", canvas)
-
-    def move(point):
-        x, y = (round((place - 0.5) * side) for place in point)
-        return {"type": "pointerMove", "origin": canvas, "x": x, "y": y, "duration": 50}
-
-    down, up = {"type": "pointerDown", "button": 0}, {"type": "pointerUp", "button": 0}
-    actions = [action for first, *rest in strokes for action in [move(first), down, *map(move, rest), up]]
-    pointer = {"type": "pointer", "id": kind, "parameters": {"pointerType": kind}, "actions": actions}
-    browser.call("POST", "/actions", actions=[pointer])
-    percents(browser)
+    for stroke in strokes:
+        places = [[round((place - 0.5) * side) for place in point] for point in stroke]
+        steps = ["press"] + ["move"] * (len(places) - 1) + ["release"]
+        for what, place in zip(steps, places + places[-1:]):
+            pointer(browser, canvas, what, *place)
+            percents(browser)
     return browser.js("return window.states")
 
 
@@ -64,12 +78,12 @@ def press(browser, key):
     browser.call("POST", "/actions", actions=[{"type": "key", "id": "keyboard", "actions": actions}])
 
 
-def use(browser, kind, images, strokes):
+def use(browser, pointer, images, strokes):
     enter_panel(browser)
     browser.js(WATCH)
-    draw(browser, strokes, kind)
+    draw(browser, strokes, pointer)
     cleared = clear_by_keyboard(browser)
-    states = draw(browser, strokes, kind)
+    states = draw(browser, strokes, pointer)
     return {
         "probabilities": browser.js("return arguments[0].map(predict)", images),
         "cleared": cleared,
@@ -88,14 +102,14 @@ def use(browser, kind, images, strokes):
 def main(place, screenshot, device):
     place = Path(place)
     request = json.load(sys.stdin)
-    options, kind = ({"mobileEmulation": PHONE}, "touch") if device == "phone" else ({}, "mouse")
+    options, pointer = ({"mobileEmulation": PHONE}, touch) if device == "phone" else ({}, mouse)
     with contextlib.ExitStack() as stack:
         address = place.as_uri()
         if place.suffix == ".ipynb":
             address = stack.enter_context(Lab(place.parent, Path(screenshot).with_suffix(".log"))).address(place.name)
         browser = stack.enter_context(Browser(screenshot, **options))
         browser.open(address)
-        json.dump(use(browser, kind, **request), sys.stdout)
+        json.dump(use(browser, pointer, **request), sys.stdout)
 
 
 main(*sys.argv[1:])

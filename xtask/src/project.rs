@@ -2,9 +2,10 @@
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::Value;
 
 use warm_evcxr::files;
 use warm_evcxr::pool::Pool;
@@ -172,6 +173,24 @@ pub fn run(command: &mut Command) -> Result<()> {
         bail!("`{name}` failed ({status})");
     }
     Ok(())
+}
+
+/// Has Cargo build, and returns the names and paths of the programs that it made: settings of the user's own decide where
+/// they lie.
+///
+/// # Errors
+/// When something does not compile; the compiler has said why.
+pub fn build(cargo: &mut Command) -> Result<Vec<(String, PathBuf)>> {
+    cargo.args(["--message-format", "json-render-diagnostics"]).stderr(Stdio::inherit());
+    let made = cargo.output().context("cannot start `cargo`")?;
+    ensure!(made.status.success(), "`cargo build` failed ({})", made.status);
+    let messages = String::from_utf8_lossy(&made.stdout);
+    let messages = messages.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    let program = |message: Value| {
+        let name = message["target"]["name"].as_str()?.to_owned();
+        Some((name, message["executable"].as_str()?.into()))
+    };
+    Ok(messages.filter_map(program).collect())
 }
 
 /// Cargo's home, where programs of the user's own are installed.

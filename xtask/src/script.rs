@@ -17,8 +17,8 @@ use toml::{Table, Value};
 
 use warm_evcxr::files;
 use warm_evcxr::template::parse_dependency;
-use crate::notebook::{CodeCell, Notebook};
-use crate::project::{Project, command, run};
+use crate::notebook::{CodeCell, Notebook, folder, is_command, start_of_code};
+use crate::project::{self, Project, command, run};
 
 /// The crate whose figures are saved.
 const SUPPORT: &str = "mnist-notebook-support";
@@ -85,8 +85,9 @@ impl Scripts {
     /// # Errors
     /// When one does not compile; the compiler has said why.
     pub fn build(&self) -> Result<Vec<PathBuf>> {
-        run(&mut self.cargo("build")).context("the cells of a notebook do not compile")?;
-        Ok(self.names.iter().map(|name| self.target.join("debug").join(name)).collect())
+        let programs = project::build(&mut self.cargo("build"))
+            .context("the cells of a notebook do not compile")?;
+        Ok(programs.into_iter().map(|(_, program)| program).collect())
     }
 
     /// Cargo, to do something with all programs. They share the project's build folder, and so what is compiled there
@@ -156,9 +157,9 @@ struct Program {
 impl Program {
     fn new(notebook: &Path) -> Result<Self> {
         let mut program = Self::default();
-        let folder = notebook.parent().context("a notebook lies in a folder")?;
-        for cell in Notebook::read(notebook)?.code_cells() {
-            program.cell(&cell, folder).with_context(|| {
+        let folder = folder(notebook)?;
+        for cell in Notebook::read_rust(notebook)?.code_cells() {
+            program.cell(&cell, &folder).with_context(|| {
                 format!("cell {} (id {}, under “{}”)", cell.number, cell.id, cell.title)
             })?;
         }
@@ -166,7 +167,7 @@ impl Program {
     }
 
     fn cell(&mut self, cell: &CodeCell, folder: &Path) -> Result<()> {
-        let (commands, code) = split_commands(&cell.source);
+        let (commands, code) = head_and_code(&cell.source);
         for command in commands {
             if let Some(dependency) = command.strip_prefix(":dep ") {
                 let (name, wanted) = parse_dependency(dependency, folder)
@@ -204,7 +205,7 @@ impl Program {
                 self.body += &format!("show!({});", &text[range.clone()]);
                 self.body += text[range.end..].strip_suffix('}').unwrap_or_default();
             }
-            _ => self.body += &format!("{code}\n"),
+            _ => self.body += &format!("{}\n", code.trim_start_matches('\n')),
         }
         Ok(())
     }
@@ -235,14 +236,12 @@ impl Program {
     }
 }
 
-/// The lines at a cell's head that speak to evcxr, and the Rust below them.
-fn split_commands(source: &str) -> (Vec<&str>, String) {
-    let is_command = |line: &&str| line.starts_with([':', '!']);
-    let is_head =
-        |line: &&str| is_command(line) || line.starts_with("//") || line.trim().is_empty();
-    let head = source.lines().take_while(is_head).filter(is_command).collect();
-    let code = source.lines().filter(|line| !is_command(line)).collect::<Vec<_>>().join("\n");
-    (head, code)
+/// What a cell says to evcxr, and the same cell with blank lines in its place.
+fn head_and_code(source: &str) -> (Vec<&str>, String) {
+    let (head, code) = source.split_at(start_of_code(source));
+    let blank = |line| if is_command(line) { "" } else { line };
+    let rest: String = head.lines().map(|line| format!("{}\n", blank(line))).collect();
+    (head.lines().filter(|line| is_command(line)).map(str::trim).collect(), rest + code)
 }
 
 /// The names of what a statement defines or imports for others, variables aside.
@@ -340,8 +339,21 @@ mod tests {
     }
 
     #[test]
+    fn only_lines_above_the_first_line_of_code_are_commands() {
+        let text = "# Title\n\n![a figure](loss.png)\n: a definition\n!important\nend";
+        let printed = run_cells(&[
+            &format!("let text: &str = r#\"{text}\"#;\nprintln!(\"{{text}}\");"),
+            "let ready: bool = false;\nlet ok: bool =\n!ready;\nprintln!(\"{ok}\");",
+        ]);
+        assert_eq!(printed, format!("{text}\ntrue"));
+    }
+
+    #[test]
     fn a_cell_that_is_no_rust_is_named_with_its_line() {
         let error = format!("{:#}", program(&["1", "let a = 1;\nlet = 2;"]).err().unwrap());
         assert!(error.contains("cell 2 (id c2") && error.contains("line 2, column 4"), "{error}");
+        let below = "// a remark\n:dep one\n\nlet a = 1;\nlet = 2;";
+        let error = format!("{:#}", program(&[below]).err().unwrap());
+        assert!(error.contains("line 5, column 4"), "{error}");
     }
 }

@@ -79,14 +79,15 @@ fn identifiers(cells: &[Value]) -> Vec<String> {
     found
 }
 
-/// Text outputs that differ in more than digits between two executions of the same notebook, as names of cells.
+/// Text outputs that differ in more than digits between two executions of the same notebook, as names of cells. A cell of
+/// `one` that was never executed shows nothing to differ from.
 pub fn differences(one: &Notebook, other: &Notebook) -> Vec<String> {
     let shapes =
         |cell: &CodeCell| texts(cell).iter().map(|text| without_digits(text)).collect::<Vec<_>>();
     let (one, other) = (one.code_cells(), other.code_cells());
     one.iter()
         .zip(&other)
-        .filter(|(a, b)| shapes(a) != shapes(b))
+        .filter(|(a, b)| a.count.is_some() && shapes(a) != shapes(b))
         .map(|(cell, _)| name(cell))
         .collect()
 }
@@ -210,5 +211,8 @@ mod tests {
         assert_eq!(differences(&with("loss  0.1317\n"), &with("loss 12.5e-3, \n")).len(), 1);
         assert_eq!(differences(&with("loss  0.1317\n"), &with("loss 12.53\n")), [""; 0]);
         assert_eq!(differences(&with("loss 1\n"), &with("loss NaN\n")), ["code cell 1 (Title)"]);
+        let mut never = with("loss 1\n");
+        never.clear();
+        assert_eq!(differences(&never, &with("loss 1\n")), [""; 0]);
     }
 }

@@ -17,6 +17,10 @@ import urllib.request
 from pathlib import Path
 
 IS_ROOT = os.geteuid() == 0
+# How often a server is started that loses its port to another program while it starts.
+STARTS = 10
+# Seconds for what takes one on a machine that is not busy.
+LIMIT = 300
 
 
 def wait(what, check, limit):
@@ -24,8 +28,24 @@ def wait(what, check, limit):
     while not (result := check()):
         if time.monotonic() > deadline:
             sys.exit(f"waited {limit} s in vain for {what}")
-        time.sleep(0.2)
+        time.sleep(0.1)
     return result
+
+
+def start_driver():
+    """Starts chromedriver on a port of its own choice and returns the port.
+
+    It chooses a port that is free for IPv4, then wants the same for IPv6, and ends where somebody else has that one.
+    """
+    for _ in range(STARTS):
+        driver = subprocess.Popen(["chromedriver", "--port=0"], stdout=subprocess.PIPE, text=True)
+        atexit.register(driver.terminate)
+        said = ""
+        for line in driver.stdout:
+            if started := re.search(r"successfully on port (\d+)", line):
+                return int(started.group(1))
+            said += line
+    sys.exit(f"chromedriver ended {STARTS} times before it had a port; the last time it said:\n{said}")
 
 
 class Browser:
@@ -33,10 +53,7 @@ class Browser:
 
     def __init__(self, screenshot, **options):
         self.screenshot = Path(screenshot)
-        self.driver = subprocess.Popen(["chromedriver", "--port=0"], stdout=subprocess.PIPE, text=True)
-        atexit.register(self.driver.terminate)
-        lines = (re.search(r"successfully on port (\d+)", line) for line in self.driver.stdout)
-        self.address = f"http://127.0.0.1:{next(filter(None, lines)).group(1)}/session"
+        self.address = f"http://127.0.0.1:{start_driver()}/session"
         arguments = ["--headless=new", "--window-size=1400,1600", "--disable-dev-shm-usage"]
         if IS_ROOT:
             arguments.append("--no-sandbox")  # Chromium refuses to start as root otherwise
@@ -55,7 +72,7 @@ class Browser:
         data = json.dumps(body).encode() if method == "POST" else None
         request = urllib.request.Request(self.address + path, data, {"Content-Type": "application/json"}, method=method)
         try:
-            with urllib.request.urlopen(request, timeout=60) as answer:
+            with urllib.request.urlopen(request, timeout=LIMIT) as answer:
                 return json.load(answer)["value"]
         except urllib.error.HTTPError as error:
             sys.exit(f"chromedriver: {json.load(error)['value']['message']}")
@@ -74,9 +91,20 @@ class Lab:
     """JupyterLab on the notebooks of a folder."""
 
     def __init__(self, folder, log):
+        self.token = secrets.token_hex(16)
+        for _ in range(STARTS):
+            self.start(folder, log)
+            wait("JupyterLab", lambda: self.answers() or self.server.poll() is not None, LIMIT)
+            if self.server.poll() is None:
+                return
+            # It lets go of the port that it has found to be free before it takes it for good.
+            if "no available port" not in Path(log).read_text():
+                break
+        sys.exit(f"JupyterLab does not start, see {log}")
+
+    def start(self, folder, log):
         from jupyter_core.paths import jupyter_runtime_dir
 
-        self.token = secrets.token_hex(16)
         # Started as this program is, apart from what else the user has.
         lab = [sys.executable, "-I", "-X", "utf8", "-m", "jupyterlab"]
         lab += ["--no-browser", "--ServerApp.ip=127.0.0.1", "--ServerApp.port=0"]
@@ -86,9 +114,17 @@ class Lab:
         with open(log, "w") as log:
             self.server = subprocess.Popen(lab, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         atexit.register(self.server.terminate)
-        record = Path(jupyter_runtime_dir(), f"jpserver-{self.server.pid}.json")
-        wait("JupyterLab", lambda: record.exists() and record.read_text(), 60)
-        self.port = json.loads(record.read_text())["port"]
+        self.record = Path(jupyter_runtime_dir(), f"jpserver-{self.server.pid}.json")
+
+    def answers(self):
+        try:
+            self.port = json.loads(self.record.read_text())["port"]
+            # Whoever has taken the port away does not know the token.
+            status = f"http://127.0.0.1:{self.port}/api/status?token={self.token}"
+            with urllib.request.urlopen(status, timeout=LIMIT):
+                return True
+        except (OSError, ValueError):
+            return False
 
     def __enter__(self):
         return self

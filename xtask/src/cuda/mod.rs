@@ -11,11 +11,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use serde_json::Value;
 
 use warm_evcxr::files;
-use crate::project::{Project, command, output};
+use crate::project::{self, Project, command, output};
 use crate::python::{Environment, OLDEST, python};
 use crate::script::Scripts;
 
@@ -209,18 +209,8 @@ impl Toolkit {
             .env("NVCC", self.folder.join("nvcc"))
             .env("PATH", std::env::join_paths(path)?)
             .env("CUDA_COMPUTE_CAP", compute_cap())
-            .args(["--release", "--message-format", "json-render-diagnostics"])
-            .stderr(std::process::Stdio::inherit());
-        let made = cargo.output().context("cannot start `cargo`")?;
-        ensure!(made.status.success(), "cannot build with the feature `cuda`");
-        let messages = String::from_utf8_lossy(&made.stdout);
-        let messages = messages.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-        Ok(messages
-            .filter_map(|message| {
-                let name = message["target"]["name"].as_str()?.to_owned();
-                Some((name, PathBuf::from(message["executable"].as_str()?)))
-            })
-            .collect())
+            .arg("--release");
+        project::build(&mut cargo).context("cannot build with the feature `cuda`")
     }
 }
 

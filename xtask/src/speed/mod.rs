@@ -16,9 +16,9 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::setup::FASTER;
 use warm_evcxr::files;
-use crate::project::{Project, command, output, run};
+use crate::project::{self, Project, command, output};
+use crate::setup::FASTER;
 use crate::setup::set_up;
 use crate::ui::Spinner;
 use clock::{Cell, Clock, Process};
@@ -122,27 +122,21 @@ struct Bench<'a> {
 impl<'a> Bench<'a> {
     fn new(project: &'a Project) -> Result<Self> {
         println!("Building what is to be timed");
-        let target = project.root().join("target");
-        let build = |folder: &Path, arguments: &[&str]| {
+        let build = |folder: &Path, arguments: &[&str]| -> Result<PathBuf> {
             let mut cargo = command("cargo");
             cargo.args(["build", "--quiet", "--release"]).args(arguments);
-            run(cargo.current_dir(folder))
+            let programs = project::build(cargo.current_dir(folder))?;
+            Ok(programs.into_iter().next_back().context("Cargo has built no program")?.1)
         };
         let example = ["--package", "mnist-notebook-support", "--example", "bench_steps"];
-        build(project.root(), &example)?;
-        build(
+        let ours = build(project.root(), &example)?;
+        let gemm = build(
             &project.root().join("xtask/gemm-rate"),
             &["--target-dir", "../../target/gemm-rate"],
         )?;
-        let folder = target.join("bench");
+        let folder = project.root().join("target/bench");
         fs::create_dir_all(&folder)?;
-        Ok(Self {
-            project,
-            ours: target.join("release/examples/bench_steps"),
-            gemm: target.join("gemm-rate/release/gemm-rate"),
-            folder,
-            spinner: Spinner::new(""),
-        })
+        Ok(Self { project, ours, gemm, folder, spinner: Spinner::new("") })
     }
 
     /// The rows about steps and evaluation.
