@@ -10,9 +10,9 @@ use serde_json::Value;
 
 use crate::check;
 use crate::kernel::Kernel;
-use warm_evcxr::files;
 use crate::notebook::{CodeCell, Notebook};
 use crate::project::Project;
+use warm_evcxr::files;
 
 /// How often a warm start is measured.
 const STARTS: usize = 5;

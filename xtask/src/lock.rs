@@ -18,9 +18,9 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-use warm_evcxr::files;
 use crate::project::{Project, output};
 use crate::python::{Environment, NEWEST, OLDEST, OLDEST_WITH_JAX, Series, python};
+use warm_evcxr::files;
 
 /// A file of pins and what it is made of.
 struct Lock {

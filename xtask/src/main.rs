@@ -11,6 +11,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use clap::{Parser, Subcommand};
 
+use warm_evcxr::files;
+use warm_evcxr::kernel::Call;
 use xtask::bench;
 use xtask::browser;
 use xtask::check::{self, Failure};
@@ -26,8 +28,6 @@ use xtask::script::{self, Scripts};
 use xtask::setup::{self, minutes, set_up};
 use xtask::speed::compare;
 use xtask::tidy;
-use warm_evcxr::files;
-use warm_evcxr::kernel::Call;
 
 /// The walkthrough, which `run` executes and `lab` opens.
 const WALKTHROUGH: &str = "annotated_mnist.ipynb";

@@ -11,9 +11,9 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
-use warm_evcxr::files;
 use crate::project::{Project, command, output};
 use crate::ui::Spinner;
+use warm_evcxr::files;
 
 /// A series of Python, such as 3.11.
 pub(crate) type Series = (u32, u32);
@@ -139,10 +139,7 @@ pub(crate) fn set_up(project: &Project) -> Result<()> {
             );
         }
     }
-    files::write(
-        &project.venv().join("share/jupyter/lab/settings/overrides.json"),
-        LAB_SETTINGS,
-    )?;
+    files::write(&project.venv().join("share/jupyter/lab/settings/overrides.json"), LAB_SETTINGS)?;
     environment.finish()
 }
 

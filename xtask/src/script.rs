@@ -15,10 +15,10 @@ use syn::spanned::Spanned;
 use syn::{Block, Item, Stmt, UseTree};
 use toml::{Table, Value};
 
-use warm_evcxr::files;
-use warm_evcxr::template::parse_dependency;
 use crate::notebook::{CodeCell, Notebook, folder, is_command, start_of_code};
 use crate::project::{self, Project, command, run};
+use warm_evcxr::files;
+use warm_evcxr::template::parse_dependency;
 
 /// The crate whose figures are saved.
 const SUPPORT: &str = "mnist-notebook-support";

@@ -32,13 +32,10 @@ pub(crate) const FASTER: [(&str, &str); 3] = [
     ("MALLOC_MMAP_THRESHOLD_", "33554432"),
     ("MALLOC_TRIM_THRESHOLD_", "1073741824"),
 ];
-/// The same for Pythons that cells start: the project's own, apart from what is beside the notebook.
-const PYTHON: [(&str, &str); 4] = [
-    ("PYTHONNOUSERSITE", "1"),
-    ("PYTHONPATH", ""),
-    ("PYTHONSAFEPATH", "1"),
-    ("PYTHONUTF8", "1"),
-];
+/// The same for Pythons that cells start: the project's own, apart from what is beside the
+/// notebook.
+const PYTHON: [(&str, &str); 4] =
+    [("PYTHONNOUSERSITE", "1"), ("PYTHONPATH", ""), ("PYTHONSAFEPATH", "1"), ("PYTHONUTF8", "1")];
 
 /// The name and the title under which the kernel is registered for the user, beside one of the
 /// user's own.
@@ -79,8 +76,8 @@ pub fn set_up(project: &Project, notebooks: &[PathBuf]) -> Result<()> {
 /// A part of set-up: its name, and what makes it.
 type Part<'a> = (&'static str, &'a (dyn Fn() -> Result<()> + Sync));
 
-/// Makes parts that do not need each other at the same time, and returns how long each took. All are
-/// brought to an end before the first error is returned, so that nothing is left half done.
+/// Makes parts that do not need each other at the same time, and returns how long each took. All
+/// are brought to an end before the first error is returned, so that nothing is left half done.
 fn side_by_side<const N: usize>(parts: [Part; N]) -> Result<[(&'static str, Duration); N]> {
     let results = thread::scope(|scope| {
         let running = parts.map(|(name, make)| {
@@ -150,8 +147,8 @@ fn spec(folder: PathBuf, title: &str) -> Kernelspec {
     }
 }
 
-/// Registers the kernel for the user's own Jupyter and VS Code, under a name that leaves a kernel of
-/// the user's own alone. Returns the name.
+/// Registers the kernel for the user's own Jupyter and VS Code, under a name that leaves a kernel
+/// of the user's own alone. Returns the name.
 ///
 /// # Errors
 /// When the user's folder is not known or cannot be written.

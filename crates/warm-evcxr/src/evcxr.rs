@@ -96,9 +96,10 @@ pub fn find_or_build(on_build: &(dyn Fn(&str) + Sync)) -> Result<PathBuf> {
 pub fn installed() -> Result<Option<PathBuf>> {
     let folders = program_folders()?;
     let roots = folders.iter().filter_map(|folder| Some(folder.parent()?.to_owned()));
-    let found = [own_root()?].into_iter().chain(roots).find(|root| {
-        version(root).is_some_and(|version| version.starts_with(SERIES))
-    });
+    let found = [own_root()?]
+        .into_iter()
+        .chain(roots)
+        .find(|root| version(root).is_some_and(|version| version.starts_with(SERIES)));
     Ok(found.map(|root| root.join("bin/evcxr_jupyter")))
 }
 

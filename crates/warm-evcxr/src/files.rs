@@ -37,7 +37,8 @@ pub fn write_program(path: &Path, text: &str) -> Result<()> {
 /// # Errors
 /// When that cannot be done; the message names the folder.
 pub fn make_folder(folder: &Path) -> Result<()> {
-    fs::create_dir_all(folder).with_context(|| format!("cannot make the folder {}", folder.display()))
+    fs::create_dir_all(folder)
+        .with_context(|| format!("cannot make the folder {}", folder.display()))
 }
 
 /// Removes a folder that may not be there.

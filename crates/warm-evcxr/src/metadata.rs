@@ -1,8 +1,8 @@
 //! What rust-analyzer is told of a notebook's crates: those near the cells.
 //!
-//! evcxr infers the types of variables with rust-analyzer, which reads the source of every crate that
-//! it knows of, at each start anew. A cell names types of the crates it depends on and of what those
-//! hand out; what lies deeper is hundreds of crates and most of the time.
+//! evcxr infers the types of variables with rust-analyzer, which reads the source of every crate
+//! that it knows of, at each start anew. A cell names types of the crates it depends on and of what
+//! those hand out; what lies deeper is hundreds of crates and most of the time.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 
@@ -75,7 +75,8 @@ fn is_for_code(dependency: &Value) -> bool {
 /// Whether a package is a procedural macro, which evcxr's rust-analyzer does not run.
 fn is_macro(package: &Value) -> bool {
     let mut targets = package["targets"].as_array().into_iter().flatten();
-    targets.any(|target| target["kind"].as_array().is_some_and(|k| k.contains(&"proc-macro".into())))
+    targets
+        .any(|target| target["kind"].as_array().is_some_and(|k| k.contains(&"proc-macro".into())))
 }
 
 #[cfg(test)]

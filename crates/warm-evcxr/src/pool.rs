@@ -1,8 +1,8 @@
 //! The folder of build folders, one for each kernel that runs.
 //!
-//! By default evcxr compiles all dependencies anew at each start. Told a lasting folder, it does not;
-//! but two kernels cannot share one. So there is a pool of folders, *slots*: a kernel takes a free
-//! slot and locks it for its life.
+//! By default evcxr compiles all dependencies anew at each start. Told a lasting folder, it does
+//! not; but two kernels cannot share one. So there is a pool of folders, *slots*: a kernel takes a
+//! free slot and locks it for its life.
 //!
 //! ```text
 //! template      all dependencies compiled, made by set-up, never used by a kernel
@@ -11,8 +11,8 @@
 //! bin/          stands before Cargo, rustc and rustup, see `src/shims`
 //! ```
 //!
-//! A slot is copied anew when the template has changed, or when a build in it was killed. Idle slots
-//! beyond the second are removed.
+//! A slot is copied anew when the template has changed, or when a build in it was killed. Idle
+//! slots beyond the second are removed.
 
 use std::fs::{self, File, TryLockError};
 use std::io;
@@ -31,7 +31,8 @@ pub(crate) const STAMP: &str = ".stamp";
 const BUILDING: &str = ".building";
 /// How many idle slots are kept.
 const KEPT: usize = 2;
-/// A larger build folder, in bytes, holds mostly what earlier versions left behind: it is made anew.
+/// A larger build folder, in bytes, holds mostly what earlier versions left behind: it is made
+/// anew.
 const LIMIT: u64 = 2 << 30;
 
 /// How kernels compile, unless a project says otherwise.
@@ -87,8 +88,8 @@ impl Pool {
         self.folder.join("config")
     }
 
-    /// Writes what surrounds the build folders: the programs before Cargo, rustc and rustup, and how
-    /// kernels compile, in Cargo's format ([`CARGO_CONFIG`]).
+    /// Writes what surrounds the build folders: the programs before Cargo, rustc and rustup, and
+    /// how kernels compile, in Cargo's format ([`CARGO_CONFIG`]).
     ///
     /// # Errors
     /// When a file cannot be written.
@@ -185,7 +186,8 @@ fn is_sound(folder: &Path) -> io::Result<bool> {
     Ok(!folder.join(BUILDING).exists() && size(folder)? <= LIMIT)
 }
 
-/// Whether a slot was copied from the template as it is now; true also where there is no template yet.
+/// Whether a slot was copied from the template as it is now; true also where there is no template
+/// yet.
 fn is_copy(slot: &Path, template: &Path) -> bool {
     let stamp = |folder: &Path| fs::read(folder.join(STAMP)).ok();
     stamp(template).is_none() || stamp(slot) == stamp(template)
@@ -320,7 +322,8 @@ mod tests {
         assert_eq!(folders.iter().filter(|folder| folder.exists()).count(), KEPT);
     }
 
-    /// Runs the program before Cargo in `folder`, with a Cargo that answers 7 and shows the lock file it was given.
+    /// Runs the program before Cargo in `folder`, with a Cargo that answers 7 and shows the lock
+    /// file it was given.
     fn cargo_before(folder: &Path, cargo: &str, what: &str) -> std::process::Output {
         let (shim, real) = (folder.join("shim"), folder.join("real"));
         for (path, text) in [(&shim, CARGO_SHIM), (&real, cargo)] {

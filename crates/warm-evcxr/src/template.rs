@@ -166,8 +166,10 @@ mod tests {
     #[test]
     fn a_manifest_keeps_what_is_warm_and_forgets_what_is_gone() {
         let here = env!("CARGO_MANIFEST_DIR");
-        let old = format!("[dependencies]\na = \"1\"\nb = {{ path = \"{here}\" }}\n\
-             c = {{ path = \"{here}/gone\" }}\n");
+        let old = format!(
+            "[dependencies]\na = \"1\"\nb = {{ path = \"{here}\" }}\n\
+             c = {{ path = \"{here}/gone\" }}\n"
+        );
         let new: Table = "a = \"2\"\nd = \"*\"".parse().unwrap();
         let manifest: Table = manifest_of(&old, &new).unwrap().parse().unwrap();
         let dependencies = manifest["dependencies"].as_table().unwrap();

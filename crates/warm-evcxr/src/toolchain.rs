@@ -82,7 +82,8 @@ pub fn find(program: &str, folders: &[PathBuf]) -> Option<PathBuf> {
     folders.iter().map(|folder| folder.join(program)).find(|file| file.is_file())
 }
 
-/// The toolchain's own program rather than rustup's, which decides anew on each call which to start.
+/// The toolchain's own program rather than rustup's, which decides anew on each call which to
+/// start.
 ///
 /// # Errors
 /// When there is none.
@@ -92,12 +93,13 @@ pub fn tool(name: &str, folders: &[PathBuf]) -> Result<PathBuf> {
     {
         return Ok(path.into());
     }
-    find(name, folders)
-        .with_context(|| format!("there is no `{name}` in PATH: install Rust from https://rustup.rs"))
+    find(name, folders).with_context(|| {
+        format!("there is no `{name}` in PATH: install Rust from https://rustup.rs")
+    })
 }
 
-/// The toolchain's own Cargo, with the toolchain's own compiler: rustup's would look for a toolchain
-/// file in the folder of each crate that is compiled.
+/// The toolchain's own Cargo, with the toolchain's own compiler: rustup's would look for a
+/// toolchain file in the folder of each crate that is compiled.
 ///
 /// # Errors
 /// When there is none.
@@ -130,7 +132,8 @@ mod tests {
         for name in ["RUSTFLAGS", "RUSTC_WRAPPER", "CARGO_TARGET_DIR", "CARGO", "CARGO_PKG_NAME"] {
             assert!(changes_builds(name), "{name}");
         }
-        for name in ["CARGO_HOME", "CARGO_HTTP_CAINFO", "CARGO_NET_OFFLINE", "RUSTUP_HOME", "PATH"] {
+        for name in ["CARGO_HOME", "CARGO_HTTP_CAINFO", "CARGO_NET_OFFLINE", "RUSTUP_HOME", "PATH"]
+        {
             assert!(!changes_builds(name), "{name}");
         }
     }

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 
-use warm_evcxr::files;
 use crate::project::{Project, command};
+use warm_evcxr::files;
 
 /// The largest folder that is easily passed on.
 const LIMIT: u64 = 60_000_000;

@@ -14,10 +14,10 @@ use std::process::Command;
 use anyhow::{Context, Result};
 use serde_json::Value;
 
-use warm_evcxr::files;
 use crate::project::{self, Project, command, output};
 use crate::python::{Environment, OLDEST, python};
 use crate::script::Scripts;
+use warm_evcxr::files;
 
 /// The compiler: CUDA 13.0, as a later one writes PTX that the driver of CUDA 13.0 (580) refuses.
 const WHEELS: [&str; 5] = [

@@ -16,7 +16,6 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 
-use warm_evcxr::files;
 use crate::project::{self, Project, command, output};
 use crate::setup::FASTER;
 use crate::setup::set_up;
@@ -24,6 +23,7 @@ use crate::ui::Spinner;
 use clock::{Cell, Clock, Process};
 use report::{Bound, Row};
 use statistics::{median, ratios};
+use warm_evcxr::files;
 
 /// Threads for everybody in the table.
 const THREADS: usize = 2;
