@@ -152,7 +152,7 @@ pub fn test_panel(project: &Project, notebook: &Path, page: &Path) -> Result<()>
 mod tests {
     use super::*;
 
-    /// What a script prints that may use what is in `webdriver.py`; its argument is an empty folder.
+    /// What a script prints that goes on from `webdriver.py`; its argument is an empty folder.
     fn run_script(text: &str) -> String {
         let folder = tempfile::tempdir().unwrap();
         let mut python = command("python3");
@@ -205,7 +205,7 @@ except FileExistsError:
     (folder / f"jpserver-{os.getpid()}.json").write_text(json.dumps({"port": server.server_port}))
     server.serve_forever()
 else:
-    raise SystemExit("ERROR: the Jupyter server could not be started because no available port could be found.")
+    raise SystemExit("ERROR: … because no available port could be found.")
 """)
 sys.executable = str(fake)
 with Lab(folder, folder / "log") as lab:

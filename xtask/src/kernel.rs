@@ -69,8 +69,8 @@ impl Kernel {
 
     /// Runs `code` and hands each output (an nbformat object) to `on_output` as it comes. Returns all of them.
     ///
-    /// A kernel that dies, a cell that outlasts `limit`, and one that evcxr would never end show as an `error` output; the
-    /// kernel is gone then.
+    /// A kernel that dies, a cell that outlasts `limit`, and one that evcxr would never end show as
+    /// an `error` output; the kernel is gone then.
     ///
     /// # Errors
     /// When the kernel is gone.
@@ -155,7 +155,8 @@ impl Drop for Kernel {
 
 /// Takes evcxr's mark from a line that the cell has left open; whether there was one.
 ///
-/// evcxr looks for its mark alone on a line. After text without an end it takes it for more of the text, and waits.
+/// evcxr looks for its mark alone on a line. After text without an end it takes it for more of the
+/// text, and waits.
 fn take_end_of_cell(output: &mut Value) -> bool {
     let text = joined(&output["text"]);
     let Some(printed) = text.trim_end_matches('\n').strip_suffix(END_OF_CELL) else {

@@ -19,8 +19,8 @@
 //! | [`browser`] | the walkthrough in a real browser |
 //! | [`ui`] | progress on screen |
 
-/// Prints a line as std's macro of this name does, and drops it where it cannot be written: a reader that has gone
-/// (`| head`) or a full disk must not end what runs here.
+/// Prints a line as std's macro of this name does, and drops it where it cannot be written: no
+/// reader that has gone (`| head`) and no full disk ends what runs here.
 #[macro_export]
 macro_rules! println {
     ($($text:tt)*) => {{

@@ -295,7 +295,7 @@ mod tests {
 
     #[test]
     fn a_cell_may_print_a_line_for_every_step() {
-        // Whoever copies what was joined before with each further line does not see the end of this.
+        // If each line copied all lines before it, this would take hours.
         let line =
             |step| json!({"output_type": "stream", "name": "stdout", "text": format!("{step}\n")});
         let outputs: Vec<Value> = (0..300_000).map(line).collect();

@@ -24,7 +24,8 @@ def enter_panel(browser):
     frame = wait("the panel", lambda: browser.js(there), LIMIT)[0]
     if frame:
         browser.call("POST", "/frame", id=frame)
-    wait("the panel's script", lambda: browser.js("return !!document.querySelector('#bars li')"), LIMIT)
+    bars = "return !!document.querySelector('#bars li')"
+    wait("the panel's script", lambda: browser.js(bars), LIMIT)
 
 
 def percents(browser):
@@ -37,13 +38,14 @@ def mouse(browser, canvas, what, x, y):
     move = {"type": "pointerMove", "origin": canvas, "x": x, "y": y}
     press, release = {"type": "pointerDown", "button": 0}, {"type": "pointerUp", "button": 0}
     actions = {"press": [move, press], "move": [move], "release": [release]}[what]
-    browser.call("POST", "/actions", actions=[{"type": "pointer", "id": "mouse", "actions": actions}])
+    pointer = {"type": "pointer", "id": "mouse", "actions": actions}
+    browser.call("POST", "/actions", actions=[pointer])
 
 
 def touch(browser, canvas, what, x, y):
-    """The same with a finger, of which chromedriver itself forgets from call to call that it is down."""
-    middle = "const area = arguments[0].getBoundingClientRect(); return [area.x + area.width / 2, area.y + area.height / 2]"
-    left, top = browser.js(middle, canvas)
+    """The same with a finger; chromedriver's own actions forget between calls that it is down."""
+    area = browser.js("return arguments[0].getBoundingClientRect().toJSON()", canvas)
+    left, top = area["x"] + area["width"] / 2, area["y"] + area["height"] / 2
     kind = {"press": "touchStart", "move": "touchMove", "release": "touchEnd"}[what]
     points = [] if what == "release" else [{"x": left + x, "y": top + y}]
     event = {"type": kind, "touchPoints": points}
@@ -51,7 +53,10 @@ def touch(browser, canvas, what, x, y):
 
 
 def draw(browser, strokes, pointer):
-    """Draws point by point, however long a busy machine takes, and returns the percentages that showed one after the other."""
+    """Draws, and returns the percentages that showed one after the other.
+
+    Each point waits for the bars: a busy machine would show several of them in one frame.
+    """
     canvas = browser.find("#drawing")
     browser.js("arguments[0].scrollIntoView({block: 'center'}); window.states.length = 0", canvas)
     side = browser.js("return arguments[0].clientWidth", canvas)

@@ -175,8 +175,8 @@ pub fn run(command: &mut Command) -> Result<()> {
     Ok(())
 }
 
-/// Has Cargo build, and returns the names and paths of the programs that it made: settings of the user's own decide where
-/// they lie.
+/// Has Cargo build, and returns the names and paths of the programs that it made: settings of the
+/// user's own decide where they lie.
 ///
 /// # Errors
 /// When something does not compile; the compiler has said why.

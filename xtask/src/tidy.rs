@@ -79,8 +79,8 @@ fn identifiers(cells: &[Value]) -> Vec<String> {
     found
 }
 
-/// Text outputs that differ in more than digits between two executions of the same notebook, as names of cells. A cell of
-/// `one` that was never executed shows nothing to differ from.
+/// Text outputs that differ in more than digits between two executions of the same notebook, as
+/// names of cells. A cell of `one` that was never executed shows nothing to differ from.
 pub fn differences(one: &Notebook, other: &Notebook) -> Vec<String> {
     let shapes =
         |cell: &CodeCell| texts(cell).iter().map(|text| without_digits(text)).collect::<Vec<_>>();

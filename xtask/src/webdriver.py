@@ -19,7 +19,7 @@ from pathlib import Path
 IS_ROOT = os.geteuid() == 0
 # How often a server is started that loses its port to another program while it starts.
 STARTS = 10
-# Seconds for what takes one on a machine that is not busy.
+# Seconds to wait for what takes a few on a machine that is not busy.
 LIMIT = 300
 
 
@@ -35,7 +35,8 @@ def wait(what, check, limit):
 def start_driver():
     """Starts chromedriver on a port of its own choice and returns the port.
 
-    It chooses a port that is free for IPv4, then wants the same for IPv6, and ends where somebody else has that one.
+    It chooses a port that is free for IPv4, then wants the same for IPv6, and ends where somebody
+    else has that one.
     """
     for _ in range(STARTS):
         driver = subprocess.Popen(["chromedriver", "--port=0"], stdout=subprocess.PIPE, text=True)
@@ -45,7 +46,7 @@ def start_driver():
             if started := re.search(r"successfully on port (\d+)", line):
                 return int(started.group(1))
             said += line
-    sys.exit(f"chromedriver ended {STARTS} times before it had a port; the last time it said:\n{said}")
+    sys.exit(f"chromedriver ended {STARTS} times before it had a port, and said last:\n{said}")
 
 
 class Browser:
