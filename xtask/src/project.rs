@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use warm_evcxr::files;
 use warm_evcxr::pool::Pool;
+pub use warm_evcxr::toolchain::output;
 
 use crate::python::python;
 
@@ -145,23 +146,6 @@ pub fn command(program: impl AsRef<OsStr>) -> Command {
     command
 }
 
-/// Runs a program that takes but a moment and returns its standard output, trimmed.
-///
-/// # Errors
-/// When it cannot be started or fails; the message carries what it said.
-pub fn output(command: &mut Command) -> Result<String> {
-    let name = command.get_program().to_string_lossy().into_owned();
-    let output = command.output().with_context(|| format!("cannot start `{name}`"))?;
-    if !output.status.success() {
-        bail!(
-            "`{name}` failed ({}): {}",
-            output.status,
-            String::from_utf8_lossy(&output.stderr).trim()
-        );
-    }
-    Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
-}
-
 /// Runs a program whose own output the user shall see.
 ///
 /// # Errors
@@ -191,16 +175,4 @@ pub fn build(cargo: &mut Command) -> Result<Vec<(String, PathBuf)>> {
         Some((name, message["executable"].as_str()?.into()))
     };
     Ok(messages.filter_map(program).collect())
-}
-
-/// Cargo's home, where programs of the user's own are installed.
-///
-/// # Errors
-/// When neither `CARGO_HOME` nor a home folder is known.
-pub fn cargo_home() -> Result<PathBuf> {
-    if let Some(home) = std::env::var_os("CARGO_HOME") {
-        return Ok(home.into());
-    }
-    let home = std::env::home_dir().context("no home folder: set HOME or CARGO_HOME")?;
-    Ok(home.join(".cargo"))
 }

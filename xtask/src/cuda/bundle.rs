@@ -55,7 +55,7 @@ pub(super) fn write(project: &Project, programs: &[(String, PathBuf)]) -> Result
         command("chmod").arg("+x").arg(folder.join("run.sh")).status()?.success(),
         "chmod failed"
     );
-    let size = size(&folder)?;
+    let size = files::size(&folder)?;
     println!("The bundle takes {:.1} MB.", size as f64 / 1e6);
     ensure!(size < LIMIT, "the bundle is larger than {} MB", LIMIT / 1_000_000);
     Ok(folder)
@@ -65,14 +65,6 @@ fn copy(from: &Path, to: &Path) -> Result<()> {
     fs::create_dir_all(to.parent().context("a file lies in a folder")?)?;
     fs::copy(from, to).with_context(|| format!("cannot copy {}", from.display()))?;
     Ok(())
-}
-
-/// The bytes of all files in a folder.
-fn size(folder: &Path) -> Result<u64> {
-    fs::read_dir(folder)?.try_fold(0, |sum, entry| {
-        let path = entry?.path();
-        Ok(sum + if path.is_dir() { size(&path)? } else { path.metadata()?.len() })
-    })
 }
 
 #[cfg(test)]
