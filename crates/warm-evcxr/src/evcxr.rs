@@ -1,14 +1,13 @@
 //! The kernel's program, `evcxr_jupyter`: one that is installed, or one built now.
 
 use std::fs;
-use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result};
 
 use crate::files;
-use crate::toolchain::{cargo, cargo_home, find, program_folders};
+use crate::toolchain::{cargo, cargo_home, find, follow, program_folders};
 
 /// The series of evcxr that the templates are made for.
 const SERIES: &str = "0.22.";
@@ -153,43 +152,4 @@ fn build(root: &Path, on_build: &(dyn Fn(&str) + Sync)) -> Result<()> {
     // The program is there; half a gigabyte that nobody needs is no reason to fail.
     let _ = files::remove(&root.join("build"));
     Ok(())
-}
-
-/// Runs Cargo and passes its lines on. What fails is tried once more, one thing at a time: memory
-/// that two compilers do not have may do for one.
-///
-/// # Errors
-/// When both fail; the message carries Cargo's last lines.
-pub(crate) fn follow(command: &mut Command, on_build: &(dyn Fn(&str) + Sync)) -> Result<()> {
-    if lines_of(command, on_build).is_ok() {
-        return Ok(());
-    }
-    command.env("CARGO_BUILD_JOBS", "1");
-    lines_of(command, on_build)
-}
-
-fn lines_of(command: &mut Command, on_build: &(dyn Fn(&str) + Sync)) -> Result<()> {
-    const KEPT: usize = 30;
-    const WIDTH: usize = 200;
-    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
-    let mut running = command.spawn().context("cannot start `cargo`")?;
-    let mut last: Vec<String> = Vec::new();
-    for line in running.stderr.take().map(BufReader::new).into_iter().flat_map(BufRead::lines) {
-        let line = line?;
-        if line.trim_start().starts_with("Compiling ") {
-            on_build(line.trim());
-            continue;
-        }
-        // A call of rustc that has failed is quoted whole.
-        last.push(line.chars().take(WIDTH).collect());
-        if last.len() > KEPT {
-            last.remove(0);
-        }
-    }
-    let status = running.wait()?;
-    if status.success() {
-        return Ok(());
-    }
-    ensure!(!last.is_empty(), "`cargo` failed ({status}) without a word");
-    bail!("`cargo` failed ({status}):\n{}", last.join("\n"))
 }

@@ -8,10 +8,9 @@ use std::time::SystemTime;
 use anyhow::{Context, Result};
 use toml::{Table, Value};
 
-use crate::evcxr::follow;
 use crate::files;
 use crate::pool::{Pool, STAMP};
-use crate::toolchain::{cargo, find, host, program_folders, tool};
+use crate::toolchain::{cargo, find, follow, host, program_folders, tool};
 
 /// What a project's cells may ask for with `:dep`, as the table `[dependencies]` of a manifest.
 pub type Dependencies = Table;

@@ -1,10 +1,11 @@
 //! Programs that are started: Cargo and rustc, without what surrounds this process.
 
 use std::ffi::OsStr;
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 
 /// Cargo's variables that say where its files and the network are; all others say how to build.
 const KEPT: [&str; 5] =
@@ -108,6 +109,45 @@ pub fn cargo() -> Result<Command> {
     let mut cargo = command(tool("cargo", &folders)?);
     cargo.env("RUSTC", tool("rustc", &folders)?);
     Ok(cargo)
+}
+
+/// Runs Cargo and passes its lines on. What fails is tried once more, one thing at a time: memory
+/// that two compilers do not have may do for one.
+///
+/// # Errors
+/// When both fail; the message carries Cargo's last lines.
+pub(crate) fn follow(command: &mut Command, on_build: &(dyn Fn(&str) + Sync)) -> Result<()> {
+    if lines_of(command, on_build).is_ok() {
+        return Ok(());
+    }
+    command.env("CARGO_BUILD_JOBS", "1");
+    lines_of(command, on_build)
+}
+
+fn lines_of(command: &mut Command, on_build: &(dyn Fn(&str) + Sync)) -> Result<()> {
+    const KEPT: usize = 30;
+    const WIDTH: usize = 200;
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+    let mut running = command.spawn().context("cannot start `cargo`")?;
+    let mut last: Vec<String> = Vec::new();
+    for line in running.stderr.take().map(BufReader::new).into_iter().flat_map(BufRead::lines) {
+        let line = line?;
+        if line.trim_start().starts_with("Compiling ") {
+            on_build(line.trim());
+            continue;
+        }
+        // A call of rustc that has failed is quoted whole.
+        last.push(line.chars().take(WIDTH).collect());
+        if last.len() > KEPT {
+            last.remove(0);
+        }
+    }
+    let status = running.wait()?;
+    if status.success() {
+        return Ok(());
+    }
+    ensure!(!last.is_empty(), "`cargo` failed ({status}) without a word");
+    bail!("`cargo` failed ({status}):\n{}", last.join("\n"))
 }
 
 /// The platform that a compiler compiles for by default, as `x86_64-unknown-linux-gnu`.
