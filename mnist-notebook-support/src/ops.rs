@@ -4,7 +4,6 @@
 //! Everything here works on f32 tensors on the CPU, except [`scale_and_add`], which takes any.
 
 use std::cell::Cell;
-use std::ops::{Add, Mul};
 
 use candle_core::{
     CpuStorage, CustomOp1, CustomOp2, CustomOp3, D, DType, Device, InplaceOp1, InplaceOp2, Layout,
@@ -15,7 +14,7 @@ use rayon::prelude::*;
 use crate::error::through_candle;
 use crate::kernels::{
     self, BatchNorm, Conv2d, Dense, KernelError, Pool2d, Statistics, log_softmax_backward,
-    log_softmax_forward, relu_backward, relu_forward,
+    log_softmax_forward, relu_backward, relu_forward, without_subnormal,
 };
 use crate::random::Key;
 use crate::{Result, memory};
@@ -252,10 +251,11 @@ impl InplaceOp2 for ScaleAndAdd {
         let (y_range, x_range) = (range(y_layout)?, range(x_layout)?);
         match (y, x) {
             (CpuStorage::F32(y), CpuStorage::F32(x)) => {
-                scale_and_add_values(&mut y[y_range], self.a as f32, &x[x_range], self.b as f32)
+                let (a, b) = (self.a as f32, self.b as f32);
+                assign(&mut y[y_range], &x[x_range], |y, x| without_subnormal(a * y + b * x));
             }
             (CpuStorage::F64(y), CpuStorage::F64(x)) => {
-                scale_and_add_values(&mut y[y_range], self.a, &x[x_range], self.b)
+                assign(&mut y[y_range], &x[x_range], |y, x| self.a * y + self.b * x);
             }
             _ => candle_core::bail!("parameters and gradients must both be f32 or both f64"),
         }
@@ -263,13 +263,10 @@ impl InplaceOp2 for ScaleAndAdd {
     }
 }
 
-/// `y ← a · y + b · x`, value by value, on all threads.
-fn scale_and_add_values<T>(y: &mut [T], a: T, x: &[T], b: T)
-where
-    T: Copy + Send + Sync + Add<Output = T> + Mul<Output = T>,
-{
+/// `y ← f(y, x)`, value by value, on all threads.
+fn assign<T: Copy + Send + Sync>(y: &mut [T], x: &[T], f: impl Fn(T, T) -> T + Sync) {
     y.par_chunks_mut(CHUNK).zip(x.par_chunks(CHUNK)).for_each(|(y, x)| {
-        y.iter_mut().zip(x).for_each(|(y, &x)| *y = a * *y + b * x);
+        y.iter_mut().zip(x).for_each(|(y, &x)| *y = f(*y, x));
     });
 }
 

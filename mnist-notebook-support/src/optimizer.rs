@@ -173,3 +173,23 @@ fn check(params: &Params, learning_rate: f64, beta: f64) -> Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use candle_core::Device;
+
+    use super::*;
+
+    #[test]
+    fn a_momentum_that_nothing_feeds_ends_at_zero() {
+        let one = |value: f32| ("p".to_owned(), Tensor::new(value, &Device::Cpu).unwrap());
+        let mut optimizer =
+            create_optimizer(&vec![one(1.0)].try_into().unwrap(), 0.1, 0.9).unwrap();
+        for gradient in std::iter::once(1e-30).chain([0.0; 400]) {
+            optimizer.apply_gradient(&[one(gradient)].into_iter().collect()).unwrap();
+        }
+        let momentum = optimizer.momentum().get("p").unwrap().to_scalar::<f32>().unwrap();
+        // Not 5.6e-45, which times 0.9 is rounded to itself.
+        assert_eq!(momentum, 0.0);
+    }
+}

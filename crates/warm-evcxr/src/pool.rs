@@ -98,7 +98,8 @@ impl Pool {
         write_program(&self.bin().join("cargo"), CARGO_SHIM)?;
         write_program(&self.bin().join("rustc"), include_str!("shims/rustc.sh"))?;
         write_program(&self.bin().join("rustup"), include_str!("shims/rustup.sh"))?;
-        write(&self.config().join("prelude.rs"), include_str!("shims/prelude.rs"))?;
+        write(&self.bin().join("panic-hook.rs"), include_str!("shims/panic-hook.rs"))?;
+        make_folder(&self.config())?;
         self.sysroot()
     }
 

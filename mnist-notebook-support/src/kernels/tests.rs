@@ -727,6 +727,25 @@ fn a_step_is_the_gradient_applied_with_momentum() {
 }
 
 #[test]
+fn a_momentum_that_nothing_feeds_ends_at_zero_and_not_among_subnormal_numbers() {
+    let mut case = Case::tutorial(&mut Random(9), 1);
+    case.images.fill(0.0);
+    let mut momenta: Vec<Vec<f32>> =
+        case.params.iter().map(|param| vec![1e-36; param.len()]).collect();
+    let mut program = case.program();
+    let mut params: Vec<&mut [f32]> = case.params.iter_mut().map(Vec::as_mut_slice).collect();
+    let mut slices: Vec<&mut [f32]> = momenta.iter_mut().map(Vec::as_mut_slice).collect();
+    for _ in 0..50 {
+        program
+            .train_step(&mut params, &mut slices, &case.images, &case.labels, 1e-3, 0.9)
+            .unwrap();
+    }
+    assert!(momenta.iter().any(|momentum| momentum.iter().all(|value| *value == 0.0)));
+    let subnormal = momenta.iter().flatten().filter(|value| value.is_subnormal());
+    assert_eq!(subnormal.count(), 0);
+}
+
+#[test]
 fn training_lowers_the_loss_of_the_tutorial_network() {
     let mut case = Case::tutorial(&mut Random(8), 8);
     let losses = case.train(&mut case.program(), 20);

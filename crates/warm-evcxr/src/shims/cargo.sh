@@ -1,5 +1,5 @@
 #!/bin/sh
-# Stands before Cargo in a kernel's build folder, for three things.
+# Stands before Cargo in a kernel's build folder, for four things.
 #
 # The notebook runs the versions of the project's Cargo.lock. evcxr resolves an empty manifest at
 # each start, which empties the folder's lock file; so whenever the manifest has changed, the
@@ -9,6 +9,8 @@
 # To explain some errors, evcxr has Cargo check what it has just built, and checking compiles all
 # dependencies once more, in a way of its own. A build says the same and finds them compiled.
 #
+# A panic tells what a reader needs: below each cell's code stands what sets that up.
+#
 # A build that is killed leaves the file .building behind: the folder is then not used again.
 [ "$PWD" = "$EVCXR_TMPDIR" ] || exec "$WARM_EVCXR_CARGO" "$@"
 if [ -f "$WARM_EVCXR_LOCK" ] && ! cmp -s Cargo.toml .locked-manifest; then
@@ -17,6 +19,9 @@ fi
 if [ "$1" = check ]; then
     shift
     set -- build "$@"
+fi
+if [ "$1" = build ] && ! grep -q WARM_EVCXR_PANIC_HOOK src/lib.rs; then
+    cat "${0%/*}/panic-hook.rs" >> src/lib.rs
 fi
 : > .building
 "$WARM_EVCXR_CARGO" "$@"
