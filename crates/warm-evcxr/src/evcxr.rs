@@ -16,9 +16,10 @@ pub const VERSION: &str = "0.22.0";
 
 /// How evcxr is built. Its own settings take ten times as long; what evcxr does for each cell is in
 /// the packages below, and only their speed is felt.
-const SETTINGS: [&str; 3] = [
+const SETTINGS: [&str; 4] = [
     "profile.release.opt-level=0",
     "profile.release.debug=false",
+    "profile.release.lto='off'",
     "profile.release.build-override.opt-level=0",
 ];
 /// What reads and parses the crates that a cell knows of, and keeps what was read.
