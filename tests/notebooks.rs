@@ -97,17 +97,22 @@ fn all_cells_and_a_readers_own_crate_meet_one_candle() {
 }
 
 #[test]
-fn a_panic_is_told_in_two_lines() {
-    let Some((executed, _)) = execute_fixture("panic", Duration::from_secs(120)) else {
-        return;
+fn a_panic_is_told_in_two_lines_in_each_process() {
+    let folder = tempfile::tempdir().unwrap();
+    let Some(mut kernel) = start_kernel("panic", folder.path(), &[]) else { return };
+    let limit = Some(Duration::from_secs(120));
+    let mut told = |cell: &str| -> String {
+        let outputs = kernel.execute(cell, limit, |_| {}).unwrap();
+        outputs.iter().map(|output| joined(&output["text"])).collect()
     };
-    let cell = &executed.code_cells()[1];
-    let text: String = cell.outputs.iter().map(|output| joined(&output["text"])).collect();
-    let lines: Vec<&str> = text.lines().collect();
-    let message = "panicked: index out of bounds: the len is 0 but the index is 42";
-    assert_eq!(lines[0], message, "{text}");
-    assert!(lines[1].starts_with("in the line: "), "{text}");
-    assert_eq!(lines.len(), 2, "{text}");
+    for _ in 0..2 {
+        let text = told("let empty: Vec<i32> = vec![];\nlet one = empty[42];");
+        let lines: Vec<&str> = text.lines().collect();
+        let message = "panicked: index out of bounds: the len is 0 but the index is 42";
+        assert_eq!(lines, [message, "in the line: let one = empty[42];"], "{text}");
+        // As after an interrupt, evcxr starts another one.
+        told("std::process::exit(0)");
+    }
 }
 
 #[test]

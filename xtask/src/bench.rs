@@ -54,7 +54,7 @@ pub fn measure(project: &Project, path: &Path) -> Result<String> {
         240.0,
         vec![first.dependencies],
     );
-    row(&mut table, "later start, to the end of the `:dep` cell", 15.0, starts(&later));
+    row(&mut table, "later start, to the end of the `:dep` cell", 8.0, starts(&later));
     row(&mut table, "the same, two notebooks at once (the slower one)", 15.0, starts(&both));
     row(
         &mut table,
@@ -62,7 +62,7 @@ pub fn measure(project: &Project, path: &Path) -> Result<String> {
         30.0,
         whole.first_result.into_iter().collect(),
     );
-    row(&mut table, "another cell, data and training left out", 1.0, whole.cells);
+    row(&mut table, "another cell, data and training left out", 0.8, whole.cells);
     Ok(table)
 }
 
