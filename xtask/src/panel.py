@@ -58,18 +58,31 @@ def touch(browser, canvas, what, x, y):
 def draw(browser, strokes, pointer):
     """Draws, and returns the percentages that showed one after the other.
 
-    Each point waits for the bars: a busy machine would show several of them in one frame.
+    A browser may lose a touch, or take it for a scroll, while the page is new: then all is drawn again.
     """
     canvas = browser.find("#drawing")
-    browser.js("arguments[0].scrollIntoView({block: 'center'}); window.states.length = 0", canvas)
+    browser.js("arguments[0].scrollIntoView({block: 'center'})", canvas)
+    for _ in range(STARTS):
+        browser.js("window.states.length = 0")
+        if all([draw_stroke(browser, canvas, stroke, pointer) for stroke in strokes]):
+            return browser.js("return window.states")
+        browser.js("clear()")
+    sys.exit(f"the panel has lost the pen {STARTS} times")
+
+
+def draw_stroke(browser, canvas, stroke, pointer):
+    """Draws a stroke; whether the panel has followed it to its end.
+
+    Each point waits for the bars: a busy machine would show several of them in one frame.
+    """
     side = browser.js("return arguments[0].clientWidth", canvas)
-    for stroke in strokes:
-        places = [[round((place - 0.5) * side) for place in point] for point in stroke]
-        steps = ["press"] + ["move"] * (len(places) - 1) + ["release"]
-        for what, place in zip(steps, places + places[-1:]):
-            pointer(browser, canvas, what, *place)
-            percents(browser)
-    return browser.js("return window.states")
+    places = [[round((place - 0.5) * side) for place in point] for point in stroke]
+    for what, place in zip(["press"] + ["move"] * (len(places) - 1), places):
+        pointer(browser, canvas, what, *place)
+        percents(browser)
+    is_down = browser.js("return last !== null")
+    pointer(browser, canvas, "release", *places[-1])
+    return is_down
 
 
 def clear_by_keyboard(browser):
