@@ -61,9 +61,9 @@ pub fn install(pool: &Pool, spec: &Kernelspec) -> Result<()> {
     // Put in place by renaming: the old one may be running.
     let copy = launcher.with_extension("new");
     files::make_folder(pool.folder())?;
-    std::fs::copy(std::env::current_exe()?, &copy)
+    std::fs::copy(this_program()?, &copy)
         .and_then(|_| std::fs::rename(&copy, &launcher))
-        .with_context(|| format!("cannot write {}", launcher.display()))?;
+        .with_context(|| format!("cannot copy this program to {}", launcher.display()))?;
     let environment: serde_json::Map<_, _> =
         spec.environment.iter().map(|(name, value)| (name.clone(), json!(value))).collect();
     let text = json!({
@@ -74,6 +74,12 @@ pub fn install(pool: &Pool, spec: &Kernelspec) -> Result<()> {
         "env": environment,
     });
     files::write(&spec.folder.join("kernel.json"), &format!("{text:#}\n"))
+}
+
+/// This program's file; on Linux also where it has been built anew since it was started.
+fn this_program() -> Result<PathBuf> {
+    let running = Path::new("/proc/self/exe");
+    Ok(if running.exists() { running.to_owned() } else { std::env::current_exe()? })
 }
 
 /// The folder in which Jupyter looks for what the user has installed; none without a home.

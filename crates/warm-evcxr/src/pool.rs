@@ -377,6 +377,25 @@ mod tests {
     }
 
     #[test]
+    fn rust_analyzer_is_told_of_near_crates_by_whichever_cargo_it_finds() {
+        let folder = tempfile::tempdir().unwrap();
+        let pool = Pool::new(folder.path().canonicalize().unwrap());
+        pool.furnish(CARGO_CONFIG).unwrap();
+        let told = pool.folder().join("told");
+        write_program(&told, "#!/bin/sh\necho \"$1\"\n").unwrap();
+        for cargo in [pool.bin().join("cargo"), pool.folder().join("sysroot/bin/cargo")] {
+            let output = std::process::Command::new(cargo)
+                .args(["metadata", "--format-version", "1", "--manifest-path", "Cargo.toml"])
+                .env("EVCXR_TMPDIR", folder.path())
+                .env("WARM_EVCXR", &told)
+                .env("WARM_EVCXR_CARGO", "false")
+                .output()
+                .unwrap();
+            assert_eq!(String::from_utf8_lossy(&output.stdout), "metadata\n");
+        }
+    }
+
+    #[test]
     fn settings_are_read_as_they_were_written() {
         let (_folder, pool) = pool();
         assert!(pool.settings().is_err());

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Stands before Cargo in a kernel's build folder, for four things.
+# Stands before Cargo in a kernel's build folder, for five things.
 #
 # The notebook runs the versions of the project's Cargo.lock. evcxr resolves an empty manifest at
 # each start, which empties the folder's lock file; so whenever the manifest has changed, the
@@ -11,7 +11,13 @@
 #
 # A panic tells what a reader needs: below each cell's code stands what sets that up.
 #
+# rust-analyzer calls the Cargo in Cargo's home, which calls the one beside the sysroot that it is
+# told. Where there is none it comes here, and wants the same.
+#
 # A build that is killed leaves the file .building behind: the folder is then not used again.
+case "$*" in
+    "metadata "*" --manifest-path "*) exec "${0%/*/*}/sysroot/bin/cargo" "$@" ;;
+esac
 [ "$PWD" = "$EVCXR_TMPDIR" ] || exec "$WARM_EVCXR_CARGO" "$@"
 if [ -f "$WARM_EVCXR_LOCK" ] && ! cmp -s Cargo.toml .locked-manifest; then
     cp "$WARM_EVCXR_LOCK" Cargo.lock && cp Cargo.toml .locked-manifest
