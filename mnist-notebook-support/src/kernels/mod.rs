@@ -109,6 +109,6 @@ pub use conv::Conv2d;
 pub use dense::Dense;
 pub use dropout::dropout;
 pub use error::{KernelError, Result};
-pub use parameters::without_subnormal;
+pub(crate) use parameters::without_subnormal;
 pub use pool::Pool2d;
 pub use program::{Layer, Outcome, Program};

@@ -100,6 +100,6 @@ impl<'a> Target<'a> {
 /// at zero but at the smallest subnormal numbers, with which many processors compute a hundred times
 /// slower.
 #[inline(always)]
-pub fn without_subnormal(value: f32) -> f32 {
+pub(crate) fn without_subnormal(value: f32) -> f32 {
     if value.abs() < f32::MIN_POSITIVE { 0.0 } else { value }
 }
