@@ -2,7 +2,10 @@
 
 use std::convert::Infallible;
 use std::ffi::OsString;
+use std::fs;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::Write;
+use std::os::unix::fs::symlink;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -13,7 +16,7 @@ use serde_json::json;
 use crate::files;
 use crate::metadata;
 use crate::pool::Pool;
-use crate::toolchain::{command, find, host, program_folders, tool};
+use crate::toolchain::{cargo_home, command, find, host, program_folders, tool};
 
 /// The variable that says where shared libraries are.
 const LIBRARY_PATH: &str =
@@ -61,8 +64,8 @@ pub fn install(pool: &Pool, spec: &Kernelspec) -> Result<()> {
     // Put in place by renaming: the old one may be running.
     let copy = launcher.with_extension("new");
     files::make_folder(pool.folder())?;
-    std::fs::copy(this_program()?, &copy)
-        .and_then(|_| std::fs::rename(&copy, &launcher))
+    fs::copy(this_program()?, &copy)
+        .and_then(|_| fs::rename(&copy, &launcher))
         .with_context(|| format!("cannot copy this program to {}", launcher.display()))?;
     let environment: serde_json::Map<_, _> =
         spec.environment.iter().map(|(name, value)| (name.clone(), json!(value))).collect();
@@ -119,8 +122,9 @@ fn launch(pool: &Pool, control_file: &Path) -> Result<Infallible> {
             let slot = pool.claim()?;
             // The lock is handed on as standard input, which evcxr does not read: it is held until
             // the kernel and every build that it started are gone, however they end.
-            kernel.env("EVCXR_TMPDIR", &slot.folder).stdin(Stdio::from(slot.lock));
-            slot.folder
+            let folder = without_space(slot.folder, &[cargo_home()?, std::env::temp_dir()])?;
+            kernel.env("EVCXR_TMPDIR", &folder).stdin(Stdio::from(slot.lock));
+            folder
         }
     };
     let outer = program_folders()?;
@@ -148,6 +152,27 @@ fn launch(pool: &Pool, control_file: &Path) -> Result<Infallible> {
     Err(kernel.exec()).with_context(|| format!("cannot start {}", settings.evcxr.display()))
 }
 
+/// The folder, or if there is a space in its path a link to it, in the first of `homes` without one:
+/// what evcxr tells its child process of a cell's library ends at a space.
+fn without_space(folder: PathBuf, homes: &[PathBuf]) -> Result<PathBuf> {
+    let has_space = |path: &Path| path.to_string_lossy().contains(' ');
+    if !has_space(&folder) {
+        return Ok(folder);
+    }
+    let home = homes.iter().find(|home| !has_space(home)).with_context(|| {
+        format!("evcxr cannot work in {}, whose path has a space: move it", folder.display())
+    })?;
+    let mut hasher = DefaultHasher::new();
+    folder.hash(&mut hasher);
+    let link = home.join("warm-evcxr").join(format!("slot-{:016x}", hasher.finish()));
+    if fs::read_link(&link).is_ok_and(|target| target == folder) {
+        return Ok(link);
+    }
+    files::make_folder(&home.join("warm-evcxr"))?;
+    symlink(&folder, &link).with_context(|| format!("cannot make {}", link.display()))?;
+    Ok(link)
+}
+
 /// A list of folders in a variable, with another folder in front.
 fn with_first(folder: PathBuf, variable: &str) -> Result<OsString> {
     let rest = std::env::var_os(variable).unwrap_or_default();
@@ -161,4 +186,27 @@ fn near_metadata(cargo: &[String]) -> Result<()> {
     let near = metadata::near(&String::from_utf8_lossy(&said.stdout));
     std::io::stdout().write_all(near.as_bytes())?;
     std::process::exit(said.status.code().unwrap_or(1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_with_a_space_in_its_path_gets_a_link_without_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let plain = folder.path().join("plain");
+        assert_eq!(without_space(plain.clone(), &[]).unwrap(), plain);
+
+        let spaced = folder.path().join("Łódź notes/1");
+        fs::create_dir_all(&spaced).unwrap();
+        let homes = [folder.path().join("my cargo"), plain.clone()];
+        let link = without_space(spaced.clone(), &homes).unwrap();
+        assert!(link.starts_with(&plain) && !link.to_string_lossy().contains(' '));
+        assert_eq!(link.canonicalize().unwrap(), spaced.canonicalize().unwrap());
+        assert_eq!(without_space(spaced.clone(), &homes).unwrap(), link);
+        let other = folder.path().join("Łódź notes/2");
+        assert_ne!(without_space(other, &homes).unwrap(), link);
+        assert!(without_space(spaced, &homes[..1]).unwrap_err().to_string().contains("move it"));
+    }
 }

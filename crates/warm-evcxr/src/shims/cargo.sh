@@ -18,7 +18,7 @@
 case "$*" in
     "metadata "*" --manifest-path "*) exec "${0%/*/*}/sysroot/bin/cargo" "$@" ;;
 esac
-[ "$PWD" = "$EVCXR_TMPDIR" ] || exec "$WARM_EVCXR_CARGO" "$@"
+[ "$(pwd -P)" = "$(cd "$EVCXR_TMPDIR" && pwd -P)" ] || exec "$WARM_EVCXR_CARGO" "$@"
 if [ -f "$WARM_EVCXR_LOCK" ] && ! cmp -s Cargo.toml .locked-manifest; then
     cp "$WARM_EVCXR_LOCK" Cargo.lock && cp Cargo.toml .locked-manifest
 fi
