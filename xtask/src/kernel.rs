@@ -109,7 +109,15 @@ impl Kernel {
                  end it with `println!()`"
                     .to_owned(),
             )),
-            _ => Some((KERNEL_DIED, "the kernel died while it ran the cell".to_owned())),
+            _ => {
+                self.end();
+                let mut problem = "the kernel died while it ran the cell".to_owned();
+                if self.last_messages.lock().is_ok_and(|lines| lines.iter().any(is_of_memory)) {
+                    problem +=
+                        ": it got no more memory (2 GB are enough, with `ulimit -v unlimited`)";
+                }
+                Some((KERNEL_DIED, problem))
+            }
         };
         if let Some((name, value)) = fatal {
             self.requests = None;
@@ -151,6 +159,14 @@ impl Drop for Kernel {
     fn drop(&mut self) {
         self.end();
     }
+}
+
+/// Whether a message of the kernel says that memory has run out.
+fn is_of_memory(message: &String) -> bool {
+    let message = message.to_lowercase();
+    ["memory allocation", "out of memory", "cannot allocate memory"]
+        .iter()
+        .any(|words| message.contains(words))
 }
 
 /// Takes evcxr's mark from a line that the cell has left open; whether there was one.

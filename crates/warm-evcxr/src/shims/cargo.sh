@@ -30,7 +30,9 @@ if [ "$1" = build ] && ! grep -q WARM_EVCXR_PANIC_HOOK src/lib.rs; then
     cat "${0%/*}/panic-hook.rs" >> src/lib.rs
 fi
 : > .building
-"$WARM_EVCXR_CARGO" "$@"
+# Named as evcxr names it, be it a link: its child process finds no library where a path has a space.
+CARGO_TARGET_DIR="$EVCXR_TMPDIR/target" CARGO_BUILD_BUILD_DIR="$EVCXR_TMPDIR/target" \
+    "$WARM_EVCXR_CARGO" "$@"
 status=$?
 rm -f .building
 exit $status
