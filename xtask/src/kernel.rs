@@ -112,7 +112,11 @@ impl Kernel {
             _ => {
                 self.end();
                 let mut problem = "the kernel died while it ran the cell".to_owned();
-                if self.last_messages.lock().is_ok_and(|lines| lines.iter().any(is_of_memory)) {
+                if self
+                    .last_messages
+                    .lock()
+                    .is_ok_and(|lines| lines.iter().any(|line| is_of_memory(line)))
+                {
                     problem +=
                         ": it got no more memory (2 GB are enough, with `ulimit -v unlimited`)";
                 }
@@ -162,7 +166,7 @@ impl Drop for Kernel {
 }
 
 /// Whether a message of the kernel says that memory has run out.
-fn is_of_memory(message: &String) -> bool {
+fn is_of_memory(message: &str) -> bool {
     let message = message.to_lowercase();
     ["memory allocation", "out of memory", "cannot allocate memory"]
         .iter()
