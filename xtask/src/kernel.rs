@@ -111,16 +111,7 @@ impl Kernel {
             )),
             _ => {
                 self.end();
-                let mut problem = "the kernel died while it ran the cell".to_owned();
-                if self
-                    .last_messages
-                    .lock()
-                    .is_ok_and(|lines| lines.iter().any(|line| is_of_memory(line)))
-                {
-                    problem +=
-                        ": it got no more memory (2 GB are enough, with `ulimit -v unlimited`)";
-                }
-                Some((KERNEL_DIED, problem))
+                Some((KERNEL_DIED, self.why_it_died()))
             }
         };
         if let Some((name, value)) = fatal {
@@ -147,6 +138,18 @@ impl Kernel {
         self.end();
         let messages = self.last_messages.lock().map(|lines| lines.join("\n")).unwrap_or_default();
         bail!("the kernel did not start or is gone:\n{messages}")
+    }
+
+    fn why_it_died(&self) -> String {
+        let died = "the kernel died while it ran the cell";
+        match self.last_messages.lock() {
+            Ok(lines) if lines.iter().any(|line| is_of_memory(line)) => {
+                format!(
+                    "{died}: it got no more memory (`ulimit -v` shows whether there is a limit)"
+                )
+            }
+            _ => died.to_owned(),
+        }
     }
 
     fn end(&mut self) {
@@ -207,6 +210,13 @@ fn follow(stderr: ChildStderr, last: Arc<Mutex<Vec<String>>>, on_build: OnBuild)
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn memory_that_has_run_out_is_known_by_what_the_kernel_says() {
+        assert!(is_of_memory("memory allocation of 152 bytes failed"));
+        assert!(is_of_memory("error: Cannot allocate memory (os error 12)"));
+        assert!(!is_of_memory("Subprocess terminated with status: exit status: 99"));
+    }
 
     #[test]
     fn the_mark_at_the_end_of_an_open_line_is_found_and_not_shown() {

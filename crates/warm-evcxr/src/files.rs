@@ -2,7 +2,7 @@
 
 use std::fs::{self, File, FileTimes};
 use std::io;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 
 use anyhow::{Context, Result};
@@ -39,6 +39,21 @@ pub fn write_program(path: &Path, text: &str) -> Result<()> {
 pub fn make_folder(folder: &Path) -> Result<()> {
     fs::create_dir_all(folder)
         .with_context(|| format!("cannot make the folder {}", folder.display()))
+}
+
+/// Makes a link to `target`, in place of one to something else, and its folder if need be.
+///
+/// # Errors
+/// When that cannot be done; the message names the link.
+pub fn link(target: &Path, link: &Path) -> Result<()> {
+    if fs::read_link(link).is_ok_and(|old| old == target) {
+        return Ok(());
+    }
+    if let Some(folder) = link.parent() {
+        make_folder(folder)?;
+    }
+    let _ = fs::remove_file(link);
+    symlink(target, link).with_context(|| format!("cannot make {}", link.display()))
 }
 
 /// Removes a folder that may not be there.

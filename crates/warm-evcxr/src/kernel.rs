@@ -5,7 +5,6 @@ use std::ffi::OsString;
 use std::fs;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::Write;
-use std::os::unix::fs::symlink;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -152,8 +151,8 @@ fn launch(pool: &Pool, control_file: &Path) -> Result<Infallible> {
     Err(kernel.exec()).with_context(|| format!("cannot start {}", settings.evcxr.display()))
 }
 
-/// The folder, or if there is a space in its path a link to it, in the first of `homes` without one:
-/// what evcxr tells its child process of a cell's library ends at a space.
+/// The folder, or if there is a space in its path a link to it, in the first of `homes` without
+/// one: what evcxr tells its child process of a cell's library ends at a space.
 fn without_space(folder: PathBuf, homes: &[PathBuf]) -> Result<PathBuf> {
     let has_space = |path: &Path| path.to_string_lossy().contains(' ');
     if !has_space(&folder) {
@@ -165,11 +164,7 @@ fn without_space(folder: PathBuf, homes: &[PathBuf]) -> Result<PathBuf> {
     let mut hasher = DefaultHasher::new();
     folder.hash(&mut hasher);
     let link = home.join("warm-evcxr").join(format!("slot-{:016x}", hasher.finish()));
-    if fs::read_link(&link).is_ok_and(|target| target == folder) {
-        return Ok(link);
-    }
-    files::make_folder(&home.join("warm-evcxr"))?;
-    symlink(&folder, &link).with_context(|| format!("cannot make {}", link.display()))?;
+    files::link(&folder, &link)?;
     Ok(link)
 }
 

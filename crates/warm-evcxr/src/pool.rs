@@ -16,13 +16,12 @@
 
 use std::fs::{self, File, TryLockError};
 use std::io;
-use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
-use crate::files::{copy, make_folder, remove, size, write, write_program};
+use crate::files::{copy, link, make_folder, remove, size, write, write_program};
 use crate::toolchain::{program_folders, tool};
 
 /// The file in a template, and so in its copies, that tells one state of the template from another.
@@ -112,12 +111,7 @@ impl Pool {
         let sysroot = self.folder.join("sysroot");
         write_program(&sysroot.join("bin/cargo"), include_str!("shims/sysroot-cargo.sh"))?;
         for (name, target) in [("lib", Path::new(&real).join("lib")), ("bin/rustc", rustc)] {
-            let link = sysroot.join(name);
-            if fs::read_link(&link).is_ok_and(|old| old == target) {
-                continue;
-            }
-            let _ = fs::remove_file(&link);
-            symlink(&target, &link).with_context(|| format!("cannot make {}", link.display()))?;
+            link(&target, &sysroot.join(name))?;
         }
         Ok(())
     }
