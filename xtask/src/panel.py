@@ -26,9 +26,6 @@ def enter_panel(browser):
         browser.call("POST", "/frame", id=frame)
     bars = "return !!document.querySelector('#bars li')"
     wait("the panel's script", lambda: browser.js(bars), LIMIT)
-    # Chromium drops what a user does to a page that has not been painted yet.
-    painted = "return performance.getEntriesByName('first-paint').length > 0"
-    wait("the panel's first frame", lambda: browser.js(painted), LIMIT)
 
 
 def percents(browser):
