@@ -143,7 +143,13 @@ pub fn test_panel(project: &Project, notebook: &Path, page: &Path) -> Result<()>
             screenshot.display()
         );
         ensure!(answer["overflow"] == 0, "the panel {name} is too wide");
-        println!("The panel {name}: {}", answer["answer"].as_str().unwrap_or_default());
+        let seen = answer["answer"].as_str().unwrap_or_default();
+        println!("The panel {name}: {seen}");
+        ensure!(
+            seen.contains('7'),
+            "the panel {name} did not see the seven, see {}",
+            screenshot.display()
+        );
     }
     Ok(())
 }

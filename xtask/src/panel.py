@@ -15,6 +15,17 @@ window.states = [];
 new MutationObserver(() => window.states.push({PERCENTS})).observe(
     document.querySelector('#bars'), {{ childList: true, subtree: true }});
 """
+# The canvas's middle in the window, which is what a finger meets: the panel may be in a frame.
+MIDDLE = """
+const area = arguments[0].getBoundingClientRect();
+const middle = [area.x + area.width / 2, area.y + area.height / 2];
+for (let page = window; page.frameElement; page = page.parent) {
+    const frame = page.frameElement.getBoundingClientRect();
+    middle[0] += frame.x;
+    middle[1] += frame.y;
+}
+return middle;
+"""
 
 
 def enter_panel(browser):
@@ -44,8 +55,7 @@ def mouse(browser, canvas, what, x, y):
 
 def touch(browser, canvas, what, x, y):
     """The same with a finger; chromedriver's own actions forget between calls that it is down."""
-    area = browser.js("return arguments[0].getBoundingClientRect().toJSON()", canvas)
-    left, top = area["x"] + area["width"] / 2, area["y"] + area["height"] / 2
+    left, top = browser.js(MIDDLE, canvas)
     kind = {"press": "touchStart", "move": "touchMove", "release": "touchEnd"}[what]
     points = [] if what == "release" else [{"x": left + x, "y": top + y}]
     event = {"type": kind, "touchPoints": points}
@@ -55,31 +65,21 @@ def touch(browser, canvas, what, x, y):
 def draw(browser, strokes, pointer):
     """Draws, and returns the percentages that showed one after the other.
 
-    A browser may lose a touch, or take it for a scroll, while the page is new: then all is drawn again.
+    Each point waits for the bars: a busy machine would show several of them in one frame.
     """
     canvas = browser.find("#drawing")
     browser.js("arguments[0].scrollIntoView({block: 'center'})", canvas)
-    for _ in range(STARTS):
-        browser.js("window.states.length = 0")
-        if all([draw_stroke(browser, canvas, stroke, pointer) for stroke in strokes]):
-            return browser.js("return window.states")
-        browser.js("clear()")
-    sys.exit(f"the panel has lost the pen {STARTS} times")
-
-
-def draw_stroke(browser, canvas, stroke, pointer):
-    """Draws a stroke; whether the panel has followed it to its end.
-
-    Each point waits for the bars: a busy machine would show several of them in one frame.
-    """
     side = browser.js("return arguments[0].clientWidth", canvas)
-    places = [[round((place - 0.5) * side) for place in point] for point in stroke]
-    for what, place in zip(["press"] + ["move"] * (len(places) - 1), places):
-        pointer(browser, canvas, what, *place)
-        percents(browser)
-    is_down = browser.js("return last !== null")
-    pointer(browser, canvas, "release", *places[-1])
-    return is_down
+    browser.js("window.states.length = 0")
+    for stroke in strokes:
+        places = [[round((place - 0.5) * side) for place in point] for point in stroke]
+        for what, place in zip(["press"] + ["move"] * (len(places) - 1), places):
+            pointer(browser, canvas, what, *place)
+            percents(browser)
+        if browser.js("return last === null"):
+            sys.exit("the panel has not followed the pen")
+        pointer(browser, canvas, "release", *places[-1])
+    return browser.js("return window.states")
 
 
 def clear_by_keyboard(browser):
