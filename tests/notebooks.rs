@@ -1,6 +1,7 @@
 //! Failures in notebooks are noticed: small notebooks that fail, each in its way, are executed by the real kernel.
 //! And the committed notebooks are tidy.
 
+use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
@@ -9,7 +10,7 @@ use xtask::check::{Failure, failures, less_accurate};
 use xtask::execute::{Watcher, execute};
 use xtask::kernel::Kernel;
 use xtask::notebook::{CodeCell, Notebook, joined};
-use xtask::project::Project;
+use xtask::project::{Project, build, command, output};
 use xtask::tidy::untidy;
 
 struct Silent;
@@ -94,6 +95,41 @@ fn all_cells_and_a_readers_own_crate_meet_one_candle() {
     if let Some((_, failures)) = execute_fixture("one_candle", Duration::from_secs(600)) {
         assert_eq!(failures, []);
     }
+}
+
+#[test]
+fn any_project_gets_a_kernel_in_whose_first_cell_it_is_compiled() {
+    let folder = tempfile::tempdir().unwrap();
+    let mine = folder.path().join("my project");
+    fs::create_dir_all(mine.join("src")).unwrap();
+    let manifest = "[package]\nname = \"mine\"\nedition = \"2024\"\n[workspace]\n";
+    fs::write(mine.join("Cargo.toml"), manifest).unwrap();
+    fs::write(mine.join("src/lib.rs"), "pub fn answer() -> i32 { 42 }").unwrap();
+    if !Project::new().kernelspec().is_file() {
+        tests::skipped("warm-evcxr", "the Jupyter kernel is not set up");
+        return;
+    }
+    let mut cargo = command(env!("CARGO"));
+    cargo.args(["build", "--quiet", "--profile", "xtask", "--package", "warm-evcxr"]);
+    let programs = build(&mut cargo).unwrap();
+    let (_, warm_evcxr) = programs.iter().find(|(name, _)| name == "warm-evcxr").unwrap();
+    let mut install = command(warm_evcxr);
+    install.args(["install", "--manifest"]).arg(mine.join("Cargo.toml"));
+    install.arg("--prefix").arg(folder.path().join("prefix"));
+    install.arg("--folder").arg(folder.path().join("kernels"));
+    let said = output(&mut install).unwrap();
+    assert!(said.ends_with("Warm in its cells: mine"), "{said}");
+
+    let (sender, compiled) = std::sync::mpsc::channel();
+    let on_build = Box::new(move |line: &str| sender.send(line.to_owned()).unwrap());
+    let data = folder.path().join("prefix/share/jupyter");
+    let environment = [("JUPYTER_DATA_DIR", data.to_str().unwrap())];
+    let mut kernel = Kernel::start(&Project::new(), &mine, &environment, on_build).unwrap();
+    let cell = ":dep mine = { path = \".\" }\nmine::answer()";
+    let outputs = kernel.execute(cell, Some(Duration::from_secs(120)), |_| {}).unwrap();
+    assert_eq!(outputs[0]["data"]["text/plain"], "42", "{outputs:?}");
+    drop(kernel);
+    assert_eq!(compiled.iter().collect::<Vec<_>>(), [""; 0]);
 }
 
 #[test]

@@ -176,3 +176,40 @@ pub fn build(cargo: &mut Command) -> Result<Vec<(String, PathBuf)>> {
     };
     Ok(messages.filter_map(program).collect())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[test]
+    fn the_project_is_the_one_whose_command_runs() {
+        // Cargo sets the variable to where the manifest is now.
+        let here = Path::new(&std::env::var("CARGO_MANIFEST_DIR").unwrap()).join("..");
+        assert_eq!(Project::new().root(), here.canonicalize().unwrap());
+    }
+
+    #[test]
+    fn a_moved_project_keeps_what_is_compiled_and_nothing_that_names_its_old_place() {
+        let folder = tempfile::tempdir().unwrap();
+        let project = |name: &str| Project { root: folder.path().join(name) };
+        let parts = ["venv", "jupyter", "kernels/slots", "kernels/template", "cuda"];
+        let there = |project: &Project| parts.map(|part| project.tools().join(part).exists());
+        let old = project("old");
+        for part in parts {
+            fs::create_dir_all(old.tools().join(part)).unwrap();
+        }
+        old.claim_tools().unwrap();
+        assert_eq!(there(&old), [false, false, false, true, false], "made by nobody known");
+        for part in parts {
+            fs::create_dir_all(old.tools().join(part)).unwrap();
+        }
+        old.claim_tools().unwrap();
+        assert_eq!(there(&old), [true; 5], "in the same place");
+        let new = project("new");
+        fs::rename(old.root(), new.root()).unwrap();
+        new.claim_tools().unwrap();
+        assert_eq!(there(&new), [false, false, false, true, false]);
+    }
+}
