@@ -11,8 +11,8 @@ use mnist_notebook_support::inspect::{
 use mnist_notebook_support::linen::capture_intermediates;
 use mnist_notebook_support::prelude::*;
 use mnist_notebook_support::random::{bits, normal, truncated_normal, uniform};
-use mnist_notebook_support::tensorboard::SummaryWriter;
-use mnist_notebook_support::transform::{rotate, shift};
+use mnist_notebook_support::take_away::SummaryWriter;
+use mnist_notebook_support::images::{rotate, shift};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};

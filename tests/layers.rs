@@ -82,6 +82,10 @@ impl Crate {
     /// The module in whose file a path ends, behind all exports.
     fn origin(&self, path: &Module) -> &Module {
         for len in 1..=path.len() {
+            // A module may have the name of its main function.
+            if self.mentions.contains_key(&path[..len]) {
+                continue;
+            }
             if let Some(origin) = self.exports.get(&path[..len]) {
                 return self.origin(&[origin, &path[len..]].concat());
             }

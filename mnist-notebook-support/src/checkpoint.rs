@@ -35,15 +35,12 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use candle_core::Device;
+use linen::files::{self, DAMAGED, TensorFile};
+use linen::{Cause, Error, Key, Metrics, Module, Momentum, Params, Result};
 
 use crate::dataset::Dataset;
-use crate::linen::Module;
-use crate::metrics::Metrics;
-use crate::optimizer::Momentum;
-use crate::random::Key;
-use crate::tensor_file::{self, DAMAGED, TensorFile};
+use crate::error::{CheckpointError, Diverged};
 use crate::train::{eval_model, train_epoch};
-use crate::{Error, Result, atomic};
 
 /// What the header of a checkpoint calls itself.
 const FORMAT: &str = "mnist-notebook-support checkpoint";
@@ -83,7 +80,7 @@ impl TrainState {
     /// Trains for one epoch, evaluates, and prints both: the body of the tutorial's loop.
     ///
     /// # Errors
-    /// Those of [`train_epoch`] and [`eval_model`]; [`Error::Diverged`], too, if only the loss on
+    /// Those of [`train_epoch`] and [`eval_model`]; [`Diverged`], too, if only the loss on
     /// the test set is no finite number, as after a last step too far. The state is then what it
     /// was before the epoch.
     pub fn train_epoch(
@@ -121,7 +118,7 @@ impl TrainState {
         println!("Testing - epoch: {epoch}, loss: {loss:.2}, accuracy: {:.2}", accuracy * 100.0);
         if !loss.is_finite() {
             let step = train_ds.len() / *batch_size;
-            return Err(Error::Diverged { epoch, step, loss, checkpoint: None });
+            return Err(Diverged { epoch, step, loss, checkpoint: None }.into());
         }
         Ok(EpochMetrics { train, test: Metrics { loss, accuracy } })
     }
@@ -139,7 +136,7 @@ impl TrainState {
                 tensors.insert(format!("{group}/{path}"), var.as_detached_tensor());
             }
         }
-        tensor_file::to_bytes(self.header(), &tensors)
+        files::to_bytes(self.header(), &tensors)
     }
 
     fn header(&self) -> BTreeMap<String, String> {
@@ -167,17 +164,15 @@ impl TrainState {
     /// with the file.
     ///
     /// # Errors
-    /// [`Error::Checkpoint`], with an empty path.
+    /// [`CheckpointError::Damaged`], with an empty path.
     pub fn from_bytes(bytes: &[u8], device: &Device) -> Result<TrainState> {
-        decode(bytes, device).map_err(|problem| Error::Checkpoint {
-            path: PathBuf::new(),
-            problem,
-            previous: None,
+        decode(bytes, device).map_err(|source| {
+            CheckpointError::Damaged { path: PathBuf::new(), source, previous: None }.into()
         })
     }
 }
 
-fn decode(bytes: &[u8], device: &Device) -> Result<TrainState, String> {
+fn decode(bytes: &[u8], device: &Device) -> Result<TrainState, Cause> {
     let file = TensorFile::parse(bytes)?;
     let header = Header(&file.header);
     if header.0.get("format").is_none_or(|format| format != FORMAT) {
@@ -188,17 +183,21 @@ fn decode(bytes: &[u8], device: &Device) -> Result<TrainState, String> {
         return Err(format!(
             "it has format version {version} and this crate reads version {VERSION}: use the \
              version of the crate that wrote it"
-        ));
+        )
+        .into());
     }
     if file.is_intact() != Some(true) {
         return Err(DAMAGED.into());
     }
-    let load = |group| file.params(group, device);
+    let load = |group| -> Result<Params> { file.tensors(group, device)?.try_into() };
     let (learning_rate, beta) = (header.value("learning_rate")?, header.value("beta")?);
-    let optimizer = load("params/")
-        .and_then(|params| Momentum::from_parts(params, load("momentum/")?, learning_rate, beta));
     Ok(TrainState {
-        optimizer: optimizer.map_err(|error| error.to_string())?,
+        optimizer: Momentum::from_parts(
+            load("params/")?,
+            load("momentum/")?,
+            learning_rate,
+            beta,
+        )?,
         rng: Key::from_words(numbers(header.text("rng")?)?),
         epoch: header.value("epoch")?,
         batch_size: header.value("batch_size")?,
@@ -262,7 +261,7 @@ impl Checkpoints {
     ///
     /// # Errors
     /// Those of [`TrainState::train_epoch`] and [`save`](Checkpoints::save). If training diverges,
-    /// [`Error::Diverged`] names the checkpoint to go back to.
+    /// [`Diverged`] names the checkpoint to go back to.
     pub fn train_epoch(
         &self,
         model: &impl Module,
@@ -270,12 +269,13 @@ impl Checkpoints {
         train_ds: &Dataset,
         test_ds: &Dataset,
     ) -> Result<EpochMetrics> {
-        let metrics = state.train_epoch(model, train_ds, test_ds).map_err(|error| match error {
-            Error::Diverged { epoch, step, loss, .. } => {
+        let metrics = state.train_epoch(model, train_ds, test_ds);
+        let metrics = metrics.map_err(|error| match error.downcast_ref() {
+            Some(&Diverged { epoch, step, loss, .. }) => {
                 let checkpoint = self.newest_good(usize::MAX);
-                Error::Diverged { epoch, step, loss, checkpoint }
+                Diverged { epoch, step, loss, checkpoint }.into()
             }
-            other => other,
+            None => error,
         })?;
         self.save(state)?;
         Ok(metrics)
@@ -289,14 +289,14 @@ impl Checkpoints {
     ///
     /// # Errors
     /// [`Error::Save`] if the disk is full or the folder cannot be written to;
-    /// [`Error::LaterCheckpoint`] if the folder holds a later epoch, which must be another
+    /// [`CheckpointError::Later`] if the folder holds a later epoch, which must be another
     /// training's.
     pub fn save(&self, state: &TrainState) -> Result<PathBuf> {
         if let Some((_, path)) = self.list()?.pop().filter(|(epoch, _)| *epoch > state.epoch) {
-            return Err(Error::LaterCheckpoint { path, epoch: state.epoch });
+            return Err(CheckpointError::Later { path, epoch: state.epoch }.into());
         }
         let path = self.folder.join(format!("epoch-{:04}.safetensors", state.epoch));
-        atomic::write(&path, &state.to_bytes()?)?;
+        files::write(&path, &state.to_bytes()?)?;
         self.remove_old()?;
         Ok(path)
     }
@@ -315,14 +315,13 @@ impl Checkpoints {
     /// The state in one of the folder's checkpoints, with its parameters on `device`.
     ///
     /// # Errors
-    /// [`Error::Checkpoint`] for a file that is damaged, foreign or of another version of the
+    /// [`CheckpointError::Damaged`] for a file that is damaged, foreign or of another version of the
     /// format; it names the newest good one before it.
     pub fn load(&self, path: impl AsRef<Path>, device: &Device) -> Result<TrainState> {
         let path = path.as_ref();
-        read(path, device).map_err(|problem| Error::Checkpoint {
-            path: path.to_owned(),
-            problem,
-            previous: self.newest_good(epoch_of(path).unwrap_or(usize::MAX)),
+        read(path, device).map_err(|source| {
+            let previous = self.newest_good(epoch_of(path).unwrap_or(usize::MAX));
+            CheckpointError::Damaged { path: path.to_owned(), source, previous }.into()
         })
     }
 
@@ -351,7 +350,7 @@ impl Checkpoints {
     /// Removes checkpoints that are not to be kept, and what a killed process left half-written.
     fn remove_old(&self) -> Result<()> {
         let is_left_over = |path: &PathBuf| {
-            path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(atomic::PARTIAL))
+            path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(files::PARTIAL))
         };
         let checkpoints = self.list()?;
         let surplus = checkpoints.len().saturating_sub(self.keep);
@@ -363,7 +362,7 @@ impl Checkpoints {
     }
 }
 
-fn read(path: &Path, device: &Device) -> Result<TrainState, String> {
+fn read(path: &Path, device: &Device) -> Result<TrainState, Cause> {
     let bytes = std::fs::read(path).map_err(|error| format!("it cannot be read ({error})"))?;
     decode(&bytes, device)
 }

@@ -38,65 +38,68 @@
 //! # Ok::<(), mnist_notebook_support::Error>(())
 //! ```
 
-mod atomic;
-pub mod checkpoint;
-#[cfg(any(feature = "cuda", test))]
-mod cuda;
-pub mod dataset;
-pub mod device;
-pub mod digit;
-pub mod error;
-pub mod inspect;
-pub mod jit;
-pub mod kernels;
-pub mod linen;
-pub mod loss;
-mod memory;
-pub mod metrics;
-pub mod model;
-pub mod notebook;
-pub mod onnx;
-mod ops;
-pub mod optimizer;
-pub mod random;
-pub mod schedule;
-mod tensor_file;
-#[cfg(feature = "tensorboard")]
-pub mod tensorboard;
-pub mod train;
-pub mod transform;
+mod checkpoint;
+mod dataset;
+mod device;
+mod error;
+mod jit;
+mod loss;
+mod metrics;
+mod model;
+mod optimizer;
+mod source;
+mod step;
+mod train;
 
-// One version of candle for the crate and for every cell of a notebook.
+// One version of candle for the crates and for every cell of a notebook.
 pub use candle_core;
 pub use candle_nn;
+// What the tutorial stands on.
+pub use images;
+pub use inspect;
+pub use linen;
+pub use linen::random;
+pub use take_away;
 
 pub use checkpoint::{Checkpoints, EpochMetrics, TrainState};
 pub use dataset::{
     Batch, Dataset, FASHION_CLASSES, get_datasets, get_datasets_from, get_fashion_datasets,
 };
 pub use device::best_device;
-pub use digit::prepare_digit;
+pub use error::{CheckpointError, DataError, Diverged};
+pub use images::{augment, prepare_digit};
 #[cfg(feature = "png")]
-pub use digit::read_png;
-pub use error::{Error, Result};
+pub use images::read_png;
 pub use jit::{Jit, jit};
+pub use linen::{
+    BatchMetrics, Error, Gradients, Metrics, Momentum, Result, WarmupCosine, value_and_grad,
+};
 pub use loss::{cross_entropy_loss, onehot};
-pub use metrics::{BatchMetrics, Metrics, compute_metrics};
+pub use metrics::compute_metrics;
 pub use model::{Cnn, get_initial_params};
-pub use onnx::save_onnx;
-pub use optimizer::{Gradients, Momentum, create_optimizer};
-pub use schedule::WarmupCosine;
-pub use train::{eval_model, eval_step, train_epoch, train_step, value_and_grad};
-pub use transform::augment;
+pub use optimizer::create_optimizer;
+pub use source::{source, source_with_docs};
+pub use step::{eval_step, train_step};
+pub use take_away::save_onnx;
+pub use train::{eval_model, train_epoch};
+
+/// What shows itself in a notebook.
+pub mod notebook {
+    pub use images::{TensorView, image_grid, prediction_grid, show};
+    pub use notebook_display::*;
+    pub use take_away::{DrawPanel, draw_panel};
+
+    pub use crate::source::{source, source_with_docs};
+}
 
 /// Everything that the tutorial uses, for one `use` at the top of a notebook.
 pub mod prelude {
     pub use candle_core::{DType, Device, Tensor};
-
-    pub use crate::linen::{
+    pub use linen::random::{Key, permutation};
+    pub use linen::{
         Module, Params, Scope, Variables, avg_pool, flatten, log_softmax, max_pool, relu, tabulate,
     };
-    pub use crate::random::{Key, permutation};
+
     #[cfg(feature = "png")]
     pub use crate::read_png;
     pub use crate::{
@@ -107,3 +110,6 @@ pub mod prelude {
         train_epoch, train_step, value_and_grad,
     };
 }
+
+/// The files of this crate, for [`source`].
+static SOURCES: include_dir::Dir<'_> = include_dir::include_dir!("$CARGO_MANIFEST_DIR/src");

@@ -1,10 +1,7 @@
 //! The tutorial's network and its initial parameters.
 
 use candle_core::{DType, Device, Tensor};
-
-use crate::Result;
-use crate::linen::{Module, Params, Scope, avg_pool, flatten, log_softmax, relu};
-use crate::random::Key;
+use linen::{Key, Module, Params, Result, Scope, avg_pool, flatten, log_softmax, relu};
 
 /// The convolutional network of the tutorial: 824,458 parameters.
 ///

@@ -7,7 +7,7 @@ use std::process::Command;
 use candle_core::{DType, Device, Tensor};
 use flate2::read::GzDecoder;
 use mnist_notebook_support::random::{Key, bits};
-use mnist_notebook_support::{
+use mnist_notebook_support::{DataError, 
     Dataset, Error, get_datasets, get_datasets_from, get_fashion_datasets,
 };
 use tempfile::TempDir;
@@ -55,10 +55,8 @@ fn random_below(bound: usize, count: usize, seed: i64) -> Vec<usize> {
 #[track_caller]
 fn assert_damaged(dir: &Path, file: &str, problem: &str) {
     let error = load(dir).unwrap_err();
-    assert!(
-        matches!(&error, Error::DataDamaged { path, .. } if *path == dir.join(file)),
-        "{error:?}"
-    );
+    let Some(DataError::Damaged { path, .. }) = error.downcast_ref() else { panic!("{error:?}") };
+    assert_eq!(*path, dir.join(file));
     let message = error.to_string();
     assert!(message.contains(problem), "{message}");
     assert!(message.contains("replace it with a good copy"), "{message}");
@@ -123,10 +121,10 @@ fn a_missing_file_is_named_with_the_remedies() {
     for name in NAMES {
         let dir = folder_without(name);
         let error = load(dir.path()).unwrap_err();
-        assert!(
-            matches!(&error, Error::DataMissing { path, .. } if *path == dir.path().join(name)),
-            "{error:?}"
-        );
+        let Some(DataError::Missing { path, .. }) = error.downcast_ref() else {
+            panic!("{error:?}")
+        };
+        assert_eq!(*path, dir.path().join(name));
         let message = error.to_string();
         for part in [name, ".gz", "MNIST_DATA_DIR", "data folder", "download"] {
             assert!(message.contains(part), "{part:?} is not in: {message}");
@@ -194,10 +192,11 @@ fn is_refused(name: &str, file: &str, content: &[u8]) -> bool {
         std::fs::copy(project_file(other), dir.path().join(format!("{other}.gz"))).unwrap();
     }
     std::fs::write(dir.path().join(file), content).unwrap();
-    match load(dir.path()) {
-        Err(Error::DataDamaged { path, .. }) => path == dir.path().join(file),
-        Err(Error::DataMissing { .. }) | Ok(_) => false,
-        Err(other) => panic!("{other}"),
+    let Err(error) = load(dir.path()) else { return false };
+    match error.downcast_ref() {
+        Some(DataError::Damaged { path, .. }) => *path == dir.path().join(file),
+        Some(DataError::Missing { .. }) => false,
+        _ => panic!("{error}"),
     }
 }
 

@@ -13,7 +13,7 @@ use mnist_notebook_support::linen::{
 use mnist_notebook_support::notebook::{draw_panel, image_grid, show};
 use mnist_notebook_support::prelude::*;
 use mnist_notebook_support::random::{normal, uniform};
-use mnist_notebook_support::transform;
+use mnist_notebook_support::images;
 
 use common::device;
 
@@ -100,10 +100,10 @@ fn moved_and_turned_images_are_the_same() {
     let device = device();
     let image = digits.to_device(&device).unwrap();
     for change in [
-        |image: &Tensor| transform::shift(image, 1.5, -2.0),
-        |image: &Tensor| transform::rotate(image, 20.0),
-        |image: &Tensor| transform::add_noise(Key::new(1), image, 0.2),
-        |image: &Tensor| transform::augment(Key::new(2), image, 2.0, 10.0),
+        |image: &Tensor| images::shift(image, 1.5, -2.0),
+        |image: &Tensor| images::rotate(image, 20.0),
+        |image: &Tensor| images::add_noise(Key::new(1), image, 0.2),
+        |image: &Tensor| images::augment(Key::new(2), image, 2.0, 10.0),
     ] {
         assert_close("image", &change(&image).unwrap(), &change(&digits).unwrap(), 1e-5);
     }

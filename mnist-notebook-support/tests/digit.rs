@@ -5,6 +5,7 @@
 
 mod common;
 
+use mnist_notebook_support::images::ImageError;
 use mnist_notebook_support::prelude::*;
 use mnist_notebook_support::random::normal;
 
@@ -182,8 +183,8 @@ mod png_files {
 
     /// The problem that is named for a file that cannot be read.
     fn problem(file: &[u8]) -> String {
-        match read(file) {
-            Err(Error::PictureFile { problem, .. }) => problem,
+        match read(file).unwrap_err().downcast_ref() {
+            Some(ImageError::File { source, .. }) => source.to_string(),
             other => panic!("{other:?}"),
         }
     }

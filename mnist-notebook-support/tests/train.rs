@@ -2,6 +2,7 @@
 
 mod common;
 
+use mnist_notebook_support::Diverged;
 use mnist_notebook_support::prelude::*;
 
 use common::device;
@@ -87,7 +88,7 @@ fn training_that_diverges_stops_and_names_epoch_and_step() {
     let mut optimizer = optimizer(&Cnn, 1e30);
     let error = train_epoch(&Cnn, &mut optimizer, &train_ds, 32, 4, Key::new(5)).unwrap_err();
     let message = error.to_string();
-    assert!(matches!(error, Error::Diverged { epoch: 4, .. }), "{message}");
+    assert!(matches!(error.downcast_ref(), Some(Diverged { epoch: 4, .. })), "{message}");
     assert!(message.contains("at epoch 4, step "), "{message}");
 }
 

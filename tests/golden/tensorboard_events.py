@@ -15,7 +15,7 @@ from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.record_writer import RecordWriter
 
-GOLDEN = Path(__file__).with_name("events.tfevents")
+GOLDEN = Path(__file__).parents[2] / "crates/take-away/tests/events.tfevents"
 
 
 def summary(step, tag, **content):

@@ -6,11 +6,12 @@ use std::time::{Duration, Instant};
 
 use etcetera::BaseStrategy;
 use flate2::read::GzDecoder;
+use linen::{Cause, Error, Result, files};
 use ureq::Agent;
 use ureq::http::Response;
 
-use super::files::{FASHION_MNIST, IdxFile, MNIST, Published};
-use crate::{Error, Result, atomic};
+use crate::dataset::files::{FASHION_MNIST, IdxFile, MNIST, Published};
+use crate::error::DataError;
 
 /// Folders of the gzipped files of Fashion-MNIST.
 const FASHION_MIRRORS: [&str; 2] = [
@@ -46,7 +47,7 @@ impl Patience {
 /// The folder of the user's cache that holds the four files, after fetching those it lacks.
 ///
 /// # Errors
-/// [`Error::Download`] if no mirror hands out a good file; [`Error::Save`] if it cannot be kept.
+/// [`DataError::Download`] if no mirror hands out a good file; [`Error::Save`] if it cannot be kept.
 pub(super) fn cached_files() -> Result<PathBuf> {
     let dir = cache_folder()?;
     fetch_missing(&MNIST, &dir, &PUBLIC_MIRRORS, Patience::USUAL)?;
@@ -64,7 +65,7 @@ fn cache_folder() -> Result<PathBuf> {
     let strategy = etcetera::base_strategy::choose_native_strategy().map_err(|error| {
         Error::Save { path: "the user's cache folder".into(), source: std::io::Error::other(error) }
     })?;
-    Ok(strategy.cache_dir().join(env!("CARGO_PKG_NAME")))
+    Ok(strategy.cache_dir().join("mnist-notebook-support"))
 }
 
 /// Fetches the files that a folder lacks, each from the first mirror that hands out a good one.
@@ -81,12 +82,12 @@ fn fetch_missing(
     for file in &published.files {
         let path = dir.join(file.gz_name());
         if !path.exists() && !dir.join(file.name).exists() {
-            let content = fetch(file, mirrors, patience).map_err(|attempts| Error::Download {
+            let content = fetch(file, mirrors, patience).map_err(|attempts| DataError::Download {
                 file: file.gz_name(),
                 attempts,
                 variable: published.variable,
             })?;
-            atomic::write(&path, &content)?;
+            files::write(&path, &content)?;
         }
     }
     Ok(())
@@ -105,7 +106,7 @@ fn fetch(file: &IdxFile, mirrors: &[&str], patience: Patience) -> Result<Vec<u8>
 }
 
 /// The verified content of a gzipped file on one mirror, or what went wrong.
-fn fetch_from(mirror: &str, file: &IdxFile, patience: Patience) -> Result<Vec<u8>, String> {
+fn fetch_from(mirror: &str, file: &IdxFile, patience: Patience) -> Result<Vec<u8>, Cause> {
     let name = file.gz_name();
     println!("▕ fetching {name} from {mirror}");
     let agent: Agent = Agent::config_builder()
@@ -118,10 +119,9 @@ fn fetch_from(mirror: &str, file: &IdxFile, patience: Patience) -> Result<Vec<u8
         .timeout_global(Some(patience.file))
         .build()
         .into();
-    let response =
-        agent.get(format!("{mirror}/{name}")).call().map_err(|error| error.to_string())?;
+    let response = agent.get(format!("{mirror}/{name}")).call()?;
     // No file is larger gzipped than it is unpacked.
-    let content = read_body(response, file.size).map_err(|error| error.to_string())?;
+    let content = read_body(response, file.size)?;
     file.verified(GzDecoder::new(content.as_slice()))?;
     Ok(content)
 }

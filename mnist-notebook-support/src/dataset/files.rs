@@ -6,10 +6,11 @@ use std::io::{ErrorKind, Read};
 use std::path::{Path, PathBuf};
 
 use flate2::read::GzDecoder;
+use linen::{Cause, Error, Result};
 use mnist::{Mnist, MnistBuilder};
 use sha2::{Digest, Sha256};
 
-use crate::{Error, Result};
+use crate::error::DataError;
 
 /// One of the four files, in IDX format.
 pub(super) struct IdxFile {
@@ -103,7 +104,7 @@ impl IdxFile {
     /// The raw content of the file in a folder.
     ///
     /// # Errors
-    /// [`Error::DataMissing`] and [`Error::DataDamaged`].
+    /// [`DataError::Missing`] and [`DataError::Damaged`].
     fn read_verified(&self, dir: &Path, remedy: &'static str) -> Result<Vec<u8>> {
         let (gzipped, raw) = (dir.join(self.gz_name()), dir.join(self.name));
         let (path, content) = if let Some(file) = open(&gzipped)? {
@@ -111,13 +112,13 @@ impl IdxFile {
         } else if let Some(file) = open(&raw)? {
             (raw, self.verified(file))
         } else {
-            return Err(Error::DataMissing { path: raw, remedy });
+            return Err(DataError::Missing { path: raw, remedy }.into());
         };
-        content.map_err(|problem| Error::DataDamaged { path, problem })
+        Ok(content.map_err(|source| DataError::Damaged { path, source })?)
     }
 
     /// The raw content that a reader yields, if it is that of the published file; else what is wrong.
-    pub(super) fn verified(&self, reader: impl Read) -> Result<Vec<u8>, String> {
+    pub(super) fn verified(&self, reader: impl Read) -> Result<Vec<u8>, Cause> {
         let mut content = Vec::with_capacity(self.size as usize + 1);
         // One byte more than there should be shows a longer file without reading all of it.
         reader
@@ -126,10 +127,10 @@ impl IdxFile {
             .map_err(|error| format!("it cannot be read ({error})"))?;
         let found = content.len() as u64;
         if found < self.size {
-            return Err(format!("it has {found} bytes instead of {}", self.size));
+            return Err(format!("it has {found} bytes instead of {}", self.size).into());
         }
         if found > self.size {
-            return Err(format!("it has more than {} bytes", self.size));
+            return Err(format!("it has more than {} bytes", self.size).into());
         }
         if Sha256::digest(&content)[..] != self.sha256 {
             return Err("its SHA-256 sum is not that of the published file".into());
@@ -143,10 +144,11 @@ fn open(path: &Path) -> Result<Option<File>> {
     match File::open(path) {
         Ok(file) => Ok(Some(file)),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(Error::DataDamaged {
+        Err(error) => Err(DataError::Damaged {
             path: PathBuf::from(path),
-            problem: format!("it cannot be read ({error})"),
-        }),
+            source: format!("it cannot be read ({error})").into(),
+        }
+        .into()),
     }
 }
 

@@ -8,10 +8,11 @@ mod files;
 use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
+use linen::{Error, Result, memory};
 use mnist::Mnist;
 use ndarray::{ArrayView1, Zip};
 
-use crate::{Error, Result, memory};
+use crate::error::DataError;
 
 /// Images with their labels: a whole dataset, or a batch of one.
 #[derive(Debug, Clone)]
@@ -33,7 +34,7 @@ impl Dataset {
     /// - `label`: `[N]`, u32
     ///
     /// # Errors
-    /// [`Error::Shape`] and [`Error::DType`] for anything else, [`Error::Lengths`] if there is not
+    /// [`Error::Shape`] and [`Error::DType`] for anything else, [`DataError::Lengths`] if there is not
     /// one label for each image.
     pub fn new(image: Tensor, label: Tensor) -> Result<Self> {
         let dataset = Dataset { image, label };
@@ -42,7 +43,7 @@ impl Dataset {
     }
 
     /// Checks what [`new`](Dataset::new) checks: a dataset may have been put together by hand.
-    pub(crate) fn check(&self) -> Result<()> {
+    fn check(&self) -> Result<()> {
         let shape = |what, expected: &str, tensor: &Tensor| Error::Shape {
             what,
             expected: expected.into(),
@@ -68,13 +69,38 @@ impl Dataset {
         }
         let (images, labels) = (image.dims()[0], label.dims()[0]);
         if images != labels {
-            return Err(Error::Lengths { images, labels });
+            return Err(DataError::Lengths { images, labels }.into());
         }
         Ok(())
     }
 
+    /// Checks that batches of a size can be taken from the dataset, for what `purpose` says.
+    ///
+    /// # Errors
+    /// Those of [`new`](Dataset::new) if the dataset was put together otherwise;
+    /// [`Error::EmptyDataset`] without examples; [`DataError::BatchSize`] unless
+    /// `1 <= batch_size <= len`.
+    pub fn check_batches(&self, purpose: &'static str, batch_size: usize) -> Result<()> {
+        self.check()?;
+        let examples = self.len();
+        if examples == 0 {
+            return Err(Error::EmptyDataset(purpose));
+        }
+        if batch_size == 0 || batch_size > examples {
+            return Err(DataError::BatchSize { batch_size, examples }.into());
+        }
+        Ok(())
+    }
+
+    /// The shape of the images of a batch.
+    pub(crate) fn batch_shape(&self, batch_size: usize) -> Vec<usize> {
+        let mut shape = self.image.dims().to_vec();
+        shape[0] = batch_size;
+        shape
+    }
+
     /// Checks that so many images of a type fit the memory.
-    fn check_room(&self, what: &'static str, images: usize, dtype: DType) -> Result<()> {
+    fn check_memory(&self, what: &'static str, images: usize, dtype: DType) -> Result<()> {
         let mut shape = self.image.dims().to_vec();
         shape.iter_mut().take(1).for_each(|count| *count = images);
         memory::check(what, &shape, dtype, self.image.device())
@@ -103,7 +129,7 @@ impl Dataset {
                 "position {position} is not below the number of examples, {examples}"
             )));
         }
-        self.check_room("a batch", positions.len(), self.image.dtype())?;
+        self.check_memory("a batch", positions.len(), self.image.dtype())?;
         let positions = Tensor::from_slice(positions, positions.len(), self.label.device())?;
         Ok(Batch {
             image: self.image.index_select(&positions, 0)?,
@@ -128,7 +154,7 @@ impl Dataset {
     /// [`Error::Tensor`] if the device cannot convert, [`Error::Memory`] if the images do not fit
     /// the memory.
     pub fn to_dtype(&self, dtype: DType) -> Result<Dataset> {
-        self.check_room("the dataset", self.image.dims().first().copied().unwrap_or(1), dtype)?;
+        self.check_memory("the dataset", self.image.dims().first().copied().unwrap_or(1), dtype)?;
         Ok(Dataset { image: self.image.to_dtype(dtype)?, label: self.label.clone() })
     }
 }
@@ -147,8 +173,8 @@ impl Dataset {
 /// - test set: images `[10000, 28, 28, 1]`, labels `[10000]`
 ///
 /// # Errors
-/// [`Error::DataMissing`] and [`Error::DataDamaged`] name the file and say what to do;
-/// [`Error::Download`] says what each mirror answered.
+/// [`DataError::Missing`] and [`DataError::Damaged`] name the file and say what to do;
+/// [`DataError::Download`] says what each mirror answered.
 ///
 /// # Source
 /// `get_datasets` of the Flax tutorial. The images: Y. LeCun, C. Cortes, C. J. C. Burges,
@@ -160,7 +186,7 @@ pub fn get_datasets(device: &Device) -> Result<(Dataset, Dataset)> {
     let project = Path::new(env!("CARGO_MANIFEST_DIR")).join("../data");
     match get_datasets_from(project, device) {
         #[cfg(feature = "download")]
-        Err(Error::DataMissing { .. }) => get_datasets_from(download::cached_files()?, device),
+        Err(error) if is_missing(&error) => get_datasets_from(download::cached_files()?, device),
         result => result,
     }
 }
@@ -168,7 +194,7 @@ pub fn get_datasets(device: &Device) -> Result<(Dataset, Dataset)> {
 /// [`get_datasets`] from a given folder.
 ///
 /// # Errors
-/// [`Error::DataMissing`] and [`Error::DataDamaged`].
+/// [`DataError::Missing`] and [`DataError::Damaged`].
 pub fn get_datasets_from(dir: impl AsRef<Path>, device: &Device) -> Result<(Dataset, Dataset)> {
     load(&files::MNIST, dir.as_ref(), device)
 }
@@ -196,7 +222,7 @@ pub fn get_fashion_datasets(device: &Device) -> Result<(Dataset, Dataset)> {
     }
     match load(published, Path::new("/usr/share/datasets/fashion-mnist"), device) {
         #[cfg(feature = "download")]
-        Err(Error::DataMissing { .. }) => {
+        Err(error) if is_missing(&error) => {
             load(published, &download::cached_fashion_files()?, device)
         }
         result => result,
@@ -207,6 +233,11 @@ pub fn get_fashion_datasets(device: &Device) -> Result<(Dataset, Dataset)> {
 pub const FASHION_CLASSES: [&str; 10] = [
     "T-shirt", "trousers", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "boot",
 ];
+
+#[cfg(feature = "download")]
+fn is_missing(error: &Error) -> bool {
+    matches!(error.downcast_ref(), Some(DataError::Missing { .. }))
+}
 
 fn load(published: &files::Published, dir: &Path, device: &Device) -> Result<(Dataset, Dataset)> {
     let Mnist { trn_img, trn_lbl, tst_img, tst_lbl, .. } = files::read(published, dir)?;

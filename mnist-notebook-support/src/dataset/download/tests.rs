@@ -73,7 +73,7 @@ fn error_from(mirror: &str) -> String {
     let dir = tempfile::tempdir().unwrap();
     let error = fetch_missing(&MNIST, dir.path(), &[mirror], SHORT).unwrap_err();
     assert_eq!(entries(dir.path()), Vec::<String>::new(), "something is left behind");
-    assert!(matches!(error, Error::Download { .. }), "{error:?}");
+    assert!(matches!(error.downcast_ref(), Some(DataError::Download { .. })), "{error:?}");
     error.to_string()
 }
 

@@ -1,0 +1,117 @@
+//! ReLU and log-softmax.
+
+use rayon::prelude::*;
+
+use crate::error::{Result, check_len};
+use crate::gemm::vectorized;
+
+/// Values per task.
+const CHUNK: usize = 1 << 14;
+
+/// `output = max(input, 0)`; NaN stays NaN.
+///
+/// # Errors
+///
+/// If the slices differ in length.
+pub fn relu_forward(input: &[f32], output: &mut [f32]) -> Result<()> {
+    check_len("ReLU output", input.len(), output.len())?;
+    output.par_chunks_mut(CHUNK).zip(input.par_chunks(CHUNK)).for_each(|(output, input)| {
+        vectorized(
+            #[inline(always)]
+            || {
+                for (output, &input) in output.iter_mut().zip(input) {
+                    *output = relu_of(input);
+                }
+            },
+        );
+    });
+    Ok(())
+}
+
+/// Derivative with respect to the input, from that with respect to the output: 0 where the input is
+/// at most 0, exactly 0 included, as in JAX. `input` may as well be the output: their signs agree.
+///
+/// # Errors
+///
+/// If the slices differ in length.
+pub fn relu_backward(input: &[f32], d_output: &[f32], d_input: &mut [f32]) -> Result<()> {
+    check_len("ReLU output gradient", input.len(), d_output.len())?;
+    check_len("ReLU input gradient", input.len(), d_input.len())?;
+    d_input
+        .par_chunks_mut(CHUNK)
+        .zip(input.par_chunks(CHUNK))
+        .zip(d_output.par_chunks(CHUNK))
+        .for_each(|((d_input, input), d_output)| {
+            vectorized(
+                #[inline(always)]
+                || {
+                    for ((d_input, d_output), &input) in d_input.iter_mut().zip(d_output).zip(input)
+                    {
+                        *d_input = if input > 0.0 { *d_output } else { 0.0 };
+                    }
+                },
+            );
+        });
+    Ok(())
+}
+
+/// `max(value, 0)`, NaN for NaN.
+#[inline(always)]
+pub(crate) fn relu_of(value: f32) -> f32 {
+    if value <= 0.0 { 0.0 } else { value }
+}
+
+/// `output = input − ln Σ exp(input)` for each row of `classes` values.
+///
+/// # Errors
+///
+/// If the slices differ in length or do not consist of whole rows.
+pub fn log_softmax_forward(input: &[f32], classes: usize, output: &mut [f32]) -> Result<()> {
+    check_rows("log-softmax input", classes, input.len())?;
+    check_len("log-softmax output", input.len(), output.len())?;
+    let classes = classes.max(1);
+    for (input, output) in input.chunks_exact(classes).zip(output.chunks_exact_mut(classes)) {
+        log_softmax_row(input, output);
+    }
+    Ok(())
+}
+
+pub(crate) fn log_softmax_row(input: &[f32], output: &mut [f32]) {
+    let max = input.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let sum: f32 = input.iter().map(|value| (value - max).exp()).sum();
+    let log_sum = sum.ln();
+    for (output, value) in output.iter_mut().zip(input) {
+        *output = value - max - log_sum;
+    }
+}
+
+/// Derivative with respect to the input, from that with respect to the output:
+/// `d_input = d_output − exp(output) · Σ d_output` for each row of `classes` values.
+///
+/// # Errors
+///
+/// If the slices differ in length or do not consist of whole rows.
+pub fn log_softmax_backward(
+    output: &[f32],
+    d_output: &[f32],
+    classes: usize,
+    d_input: &mut [f32],
+) -> Result<()> {
+    check_rows("log-softmax output", classes, output.len())?;
+    check_len("log-softmax output gradient", output.len(), d_output.len())?;
+    check_len("log-softmax input gradient", output.len(), d_input.len())?;
+    let classes = classes.max(1);
+    let rows = output.chunks_exact(classes).zip(d_output.chunks_exact(classes));
+    for (d_input, (output, d_output)) in d_input.chunks_exact_mut(classes).zip(rows) {
+        let sum: f32 = d_output.iter().sum();
+        for ((d_input, d_output), output) in d_input.iter_mut().zip(d_output).zip(output) {
+            *d_input = d_output - output.exp() * sum;
+        }
+    }
+    Ok(())
+}
+
+fn check_rows(what: &'static str, classes: usize, found: usize) -> Result<()> {
+    let classes = classes.max(1);
+    check_len(what, found / classes * classes, found)
+}

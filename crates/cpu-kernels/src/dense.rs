@@ -1,0 +1,285 @@
+//! Dense layers: `[inputs, outputs]` kernels as in Flax.
+
+use rayon::prelude::*;
+
+use crate::activation::relu_of;
+use crate::buffer::with_scratch;
+use crate::error::{Result, check_len, product};
+use crate::gemm::{Gemm, Rows, Start, Strides, vectorized};
+use crate::sums::{add_rows, transpose};
+
+/// The shape of a dense layer and the kernels for it.
+///
+/// # Shapes
+///
+/// * input `[batch, inputs]`
+/// * kernel `[inputs, outputs]`, bias `[outputs]`
+/// * output `[batch, outputs]`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Dense {
+    /// Number of rows.
+    pub batch: usize,
+    /// Values per row of the input.
+    pub inputs: usize,
+    /// Values per row of the output.
+    pub outputs: usize,
+}
+
+/// Rows of the batch that one task multiplies.
+const ROWS: usize = 32;
+
+/// Tasks that a forward product is cut into if the batch alone does not give as many.
+const TASKS: usize = 16;
+
+/// Kernel values per block of the backward pass: a block and its gradient fit the innermost cache.
+const BLOCK_VALUES: usize = 7 * 1024;
+
+impl Dense {
+    /// Values of the input.
+    pub fn input_len(&self) -> usize {
+        product([self.batch, self.inputs])
+    }
+
+    /// Values of the kernel.
+    pub fn kernel_len(&self) -> usize {
+        product([self.inputs, self.outputs])
+    }
+
+    /// Values of the output.
+    pub fn output_len(&self) -> usize {
+        product([self.batch, self.outputs])
+    }
+
+    /// `output = input · kernel + bias`.
+    ///
+    /// # Errors
+    ///
+    /// If a slice does not fit the shape.
+    pub fn forward(
+        &self,
+        input: &[f32],
+        kernel: &[f32],
+        bias: &[f32],
+        output: &mut [f32],
+    ) -> Result<()> {
+        self.check(input.len(), kernel.len(), output.len())?;
+        check_len("bias", self.outputs, bias.len())?;
+        with_scratch([self.partials_len()], |[partials]| {
+            self.multiply(input, self.inputs, kernel, partials);
+            self.sum_partials(partials, bias, false, output);
+        });
+        Ok(())
+    }
+
+    /// Derivative of the loss with respect to the input, from that with respect to the output.
+    ///
+    /// # Errors
+    ///
+    /// If a slice does not fit the shape.
+    pub fn backward_input(
+        &self,
+        kernel: &[f32],
+        d_output: &[f32],
+        d_input: &mut [f32],
+    ) -> Result<()> {
+        self.check(d_input.len(), kernel.len(), d_output.len())?;
+        d_input.fill(0.0);
+        if d_input.is_empty() || d_output.is_empty() {
+            return Ok(());
+        }
+        with_scratch([self.output_len(), self.input_len()], |[transposed, blocks]| {
+            transpose(d_output, self.outputs, transposed);
+            let transposed = &*transposed;
+            let rows = self.block_rows();
+            blocks
+                .par_chunks_mut(rows * self.batch)
+                .zip(kernel.par_chunks(rows * self.outputs))
+                .for_each(|(block, kernel)| self.input_gradient_block(kernel, transposed, block));
+            let blocks = &*blocks;
+            d_input
+                .par_chunks_mut(self.inputs)
+                .enumerate()
+                .for_each(|(image, d_input)| self.gather_input_gradient(blocks, image, d_input));
+        });
+        Ok(())
+    }
+
+    /// Derivatives of the loss with respect to kernel and bias, from that with respect to the
+    /// output.
+    ///
+    /// # Errors
+    ///
+    /// If a slice does not fit the shape.
+    pub fn backward_kernel(
+        &self,
+        input: &[f32],
+        d_output: &[f32],
+        d_kernel: &mut [f32],
+        d_bias: &mut [f32],
+    ) -> Result<()> {
+        self.check(input.len(), d_kernel.len(), d_output.len())?;
+        check_len("bias gradient", self.outputs, d_bias.len())?;
+        d_bias.fill(0.0);
+        add_rows(d_output, d_bias);
+        if d_kernel.is_empty() {
+            return Ok(());
+        }
+        let rows = self.block_rows();
+        d_kernel.par_chunks_mut(rows * self.outputs).enumerate().for_each(|(block, d_kernel)| {
+            let input = input.get(block * rows..).unwrap_or_default();
+            self.kernel_gradient_block(input, self.inputs, d_output, d_kernel);
+        });
+        Ok(())
+    }
+
+    fn check(&self, input: usize, kernel: usize, output: usize) -> Result<()> {
+        check_len("dense input", self.input_len(), input)?;
+        check_len("dense kernel", self.kernel_len(), kernel)?;
+        check_len("dense output", self.output_len(), output)
+    }
+
+    /// Inputs per partial sum of the forward product.
+    fn depth(&self) -> usize {
+        let parts = (TASKS / self.batch.div_ceil(ROWS).max(1)).max(1);
+        self.inputs.div_ceil(parts).max(1)
+    }
+
+    /// Values of all partial sums of the forward product.
+    pub(crate) fn partials_len(&self) -> usize {
+        self.inputs.div_ceil(self.depth()) * self.output_len()
+    }
+
+    /// The forward product in partial sums `[part, batch, outputs]`: the batch is small and the
+    /// kernel large, so the sum over the inputs is what is cut into tasks, and each task reads its
+    /// own stretch of the kernel once.
+    pub(crate) fn multiply(
+        &self,
+        input: &[f32],
+        input_row: usize,
+        kernel: &[f32],
+        partials: &mut [f32],
+    ) {
+        if partials.is_empty() {
+            return;
+        }
+        let depth = self.depth();
+        partials
+            .par_chunks_mut(self.output_len())
+            .zip(kernel.par_chunks(depth * self.outputs))
+            .enumerate()
+            .for_each(|(part, (partial, kernel))| {
+                partial.par_chunks_mut(ROWS * self.outputs).enumerate().for_each(
+                    |(rows, output)| {
+                        let gemm = Gemm {
+                            m: output.len() / self.outputs,
+                            n: self.outputs,
+                            segments: 1,
+                            depth: kernel.len() / self.outputs,
+                            rows: Rows::even(input_row),
+                            a: Strides { segment: 0, step: 1 },
+                            b: Strides { segment: 0, step: self.outputs },
+                            c_row: self.outputs,
+                            start: Start::Zero,
+                        };
+                        let first = rows * ROWS * input_row + part * depth;
+                        gemm.run(&input[first..], kernel, output);
+                    },
+                );
+            });
+    }
+
+    /// Adds the partial sums and the bias, in this order, and with `relu` clips the result at zero.
+    pub(crate) fn sum_partials(
+        &self,
+        partials: &[f32],
+        bias: &[f32],
+        relu: bool,
+        output: &mut [f32],
+    ) {
+        if output.is_empty() {
+            return;
+        }
+        let len = self.output_len();
+        output.par_chunks_mut(ROWS / 4 * self.outputs).enumerate().for_each(|(index, output)| {
+            let first = index * (ROWS / 4) * self.outputs;
+            vectorized(
+                #[inline(always)]
+                || {
+                    for output in output.chunks_exact_mut(self.outputs) {
+                        output.copy_from_slice(bias);
+                    }
+                    for partial in partials.chunks_exact(len) {
+                        for (output, value) in output.iter_mut().zip(&partial[first..]) {
+                            *output += value;
+                        }
+                    }
+                    if relu {
+                        for output in output {
+                            *output = relu_of(*output);
+                        }
+                    }
+                },
+            );
+        });
+    }
+
+    /// Rows of the kernel that the backward pass treats at once.
+    pub(crate) fn block_rows(&self) -> usize {
+        (BLOCK_VALUES / self.outputs.max(1)).clamp(1, self.inputs.max(1))
+    }
+
+    /// Input gradient `[batch, rows]` for the kernel rows in `kernel`; `d_output_t` is `[outputs,
+    /// batch]`.
+    pub(crate) fn input_gradient_block(
+        &self,
+        kernel: &[f32],
+        d_output_t: &[f32],
+        block: &mut [f32],
+    ) {
+        with_scratch([block.len()], |[block_t]| {
+            let gemm = Gemm {
+                m: kernel.len() / self.outputs,
+                n: self.batch,
+                segments: 1,
+                depth: self.outputs,
+                rows: Rows::even(self.outputs),
+                a: Strides { segment: 0, step: 1 },
+                b: Strides { segment: 0, step: self.batch },
+                c_row: self.batch,
+                start: Start::Zero,
+            };
+            gemm.run(kernel, d_output_t, block_t);
+            transpose(block_t, self.batch, block);
+        });
+    }
+
+    /// Collects one image's gradient `[inputs]` from the blocks `[block][batch, rows]`.
+    pub(crate) fn gather_input_gradient(&self, blocks: &[f32], image: usize, d_input: &mut [f32]) {
+        let rows = self.block_rows();
+        for (block, d_input) in blocks.chunks(rows * self.batch).zip(d_input.chunks_mut(rows)) {
+            d_input.copy_from_slice(&block[image * d_input.len()..][..d_input.len()]);
+        }
+    }
+
+    /// Kernel gradient of a block of rows; `input` starts at the block's first column.
+    pub(crate) fn kernel_gradient_block(
+        &self,
+        input: &[f32],
+        input_row: usize,
+        d_output: &[f32],
+        d_kernel: &mut [f32],
+    ) {
+        let gemm = Gemm {
+            m: d_kernel.len() / self.outputs,
+            n: self.outputs,
+            segments: 1,
+            depth: self.batch,
+            rows: Rows::even(1),
+            a: Strides { segment: 0, step: input_row },
+            b: Strides { segment: 0, step: self.outputs },
+            c_row: self.outputs,
+            start: Start::Zero,
+        };
+        gemm.run(input, d_output, d_kernel);
+    }
+}

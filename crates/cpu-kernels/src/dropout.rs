@@ -1,0 +1,42 @@
+//! Dropout.
+
+use rayon::prelude::*;
+
+use crate::error::{Result, check_len};
+use crate::gemm::vectorized;
+
+/// Values per task.
+const CHUNK: usize = 1 << 13;
+
+/// `output = input · (1 / keep_prob)` at the positions that `is_kept` names, 0 elsewhere.
+///
+/// Flax divides by `keep_prob`; XLA makes this of it, which can differ in the last bit.
+///
+/// The derivative with respect to the input is the same function of that with respect to the
+/// output.
+///
+/// # Errors
+///
+/// If the slices differ in length.
+pub fn dropout(
+    input: &[f32],
+    keep_prob: f32,
+    is_kept: impl Fn(usize) -> bool + Sync,
+    output: &mut [f32],
+) -> Result<()> {
+    check_len("dropout output", input.len(), output.len())?;
+    let scale = 1.0 / keep_prob;
+    let chunks = output.par_chunks_mut(CHUNK).zip(input.par_chunks(CHUNK));
+    chunks.enumerate().for_each(|(chunk, (output, input))| {
+        vectorized(
+            #[inline(always)]
+            || {
+                for (i, (output, input)) in output.iter_mut().zip(input).enumerate() {
+                    let kept = is_kept(chunk * CHUNK + i);
+                    *output = if kept { input * scale } else { 0.0 };
+                }
+            },
+        );
+    });
+    Ok(())
+}

@@ -1,0 +1,835 @@
+//! The kernels against plain loops in f64, and the compiled step against both.
+
+use crate::*;
+
+/// A small deterministic generator: values in -1..1.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        self.0 >> 33
+    }
+
+    fn below(&mut self, end: usize) -> usize {
+        self.next() as usize % end
+    }
+
+    fn between(&mut self, first: usize, last: usize) -> usize {
+        first + self.below(last - first + 1)
+    }
+
+    fn value(&mut self) -> f32 {
+        self.below(1 << 20) as f32 / (1 << 19) as f32 - 1.0
+    }
+
+    fn values(&mut self, len: usize) -> Vec<f32> {
+        (0..len).map(|_| self.value()).collect()
+    }
+}
+
+fn assert_close(what: &str, found: &[f32], expected: &[f64], tolerance: f64) {
+    assert_eq!(found.len(), expected.len(), "{what}");
+    let largest = expected.iter().fold(1e-6, |largest: f64, value| largest.max(value.abs()));
+    for (index, (&found, &expected)) in found.iter().zip(expected).enumerate() {
+        let error = (f64::from(found) - expected).abs() / largest;
+        assert!(error <= tolerance, "{what}[{index}]: {found} instead of {expected}");
+    }
+}
+
+fn wide(values: &[f32]) -> Vec<f64> {
+    values.iter().map(|&value| f64::from(value)).collect()
+}
+
+/// Plain loops in f64. Gradients are written as scatters of the forward loop.
+mod reference {
+    use crate::*;
+
+    /// Calls `visit(input, kernel, output)` with the positions of every product of the convolution.
+    pub fn each_product(conv: &Conv2d, mut visit: impl FnMut(usize, usize, usize)) {
+        let Conv2d { batch, height, width, in_channels, out_channels, kernel: (kh, kw) } = *conv;
+        for n in 0..batch {
+            for (y, x) in (0..height).flat_map(|y| (0..width).map(move |x| (y, x))) {
+                for (ky, kx) in (0..kh).flat_map(|ky| (0..kw).map(move |kx| (ky, kx))) {
+                    let (sy, sx) = (y + ky, x + kx);
+                    let (top, left) = ((kh - 1) / 2, (kw - 1) / 2);
+                    if sy < top || sx < left || sy - top >= height || sx - left >= width {
+                        continue;
+                    }
+                    let source = (n * height + sy - top) * width + sx - left;
+                    let target = (n * height + y) * width + x;
+                    for ci in 0..in_channels {
+                        for co in 0..out_channels {
+                            let tap = (ky * kw + kx) * in_channels + ci;
+                            visit(
+                                source * in_channels + ci,
+                                tap * out_channels + co,
+                                target * out_channels + co,
+                            );
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    pub fn conv(conv: &Conv2d, input: &[f64], kernel: &[f64], bias: &[f64]) -> Vec<f64> {
+        let mut output: Vec<f64> = bias.iter().copied().cycle().take(conv.output_len()).collect();
+        each_product(conv, |i, k, o| output[o] += input[i] * kernel[k]);
+        output
+    }
+
+    /// The positions of each window's pixels, in row order.
+    pub fn windows(pool: &Pool2d) -> Vec<Vec<usize>> {
+        let Pool2d { batch, height, width, channels, window: (wh, ww) } = *pool;
+        let mut windows = Vec::new();
+        for n in 0..batch {
+            for (y, x) in
+                (0..height / wh).flat_map(|y| (0..width / ww).map(move |x| (y * wh, x * ww)))
+            {
+                for c in 0..channels {
+                    windows.push(
+                        (0..wh)
+                            .flat_map(|wy| (0..ww).map(move |wx| (wy, wx)))
+                            .map(|(wy, wx)| ((n * height + y + wy) * width + x + wx) * channels + c)
+                            .collect(),
+                    );
+                }
+            }
+        }
+        windows
+    }
+
+    pub fn average(pool: &Pool2d, input: &[f64]) -> Vec<f64> {
+        let mean = |window: &Vec<usize>| {
+            window.iter().map(|&at| input[at]).sum::<f64>() / window.len() as f64
+        };
+        windows(pool).iter().map(mean).collect()
+    }
+
+    /// The first position of each window that holds its maximum.
+    pub fn winners(pool: &Pool2d, input: &[f64]) -> Vec<usize> {
+        let winner = |window: &Vec<usize>| {
+            window
+                .iter()
+                .copied()
+                .reduce(|best, at| if input[at] > input[best] { at } else { best })
+        };
+        windows(pool).iter().filter_map(winner).collect()
+    }
+
+    pub fn dense(dense: &Dense, input: &[f64], kernel: &[f64], bias: &[f64]) -> Vec<f64> {
+        let Dense { batch, inputs, outputs } = *dense;
+        (0..batch * outputs)
+            .map(|at| {
+                let (n, o) = (at / outputs, at % outputs);
+                let products = (0..inputs).map(|i| input[n * inputs + i] * kernel[i * outputs + o]);
+                bias[o] + products.sum::<f64>()
+            })
+            .collect()
+    }
+
+    pub fn log_softmax(input: &[f64], classes: usize) -> Vec<f64> {
+        input
+            .chunks(classes)
+            .flat_map(|row| {
+                let log_sum = row.iter().map(|value| value.exp()).sum::<f64>().ln();
+                row.iter().map(move |value| value - log_sum)
+            })
+            .collect()
+    }
+
+    /// Log-probabilities of a chain.
+    pub fn network(
+        [batch, mut height, mut width, mut channels]: [usize; 4],
+        layers: &[Layer],
+        params: &[Vec<f64>],
+        images: &[f64],
+    ) -> Vec<f64> {
+        let mut x = images.to_vec();
+        let mut row_len = 0;
+        for layer in layers {
+            let shape = |window| Pool2d { batch, height, width, channels, window };
+            match *layer {
+                Layer::Conv { kernel, features, params: (k, b) } => {
+                    let shape = Conv2d {
+                        batch,
+                        height,
+                        width,
+                        in_channels: channels,
+                        out_channels: features,
+                        kernel,
+                    };
+                    x = conv(&shape, &x, &params[k], &params[b]);
+                    channels = features;
+                }
+                Layer::Relu => x.iter_mut().for_each(|value| *value = value.max(0.0)),
+                Layer::AvgPool { window } => {
+                    x = average(&shape(window), &x);
+                    (height, width) = (height / window.0, width / window.1);
+                }
+                Layer::MaxPool { window } => {
+                    x = winners(&shape(window), &x).into_iter().map(|at| x[at]).collect();
+                    (height, width) = (height / window.0, width / window.1);
+                }
+                Layer::Flatten => row_len = height * width * channels,
+                Layer::Dense { features, params: (k, b) } => {
+                    let shape = Dense { batch, inputs: row_len, outputs: features };
+                    x = dense(&shape, &x, &params[k], &params[b]);
+                    row_len = features;
+                }
+                Layer::LogSoftmax => x = log_softmax(&x, row_len),
+            }
+        }
+        x
+    }
+
+    pub fn loss(log_probs: &[f64], labels: &[u32]) -> f64 {
+        let classes = log_probs.len() / labels.len();
+        let rows = log_probs.chunks(classes).zip(labels);
+        -rows.map(|(row, &label)| row[label as usize]).sum::<f64>() / labels.len() as f64
+    }
+}
+
+fn random_conv(random: &mut Random) -> Conv2d {
+    Conv2d {
+        batch: random.between(1, 5),
+        height: random.between(1, 9),
+        width: random.between(1, 9),
+        in_channels: random.between(1, 70),
+        out_channels: random.between(1, 70),
+        kernel: random_kernel(random),
+    }
+}
+
+/// As often as not a square that is done in tiles.
+fn random_kernel(random: &mut Random) -> (usize, usize) {
+    match random.below(4) {
+        0 => (3, 3),
+        1 => (5, 5),
+        _ => (random.between(1, 5), random.between(1, 5)),
+    }
+}
+
+#[test]
+fn convolution_and_its_gradients_agree_with_plain_loops() {
+    let mut random = Random(1);
+    let mut convs = (0..40).map(|_| random_conv(&mut random)).collect::<Vec<_>>();
+    // More tiles than are taken together.
+    convs.extend([3, 5].map(|taps| Conv2d {
+        batch: 1,
+        height: 17,
+        width: 31,
+        in_channels: 9,
+        out_channels: 17,
+        kernel: (taps, taps),
+    }));
+    for conv in convs {
+        let what = format!("{conv:?}");
+        let input = random.values(conv.input_len());
+        let kernel = random.values(conv.kernel_len());
+        let bias = random.values(conv.out_channels);
+        let d_output = random.values(conv.output_len());
+
+        let mut output = vec![f32::NAN; conv.output_len()];
+        conv.forward(&input, &kernel, &bias, &mut output).unwrap();
+        let expected = reference::conv(&conv, &wide(&input), &wide(&kernel), &wide(&bias));
+        assert_close(&what, &output, &expected, 1e-5);
+
+        let mut d_input = vec![f32::NAN; conv.input_len()];
+        conv.backward_input(&kernel, &d_output, &mut d_input).unwrap();
+        let mut d_kernel = vec![f32::NAN; conv.kernel_len()];
+        let mut d_bias = vec![f32::NAN; conv.out_channels];
+        conv.backward_kernel(&input, &d_output, &mut d_kernel, &mut d_bias).unwrap();
+        let (wide_input, wide_kernel, wide_d) = (wide(&input), wide(&kernel), wide(&d_output));
+        let mut expected_input = vec![0.0; conv.input_len()];
+        let mut expected_kernel = vec![0.0; conv.kernel_len()];
+        reference::each_product(&conv, |i, k, o| {
+            expected_input[i] += wide_kernel[k] * wide_d[o];
+            expected_kernel[k] += wide_input[i] * wide_d[o];
+        });
+        let mut expected_bias = vec![0.0; conv.out_channels];
+        for (at, d) in wide_d.iter().enumerate() {
+            expected_bias[at % conv.out_channels] += d;
+        }
+        assert_close(&what, &d_input, &expected_input, 1e-5);
+        assert_close(&what, &d_kernel, &expected_kernel, 1e-5);
+        assert_close(&what, &d_bias, &expected_bias, 1e-5);
+    }
+}
+
+#[test]
+fn pooling_and_its_gradients_agree_with_plain_loops() {
+    let mut random = Random(2);
+    for _ in 0..40 {
+        let window = (random.between(1, 4), random.between(1, 4));
+        let pool = Pool2d {
+            batch: random.between(1, 4),
+            height: window.0 + random.below(8),
+            width: window.1 + random.below(8),
+            channels: random.between(1, 70),
+            window,
+        };
+        let what = format!("{pool:?}");
+        // Few distinct values, so that windows hold their maximum more than once.
+        let input: Vec<f32> =
+            (0..pool.input_len()).map(|_| random.between(0, 4) as f32 - 2.0).collect();
+        let d_output = random.values(pool.output_len());
+        let windows = reference::windows(&pool);
+        let mut output = vec![f32::NAN; pool.output_len()];
+        let mut d_input = vec![f32::NAN; pool.input_len()];
+
+        pool.average_forward(&input, &mut output).unwrap();
+        assert_close(&what, &output, &reference::average(&pool, &wide(&input)), 1e-6);
+        pool.average_backward(&d_output, &mut d_input).unwrap();
+        let mut expected = vec![0.0; pool.input_len()];
+        for (window, &d) in windows.iter().zip(&d_output) {
+            window.iter().for_each(|&at| expected[at] += f64::from(d) / window.len() as f64);
+        }
+        assert_close(&what, &d_input, &expected, 1e-6);
+
+        let winners = reference::winners(&pool, &wide(&input));
+        pool.max_forward(&input, &mut output).unwrap();
+        let expected: Vec<f64> = winners.iter().map(|&at| f64::from(input[at])).collect();
+        assert_close(&what, &output, &expected, 0.0);
+        pool.max_backward(&input, &d_output, &mut d_input).unwrap();
+        let mut expected = vec![0.0; pool.input_len()];
+        winners.iter().zip(&d_output).for_each(|(&at, &d)| expected[at] += f64::from(d));
+        assert_close(&what, &d_input, &expected, 0.0);
+    }
+}
+
+#[test]
+fn maximum_of_a_window_with_nan_is_nan() {
+    let pool = Pool2d { batch: 1, height: 1, width: 3, channels: 1, window: (1, 3) };
+    for at in 0..3 {
+        let mut input = [1.0, 2.0, 3.0];
+        input[at] = f32::NAN;
+        let mut output = [0.0];
+        pool.max_forward(&input, &mut output).unwrap();
+        assert!(output[0].is_nan());
+    }
+}
+
+#[test]
+fn dense_layer_and_its_gradients_agree_with_plain_loops() {
+    let mut random = Random(3);
+    for _ in 0..30 {
+        let dense = Dense {
+            batch: random.between(1, 70),
+            inputs: random.between(1, 300),
+            outputs: random.between(1, 70),
+        };
+        let what = format!("{dense:?}");
+        let input = random.values(dense.input_len());
+        let kernel = random.values(dense.kernel_len());
+        let bias = random.values(dense.outputs);
+        let d_output = random.values(dense.output_len());
+        let (wide_input, wide_kernel, wide_d) = (wide(&input), wide(&kernel), wide(&d_output));
+
+        let mut output = vec![f32::NAN; dense.output_len()];
+        dense.forward(&input, &kernel, &bias, &mut output).unwrap();
+        let expected = reference::dense(&dense, &wide_input, &wide_kernel, &wide(&bias));
+        assert_close(&what, &output, &expected, 1e-5);
+
+        let mut d_input = vec![f32::NAN; dense.input_len()];
+        dense.backward_input(&kernel, &d_output, &mut d_input).unwrap();
+        let mut d_kernel = vec![f32::NAN; dense.kernel_len()];
+        let mut d_bias = vec![f32::NAN; dense.outputs];
+        dense.backward_kernel(&input, &d_output, &mut d_kernel, &mut d_bias).unwrap();
+        let mut expected_input = vec![0.0; dense.input_len()];
+        let mut expected_kernel = vec![0.0; dense.kernel_len()];
+        let mut expected_bias = vec![0.0; dense.outputs];
+        for n in 0..dense.batch {
+            for o in 0..dense.outputs {
+                let d = wide_d[n * dense.outputs + o];
+                expected_bias[o] += d;
+                for i in 0..dense.inputs {
+                    expected_input[n * dense.inputs + i] += d * wide_kernel[i * dense.outputs + o];
+                    expected_kernel[i * dense.outputs + o] += d * wide_input[n * dense.inputs + i];
+                }
+            }
+        }
+        assert_close(&what, &d_input, &expected_input, 1e-5);
+        assert_close(&what, &d_kernel, &expected_kernel, 1e-5);
+        assert_close(&what, &d_bias, &expected_bias, 1e-5);
+    }
+}
+
+#[test]
+fn relu_clips_below_zero_and_passes_no_gradient_at_exactly_zero() {
+    let input = [-1.0, -0.0, 0.0, 0.5, f32::NAN];
+    let mut output = [9.0; 5];
+    relu_forward(&input, &mut output).unwrap();
+    assert_eq!(output[..4], [0.0, 0.0, 0.0, 0.5]);
+    assert!(output[4].is_nan());
+    let mut d_input = [9.0; 5];
+    relu_backward(&input, &[2.0; 5], &mut d_input).unwrap();
+    assert_eq!(d_input, [0.0, 0.0, 0.0, 2.0, 0.0]);
+}
+
+#[test]
+fn log_softmax_and_its_gradient_agree_with_the_formula() {
+    let mut random = Random(4);
+    for classes in [1, 2, 10, 37] {
+        let input = random.values(3 * classes);
+        let d_output = random.values(3 * classes);
+        let mut output = vec![f32::NAN; 3 * classes];
+        log_softmax_forward(&input, classes, &mut output).unwrap();
+        let expected = reference::log_softmax(&wide(&input), classes);
+        assert_close("log-softmax", &output, &expected, 1e-5);
+        let mut d_input = vec![f32::NAN; 3 * classes];
+        log_softmax_backward(&output, &d_output, classes, &mut d_input).unwrap();
+        let row_sum = |at: usize| -> f64 {
+            let first = at / classes * classes;
+            d_output[first..first + classes].iter().map(|&d| f64::from(d)).sum()
+        };
+        let d_expected: Vec<f64> = (0..3 * classes)
+            .map(|at| f64::from(d_output[at]) - expected[at].exp() * row_sum(at))
+            .collect();
+        for (found, expected) in d_input.iter().zip(&d_expected) {
+            assert!((f64::from(*found) - expected).abs() < 1e-5);
+        }
+    }
+}
+
+#[test]
+fn log_softmax_of_large_logits_stays_finite() {
+    let mut output = [0.0; 2];
+    log_softmax_forward(&[1000.0, 0.0], 2, &mut output).unwrap();
+    assert_eq!(output, [0.0, -1000.0]);
+}
+
+#[test]
+fn wrong_lengths_are_refused_by_name() {
+    let conv =
+        Conv2d { batch: 1, height: 2, width: 2, in_channels: 1, out_channels: 1, kernel: (3, 3) };
+    let error = conv.forward(&[0.0; 4], &[0.0; 8], &[0.0], &mut [0.0; 4]).unwrap_err();
+    assert_eq!(error.to_string(), "convolution kernel has 8 values, but its shape has 9");
+    let conv = Conv2d { kernel: (0, 3), ..conv };
+    let error = conv.forward(&[0.0; 4], &[], &[0.0], &mut [0.0; 4]).unwrap_err();
+    assert_eq!(error.to_string(), "convolution kernel is 0x3; both must be at least 1");
+    let pool = Pool2d { batch: 1, height: 2, width: 2, channels: 1, window: (2, 0) };
+    assert!(pool.average_forward(&[0.0; 4], &mut []).is_err());
+    assert!(log_softmax_forward(&[0.0; 5], 2, &mut [0.0; 5]).is_err());
+}
+
+#[test]
+fn sizes_beyond_all_numbers_are_refused_for_their_length() {
+    const HUGE: usize = usize::MAX;
+    let conv = Conv2d {
+        batch: 2,
+        height: HUGE,
+        width: HUGE,
+        in_channels: 1,
+        out_channels: 1,
+        kernel: (HUGE, HUGE),
+    };
+    let error = conv.forward(&[0.0; 4], &[0.0; 4], &[0.0], &mut [0.0; 4]).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        format!("convolution input has 4 values, but its shape has {HUGE}")
+    );
+    let dense = Dense { batch: HUGE, inputs: 3, outputs: 3 };
+    let error = dense.forward(&[0.0; 9], &[0.0; 9], &[0.0; 3], &mut [0.0; 9]).unwrap_err();
+    assert_eq!(error.to_string(), format!("dense input has 9 values, but its shape has {HUGE}"));
+    let pool = Pool2d { batch: 2, height: HUGE, width: 2, channels: 2, window: (1, 1) };
+    let error = pool.max_forward(&[0.0; 8], &mut [0.0; 8]).unwrap_err();
+    assert_eq!(error.to_string(), format!("pooling input has 8 values, but its shape has {HUGE}"));
+
+    // Beside an extent of 0 the others may be as they like: there is nothing to compute.
+    let mut output = [0.0; 4];
+    let conv = Conv2d { batch: 1, height: 2, width: 2, in_channels: 0, ..conv };
+    conv.forward(&[], &[], &[7.0], &mut output).unwrap();
+    assert_eq!(output, [7.0; 4]);
+    let conv = Conv2d { batch: 0, height: HUGE, in_channels: 1, kernel: (1, 1), ..conv };
+    conv.backward_kernel(&[], &[], &mut [1.0], &mut [1.0]).unwrap();
+    Dense { batch: 0, inputs: HUGE, outputs: 0 }.forward(&[], &[], &[], &mut []).unwrap();
+    let mut d_kernel = [1.0; 100];
+    let dense = Dense { batch: 0, inputs: 50, outputs: 2 };
+    dense.backward_kernel(&[], &[], &mut d_kernel, &mut [1.0; 2]).unwrap();
+    assert_eq!(d_kernel, [0.0; 100]);
+    // A window larger than the image: no value goes out, no gradient comes back.
+    let pool = Pool2d { batch: 1, height: 2, width: 2, channels: 1, window: (HUGE, 2) };
+    pool.average_backward(&[], &mut output).unwrap();
+    assert_eq!(output, [0.0; 4]);
+}
+
+#[test]
+fn empty_batches_pass_through_every_kernel() {
+    let conv =
+        Conv2d { batch: 0, height: 2, width: 2, in_channels: 1, out_channels: 1, kernel: (3, 3) };
+    let (mut d_kernel, mut d_bias) = ([1.0; 9], [1.0]);
+    conv.forward(&[], &[0.0; 9], &[0.0], &mut []).unwrap();
+    conv.backward_input(&[0.0; 9], &[], &mut []).unwrap();
+    conv.backward_kernel(&[], &[], &mut d_kernel, &mut d_bias).unwrap();
+    assert_eq!((d_kernel, d_bias), ([0.0; 9], [0.0]));
+    let pool = Pool2d { batch: 0, height: 2, width: 2, channels: 1, window: (2, 2) };
+    pool.average_forward(&[], &mut []).unwrap();
+    pool.max_backward(&[], &[], &mut []).unwrap();
+    let dense = Dense { batch: 0, inputs: 2, outputs: 1 };
+    dense.forward(&[], &[0.0; 2], &[0.0], &mut []).unwrap();
+    dense.backward_kernel(&[], &[], &mut d_kernel[..2], &mut d_bias).unwrap();
+    assert_eq!(d_kernel[..2], [0.0; 2]);
+}
+
+/// A network with its parameters and a batch of images.
+struct Case {
+    shape: [usize; 4],
+    layers: Vec<Layer>,
+    params: Vec<Vec<f32>>,
+    images: Vec<f32>,
+    labels: Vec<u32>,
+}
+
+impl Case {
+    /// Parameters of a size that keeps activations near 1.
+    fn new(random: &mut Random, shape: [usize; 4], layers: Vec<Layer>) -> Self {
+        let [batch, mut height, mut width, mut channels] = shape;
+        let mut row_len = 0;
+        let mut params = Vec::new();
+        for layer in &layers {
+            let mut add = |random: &mut Random, fan_in: usize, features: usize| {
+                let scale = (2.0 / fan_in as f32).sqrt();
+                let kernel = random.values(fan_in * features);
+                params.push(kernel.iter().map(|value| value * scale).collect());
+                params.push(random.values(features).iter().map(|value| value * 0.1).collect());
+            };
+            match *layer {
+                Layer::Conv { kernel, features, .. } => {
+                    add(random, kernel.0 * kernel.1 * channels, features);
+                    channels = features;
+                }
+                Layer::AvgPool { window } | Layer::MaxPool { window } => {
+                    (height, width) = (height / window.0, width / window.1);
+                }
+                Layer::Flatten => row_len = height * width * channels,
+                Layer::Dense { features, .. } => {
+                    add(random, row_len, features);
+                    row_len = features;
+                }
+                Layer::Relu | Layer::LogSoftmax => {}
+            }
+        }
+        let images = random.values(shape.iter().product());
+        let labels = (0..batch).map(|_| random.below(row_len) as u32).collect();
+        Self { shape, layers, params, images, labels }
+    }
+
+    /// Stages of random sizes, with and without ReLU, pooled by mean, maximum or not at all.
+    fn random(random: &mut Random) -> Self {
+        let shape = [
+            random.between(1, 20),
+            random.between(6, 13),
+            random.between(6, 13),
+            random.between(1, 5),
+        ];
+        let (mut height, mut width) = (shape[1], shape[2]);
+        let mut layers = Vec::new();
+        let mut next = 0;
+        let mut params = || {
+            next += 2;
+            (next - 2, next - 1)
+        };
+        for _ in 0..random.below(3) {
+            layers.push(Layer::Conv {
+                kernel: random_kernel(random),
+                features: random.between(1, 70),
+                params: params(),
+            });
+            if random.below(4) > 0 {
+                layers.push(Layer::Relu);
+            }
+            let window = (random.between(1, height.min(3)), random.between(1, width.min(2)));
+            match random.below(3) {
+                0 => layers.push(Layer::AvgPool { window }),
+                1 => layers.push(Layer::MaxPool { window }),
+                _ => continue,
+            }
+            (height, width) = (height / window.0, width / window.1);
+        }
+        layers.push(Layer::Flatten);
+        for _ in 0..random.below(2) {
+            layers.push(Layer::Dense { features: random.between(1, 70), params: params() });
+            if random.below(4) > 0 {
+                layers.push(Layer::Relu);
+            }
+        }
+        layers.push(Layer::Dense { features: random.between(2, 20), params: params() });
+        layers.push(Layer::LogSoftmax);
+        Self::new(random, shape, layers)
+    }
+
+    fn pooled(random: &mut Random, pooling: Layer) -> Self {
+        let layers = vec![
+            Layer::Conv { kernel: (3, 3), features: 9, params: (0, 1) },
+            Layer::Relu,
+            pooling,
+            Layer::Flatten,
+            Layer::Dense { features: 3, params: (2, 3) },
+            Layer::LogSoftmax,
+        ];
+        Self::new(random, [2, 13, 17, 2], layers)
+    }
+
+    fn tutorial(random: &mut Random, batch: usize) -> Self {
+        let layers = vec![
+            Layer::Conv { kernel: (3, 3), features: 32, params: (0, 1) },
+            Layer::Relu,
+            Layer::AvgPool { window: (2, 2) },
+            Layer::Conv { kernel: (3, 3), features: 64, params: (2, 3) },
+            Layer::Relu,
+            Layer::AvgPool { window: (2, 2) },
+            Layer::Flatten,
+            Layer::Dense { features: 256, params: (4, 5) },
+            Layer::Relu,
+            Layer::Dense { features: 10, params: (6, 7) },
+            Layer::LogSoftmax,
+        ];
+        Self::new(random, [batch, 28, 28, 1], layers)
+    }
+
+    fn program(&self) -> Program {
+        Program::new(self.shape, &self.layers).unwrap()
+    }
+
+    fn params(&self) -> Vec<&[f32]> {
+        self.params.iter().map(Vec::as_slice).collect()
+    }
+
+    fn gradients(&self, program: &mut Program) -> (Outcome, Vec<Vec<f32>>) {
+        let mut gradients: Vec<Vec<f32>> =
+            self.params.iter().map(|param| vec![f32::NAN; param.len()]).collect();
+        let mut slices: Vec<&mut [f32]> = gradients.iter_mut().map(Vec::as_mut_slice).collect();
+        let outcome = program
+            .value_and_grad(&self.params(), &self.images, &self.labels, &mut slices)
+            .unwrap();
+        (outcome, gradients)
+    }
+
+    fn wide_params(&self) -> Vec<Vec<f64>> {
+        self.params.iter().map(|param| wide(param)).collect()
+    }
+
+    fn reference_loss(&self, params: &[Vec<f64>]) -> f64 {
+        let log_probs = reference::network(self.shape, &self.layers, params, &wide(&self.images));
+        reference::loss(&log_probs, &self.labels)
+    }
+
+    /// Trains for `steps` steps on the one batch; returns the losses and leaves the parameters
+    /// trained.
+    fn train(&mut self, program: &mut Program, steps: usize) -> Vec<Outcome> {
+        let mut momenta: Vec<Vec<f32>> =
+            self.params.iter().map(|param| vec![0.0; param.len()]).collect();
+        (0..steps)
+            .map(|_| {
+                let mut params: Vec<&mut [f32]> =
+                    self.params.iter_mut().map(Vec::as_mut_slice).collect();
+                let mut momenta: Vec<&mut [f32]> =
+                    momenta.iter_mut().map(Vec::as_mut_slice).collect();
+                program
+                    .train_step(&mut params, &mut momenta, &self.images, &self.labels, 0.1, 0.9)
+                    .unwrap()
+            })
+            .collect()
+    }
+}
+
+#[test]
+fn compiled_gradients_agree_with_finite_differences_of_the_reference() {
+    let mut random = Random(5);
+    let mut cases: Vec<Case> = (0..12).map(|_| Case::random(&mut random)).collect();
+    // The largest mean, and a maximum that is larger still.
+    cases.push(Case::pooled(&mut random, Layer::AvgPool { window: (4, 8) }));
+    cases.push(Case::pooled(&mut random, Layer::MaxPool { window: (6, 8) }));
+    for case in cases {
+        let (outcome, gradients) = case.gradients(&mut case.program());
+        let mut params = case.wide_params();
+        let loss = case.reference_loss(&params);
+        assert!((f64::from(outcome.loss) - loss).abs() < 1e-5 * loss, "{:?}", case.layers);
+        for (index, gradient) in gradients.iter().enumerate() {
+            let largest = gradient.iter().fold(0.0, |largest: f32, value| largest.max(value.abs()));
+            for _ in 0..4 {
+                let at = random.below(gradient.len());
+                let mut loss_at = |shift: f64| {
+                    let value = f64::from(case.params[index][at]);
+                    params[index][at] = value + shift;
+                    let loss = case.reference_loss(&params);
+                    params[index][at] = value;
+                    loss
+                };
+                let expected = (loss_at(1e-6) - loss_at(-1e-6)) / 2e-6;
+                let error = (f64::from(gradient[at]) - expected).abs();
+                assert!(
+                    error <= 2e-5 * f64::from(largest) + 1e-8,
+                    "parameter {index}[{at}] of {:?}: {} instead of {expected}",
+                    case.layers,
+                    gradient[at]
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn compiled_log_probabilities_agree_with_the_reference() {
+    let mut random = Random(6);
+    for _ in 0..12 {
+        let case = Case::random(&mut random);
+        let expected =
+            reference::network(case.shape, &case.layers, &case.wide_params(), &wide(&case.images));
+        let mut found = vec![f32::NAN; expected.len()];
+        // A smaller plan takes the images in several parts.
+        let shape = [case.shape[0].div_ceil(3), case.shape[1], case.shape[2], case.shape[3]];
+        for shape in [case.shape, shape] {
+            let mut program = Program::new(shape, &case.layers).unwrap();
+            program.log_probabilities(&case.params(), &case.images, &mut found).unwrap();
+            assert_close("log-probabilities", &found, &expected, 1e-5);
+            let outcome = program.evaluate(&case.params(), &case.images, &case.labels).unwrap();
+            let loss = reference::loss(&expected, &case.labels);
+            assert!((f64::from(outcome.loss) - loss).abs() < 1e-5 * loss);
+            let classes = expected.len() / case.labels.len();
+            let correct = expected
+                .chunks(classes)
+                .zip(&case.labels)
+                .filter(|(row, label)| row.iter().all(|value| *value <= row[**label as usize]));
+            assert_eq!(outcome.correct as usize, correct.count());
+        }
+    }
+}
+
+#[test]
+fn a_step_is_the_gradient_applied_with_momentum() {
+    let mut random = Random(7);
+    for _ in 0..5 {
+        let mut case = Case::random(&mut random);
+        let (outcome, gradients) = case.gradients(&mut case.program());
+        let before = case.params.clone();
+        let mut momenta: Vec<Vec<f32>> =
+            before.iter().map(|param| random.values(param.len())).collect();
+        let old_momenta = momenta.clone();
+        let mut program = case.program();
+        let mut params: Vec<&mut [f32]> = case.params.iter_mut().map(Vec::as_mut_slice).collect();
+        let mut slices: Vec<&mut [f32]> = momenta.iter_mut().map(Vec::as_mut_slice).collect();
+        let stepped = program
+            .train_step(&mut params, &mut slices, &case.images, &case.labels, 0.1, 0.9)
+            .unwrap();
+        assert_eq!(stepped, outcome);
+        for (index, gradient) in gradients.iter().enumerate() {
+            for (at, gradient) in gradient.iter().enumerate() {
+                let momentum = 0.9 * old_momenta[index][at] + gradient;
+                assert!((momenta[index][at] - momentum).abs() <= 1e-6 * momentum.abs().max(1.0));
+                let param = before[index][at] - 0.1 * momenta[index][at];
+                assert!((case.params[index][at] - param).abs() <= 1e-6 * param.abs().max(1.0));
+            }
+        }
+    }
+}
+
+#[test]
+fn a_momentum_that_nothing_feeds_ends_at_zero_and_not_among_subnormal_numbers() {
+    let mut case = Case::tutorial(&mut Random(9), 1);
+    case.images.fill(0.0);
+    let mut momenta: Vec<Vec<f32>> =
+        case.params.iter().map(|param| vec![1e-36; param.len()]).collect();
+    let mut program = case.program();
+    let mut params: Vec<&mut [f32]> = case.params.iter_mut().map(Vec::as_mut_slice).collect();
+    let mut slices: Vec<&mut [f32]> = momenta.iter_mut().map(Vec::as_mut_slice).collect();
+    for _ in 0..50 {
+        program
+            .train_step(&mut params, &mut slices, &case.images, &case.labels, 1e-3, 0.9)
+            .unwrap();
+    }
+    assert!(momenta.iter().any(|momentum| momentum.iter().all(|value| *value == 0.0)));
+    let subnormal = momenta.iter().flatten().filter(|value| value.is_subnormal());
+    assert_eq!(subnormal.count(), 0);
+}
+
+#[test]
+fn training_lowers_the_loss_of_the_tutorial_network() {
+    let mut case = Case::tutorial(&mut Random(8), 8);
+    let losses = case.train(&mut case.program(), 20);
+    assert!(losses[19].loss < 0.5 * losses[0].loss, "{losses:?}");
+}
+
+#[test]
+fn results_do_not_depend_on_the_number_of_threads() {
+    let run = |threads: usize| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        pool.install(|| {
+            let mut case = Case::tutorial(&mut Random(9), 19);
+            let losses = case.train(&mut case.program(), 3);
+            (losses, case.params)
+        })
+    };
+    let single = run(1);
+    assert!(single == run(2) && single == run(5));
+}
+
+#[test]
+fn a_program_may_serve_batches_of_changing_size() {
+    let mut random = Random(10);
+    let mut case = Case::random(&mut random);
+    case.shape[0] = 40;
+    let mut shared = case.program();
+    for batch in [40, 1, 33, 40, 7] {
+        case.shape[0] = batch;
+        case.images = random.values(case.shape.iter().product());
+        case.labels = vec![1; batch];
+        assert_eq!(case.gradients(&mut shared), case.gradients(&mut case.program()));
+    }
+}
+
+#[test]
+fn a_label_out_of_range_is_refused_and_changes_nothing() {
+    let mut case = Case::tutorial(&mut Random(11), 2);
+    case.labels[1] = 10;
+    let before = case.params.clone();
+    let mut momenta = before.clone();
+    let mut program = case.program();
+    let mut params: Vec<&mut [f32]> = case.params.iter_mut().map(Vec::as_mut_slice).collect();
+    let mut slices: Vec<&mut [f32]> = momenta.iter_mut().map(Vec::as_mut_slice).collect();
+    let error = program
+        .train_step(&mut params, &mut slices, &case.images, &case.labels, 0.1, 0.9)
+        .unwrap_err();
+    assert_eq!(error.to_string(), "label 10 of image 1 is not below the number of classes, 10");
+    assert_eq!((&case.params, &momenta), (&before, &before));
+}
+
+#[test]
+fn chains_that_cannot_be_compiled_are_refused_with_the_reason() {
+    let conv = || Layer::Conv { kernel: (3, 3), features: 2, params: (0, 1) };
+    let dense = |params| Layer::Dense { features: 2, params };
+    let refused: [(&[Layer], &str); 9] = [
+        (
+            &[Layer::Flatten, Layer::LogSoftmax],
+            "layer 1 cannot be compiled: LogSoftmax must follow a dense layer",
+        ),
+        (&[dense((0, 1))], "layer 0 cannot be compiled: a dense layer needs flat values"),
+        (&[Layer::Flatten, conv()], "layer 1 cannot be compiled: a convolution needs images"),
+        (&[Layer::Relu], "layer 0 cannot be compiled: ReLU must follow"),
+        (&[Layer::MaxPool { window: (2, 2) }], "layer 0 cannot be compiled: pooling must follow"),
+        (
+            &[conv(), Layer::AvgPool { window: (6, 6) }],
+            "layer 1 cannot be compiled: the window has 36 pixels",
+        ),
+        (
+            &[conv(), Layer::MaxPool { window: (1, 7) }],
+            "layer 1 cannot be compiled: the window (1, 7) is larger than the image, 6x6",
+        ),
+        (&[Layer::Flatten, dense((0, 0))], "layer 1 cannot be compiled: parameter 0 is used twice"),
+        (
+            &[Layer::Flatten, dense((0, 1))],
+            "layer 2 cannot be compiled: the chain must end with LogSoftmax",
+        ),
+    ];
+    for (layers, reason) in refused {
+        let error = Program::new([1, 6, 6, 1], layers).unwrap_err().to_string();
+        assert!(error.starts_with(reason), "{error}");
+    }
+    let zero = Program::new([0, 6, 6, 1], &[]).unwrap_err().to_string();
+    assert!(zero.contains("contain a 0"), "{zero}");
+    let huge = [Layer::Flatten, Layer::Dense { features: usize::MAX, params: (0, 1) }];
+    let huge = Program::new([1, 6, 6, 1], &huge).unwrap_err().to_string();
+    assert!(huge.contains("too large"), "{huge}");
+}

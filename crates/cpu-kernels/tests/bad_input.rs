@@ -1,0 +1,118 @@
+//! Shapes and slices that do not fit each other: an error, never a panic.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use cpu_kernels::{
+    BatchNorm, Conv2d, Dense, Layer, Pool2d, Program, Statistics, dropout, log_softmax_backward,
+    log_softmax_forward, relu_backward, relu_forward,
+};
+
+/// Runs a call and notes whether it panics; what it returns does not matter.
+fn note<T>(panics: &mut Vec<String>, what: impl FnOnce() -> String, call: impl FnOnce() -> T) {
+    if catch_unwind(AssertUnwindSafe(|| drop(call()))).is_err() {
+        panics.push(what());
+    }
+}
+
+#[test]
+fn no_kernel_panics() {
+    let sizes = [0, 1, 2, 5, 1 << 40, usize::MAX];
+    let mut panics = Vec::new();
+    let room = || ([0.5f32; 4], [0.5f32; 4], [0f32; 4], [0f32; 2]);
+    for a in sizes {
+        for b in sizes {
+            let what = |name: &str| format!("{name} {a} {b}");
+            let (x, y, mut z, mut w) = room();
+            let conv = Conv2d {
+                batch: a,
+                height: b,
+                width: 2,
+                in_channels: a,
+                out_channels: 1,
+                kernel: (b, 1),
+            };
+            note(
+                &mut panics,
+                || what("conv"),
+                || {
+                    let _ = (conv.input_len(), conv.kernel_len(), conv.output_len());
+                    drop(conv.forward(&x, &y, &x, &mut z));
+                    drop(conv.backward_input(&x, &y, &mut z));
+                    drop(conv.backward_kernel(&x, &y, &mut z, &mut w));
+                },
+            );
+            let dense = Dense { batch: a, inputs: b, outputs: 2 };
+            note(
+                &mut panics,
+                || what("dense"),
+                || {
+                    let _ = (dense.input_len(), dense.kernel_len(), dense.output_len());
+                    drop(dense.forward(&x, &y, &x, &mut z));
+                    drop(dense.backward_input(&x, &y, &mut z));
+                    drop(dense.backward_kernel(&x, &y, &mut z, &mut w));
+                },
+            );
+            let pool = Pool2d { batch: 1, height: 2, width: a, channels: 1, window: (b, a) };
+            note(
+                &mut panics,
+                || what("pool"),
+                || {
+                    let _ = (pool.input_len(), pool.output_len());
+                    drop((pool.average_forward(&x, &mut z), pool.max_forward(&x, &mut z)));
+                    drop(pool.average_backward(&x, &mut z));
+                    drop(pool.max_backward(&x, &y, &mut z));
+                },
+            );
+            let norm = BatchNorm { rows: a, channels: b };
+            let statistics =
+                Statistics { mean: x[..a.min(4)].to_vec(), var: y.to_vec(), of_batch: true };
+            note(
+                &mut panics,
+                || what("batch norm"),
+                || {
+                    drop(norm.statistics(&x[..a.saturating_mul(b).min(4)]));
+                    drop(norm.forward(&x, &statistics, &x, &y, &mut z));
+                    drop(norm.backward_params(&x, &statistics, &y, &mut z, &mut w));
+                    drop(norm.backward_input(&x, &statistics, &x, &y, &x, &y, &mut z));
+                    drop(dropout(&x[..a.min(4)], 0.5, |i| i < b, &mut z));
+                },
+            );
+            note(
+                &mut panics,
+                || what("activation"),
+                || {
+                    drop(relu_forward(&x[..a.min(4)], &mut z[..b.min(4)]));
+                    drop(relu_backward(&x[..a.min(4)], &y, &mut z[..b.min(4)]));
+                    drop(log_softmax_forward(&x[..a.min(4)], b, &mut z));
+                    drop(log_softmax_backward(&x, &y, b, &mut z));
+                },
+            );
+            let params = (a, b);
+            let layers = [
+                Layer::Conv { kernel: (a, b), features: a, params },
+                Layer::Relu,
+                Layer::AvgPool { window: (b, a) },
+                Layer::Flatten,
+                Layer::Dense { features: b, params },
+                Layer::LogSoftmax,
+            ];
+            for start in 0..layers.len() {
+                note(
+                    &mut panics,
+                    || what("program"),
+                    || {
+                        let Ok(mut program) = Program::new([a, b, 2, 1], &layers[start..]) else {
+                            return;
+                        };
+                        let (labels, mut slice) = ([7; 4], &mut z[..]);
+                        drop((program.batch(), program.evaluate(&[&x], &y, &labels)));
+                        drop(program.train_step(&mut [], &mut [], &x, &labels, 0.1, 0.9));
+                        drop(program.value_and_grad(&[&x], &y, &labels, &mut [&mut slice]));
+                        drop(program.log_probabilities(&[&x], &y, &mut w));
+                    },
+                );
+            }
+        }
+    }
+    assert!(panics.is_empty(), "panics:\n{}", panics.join("\n"));
+}

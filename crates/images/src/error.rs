@@ -1,0 +1,29 @@
+//! Errors, one variant per cause; messages say what to do.
+
+use std::path::PathBuf;
+
+use linen::Cause;
+
+/// What is wrong with a picture; functions return it as a [`linen::Error`].
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ImageError {
+    /// A picture could not be read from a file.
+    #[error("cannot read the picture {}: {source}", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: Cause,
+    },
+
+    /// A picture in which no digit can be found.
+    #[error("no digit can be found in the picture: {0}")]
+    NoDigit(&'static str),
+}
+
+impl From<ImageError> for linen::Error {
+    fn from(error: ImageError) -> Self {
+        linen::Error::other(error)
+    }
+}

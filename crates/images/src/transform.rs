@@ -1,0 +1,253 @@
+//! Images that are moved, turned, or covered with noise.
+//!
+//! How well does a network recognise digits that are not where, or as, it saw them? These functions
+//! make such images; each takes a whole batch and leaves it as it was.
+
+use candle_core::{DType, Device, Tensor};
+use linen::random::{normal, uniform};
+use linen::{Error, Key, Result, check_not_negative};
+use rayon::prelude::*;
+
+/// The images, moved right by `dx` and down by `dy` pixels; negative numbers move left and up.
+///
+/// What comes in from beyond the edge is black. Between pixels, values are interpolated linearly.
+///
+/// # Shapes
+/// - `images`: `[N, height, width, channels]`, any float type; computed in f32
+/// - result: the same
+///
+/// # Errors
+/// [`Error::Shape`] and [`Error::DType`] for anything else, [`Error::Hyperparameter`] unless both
+/// numbers are finite.
+///
+/// # Examples
+/// ```
+/// use candle_core::{Device, Tensor};
+/// use images::shift;
+///
+/// let image = Tensor::new(&[1f32, 2., 3., 4.], &Device::Cpu)?.reshape((1, 2, 2, 1))?;
+/// let right = shift(&image, 1.0, 0.0)?.flatten_all()?.to_vec1::<f32>()?;
+/// assert_eq!(right, [0., 1., 0., 3.]);
+/// # Ok::<(), linen::Error>(())
+/// ```
+///
+/// # Source
+/// `scipy.ndimage.shift(image, (dy, dx), order=1, mode="grid-constant")`.
+pub fn shift(images: &Tensor, dx: f64, dy: f64) -> Result<Tensor> {
+    move_each(images, |_| Motion { degrees: 0.0, dx, dy })
+}
+
+/// The images, turned about their middle by `degrees`, counter-clockwise.
+///
+/// What comes in from beyond the edge is black. Between pixels, values are interpolated linearly;
+/// a quarter turn of square images is exact.
+///
+/// # Shapes
+/// - `images`: `[N, height, width, channels]`, any float type; computed in f32
+/// - result: the same
+///
+/// # Errors
+/// [`Error::Shape`] and [`Error::DType`] for anything else, [`Error::Hyperparameter`] unless
+/// `degrees` is finite.
+///
+/// # Examples
+/// ```
+/// use candle_core::{Device, Tensor};
+/// use images::rotate;
+///
+/// let image = Tensor::new(&[1f32, 2., 3., 4.], &Device::Cpu)?.reshape((1, 2, 2, 1))?;
+/// let turned = rotate(&image, 90.0)?.flatten_all()?.to_vec1::<f32>()?;
+/// assert_eq!(turned, [2., 4., 1., 3.]);
+/// # Ok::<(), linen::Error>(())
+/// ```
+///
+/// # Source
+/// `scipy.ndimage.rotate(image, degrees, reshape=False, order=1, mode="grid-constant")`.
+pub fn rotate(images: &Tensor, degrees: f64) -> Result<Tensor> {
+    move_each(images, |_| Motion { degrees, dx: 0.0, dy: 0.0 })
+}
+
+/// The images with normal noise of this standard deviation added to each value, then clipped to
+/// 0 (black) to 1 (white).
+///
+/// # Shapes
+/// - `images`: any shape, any float type
+/// - result: the same
+///
+/// # Errors
+/// [`Error::DType`] for another type, [`Error::Hyperparameter`] unless `stddev` is finite and not
+/// negative.
+///
+/// # Examples
+/// ```
+/// use candle_core::{DType, Device, Tensor};
+/// use {images::add_noise, linen::Key};
+///
+/// let grey = Tensor::full(0.5f32, (10, 28, 28, 1), &Device::Cpu)?;
+/// let noisy = add_noise(Key::new(0), &grey, 0.1)?;
+/// let variance = (noisy - 0.5)?.sqr()?.mean_all()?.to_scalar::<f32>()?;
+/// assert!((variance.sqrt() - 0.1).abs() < 0.005);
+/// # Ok::<(), linen::Error>(())
+/// ```
+///
+/// # Source
+/// `jax.numpy.clip(images + stddev * jax.random.normal(key, images.shape), 0, 1)`.
+pub fn add_noise(key: Key, images: &Tensor, stddev: f64) -> Result<Tensor> {
+    check_float(images)?;
+    check_not_negative("stddev", stddev)?;
+    let noise = normal(key, images.shape(), images.device())?.to_dtype(images.dtype())?;
+    Ok((images + (noise * stddev)?)?.clamp(0.0, 1.0)?)
+}
+
+/// The images, each turned and shifted at random within bounds: what a network should not mind.
+///
+/// Angles are uniform in ±`max_degrees`, shifts uniform in ±`max_shift` pixels, in both directions.
+/// The same key gives the same images: give each batch its own.
+///
+/// # Shapes
+/// - `images`: `[N, height, width, channels]`, any float type; computed in f32
+/// - result: the same
+///
+/// # Errors
+/// [`Error::Shape`] and [`Error::DType`] for anything else, [`Error::Hyperparameter`] unless both
+/// bounds are finite and not negative.
+///
+/// # Examples
+/// ```
+/// use mnist_notebook_support::prelude::*;
+///
+/// let images = Tensor::ones((2, 28, 28, 1), DType::F32, &Device::Cpu)?;
+/// let moved = augment(Key::new(0), &images, 2.0, 10.0)?; // up to 2 pixels, up to 10 degrees
+/// assert_eq!(moved.dims(), [2, 28, 28, 1]);
+/// assert_eq!(moved.min_all()?.to_scalar::<f32>()?, 0.0); // black has come in
+/// # Ok::<(), linen::Error>(())
+/// ```
+///
+/// # Source
+/// P. Simard et al., *Best practices for convolutional neural networks applied to visual document
+/// analysis*, 2003. Each image is that of `jax.scipy.ndimage.map_coordinates(…, order=1)`.
+pub fn augment(key: Key, images: &Tensor, max_shift: f64, max_degrees: f64) -> Result<Tensor> {
+    check_not_negative("max_shift", max_shift)?;
+    check_not_negative("max_degrees", max_degrees)?;
+    let count = images.dims().first().copied().unwrap_or(0);
+    let draw = |key, numbers, bound: f64| -> Result<Vec<Vec<f32>>> {
+        let bound = bound as f32;
+        Ok(uniform(key, (count, numbers), -bound, bound, &Device::Cpu)?.to_vec2()?)
+    };
+    let (turn_key, shift_key) = key.split();
+    let degrees = draw(turn_key, 1, max_degrees)?;
+    let shifts = draw(shift_key, 2, max_shift)?;
+    move_each(images, |i| Motion {
+        degrees: degrees[i][0].into(),
+        dx: shifts[i][1].into(),
+        dy: shifts[i][0].into(),
+    })
+}
+
+/// How an image is moved: turned about its middle, then shifted.
+#[derive(Debug, Clone, Copy)]
+struct Motion {
+    /// Counter-clockwise.
+    degrees: f64,
+    /// Pixels to the right.
+    dx: f64,
+    /// Pixels down.
+    dy: f64,
+}
+
+/// The images, each moved as `motion` says for its number; in parallel.
+///
+/// # Errors
+/// Those of [`shift`] and [`rotate`].
+fn move_each(images: &Tensor, motion: impl Fn(usize) -> Motion) -> Result<Tensor> {
+    check_float(images)?;
+    let &[count, height, width, channels] = images.dims() else {
+        return Err(Error::Shape {
+            what: "images to transform",
+            expected: "[N, height, width, channels]".into(),
+            found: images.dims().to_vec(),
+        });
+    };
+    let size = Size { height, width, channels };
+    let motions = (0..count).map(|index| motion(index).check()).collect::<Result<Vec<_>>>()?;
+    let pixels = images.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
+    let mut moved = vec![0.0; pixels.len()];
+    let len = (height * width * channels).max(1);
+    (moved.par_chunks_exact_mut(len).zip(pixels.par_chunks_exact(len)).zip(&motions))
+        .for_each(|((moved, image), motion)| move_image(image, size, *motion, moved));
+    let moved = Tensor::from_vec(moved, images.shape(), images.device())?;
+    Ok(moved.to_dtype(images.dtype())?)
+}
+
+impl Motion {
+    fn check(self) -> Result<Self> {
+        let Motion { degrees, dx, dy } = self;
+        match [("degrees", degrees), ("dx", dx), ("dy", dy)].iter().find(|(_, v)| !v.is_finite()) {
+            Some(&(name, value)) => {
+                Err(Error::Hyperparameter { name, value, allowed: "it must be finite" })
+            }
+            None => Ok(self),
+        }
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Size {
+    height: usize,
+    width: usize,
+    channels: usize,
+}
+
+/// Fetches each pixel from where the motion takes it from.
+fn move_image(image: &[f32], size: Size, motion: Motion, moved: &mut [f32]) {
+    let (sin, cos) = sin_cos(motion.degrees);
+    let (middle_x, middle_y) = ((size.width as f64 - 1.0) / 2.0, (size.height as f64 - 1.0) / 2.0);
+    for (index, pixel) in moved.chunks_exact_mut(size.channels).enumerate() {
+        let x = (index % size.width) as f64 - motion.dx - middle_x;
+        let y = (index / size.width) as f64 - motion.dy - middle_y;
+        let (x, y) = (cos * x - sin * y + middle_x, sin * x + cos * y + middle_y);
+        interpolate(image, size, (x, y), pixel);
+    }
+}
+
+/// Adds the four pixels around a point of the image, weighted by how near they are; beyond the
+/// edge there is nothing to add.
+fn interpolate(image: &[f32], size: Size, (x, y): (f64, f64), pixel: &mut [f32]) {
+    let (left, top) = (x.floor(), y.floor());
+    let (right_weight, bottom_weight) = (x - left, y - top);
+    for (row, row_weight) in [(top, 1.0 - bottom_weight), (top + 1.0, bottom_weight)] {
+        for (column, column_weight) in [(left, 1.0 - right_weight), (left + 1.0, right_weight)] {
+            let inside = (0.0..size.height as f64).contains(&row)
+                && (0.0..size.width as f64).contains(&column);
+            let weight = (row_weight * column_weight) as f32;
+            if inside && weight > 0.0 {
+                let start = (row as usize * size.width + column as usize) * size.channels;
+                let source = &image[start..][..size.channels];
+                pixel.iter_mut().zip(source).for_each(|(out, value)| *out += weight * value);
+            }
+        }
+    }
+}
+
+/// Sine and cosine of an angle in degrees, exact for quarter turns.
+fn sin_cos(degrees: f64) -> (f64, f64) {
+    let quarters = (degrees / 90.0).round();
+    let (sin, cos) = libm::sincos((degrees - 90.0 * quarters).to_radians());
+    match quarters.rem_euclid(4.0) as u8 {
+        0 => (sin, cos),
+        1 => (cos, -sin),
+        2 => (-sin, -cos),
+        _ => (-cos, sin),
+    }
+}
+
+fn check_float(images: &Tensor) -> Result<()> {
+    match images.dtype().is_float() {
+        true => Ok(()),
+        false => Err(Error::DType {
+            what: "images to transform",
+            expected: "f32",
+            found: images.dtype().as_str().into(),
+        }),
+    }
+}

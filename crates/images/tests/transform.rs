@@ -1,0 +1,88 @@
+//! Images moved, turned and covered with noise: what must hold whatever the image.
+
+mod common;
+
+use candle_core::{DType, Device, Tensor};
+use images::{add_noise, rotate, shift};
+use linen::{Key, Result};
+use linen::random::{normal, uniform};
+
+use common::device;
+
+/// Three images of 6 × 6 pixels with two channels.
+fn images() -> Tensor {
+    uniform(Key::new(0), (3, 6, 6, 2), 0.0, 1.0, &device()).unwrap()
+}
+
+fn vec(tensor: &Tensor) -> Vec<f32> {
+    tensor.flatten_all().unwrap().to_vec1().unwrap()
+}
+
+#[test]
+fn nothing_is_moved_by_zero() {
+    assert_eq!(vec(&shift(&images(), 0.0, 0.0).unwrap()), vec(&images()));
+    assert_eq!(vec(&rotate(&images(), 0.0).unwrap()), vec(&images()));
+    assert_eq!(vec(&add_noise(Key::new(1), &images(), 0.0).unwrap()), vec(&images()));
+}
+
+#[test]
+fn a_shift_by_whole_pixels_moves_values_unchanged_and_lets_black_in() {
+    let shifted = shift(&images(), 2.0, -1.0).unwrap();
+    let kept = shifted.narrow(1, 0, 5).unwrap().narrow(2, 2, 4).unwrap();
+    let source = images().narrow(1, 1, 5).unwrap().narrow(2, 0, 4).unwrap();
+    assert_eq!(vec(&kept), vec(&source));
+    assert!(vec(&shifted.narrow(1, 5, 1).unwrap()).iter().all(|value| *value == 0.0));
+    assert!(vec(&shifted.narrow(2, 0, 2).unwrap()).iter().all(|value| *value == 0.0));
+}
+
+#[test]
+fn a_quarter_turn_is_exact_and_four_of_them_are_none() {
+    let turned = rotate(&images(), 90.0).unwrap();
+    // Counter-clockwise: what was the rightmost column is now the top row.
+    let reversed = Tensor::new(&[5u32, 4, 3, 2, 1, 0], &device()).unwrap();
+    let expected = images().index_select(&reversed, 2).unwrap().transpose(1, 2).unwrap();
+    assert_eq!(vec(&turned), vec(&expected));
+    let once_around = rotate(&rotate(&turned, 90.0).unwrap(), 180.0).unwrap();
+    assert_eq!(vec(&once_around), vec(&images()));
+}
+
+#[test]
+fn noise_is_jax_s_normal_numbers_clipped_to_black_and_white() {
+    let noise = vec(&normal(Key::new(7), (3, 6, 6, 2), &device()).unwrap());
+    let expected = vec(&images()).into_iter().zip(noise);
+    let expected = expected.map(|(pixel, noise)| (pixel + 0.5 * noise).clamp(0.0, 1.0));
+    assert_eq!(vec(&add_noise(Key::new(7), &images(), 0.5).unwrap()), expected.collect::<Vec<_>>());
+}
+
+#[test]
+fn images_keep_their_type_and_an_empty_batch_stays_empty() {
+    if device().is_metal() {
+        return; // it has no f64
+    }
+    let wide = images().to_dtype(DType::F64).unwrap();
+    assert_eq!(rotate(&wide, 10.0).unwrap().dtype(), DType::F64);
+    assert_eq!(add_noise(Key::new(1), &wide, 0.1).unwrap().dtype(), DType::F64);
+    // Not on a GPU, which has no arrays of nothing.
+    let none = images().to_device(&Device::Cpu).unwrap().narrow(0, 0, 0).unwrap();
+    assert_eq!(shift(&none, 1.0, 1.0).unwrap().dims(), [0, 6, 6, 2]);
+}
+
+#[test]
+fn bad_input_is_refused_by_name() {
+    let message = |result: Result<Tensor>| result.unwrap_err().to_string();
+    let flat = images().flatten_from(1).unwrap();
+    assert_eq!(
+        message(shift(&flat, 1.0, 0.0)),
+        "images to transform: expected shape [N, height, width, channels], found [3, 72]"
+    );
+    let labels = images().to_dtype(DType::U32).unwrap();
+    let expected = "images to transform: expected elements of type f32, found u32";
+    assert_eq!(message(rotate(&labels, 1.0)), expected);
+    assert_eq!(message(add_noise(Key::new(0), &labels, 1.0)), expected);
+    let expected = "dy = NaN is out of range: it must be finite";
+    assert_eq!(message(shift(&images(), 0.0, f64::NAN)), expected);
+    let expected = "degrees = inf is out of range: it must be finite";
+    assert_eq!(message(rotate(&images(), f64::INFINITY)), expected);
+    let expected = "stddev = -1 is out of range: it must be a finite number, 0 or more";
+    assert_eq!(message(add_noise(Key::new(0), &images(), -1.0)), expected);
+}

@@ -1,0 +1,108 @@
+//! Machine code on the disk: compiling the kernel takes some ten seconds, and each cell of a notebook, a library of
+//! its own, would do it again.
+
+use std::fs;
+use std::path::Path;
+#[cfg(feature = "cuda")]
+use std::path::PathBuf;
+
+use sha2::{Digest, Sha256};
+
+use crate::error::Result;
+use crate::files;
+
+/// The folder in which NVIDIA's driver keeps the kernels that it has compiled.
+#[cfg(feature = "cuda")]
+pub(crate) fn compute_cache() -> Option<PathBuf> {
+    let named = std::env::var_os("CUDA_CACHE_PATH").map(PathBuf::from);
+    named.or_else(|| Some(std::env::home_dir()?.join(".nv/ComputeCache")))
+}
+
+/// The machine code of a source for a target: from its file in the folder, or else made by `compile` and kept there,
+/// after its SHA-256 sum.
+///
+/// # Errors
+/// Those of `compile`. A file that is damaged is made anew, and one that cannot be written costs time alone.
+pub(crate) fn cached(
+    folder: Option<&Path>,
+    (source, target): (&str, &str),
+    compile: impl FnOnce() -> Result<Vec<u8>>,
+) -> Result<Vec<u8>> {
+    let Some(folder) = folder else {
+        return compile();
+    };
+    let [a, b, c, d, ..] = sum(source.as_bytes());
+    let version = u32::from_be_bytes([a, b, c, d]);
+    let file = folder.join(format!("mnist-notebook-support-{version:08x}-{target}"));
+    if let Some(code) = fs::read(&file).ok().and_then(intact) {
+        return Ok(code);
+    }
+    let code = compile()?;
+    if fs::create_dir_all(folder).is_ok() {
+        let _ = files::write(&file, &[&sum(&code), &*code].concat());
+    }
+    Ok(code)
+}
+
+/// The code in a file, if it is what was once written.
+fn intact(bytes: Vec<u8>) -> Option<Vec<u8>> {
+    let (written, code) = bytes.split_first_chunk()?;
+    (sum(code) == *written).then(|| code.to_vec())
+}
+
+fn sum(bytes: &[u8]) -> [u8; 32] {
+    Sha256::digest(bytes).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Error;
+
+    type Compile = fn() -> Result<Vec<u8>>;
+
+    const KERNEL: (&str, &str) = ("__global__ void run() {}", "sm_90");
+
+    fn never() -> Result<Vec<u8>> {
+        panic!("compiled again")
+    }
+
+    #[test]
+    fn a_source_is_compiled_once_for_each_target() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = dir.path().join("not there yet");
+        let code = |kernel, compile: Compile| cached(Some(&folder), kernel, compile).unwrap();
+        assert_eq!(code(KERNEL, || Ok(vec![1, 2])), [1, 2]);
+        assert_eq!(code(KERNEL, never), [1, 2]);
+        assert_eq!(code((KERNEL.0, "sm_80"), || Ok(vec![3])), [3]);
+        assert_eq!(code(("another source", KERNEL.1), || Ok(vec![4])), [4]);
+        assert_eq!(code(KERNEL, never), [1, 2]);
+    }
+
+    #[test]
+    fn damaged_code_is_compiled_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let code = |compile: Compile| cached(Some(dir.path()), KERNEL, compile).unwrap();
+        code(|| Ok(vec![7; 9]));
+        let file = fs::read_dir(dir.path()).unwrap().next().unwrap().unwrap().path();
+        let good = fs::read(&file).unwrap();
+        for damage in [&good[..good.len() - 1], &good[..5], &[&[1], &good[1..]].concat()] {
+            fs::write(&file, damage).unwrap();
+            assert_eq!(code(|| Ok(vec![7; 9])), [7; 9]);
+            assert_eq!(fs::read(&file).unwrap(), good);
+        }
+    }
+
+    #[test]
+    fn without_a_folder_and_after_a_failure_nothing_is_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let a_file = dir.path().join("a file");
+        fs::write(&a_file, "").unwrap();
+        for folder in [None, Some(a_file.as_path())] {
+            assert_eq!(cached(folder, KERNEL, || Ok(vec![1])).unwrap(), [1]);
+        }
+        let failure = || Err(Error::Gpu("no".into()));
+        assert!(cached(Some(dir.path()), KERNEL, failure).is_err());
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+}

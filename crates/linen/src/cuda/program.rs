@@ -1,0 +1,404 @@
+//! Plans on their GPU: compiled, recorded once, replayed.
+
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+use std::ffi::{CString, c_void};
+use std::sync::{Mutex, PoisonError};
+
+use candle_core::cuda_backend::cudarc::driver::{
+    CudaFunction, CudaSlice, DevicePtr, DeviceRepr, DriverError, result, sys,
+};
+use candle_core::cuda_backend::cudarc::nvrtc::result::NvrtcError;
+use candle_core::cuda_backend::cudarc::nvrtc::{Ptx, result as nvrtc, sys as nvrtc_sys};
+use candle_core::cuda_backend::{CudaDType, CudaDevice, WrapErr};
+use candle_core::{DType, Device, Storage, Tensor, Var};
+use cpu_kernels::Layer;
+
+use crate::cuda::cache::{cached, compute_cache};
+use crate::cuda::plan::{Addresses, Job, Launch, Plan, ROW, THREADS};
+use crate::cuda::rows::{Rows, metrics_in};
+use crate::error::{Error, Result};
+use crate::metrics::BatchMetrics;
+
+/// The CUDA source, compiled for the GPU that is there.
+const SOURCE: &str = include_str!("kernels.cu");
+/// The most batch sizes that are planned for at a time.
+const MOST_PLANS: usize = 8;
+
+// SAFETY: it is plain data in C's layout; its addresses are numbers here.
+unsafe impl DeviceRepr for Job {}
+
+/// A network on a GPU, planned for each batch size that comes.
+pub(crate) struct Program {
+    gpu: Gpu,
+    image_shape: [usize; 3],
+    layers: Vec<Layer>,
+    planned: BTreeMap<usize, Planned>,
+    rows: Rows,
+}
+
+/// Images `[B, height, width, channels]` with their labels `[B]`.
+#[derive(Clone, Copy)]
+pub(crate) struct Batch<'a> {
+    pub(crate) image: &'a Tensor,
+    pub(crate) label: &'a Tensor,
+}
+
+impl Batch<'_> {
+    fn len(self) -> usize {
+        self.label.elem_count()
+    }
+}
+
+/// A network planned for one batch size, with all the memory it needs.
+struct Planned {
+    plan: Plan,
+    arena: CudaSlice<f32>,
+    /// The steps recorded last: they hold for the parameters that they were recorded with.
+    training: Option<Recording>,
+    evaluation: Option<Recording>,
+}
+
+/// A GPU and the kernel for it.
+struct Gpu {
+    device: CudaDevice,
+    run: CudaFunction,
+}
+
+/// What a recording depends on.
+#[derive(Clone, Debug, PartialEq)]
+struct Subject {
+    at: Addresses,
+    rate: f32,
+    beta: f32,
+}
+
+/// A row of launches as a CUDA graph.
+struct Recording {
+    subject: Subject,
+    graph: sys::CUgraphExec,
+    /// The launches' jobs in the GPU's memory, where the graph reads them.
+    _jobs: CudaSlice<Job>,
+}
+
+impl Drop for Recording {
+    fn drop(&mut self) {
+        // SAFETY: the graph is this recording's own. A failure leaves it to the end of the process.
+        let _ = unsafe { result::graph::exec_destroy(self.graph) };
+    }
+}
+
+impl Program {
+    /// Plans a chain of layers for images `[batch, height, width, channels]` and compiles the
+    /// kernels for the GPU, or says why that cannot be done.
+    pub(crate) fn new(
+        [batch, height, width, channels]: [usize; 4],
+        layers: &[Layer],
+        device: &CudaDevice,
+    ) -> Result<Self, String> {
+        let on_gpu = || Ok((compiled(device)?, Rows::new(device)?));
+        let (run, rows) = on_gpu().map_err(|error: Error| error.to_string())?;
+        keep_freed_memory(device);
+        let gpu = Gpu { device: device.clone(), run };
+        let (image_shape, layers) = ([height, width, channels], layers.to_vec());
+        let mut program = Self { gpu, image_shape, layers, planned: BTreeMap::new(), rows };
+        program.plan(batch)?;
+        Ok(program)
+    }
+
+    /// Plans for a batch size, unless that has been done or cannot be done.
+    fn plan(&mut self, batch: usize) -> Result<(), String> {
+        if self.planned.len() == MOST_PLANS && !self.planned.contains_key(&batch) {
+            self.planned.pop_first(); // the smallest is the soonest made again
+        }
+        if let Entry::Vacant(place) = self.planned.entry(batch) {
+            let [height, width, channels] = self.image_shape;
+            let plan = Plan::new([batch, height, width, channels], &self.layers)?;
+            let arena = self.gpu.device.alloc_zeros(plan.words);
+            let arena = arena.map_err(|error| Error::from(error).to_string())?;
+            place.insert(Planned { plan, arena, training: None, evaluation: None });
+        }
+        Ok(())
+    }
+
+    /// Whether the batch is one that the GPU can go through at once; it is then planned for.
+    pub(crate) fn takes(&mut self, image: &Tensor, label: &Tensor) -> bool {
+        let here = Device::Cuda(self.gpu.device.clone());
+        let is_here =
+            |tensor: &Tensor| tensor.device().same_device(&here) && tensor.is_contiguous();
+        let ([height, width, channels], len) = (self.image_shape, label.elem_count());
+        (is_here(image) && image.dtype() == DType::F32)
+            && (is_here(label) && label.dtype() == DType::U32)
+            && (label.rank() == 1 && image.dims() == [len, height, width, channels])
+            && (len > 0 && self.plan(len).is_ok())
+    }
+
+    /// One step of gradient descent with momentum; nothing waits for it.
+    pub(crate) fn train_step(
+        &mut self,
+        params: &[&Var],
+        momenta: &[&Var],
+        batch: Batch,
+        rate: f32,
+        beta: f32,
+    ) -> Result<BatchMetrics> {
+        let Self { gpu, planned, rows, .. } = self;
+        let planned = planned.get_mut(&batch.len()).ok_or_else(not_planned)?;
+        let subject = Subject { at: planned.addresses(gpu, params, momenta)?, rate, beta };
+        if !planned.training.as_ref().is_some_and(|known| known.subject == subject) {
+            let launches = planned.plan.training(&subject.at, rate, beta);
+            planned.training = Some(gpu.record(subject, &launches)?);
+        }
+        planned.replay(planned.training.as_ref(), gpu, batch, rows)
+    }
+
+    /// Loss and accuracy of a batch; nothing waits for them.
+    pub(crate) fn eval_step(&mut self, params: &[&Var], batch: Batch) -> Result<BatchMetrics> {
+        let Self { gpu, planned, rows, .. } = self;
+        let planned = planned.get_mut(&batch.len()).ok_or_else(not_planned)?;
+        let subject = Subject { at: planned.addresses(gpu, params, &[])?, rate: 0.0, beta: 0.0 };
+        if !planned.evaluation.as_ref().is_some_and(|known| known.subject == subject) {
+            let launches = planned.plan.evaluation(&subject.at);
+            planned.evaluation = Some(gpu.record(subject, &launches)?);
+        }
+        planned.replay(planned.evaluation.as_ref(), gpu, batch, rows)
+    }
+
+    /// What each launch of a step of training on so many images does, and the microseconds that it
+    /// takes when the same launch is repeated. The parameters go on changing meanwhile.
+    pub(crate) fn launch_times(
+        &mut self,
+        batch: usize,
+        params: &[&Var],
+        momenta: &[&Var],
+        rate: f32,
+        beta: f32,
+    ) -> Result<Vec<(String, f32)>> {
+        self.plan(batch).map_err(Error::Gpu)?;
+        let Self { gpu, planned, .. } = self;
+        let planned = planned.get(&batch).ok_or_else(not_planned)?;
+        let launches = planned.plan.training(&planned.addresses(gpu, params, momenta)?, rate, beta);
+        let named = launches.iter().map(|launch| {
+            let kinds: Vec<_> = launch.jobs.iter().map(|job| format!("{:?}", job.kind)).collect();
+            Ok((format!("{} ({} blocks)", kinds.join(" + "), launch.blocks), gpu.time(launch)?))
+        });
+        named.collect()
+    }
+}
+
+fn not_planned() -> Error {
+    Error::Tensor("no step has been planned for batches of this size".into())
+}
+
+impl Planned {
+    fn addresses(&self, gpu: &Gpu, params: &[&Var], momenta: &[&Var]) -> Result<Addresses> {
+        let of = |vars: &[&Var]| -> Result<Vec<u64>> {
+            let lens = vars.iter().map(|var| var.elem_count());
+            if !vars.is_empty() && !lens.eq(self.plan.param_lens.iter().copied()) {
+                return Err(Error::Tensor("the parameters are not those of the plan".into()));
+            }
+            vars.iter().map(|var| gpu.address::<f32>(var)).collect()
+        };
+        let stream = gpu.device.cuda_stream();
+        let (arena, _guard) = self.arena.device_ptr(&stream);
+        Ok(Addresses { arena, params: of(params)?, momenta: of(momenta)? })
+    }
+
+    /// Puts a batch where the recording reads it, replays it, and takes the metrics along.
+    fn replay(
+        &self,
+        recording: Option<&Recording>,
+        gpu: &Gpu,
+        batch: Batch,
+        rows: &mut Rows,
+    ) -> Result<BatchMetrics> {
+        let Some(recording) = recording else {
+            return Err(Error::Tensor("nothing has been recorded".into()));
+        };
+        let row = rows.next()?;
+        let (image, label) = (gpu.address::<f32>(batch.image)?, gpu.address::<u32>(batch.label)?);
+        let (out, own) = (gpu.address::<f32>(&row)?, recording.subject.at.arena);
+        let stream = gpu.device.cuda_stream();
+        let replay = || -> Result<(), DriverError> {
+            stream.context().bind_to_thread()?;
+            let stream = stream.cu_stream();
+            let copy = |to: u64, from: u64, words: usize| {
+                // SAFETY: both arrays have so many words: the batch fits the plan.
+                unsafe { result::memcpy_dtod_async(to, from, words * 4, stream) }
+            };
+            copy(own + self.plan.images, image, self.plan.batch * self.plan.image_len)?;
+            copy(own + self.plan.labels, label, self.plan.batch)?;
+            // SAFETY: the graph was recorded for this memory, which this plan holds.
+            unsafe { result::graph::launch(recording.graph, stream) }?;
+            copy(out, own + self.plan.metrics, ROW)
+        };
+        replay().w()?;
+        metrics_in(&row)
+    }
+}
+
+impl Gpu {
+    /// Where a tensor's values lie in the GPU's memory.
+    fn address<T: CudaDType + DeviceRepr>(&self, tensor: &Tensor) -> Result<u64> {
+        let (storage, layout) = tensor.storage_and_layout();
+        match &*storage {
+            Storage::Cuda(storage) if layout.is_contiguous() => {
+                let stream = self.device.cuda_stream();
+                let (start, _guard) = storage.as_cuda_slice::<T>()?.device_ptr(&stream);
+                Ok(start + (layout.start_offset() * size_of::<T>()) as u64)
+            }
+            _ => Err(Error::Tensor("expected contiguous values on the GPU".into())),
+        }
+    }
+
+    /// Records launches as a graph.
+    ///
+    /// They are recorded on a stream of their own: candle's may be the default stream, which cannot
+    /// be recorded. The graph is then launched on candle's, in order with candle's operations.
+    fn record(&self, subject: Subject, launches: &[Launch]) -> Result<Recording> {
+        let jobs: Vec<Job> = launches.iter().flat_map(|launch| launch.jobs.clone()).collect();
+        let jobs = self.device.clone_htod(&jobs)?;
+        let stream = self.device.cuda_stream();
+        stream.synchronize().w()?;
+        let first = jobs.device_ptr(&stream).0;
+        let record = || -> Result<sys::CUgraphExec, DriverError> {
+            stream.context().bind_to_thread()?;
+            let own = result::stream::create(result::stream::StreamKind::NonBlocking)?;
+            let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
+            // SAFETY: the stream was made here and is used here alone; the graph that comes of it,
+            // too, which is no longer needed once it is instantiated.
+            unsafe {
+                result::stream::begin_capture(own, mode)?;
+                // Whatever comes of the launches, the recording is ended.
+                let launched = self.launch_all(launches, first, own);
+                let graph = result::stream::end_capture(own)?;
+                let instantiated = launched.and_then(|()| {
+                    result::graph::instantiate(graph, sys::CUgraphInstantiate_flags(0))
+                });
+                result::graph::destroy(graph)?;
+                result::stream::destroy(own)?;
+                instantiated
+            }
+        };
+        let graph = record().w()?;
+        Ok(Recording { subject, graph, _jobs: jobs })
+    }
+
+    /// Queues launches whose jobs lie one after the other from `jobs` on.
+    fn launch_all(
+        &self,
+        launches: &[Launch],
+        mut jobs: u64,
+        stream: sys::CUstream,
+    ) -> Result<(), DriverError> {
+        for launch in launches {
+            self.launch(launch, jobs, stream)?;
+            jobs += size_of_val(launch.jobs.as_slice()) as u64;
+        }
+        Ok(())
+    }
+
+    /// Queues one launch whose jobs lie at `jobs` in the GPU's memory.
+    fn launch(
+        &self,
+        launch: &Launch,
+        mut jobs: u64,
+        stream: sys::CUstream,
+    ) -> Result<(), DriverError> {
+        let mut count = launch.jobs.len() as i32;
+        let mut arguments = [(&raw mut jobs).cast::<c_void>(), (&raw mut count).cast::<c_void>()];
+        // SAFETY: the arguments are those of `run` in `kernels.cu`; the jobs name memory that the
+        // plan has sized for them, and the parameters whose lengths have been checked.
+        unsafe {
+            result::launch_kernel(
+                self.run.cu_function(),
+                (launch.blocks, 1, 1),
+                (THREADS, 1, 1),
+                0,
+                stream,
+                &mut arguments,
+            )
+        }
+    }
+
+    /// The microseconds that a launch takes when it is repeated.
+    fn time(&self, launch: &Launch) -> Result<f32> {
+        const REPEATED: u32 = 100;
+        let jobs = self.device.clone_htod(&launch.jobs)?;
+        let stream = self.device.cuda_stream();
+        let (jobs, _guard) = jobs.device_ptr(&stream);
+        let event = || {
+            let timing = sys::CUevent_flags::CU_EVENT_DEFAULT;
+            stream.record_event(Some(timing)).w()
+        };
+        self.launch(launch, jobs, stream.cu_stream()).w()?;
+        let start = event()?;
+        for _ in 0..REPEATED {
+            self.launch(launch, jobs, stream.cu_stream()).w()?;
+        }
+        Ok(start.elapsed_ms(&event()?).w()? * 1e3 / REPEATED as f32)
+    }
+}
+
+/// Lets the driver keep freed memory for what comes next, such as the next batch: it would else give it back
+/// whenever somebody waits for the GPU, and have to get it again. Where it cannot, only time is lost.
+fn keep_freed_memory(device: &CudaDevice) {
+    let stream = device.cuda_stream();
+    let mut all = u64::MAX;
+    let threshold = sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
+    // SAFETY: the device is that of a context, the pool is the device's, and the attribute is a u64.
+    let _ = unsafe {
+        result::device::get_default_mem_pool(stream.context().cu_device()).and_then(|pool| {
+            result::mem_pool::set_attribute(pool, threshold, (&raw mut all).cast())
+        })
+    };
+}
+
+/// The kernel, compiled once for each kind of GPU.
+fn compiled(device: &CudaDevice) -> Result<CudaFunction> {
+    static COMPILED: Mutex<BTreeMap<(i32, i32), Vec<u8>>> = Mutex::new(BTreeMap::new());
+    let stream = device.cuda_stream();
+    let capability = stream.context().compute_capability().w()?;
+    let mut known = COMPILED.lock().unwrap_or_else(PoisonError::into_inner);
+    let code = match known.entry(capability) {
+        Entry::Occupied(known) => known.into_mut(),
+        Entry::Vacant(unknown) => unknown.insert(machine_code(capability)?),
+    };
+    let module = stream.context().load_module(Ptx::from_binary(code.clone())).w()?;
+    Ok(module.load_function("run").w()?)
+}
+
+/// The kernel for a compute capability, from the driver's cache folder if it has been compiled before.
+fn machine_code((major, minor): (i32, i32)) -> Result<Vec<u8>> {
+    let (mut release, mut update) = (0, 0);
+    // SAFETY: both are written to.
+    unsafe { nvrtc_sys::nvrtcVersion(&mut release, &mut update) }.result().map_err(failure)?;
+    let architecture = format!("sm_{major}{minor}");
+    let target = format!("{architecture}-nvrtc-{release}.{update}");
+    cached(compute_cache().as_deref(), (SOURCE, &target), || compile(&architecture))
+}
+
+/// Compiles the kernel: to machine code, as a driver refuses PTX from a newer compiler than its own.
+fn compile(architecture: &str) -> Result<Vec<u8>> {
+    let options = [format!("--gpu-architecture={architecture}"), "--std=c++17".to_owned()];
+    let source = CString::new(SOURCE).map_err(|error| Error::Gpu(error.to_string()))?;
+    let program = nvrtc::create_program(&source, Some(c"kernels.cu")).map_err(failure)?;
+    // SAFETY: the program has been made just now; it is asked for its code once it is compiled, and
+    // writes as many bytes as it has said.
+    let code = unsafe {
+        nvrtc::compile_program(program, &options).and_then(|()| {
+            let mut size = 0;
+            nvrtc_sys::nvrtcGetCUBINSize(program, &mut size).result()?;
+            let mut code = vec![0; size];
+            nvrtc_sys::nvrtcGetCUBIN(program, code.as_mut_ptr().cast()).result()?;
+            Ok(code)
+        })
+    };
+    // SAFETY: nothing refers to the program any more.
+    unsafe { nvrtc::destroy_program(program) }.map_err(failure)?;
+    code.map_err(failure)
+}
+
+fn failure(error: NvrtcError) -> Error {
+    Error::Gpu(format!("NVRTC cannot compile the training step: {error}"))
+}

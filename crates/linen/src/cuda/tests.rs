@@ -1,0 +1,354 @@
+//! The plans and the kernels, on the CPU: beside the CPU's own compiled step.
+
+use std::io::Write;
+use std::path::Path;
+use std::process::Command;
+use std::sync::{Mutex, OnceLock};
+
+use libloading::{Library, Symbol};
+
+use cpu_kernels::{Layer, Program};
+
+use super::plan::{Addresses, Job, Launch, Plan, ROW, read};
+use crate::error::Error;
+use crate::random::Key;
+
+type Run = unsafe extern "C" fn(*const Job, i32, i32, bool);
+
+/// `kernels.cu`, compiled for the CPU; its blocks run one at a time.
+struct Emulator(Library);
+
+impl Emulator {
+    /// Nothing where there is no C++ compiler.
+    fn get() -> Option<&'static Mutex<Self>> {
+        static EMULATOR: OnceLock<Option<Mutex<Emulator>>> = OnceLock::new();
+        EMULATOR.get_or_init(Self::compile).as_ref()
+    }
+
+    fn compile() -> Option<Mutex<Self>> {
+        let folder = tempfile::tempdir().unwrap();
+        let library = folder.path().join("emulate.so");
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/cuda/emulate.cpp");
+        let mut compiler = Command::new("c++");
+        compiler.args(["-std=c++17", "-O2", "-fPIC", "-shared", "-o"]).arg(&library).arg(source);
+        match compiler.status() {
+            Ok(status) => assert!(status.success(), "kernels.cu does not compile"),
+            Err(_) => {
+                let mut past_the_runner = std::io::stderr();
+                writeln!(past_the_runner, "skipped: there is no C++ compiler").unwrap();
+                return None;
+            }
+        }
+        // SAFETY: the library has been compiled just now and runs nothing when loaded.
+        Some(Mutex::new(Self(unsafe { Library::new(&library) }.unwrap())))
+    }
+
+    /// Blocks and threads take their turns in ascending order, or backwards.
+    fn run(&self, launches: &[Launch], backwards: bool) {
+        // SAFETY: `emulate.cpp` defines it so; the jobs name memory of the caller's that is large enough.
+        unsafe {
+            let launch: Symbol<Run> = self.0.get(b"launch").unwrap();
+            for Launch { jobs, blocks } in launches {
+                launch(jobs.as_ptr(), jobs.len() as i32, *blocks as i32, backwards);
+            }
+        }
+    }
+}
+
+/// Numbers from -1 to 1.
+fn numbers(key: Key, len: usize) -> Vec<f32> {
+    let tensor = crate::random::uniform(key, len, -1.0, 1.0, &candle_core::Device::Cpu).unwrap();
+    tensor.to_vec1().unwrap()
+}
+
+/// A plan with its memory and parameters, as on a GPU.
+struct Planned {
+    plan: Plan,
+    arena: Vec<f32>,
+    params: Vec<Vec<f32>>,
+    momenta: Vec<Vec<f32>>,
+}
+
+impl Planned {
+    fn new(
+        shape: [usize; 4],
+        layers: &[Layer],
+        key: Key,
+        (images, labels): (&[f32], &[u32]),
+    ) -> Self {
+        let plan = Plan::new(shape, layers).unwrap();
+        let arrays = |salt: u32, scale: f32| -> Vec<Vec<f32>> {
+            let lens = plan.param_lens.iter().zip(salt..);
+            lens.map(|(&len, salt)| {
+                numbers(key.fold_in(salt), len).into_iter().map(|value| value * scale).collect()
+            })
+            .collect()
+        };
+        let (params, momenta) = (arrays(100, 0.2), arrays(200, 0.1));
+        // What nothing has written yet is no number.
+        let mut arena = vec![f32::NAN; plan.words];
+        arena[plan.images as usize / 4..][..images.len()].copy_from_slice(images);
+        for (slot, label) in arena[plan.labels as usize / 4..].iter_mut().zip(labels) {
+            *slot = f32::from_bits(*label);
+        }
+        Self { plan, arena, params, momenta }
+    }
+
+    fn addresses(&mut self) -> Addresses {
+        let of = |arrays: &mut [Vec<f32>]| -> Vec<u64> {
+            arrays.iter_mut().map(|array| array.as_mut_ptr() as u64).collect()
+        };
+        Addresses {
+            arena: self.arena.as_mut_ptr() as u64,
+            params: of(&mut self.params),
+            momenta: of(&mut self.momenta),
+        }
+    }
+
+    /// Runs a step of training; the row of its metrics.
+    fn train(&mut self, emulator: &Emulator, rate: f32, beta: f32, backwards: bool) -> [f32; ROW] {
+        let at = self.addresses();
+        let launches = self.plan.training(&at, rate, beta);
+        emulator.run(&launches, backwards);
+        self.row()
+    }
+
+    fn evaluate(&mut self, emulator: &Emulator) -> [f32; ROW] {
+        let at = self.addresses();
+        let launches = self.plan.evaluation(&at);
+        emulator.run(&launches, false);
+        self.row()
+    }
+
+    fn row(&self) -> [f32; ROW] {
+        self.arena[self.plan.metrics as usize / 4..][..ROW].try_into().unwrap()
+    }
+
+    fn state(&self) -> [Vec<Vec<f32>>; 2] {
+        [self.params.clone(), self.momenta.clone()]
+    }
+
+    /// Goes back to an earlier state, in the same memory.
+    fn restore(&mut self, [params, momenta]: &[Vec<Vec<f32>>; 2]) {
+        for (now, before) in [(&mut self.params, params), (&mut self.momenta, momenta)] {
+            for (now, before) in now.iter_mut().zip(before) {
+                now.copy_from_slice(before);
+            }
+        }
+    }
+}
+
+/// Makes a step with momentum on both sides and compares all that comes of it.
+fn assert_same_step(shape: [usize; 4], layers: &[Layer], seed: i64) {
+    let Some(emulator) = Emulator::get() else {
+        return;
+    };
+    let emulator = emulator.lock().unwrap();
+    let classes = layers.iter().rev().find_map(|layer| match layer {
+        Layer::Dense { features, .. } => Some(*features as u32),
+        _ => None,
+    });
+    let (batch, key) = (shape[0], Key::new(seed));
+    let images = numbers(key, shape.iter().product());
+    let labels: Vec<u32> =
+        (0..batch).map(|i| key.fold_in(i as u32).words()[0] % classes.unwrap()).collect();
+    let mut gpu = Planned::new(shape, layers, key, (&images, &labels));
+    let start = gpu.state();
+
+    let (rate, beta) = (0.05, 0.9);
+    let [mut params, mut momenta] = start.clone();
+    let mut slices: Vec<&mut [f32]> = params.iter_mut().map(Vec::as_mut_slice).collect();
+    let mut momentum_slices: Vec<&mut [f32]> = momenta.iter_mut().map(Vec::as_mut_slice).collect();
+    let expected = Program::new(shape, layers)
+        .unwrap()
+        .train_step(&mut slices, &mut momentum_slices, &images, &labels, rate, beta)
+        .unwrap();
+
+    let evaluated = read(&gpu.evaluate(&emulator)).unwrap();
+    let found = read(&gpu.train(&emulator, rate, beta, false)).unwrap();
+    let forwards = gpu.state();
+    // Once more, from the same state and into the same memory, in the opposite order.
+    gpu.restore(&start);
+    gpu.train(&emulator, rate, beta, true);
+    assert!(forwards == gpu.state(), "the order makes a difference");
+
+    assert_eq!(found, evaluated);
+    let difference = (found.loss - expected.loss).abs();
+    assert!(difference <= 1e-5 * expected.loss, "{found:?} {expected:?}");
+    assert_eq!(found.accuracy, expected.correct as f32 / batch as f32);
+    for (what, found, expected) in
+        [("parameter", &gpu.params, &params), ("momentum", &gpu.momenta, &momenta)]
+    {
+        for (index, (found, expected)) in found.iter().zip(expected).enumerate() {
+            let largest = expected.iter().fold(0f32, |most, value| most.max(value.abs()));
+            for (at, (a, b)) in found.iter().zip(expected).enumerate() {
+                assert!((a - b).abs() <= 1e-5 * largest, "{what} {index}[{at}]: {a}, not {b}");
+            }
+        }
+    }
+}
+
+/// A chain whose parameters are numbered as they come.
+fn chain(layers: &[Layer]) -> Vec<Layer> {
+    let mut next = 0;
+    let mut params = || {
+        next += 2;
+        (next - 1, next - 2) // bias before kernel, as in alphabetical order
+    };
+    let numbered = layers.iter().cloned().map(|layer| match layer {
+        Layer::Conv { kernel, features, .. } => Layer::Conv { kernel, features, params: params() },
+        Layer::Dense { features, .. } => Layer::Dense { features, params: params() },
+        other => other,
+    });
+    numbered.collect()
+}
+
+fn conv(features: usize, kernel: (usize, usize)) -> Layer {
+    Layer::Conv { kernel, features, params: (0, 0) }
+}
+
+fn dense(features: usize) -> Layer {
+    Layer::Dense { features, params: (0, 0) }
+}
+
+const RELU: Layer = Layer::Relu;
+const FLATTEN: Layer = Layer::Flatten;
+const SOFTMAX: Layer = Layer::LogSoftmax;
+
+fn average(height: usize, width: usize) -> Layer {
+    Layer::AvgPool { window: (height, width) }
+}
+
+fn max(height: usize, width: usize) -> Layer {
+    Layer::MaxPool { window: (height, width) }
+}
+
+fn tutorial() -> Vec<Layer> {
+    chain(&[
+        conv(32, (3, 3)),
+        RELU,
+        average(2, 2),
+        conv(64, (3, 3)),
+        RELU,
+        average(2, 2),
+        FLATTEN,
+        dense(256),
+        RELU,
+        dense(10),
+        SOFTMAX,
+    ])
+}
+
+#[test]
+fn a_step_of_the_tutorials_network_is_that_of_the_cpu() {
+    assert_same_step([2, 28, 28, 1], &tutorial(), 1);
+}
+
+#[test]
+fn steps_of_other_networks_are_those_of_the_cpu() {
+    let networks: [([usize; 4], Vec<Layer>); 6] = [
+        // Windows that leave a rest, even kernels, more features than a tile is wide.
+        ([2, 11, 9, 3], vec![conv(70, (4, 2)), RELU, max(3, 2), conv(5, (2, 5)), RELU, max(2, 2)]),
+        // No ReLU, no pooling, more rows than a low tile has.
+        ([40, 6, 5, 2], vec![conv(3, (1, 1)), conv(33, (3, 3)), average(2, 1)]),
+        ([1, 7, 7, 65], vec![conv(8, (5, 5)), max(7, 7)]),
+        ([5, 4, 4, 1], vec![]),
+        ([70, 3, 3, 1], vec![conv(4, (3, 3)), RELU]),
+        (
+            [4, 8, 8, 1],
+            vec![conv(2, (3, 3)), max(2, 2), conv(3, (3, 3)), RELU, average(1, 2), conv(4, (2, 2))],
+        ),
+    ];
+    for (seed, (shape, convs)) in networks.into_iter().enumerate() {
+        for denses in [vec![dense(7)], vec![dense(40), RELU, dense(33), dense(3), RELU]] {
+            let layers = [convs.clone(), vec![FLATTEN], denses, vec![SOFTMAX]].concat();
+            println!("{shape:?} {layers:?}");
+            assert_same_step(shape, &chain(&layers), seed as i64);
+        }
+    }
+}
+
+#[test]
+fn a_step_on_a_large_batch_is_that_of_the_cpu() {
+    let layers = chain(&[conv(2, (3, 3)), RELU, max(2, 2), FLATTEN, dense(3), SOFTMAX]);
+    assert_same_step([16_384, 4, 4, 1], &layers, 3);
+}
+
+#[test]
+fn large_batches_of_the_tutorial_can_be_planned() {
+    for batch in [1, 32, 100, 256, 2_048, 16_384] {
+        let plan = Plan::new([batch, 28, 28, 1], &tutorial()).unwrap();
+        println!("a step on {batch} images takes {} MB", plan.words * 4 / 1_000_000);
+        // Blocks are counted with 31 bits.
+        let at = Addresses { arena: 4096, params: vec![1; 8], momenta: vec![1; 8] };
+        let launches = plan.training(&at, 0.1, 0.9);
+        assert!(launches.iter().all(|launch| (1..1 << 31).contains(&launch.blocks)));
+    }
+}
+
+#[test]
+fn a_label_that_is_no_class_is_named_and_nothing_is_changed() {
+    let Some(emulator) = Emulator::get() else {
+        return;
+    };
+    let emulator = emulator.lock().unwrap();
+    let layers = chain(&[conv(2, (3, 3)), RELU, FLATTEN, dense(4), RELU, dense(3), SOFTMAX]);
+    let (shape, key) = ([300, 4, 4, 1], Key::new(5));
+    let (images, mut labels) = (numbers(key, 300 * 16), vec![2; 300]);
+    (labels[270], labels[299]) = (3, u32::MAX);
+    let mut gpu = Planned::new(shape, &layers, key, (&images, &labels));
+    let start = gpu.state();
+    for row in [gpu.evaluate(&emulator), gpu.train(&emulator, 0.1, 0.9, false)] {
+        let error = read(&row).unwrap_err();
+        let expected = matches!(error, Error::Label { label: 3, index: 270, num_classes: 3 });
+        assert!(expected && row[0].is_nan(), "{error:?}");
+    }
+    assert!(start == gpu.state());
+
+    // The next batch is trained on as ever.
+    let mut good = Planned::new(shape, &layers, key, (&images, &[2; 300]));
+    gpu.arena.copy_from_slice(&good.arena);
+    let rows = [&mut gpu, &mut good].map(|gpu| gpu.train(&emulator, 0.1, 0.9, false));
+    assert_eq!(read(&rows[0]).unwrap(), read(&rows[1]).unwrap());
+    assert!(gpu.state() == good.state() && start != gpu.state());
+}
+
+#[test]
+fn a_step_of_the_tutorial_takes_eleven_launches() {
+    let plan = Plan::new([32, 28, 28, 1], &tutorial()).unwrap();
+    let at = Addresses { arena: 4096, params: vec![1; 8], momenta: vec![1; 8] };
+    let launches = plan.training(&at, 0.1, 0.9);
+    assert_eq!(launches.len(), 11);
+    assert_eq!(plan.evaluation(&at).len(), 7);
+    // The products occupy most of the 132 multiprocessors of an H100.
+    for launch in &launches {
+        println!(
+            "{:?} {}",
+            launch.jobs.iter().map(|job| job.kind).collect::<Vec<_>>(),
+            launch.blocks
+        );
+    }
+}
+
+#[test]
+fn rust_and_cuda_agree_on_the_layout_of_a_job() {
+    let Some(emulator) = Emulator::get() else {
+        return;
+    };
+    let emulator = emulator.lock().unwrap();
+    // SAFETY: `emulate.cpp` defines it so.
+    let size = unsafe {
+        let size: Symbol<unsafe extern "C" fn() -> usize> = emulator.0.get(b"job_size").unwrap();
+        size()
+    };
+    assert_eq!(size, size_of::<Job>());
+}
+
+#[test]
+fn what_a_gpu_cannot_count_is_refused() {
+    let error = Plan::new([1 << 20, 28, 28, 1], &tutorial()).unwrap_err();
+    assert!(error.contains("too large for a GPU"), "{error}");
+    let wide = chain(&[conv(1, (1, 1)), max(9, 9), FLATTEN, dense(2), SOFTMAX]);
+    let error = Plan::new([1, 28, 28, 1], &wide).unwrap_err();
+    assert!(error.contains("81 pixels"), "{error}");
+}

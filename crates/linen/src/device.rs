@@ -1,0 +1,84 @@
+//! Where the tensors live: on a GPU if there is one that this build can use, else on the CPU.
+
+use std::path::Path;
+
+use candle_core::Device;
+
+use crate::error::Result;
+
+/// The fastest device that this build can use, and a sentence that says why: CUDA, then Metal, then
+/// the CPU.
+///
+/// A GPU is chosen only if `probe`, which tries it out, finds nothing wrong with it.
+pub fn select_device(probe: impl Fn(&Device) -> Result<()>) -> (Device, String) {
+    let mut problem = None;
+    if cfg!(feature = "cuda") {
+        match probed(Device::new_cuda(0), &probe) {
+            Ok(device) => {
+                let reason = format!("Running on the NVIDIA GPU{}.", model(&device));
+                return (device, reason);
+            }
+            Err(error) => problem = Some(("NVIDIA GPU", error.to_string())),
+        }
+    }
+    if cfg!(feature = "metal") {
+        match probed(Device::new_metal(0), &probe) {
+            Ok(device) => return (device, "Running on the Mac's GPU through Metal.".into()),
+            Err(error) => problem = Some(("Metal GPU", error.to_string())),
+        }
+    }
+    let reason = match (problem, unused_gpu()) {
+        (Some((gpu, error)), _) => format!("Running on the CPU: no {gpu} can be used ({error})."),
+        (None, Some((gpu, feature))) => format!(
+            "Running on the CPU: there is {gpu}, but this build leaves it out; \
+             to use it, add features = [\"{feature}\"] to the :dep line."
+        ),
+        (None, None) => "Running on the CPU: no GPU was found.".into(),
+    };
+    (Device::Cpu, reason)
+}
+
+fn probed(
+    device: candle_core::Result<Device>,
+    probe: impl Fn(&Device) -> Result<()>,
+) -> Result<Device> {
+    let device = device?;
+    announce_compilation(&device);
+    probe(&device)?;
+    Ok(device)
+}
+
+/// On an NVIDIA GPU the probe compiles the kernels, unless the driver has kept them.
+#[cfg(feature = "cuda")]
+fn announce_compilation(device: &Device) {
+    let is_kept = crate::cuda::compute_cache().is_some_and(|folder| folder.exists());
+    if device.is_cuda() && !is_kept {
+        println!("Compiling kernels for the GPU: about half a minute, once on this machine.");
+    }
+}
+
+#[cfg(not(feature = "cuda"))]
+fn announce_compilation(_: &Device) {}
+
+/// The name of the GPU, such as `: NVIDIA H200`, where it tells it.
+#[cfg(feature = "cuda")]
+fn model(device: &Device) -> String {
+    let name = |cuda: &candle_core::CudaDevice| cuda.cuda_stream().context().name().ok();
+    device.as_cuda_device().ok().and_then(name).map_or(String::new(), |name| format!(": {name}"))
+}
+
+#[cfg(not(feature = "cuda"))]
+fn model(_: &Device) -> String {
+    String::new()
+}
+
+/// A GPU that is there although this build cannot use it, and the feature that it takes.
+fn unused_gpu() -> Option<(&'static str, &'static str)> {
+    if !cfg!(feature = "cuda") && Path::new("/proc/driver/nvidia/version").exists() {
+        Some(("an NVIDIA GPU", "cuda"))
+    } else if !cfg!(feature = "metal") && cfg!(all(target_os = "macos", target_arch = "aarch64")) {
+        Some(("a Mac's GPU", "metal"))
+    } else {
+        None
+    }
+}

@@ -1,0 +1,38 @@
+//! Metrics on their way from the device to the host.
+
+use candle_core::{DType, Tensor};
+
+use crate::error::Result;
+use crate::metrics::{BatchMetrics, Metrics};
+
+impl BatchMetrics {
+    /// Fetches the numbers of this batch from the device.
+    ///
+    /// # Errors
+    /// Those of [`get_all`](BatchMetrics::get_all).
+    pub fn get(&self) -> Result<Metrics> {
+        Metrics::mean(&Self::get_all(std::slice::from_ref(self))?)
+    }
+
+    /// Fetches the numbers of many batches from the device in one go.
+    ///
+    /// # Errors
+    /// [`Error::Tensor`] if the device fails; [`Error::Label`] if a compiled step on an NVIDIA GPU,
+    /// which nothing waited for, met a label that is no class.
+    pub fn get_all(batches: &[BatchMetrics]) -> Result<Vec<Metrics>> {
+        if batches.is_empty() {
+            return Ok(Vec::new());
+        }
+        #[cfg(feature = "cuda")]
+        if let Some(rows) = crate::cuda::fetch(batches)? {
+            return Ok(rows);
+        }
+        let fetch = |scalar: fn(&BatchMetrics) -> &Tensor| -> Result<Vec<f32>> {
+            let scalars: Vec<&Tensor> = batches.iter().map(scalar).collect();
+            Ok(Tensor::stack(&scalars, 0)?.to_dtype(DType::F32)?.to_vec1()?)
+        };
+        let (losses, accuracies) = (fetch(|b| &b.loss)?, fetch(|b| &b.accuracy)?);
+        let pairs = losses.into_iter().zip(accuracies);
+        Ok(pairs.map(|(loss, accuracy)| Metrics { loss, accuracy }).collect())
+    }
+}

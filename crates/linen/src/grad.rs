@@ -1,0 +1,55 @@
+//! Gradients with respect to parameters.
+
+use std::collections::BTreeMap;
+
+use candle_core::Tensor;
+
+use crate::error::{Error, Result};
+use crate::params::Params;
+
+/// The gradient of a scalar for each parameter, under the parameter's path.
+#[derive(Debug, Clone, Default)]
+pub struct Gradients(BTreeMap<String, Tensor>);
+
+impl Gradients {
+    /// The gradient for the parameter of a path, of that parameter's shape.
+    pub fn get(&self, path: &str) -> Option<&Tensor> {
+        self.0.get(path)
+    }
+
+    /// All paths and gradients, in alphabetical order.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &Tensor)> {
+        self.0.iter().map(|(path, grad)| (path.as_str(), grad))
+    }
+}
+
+impl FromIterator<(String, Tensor)> for Gradients {
+    fn from_iter<I: IntoIterator<Item = (String, Tensor)>>(iter: I) -> Self {
+        Gradients(iter.into_iter().collect())
+    }
+}
+
+/// Evaluates a function of the parameters and its gradient.
+///
+/// The function returns the scalar to differentiate and whatever else the caller wants to keep;
+/// the result is `((value, extra), gradients)`.
+///
+/// # Errors
+/// Those of the function; [`Error::NoGradient`] if the value does not depend on some parameter;
+/// [`Error::Tensor`] if an operation in it has no derivative.
+///
+/// # Source
+/// `jax.value_and_grad(loss_fn, has_aux=True)`. The derivatives are candle's.
+pub fn value_and_grad<T>(
+    loss_fn: impl FnOnce(&Params) -> Result<(Tensor, T)>,
+    params: &Params,
+) -> Result<((Tensor, T), Gradients)> {
+    let (loss, extra) = loss_fn(params)?;
+    let grads = loss.backward()?;
+    let gradients = params.iter().map(|(path, var)| match grads.get(var) {
+        Some(grad) => Ok((path.to_owned(), grad.clone())),
+        None => Err(Error::NoGradient(path.to_owned())),
+    });
+    let gradients = gradients.collect::<Result<Gradients>>()?;
+    Ok(((loss.detach(), extra), gradients))
+}

@@ -1,0 +1,48 @@
+//! Initial values of parameters.
+
+use candle_core::{DType, Device, Shape, Tensor};
+
+use crate::error::Result;
+use crate::memory;
+use crate::random::{Key, truncated_normal};
+
+/// LeCun normal: normal numbers cut off at two standard deviations, with variance `1 / fan_in`.
+///
+/// `fan_in`, the number of inputs to one output, is the product of all dimensions but the last.
+/// Flax's default for the kernels of `Conv` and `Dense`.
+///
+/// # Errors
+/// [`Error::Memory`](crate::Error::Memory) if it does not fit the memory.
+///
+/// # Source
+/// `jax.nn.initializers.lecun_normal`; Y. LeCun et al., *Efficient BackProp*, 1998.
+pub fn lecun_normal(key: Key, shape: &Shape, device: &Device) -> Result<Tensor> {
+    // The standard deviation of a standard normal cut off to (-2, 2).
+    const TRUNCATED_STD: f32 = 0.879_625_661_034_239_8_f64 as f32;
+    let (_, inputs) = shape.dims().split_last().unwrap_or((&1, &[]));
+    let fan_in = memory::product(inputs);
+    let stddev = (1.0 / fan_in as f32).sqrt() / TRUNCATED_STD;
+    Ok((truncated_normal(key, -2.0, 2.0, shape, device)? * f64::from(stddev))?)
+}
+
+/// Ones, Flax's default for the scale of batch norm. The key is not used.
+///
+/// # Errors
+/// [`Error::Memory`](crate::Error::Memory) if it does not fit the memory.
+pub fn ones(_key: Key, shape: &Shape, device: &Device) -> Result<Tensor> {
+    check(shape, device)?;
+    Ok(Tensor::ones(shape, DType::F32, device)?)
+}
+
+/// Zeros, Flax's default for biases. The key is not used.
+///
+/// # Errors
+/// [`Error::Memory`](crate::Error::Memory) if it does not fit the memory.
+pub fn zeros(_key: Key, shape: &Shape, device: &Device) -> Result<Tensor> {
+    check(shape, device)?;
+    Ok(Tensor::zeros(shape, DType::F32, device)?)
+}
+
+fn check(shape: &Shape, device: &Device) -> Result<()> {
+    memory::check("a parameter", shape.dims(), DType::F32, device)
+}

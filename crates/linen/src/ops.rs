@@ -1,0 +1,495 @@
+//! The bridge between candle's tensors and the kernels of [`cpu_kernels`]: custom
+//! operations with derivatives, and operations in place.
+//!
+//! Everything here works on f32 tensors on the CPU, except [`scale_and_add`], which takes any.
+
+use std::cell::Cell;
+
+use candle_core::{
+    CpuStorage, CustomOp1, CustomOp2, CustomOp3, D, DType, Device, InplaceOp1, InplaceOp2, Layout,
+    Shape, Storage, Tensor, Var,
+};
+use cpu_kernels::{
+    BatchNorm, Conv2d, Dense, KernelError, Pool2d, Statistics, log_softmax_backward,
+    log_softmax_forward, relu_backward, relu_forward, without_subnormal,
+};
+use jax_random::{Key, bernoulli_at};
+use rayon::prelude::*;
+
+use crate::error::{Error, Result, through_candle};
+use crate::memory;
+
+type CandleResult<T> = candle_core::Result<T>;
+
+/// Values per task.
+const CHUNK: usize = 1 << 14;
+
+/// Convolution with bias, see [`Scope::conv`](crate::Scope::conv).
+pub(crate) fn conv(x: &Tensor, kernel: &Tensor, bias: &Tensor) -> Result<Tensor> {
+    let (batch, height, width, in_channels) = x.dims4()?;
+    let (kernel_height, kernel_width, _, out_channels) = kernel.dims4()?;
+    let kernel_size = (kernel_height, kernel_width);
+    let conv = Conv2d { batch, height, width, in_channels, out_channels, kernel: kernel_size };
+    let op = Affine {
+        name: "conv",
+        shape: (batch, height, width, out_channels).into(),
+        forward: move |x: &[f32], kernel: &[f32], bias: &[f32], out: &mut [f32]| {
+            conv.forward(x, kernel, bias, out)
+        },
+        backward_input: move |kernel: &[f32], grad: &[f32], out: &mut [f32]| {
+            conv.backward_input(kernel, grad, out)
+        },
+        backward_params: move |x: &[f32], grad: &[f32], kernel: &mut [f32], bias: &mut [f32]| {
+            conv.backward_kernel(x, grad, kernel, bias)
+        },
+    };
+    Ok(x.contiguous()?.apply_op3(&kernel.contiguous()?, &bias.contiguous()?, op)?)
+}
+
+/// A dense layer with bias, see [`Scope::dense`](crate::Scope::dense).
+pub(crate) fn dense(x: &Tensor, kernel: &Tensor, bias: &Tensor) -> Result<Tensor> {
+    let (batch, inputs) = x.dims2()?;
+    let (_, outputs) = kernel.dims2()?;
+    let dense = Dense { batch, inputs, outputs };
+    let op = Affine {
+        name: "dense",
+        shape: (batch, outputs).into(),
+        forward: move |x: &[f32], kernel: &[f32], bias: &[f32], out: &mut [f32]| {
+            dense.forward(x, kernel, bias, out)
+        },
+        backward_input: move |kernel: &[f32], grad: &[f32], out: &mut [f32]| {
+            dense.backward_input(kernel, grad, out)
+        },
+        backward_params: move |x: &[f32], grad: &[f32], kernel: &mut [f32], bias: &mut [f32]| {
+            dense.backward_kernel(x, grad, kernel, bias)
+        },
+    };
+    Ok(x.contiguous()?.apply_op3(&kernel.contiguous()?, &bias.contiguous()?, op)?)
+}
+
+/// The rectifier, see [`relu`](crate::relu).
+pub(crate) fn relu(x: &Tensor) -> Result<Tensor> {
+    let op = Unary {
+        name: "relu",
+        shape: x.shape().clone(),
+        forward: relu_forward,
+        backward: |_x: &Tensor, y: &Tensor, grad: &Tensor| {
+            binary("relu_grad", y, grad, y.shape(), relu_backward)
+        },
+    };
+    Ok(x.contiguous()?.apply_op1(op)?)
+}
+
+/// Log-softmax over the last dimension, see [`log_softmax`](crate::log_softmax).
+pub(crate) fn log_softmax(x: &Tensor) -> Result<Tensor> {
+    let classes = x.dim(D::Minus1)?;
+    let op = Unary {
+        name: "log_softmax",
+        shape: x.shape().clone(),
+        forward: move |x: &[f32], out: &mut [f32]| log_softmax_forward(x, classes, out),
+        backward: move |_x: &Tensor, y: &Tensor, grad: &Tensor| {
+            binary("log_softmax_grad", y, grad, y.shape(), |y, grad, out| {
+                log_softmax_backward(y, grad, classes, out)
+            })
+        },
+    };
+    Ok(x.contiguous()?.apply_op1(op)?)
+}
+
+/// Average pooling, see [`avg_pool`](crate::avg_pool).
+pub(crate) fn avg_pool(x: &Tensor, window: (usize, usize)) -> Result<Tensor> {
+    let (pool, shape) = pool(x, window)?;
+    let op = Unary {
+        name: "avg_pool",
+        shape,
+        forward: move |x: &[f32], out: &mut [f32]| pool.average_forward(x, out),
+        backward: move |x: &Tensor, _y: &Tensor, grad: &Tensor| {
+            binary("avg_pool_grad", x, grad, x.shape(), |_x, grad, out| {
+                pool.average_backward(grad, out)
+            })
+        },
+    };
+    Ok(x.contiguous()?.apply_op1(op)?)
+}
+
+/// Max pooling, see [`max_pool`](crate::max_pool).
+pub(crate) fn max_pool(x: &Tensor, window: (usize, usize)) -> Result<Tensor> {
+    let (pool, shape) = pool(x, window)?;
+    let op = Unary {
+        name: "max_pool",
+        shape,
+        forward: move |x: &[f32], out: &mut [f32]| pool.max_forward(x, out),
+        backward: move |x: &Tensor, _y: &Tensor, grad: &Tensor| {
+            binary("max_pool_grad", x, grad, x.shape(), |x, grad, out| {
+                pool.max_backward(x, grad, out)
+            })
+        },
+    };
+    Ok(x.contiguous()?.apply_op1(op)?)
+}
+
+/// Dropout, see [`Scope::dropout`](crate::Scope::dropout).
+pub(crate) fn dropout(x: &Tensor, key: Key, keep_prob: f32) -> Result<Tensor> {
+    let kernel = move |x: &[f32], out: &mut [f32]| {
+        cpu_kernels::dropout(x, keep_prob, |index| bernoulli_at(key, index, keep_prob), out)
+    };
+    let op = Unary {
+        name: "dropout",
+        shape: x.shape().clone(),
+        forward: kernel,
+        backward: move |_x: &Tensor, _y: &Tensor, grad: &Tensor| {
+            binary("dropout_grad", grad, grad, grad.shape(), |grad, _, out| kernel(grad, out))
+        },
+    };
+    Ok(x.contiguous()?.apply_op1(op)?)
+}
+
+/// Mean and variance of each channel, the last dimension.
+pub(crate) fn batch_statistics(x: &Tensor) -> Result<Statistics> {
+    let x = x.contiguous()?;
+    let (storage, layout) = x.storage_and_layout();
+    Ok(batch_norm_shape(&x)?.statistics(f32_slice(&storage, layout)?)?)
+}
+
+/// Batch normalization, see [`Scope::batch_norm`](crate::Scope::batch_norm).
+pub(crate) fn batch_norm(
+    x: &Tensor,
+    scale: &Tensor,
+    bias: &Tensor,
+    statistics: Statistics,
+) -> Result<Tensor> {
+    let op = Normalize { norm: batch_norm_shape(x)?, shape: x.shape().clone(), statistics };
+    Ok(x.contiguous()?.apply_op3(&scale.contiguous()?, &bias.contiguous()?, op)?)
+}
+
+fn batch_norm_shape(x: &Tensor) -> Result<BatchNorm> {
+    let channels = x.dim(D::Minus1)?;
+    Ok(BatchNorm { rows: x.elem_count() / channels.max(1), channels })
+}
+
+/// A pooling and the shape of its result.
+fn pool(x: &Tensor, window: (usize, usize)) -> Result<(Pool2d, Shape)> {
+    let (batch, height, width, channels) = x.dims4()?;
+    let shape = (batch, height / window.0, width / window.1, channels);
+    Ok((Pool2d { batch, height, width, channels, window }, shape.into()))
+}
+
+/// `y ← a · y + b · x`, in place where the device allows it.
+pub(crate) fn scale_and_add(y: &Var, a: f64, x: &Tensor, b: f64) -> Result<()> {
+    if y.device().is_cpu() {
+        Ok(y.inplace_op2(&x.contiguous()?, &ScaleAndAdd { a, b })?)
+    } else {
+        Ok(y.set(&((y.as_tensor() * a)? + (x * b)?)?)?)
+    }
+}
+
+/// Gives a function the content of several variables at once, to change it in place.
+///
+/// The variables must be different ones on the CPU, f32 and contiguous.
+pub(crate) fn with_slices_mut<R>(
+    vars: &[&Var],
+    f: impl FnOnce(&mut [&mut [f32]]) -> R,
+) -> Result<R> {
+    borrow_rest(vars, Vec::with_capacity(vars.len()), f)
+}
+
+/// candle lends the storage of one tensor at a time, to an operation in place; so the next is
+/// borrowed within the operation on the one before.
+fn borrow_rest<R, F: FnOnce(&mut [&mut [f32]]) -> R>(
+    vars: &[&Var],
+    mut borrowed: Vec<&mut [f32]>,
+    f: F,
+) -> Result<R> {
+    let Some((first, rest)) = vars.split_first() else {
+        return Ok(f(&mut borrowed));
+    };
+    let op = Borrow { rest, state: Cell::new(Some((borrowed, f))), result: Cell::new(None) };
+    first.inplace_op1(&op)?;
+    op.result.take().unwrap_or_else(|| Err(Error::Tensor("nothing was borrowed".into())))
+}
+
+/// What has been borrowed so far, and the function that waits for all of it.
+type Pending<'b, F> = (Vec<&'b mut [f32]>, F);
+
+struct Borrow<'a, 'b, R, F> {
+    rest: &'a [&'a Var],
+    state: Cell<Option<Pending<'b, F>>>,
+    result: Cell<Option<Result<R>>>,
+}
+
+impl<R, F: FnOnce(&mut [&mut [f32]]) -> R> InplaceOp1 for Borrow<'_, '_, R, F> {
+    fn name(&self) -> &'static str {
+        "borrow"
+    }
+
+    fn cpu_fwd(&self, storage: &mut CpuStorage, layout: &Layout) -> CandleResult<()> {
+        if let Some((mut borrowed, f)) = self.state.take() {
+            borrowed.push(as_slice_mut(storage, layout)?);
+            self.result.set(Some(borrow_rest(self.rest, borrowed, f)));
+        }
+        Ok(())
+    }
+}
+
+struct ScaleAndAdd {
+    a: f64,
+    b: f64,
+}
+
+impl InplaceOp2 for ScaleAndAdd {
+    fn name(&self) -> &'static str {
+        "scale_and_add"
+    }
+
+    fn cpu_fwd(
+        &self,
+        y: &mut CpuStorage,
+        y_layout: &Layout,
+        x: &CpuStorage,
+        x_layout: &Layout,
+    ) -> CandleResult<()> {
+        let (y_range, x_range) = (range(y_layout)?, range(x_layout)?);
+        match (y, x) {
+            (CpuStorage::F32(y), CpuStorage::F32(x)) => {
+                let (a, b) = (self.a as f32, self.b as f32);
+                assign(&mut y[y_range], &x[x_range], |y, x| without_subnormal(a * y + b * x));
+            }
+            (CpuStorage::F64(y), CpuStorage::F64(x)) => {
+                assign(&mut y[y_range], &x[x_range], |y, x| self.a * y + self.b * x);
+            }
+            _ => candle_core::bail!("parameters and gradients must both be f32 or both f64"),
+        }
+        Ok(())
+    }
+}
+
+/// `y ← f(y, x)`, value by value, on all threads.
+fn assign<T: Copy + Send + Sync>(y: &mut [T], x: &[T], f: impl Fn(T, T) -> T + Sync) {
+    y.par_chunks_mut(CHUNK).zip(x.par_chunks(CHUNK)).for_each(|(y, x)| {
+        y.iter_mut().zip(x).for_each(|(y, &x)| *y = f(*y, x));
+    });
+}
+
+/// What a kernel that writes its result into a slice returns.
+type KernelResult = Result<(), KernelError>;
+
+/// An operation on one tensor: a kernel, and its derivative from input, output and gradient.
+struct Unary<F, B> {
+    name: &'static str,
+    shape: Shape,
+    forward: F,
+    backward: B,
+}
+
+impl<F, B> CustomOp1 for Unary<F, B>
+where
+    F: Fn(&[f32], &mut [f32]) -> KernelResult,
+    B: Fn(&Tensor, &Tensor, &Tensor) -> CandleResult<Tensor>,
+{
+    fn name(&self) -> &'static str {
+        self.name
+    }
+
+    fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> CandleResult<(CpuStorage, Shape)> {
+        let x = as_slice(x, layout)?;
+        output(&self.shape, |out| (self.forward)(x, out))
+    }
+
+    fn bwd(&self, x: &Tensor, y: &Tensor, grad: &Tensor) -> CandleResult<Option<Tensor>> {
+        (self.backward)(x, y, &grad.contiguous()?).map(Some)
+    }
+}
+
+/// A layer with kernel and bias, and its derivatives.
+struct Affine<F, I, P> {
+    name: &'static str,
+    shape: Shape,
+    /// From input, kernel and bias.
+    forward: F,
+    /// From the kernel and the gradient of the output.
+    backward_input: I,
+    /// From the input and the gradient of the output, to those of kernel and bias.
+    backward_params: P,
+}
+
+impl<F, I, P> CustomOp3 for Affine<F, I, P>
+where
+    F: Fn(&[f32], &[f32], &[f32], &mut [f32]) -> KernelResult,
+    I: Fn(&[f32], &[f32], &mut [f32]) -> KernelResult,
+    P: Fn(&[f32], &[f32], &mut [f32], &mut [f32]) -> KernelResult,
+{
+    fn name(&self) -> &'static str {
+        self.name
+    }
+
+    fn cpu_fwd(
+        &self,
+        x: &CpuStorage,
+        x_layout: &Layout,
+        kernel: &CpuStorage,
+        kernel_layout: &Layout,
+        bias: &CpuStorage,
+        bias_layout: &Layout,
+    ) -> CandleResult<(CpuStorage, Shape)> {
+        let (x, kernel) = (as_slice(x, x_layout)?, as_slice(kernel, kernel_layout)?);
+        let bias = as_slice(bias, bias_layout)?;
+        output(&self.shape, |out| (self.forward)(x, kernel, bias, out))
+    }
+
+    fn bwd(
+        &self,
+        x: &Tensor,
+        kernel: &Tensor,
+        bias: &Tensor,
+        _out: &Tensor,
+        grad: &Tensor,
+    ) -> CandleResult<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        let grad = grad.contiguous()?;
+        // The first layer's input is data, whose gradient nobody asks for.
+        let grad_x = match x.track_op() {
+            true => Some(binary("grad_input", kernel, &grad, x.shape(), &self.backward_input)?),
+            false => None,
+        };
+        // Both in one go, one behind the other.
+        let (kernel_len, bias_len) = (kernel.elem_count(), bias.elem_count());
+        let both = Shape::from(kernel_len + bias_len);
+        let grads = binary("grad_params", x, &grad, &both, |x, grad, out| {
+            let (kernel, bias) = out.split_at_mut(kernel_len);
+            (self.backward_params)(x, grad, kernel, bias)
+        })?;
+        let grad_kernel = grads.narrow(0, 0, kernel_len)?.reshape(kernel.shape())?;
+        let grad_bias = grads.narrow(0, kernel_len, bias_len)?.reshape(bias.shape())?;
+        Ok((grad_x, Some(grad_kernel), Some(grad_bias)))
+    }
+}
+
+/// A batch normalization, and its derivatives.
+struct Normalize {
+    norm: BatchNorm,
+    shape: Shape,
+    statistics: Statistics,
+}
+
+impl CustomOp3 for Normalize {
+    fn name(&self) -> &'static str {
+        "batch_norm"
+    }
+
+    fn cpu_fwd(
+        &self,
+        x: &CpuStorage,
+        x_layout: &Layout,
+        scale: &CpuStorage,
+        scale_layout: &Layout,
+        bias: &CpuStorage,
+        bias_layout: &Layout,
+    ) -> CandleResult<(CpuStorage, Shape)> {
+        let (x, scale) = (as_slice(x, x_layout)?, as_slice(scale, scale_layout)?);
+        let bias = as_slice(bias, bias_layout)?;
+        output(&self.shape, |out| self.norm.forward(x, &self.statistics, scale, bias, out))
+    }
+
+    fn bwd(
+        &self,
+        x: &Tensor,
+        scale: &Tensor,
+        _bias: &Tensor,
+        _out: &Tensor,
+        grad: &Tensor,
+    ) -> CandleResult<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        let grad = grad.contiguous()?;
+        let channels = self.norm.channels;
+        // Both in one go, one behind the other.
+        let both = Shape::from((2, channels));
+        let grads = binary("batch_norm_grad_params", x, &grad, &both, |x, grad, out| {
+            let (scale, bias) = out.split_at_mut(channels);
+            self.norm.backward_params(x, &self.statistics, grad, scale, bias)
+        })?;
+        let grad_x = match x.track_op() {
+            true => {
+                let scale = scale.to_vec1::<f32>()?;
+                let sums = grads.flatten_all()?.to_vec1::<f32>()?;
+                let (by_scale, by_bias) = sums.split_at(channels);
+                let name = "batch_norm_grad_input";
+                Some(binary(name, x, &grad, x.shape(), |x, grad, out| {
+                    let norm = &self.norm;
+                    norm.backward_input(x, &self.statistics, &scale, grad, by_scale, by_bias, out)
+                })?)
+            }
+            false => None,
+        };
+        Ok((grad_x, Some(grads.get(0)?), Some(grads.get(1)?)))
+    }
+}
+
+/// Runs a kernel on two tensors, without a derivative.
+fn binary(
+    name: &'static str,
+    a: &Tensor,
+    b: &Tensor,
+    shape: &Shape,
+    kernel: impl Fn(&[f32], &[f32], &mut [f32]) -> KernelResult,
+) -> CandleResult<Tensor> {
+    a.apply_op2_no_bwd(b, &Binary { name, shape, kernel })
+}
+
+struct Binary<'a, F> {
+    name: &'static str,
+    shape: &'a Shape,
+    kernel: F,
+}
+
+impl<F: Fn(&[f32], &[f32], &mut [f32]) -> KernelResult> CustomOp2 for Binary<'_, F> {
+    fn name(&self) -> &'static str {
+        self.name
+    }
+
+    fn cpu_fwd(
+        &self,
+        a: &CpuStorage,
+        a_layout: &Layout,
+        b: &CpuStorage,
+        b_layout: &Layout,
+    ) -> CandleResult<(CpuStorage, Shape)> {
+        let (a, b) = (as_slice(a, a_layout)?, as_slice(b, b_layout)?);
+        output(self.shape, |out| (self.kernel)(a, b, out))
+    }
+}
+
+/// A new tensor's storage, filled by a kernel.
+fn output(
+    shape: &Shape,
+    kernel: impl FnOnce(&mut [f32]) -> KernelResult,
+) -> CandleResult<(CpuStorage, Shape)> {
+    memory::check("the result of a layer", shape.dims(), DType::F32, &Device::Cpu)
+        .map_err(through_candle)?;
+    let mut out = vec![0.0; shape.elem_count()];
+    kernel(&mut out).map_err(through_candle)?;
+    Ok((CpuStorage::F32(out), shape.clone()))
+}
+
+fn range(layout: &Layout) -> CandleResult<std::ops::Range<usize>> {
+    match layout.contiguous_offsets() {
+        Some((start, end)) => Ok(start..end),
+        None => candle_core::bail!("the tensor is not contiguous: call `contiguous` first"),
+    }
+}
+
+/// The values of a contiguous f32 tensor on the CPU.
+pub(crate) fn f32_slice<'a>(storage: &'a Storage, layout: &Layout) -> Result<&'a [f32]> {
+    match storage {
+        Storage::Cpu(storage) => Ok(as_slice(storage, layout)?),
+        _ => Err(Error::Tensor("expected a tensor on the CPU".into())),
+    }
+}
+
+fn as_slice<'a>(storage: &'a CpuStorage, layout: &Layout) -> CandleResult<&'a [f32]> {
+    Ok(&storage.as_slice::<f32>()?[range(layout)?])
+}
+
+fn as_slice_mut<'a>(storage: &'a mut CpuStorage, layout: &Layout) -> CandleResult<&'a mut [f32]> {
+    match storage {
+        CpuStorage::F32(values) => Ok(&mut values[range(layout)?]),
+        _ => candle_core::bail!("expected f32 parameters"),
+    }
+}

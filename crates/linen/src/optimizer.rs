@@ -1,0 +1,170 @@
+//! Gradient descent with momentum.
+
+use crate::error::{Error, Result, check_not_negative};
+use crate::grad::Gradients;
+use crate::ops;
+use crate::params::Params;
+
+/// The momentum optimizer together with the parameters it works on, its target.
+///
+/// A step is `m ← beta · m + gradient; parameter ← parameter - learning_rate · m`, with `m`
+/// starting at zero. There is no dampening.
+///
+/// # Source
+/// `flax.optim.Momentum`; Polyak, *Some methods of speeding up the convergence of iteration
+/// methods*, 1964. candle's `SGD` has no momentum.
+#[derive(Debug)]
+pub struct Momentum {
+    target: Params,
+    momentum: Params,
+    learning_rate: f64,
+    beta: f64,
+}
+
+impl Momentum {
+    /// An optimizer for a copy of these parameters, with zero momentum.
+    ///
+    /// The parameters themselves stay as they are, as in JAX: training can start from them again.
+    ///
+    /// # Errors
+    /// [`Error::Hyperparameter`] unless `learning_rate` is finite and not negative and
+    /// `0 <= beta < 1`; [`Error::NoParams`] if there is nothing to train.
+    pub fn new(params: &Params, learning_rate: f64, beta: f64) -> Result<Self> {
+        check(params, learning_rate, beta)?;
+        let (target, momentum) = (params.copy()?, params.zeros_like()?);
+        Ok(Momentum { target, momentum, learning_rate, beta })
+    }
+
+    /// Restores an optimizer, as from a checkpoint.
+    ///
+    /// # Errors
+    /// Those of [`new`](Momentum::new); [`Error::MissingParam`] and [`Error::ParamShape`] unless the
+    /// momentum has the parameters' paths and shapes.
+    pub fn from_parts(
+        target: Params,
+        momentum: Params,
+        learning_rate: f64,
+        beta: f64,
+    ) -> Result<Self> {
+        check(&target, learning_rate, beta)?;
+        for (one, other) in [(&target, &momentum), (&momentum, &target)] {
+            for (path, var) in one.iter() {
+                let Some(twin) = other.get(path) else {
+                    let known = other.paths().collect::<Vec<_>>().join(", ");
+                    return Err(Error::MissingParam { path: path.to_owned(), known });
+                };
+                if var.shape() != twin.shape() {
+                    return Err(Error::ParamShape {
+                        path: path.to_owned(),
+                        expected: var.dims().to_vec(),
+                        found: twin.dims().to_vec(),
+                    });
+                }
+            }
+        }
+        Ok(Momentum { target, momentum, learning_rate, beta })
+    }
+
+    /// A copy with variables of its own: steps of one leave the other as it is.
+    ///
+    /// # Errors
+    /// [`Error::Tensor`] if the device has no room for it.
+    pub fn copy(&self) -> Result<Self> {
+        let (target, momentum) = (self.target.copy()?, self.momentum.copy()?);
+        Ok(Momentum { target, momentum, ..*self })
+    }
+
+    /// The parameters in their present state.
+    pub fn target(&self) -> &Params {
+        &self.target
+    }
+
+    /// The running sum of past gradients, of the parameters' paths and shapes.
+    pub fn momentum(&self) -> &Params {
+        &self.momentum
+    }
+
+    /// The step size.
+    pub fn learning_rate(&self) -> f64 {
+        self.learning_rate
+    }
+
+    /// The share of the momentum that a step keeps.
+    pub fn beta(&self) -> f64 {
+        self.beta
+    }
+
+    /// Makes one step along a gradient, in place.
+    ///
+    /// # Errors
+    /// [`Error::NoGradient`] if a parameter's gradient is missing, [`Error::Shape`] if it has another
+    /// shape than the parameter; then nothing was changed.
+    ///
+    /// # Examples
+    /// ```
+    /// use candle_core::{Device, Tensor};
+    /// use linen::{Gradients, Momentum, Params};
+    ///
+    /// let one = |value: f32| vec![("p".to_owned(), Tensor::new(value, &Device::Cpu).unwrap())];
+    /// let mut optimizer = Momentum::new(&Params::try_from(one(1.0))?, 0.1, 0.2)?;
+    /// optimizer.apply_gradient(&one(3.0).into_iter().collect::<Gradients>())?;
+    /// // m = 0.2 · 0 + 3, p = 1 - 0.1 · 3
+    /// assert_eq!(optimizer.target().get("p").unwrap().to_scalar::<f32>()?, 0.7);
+    /// # Ok::<(), linen::Error>(())
+    /// ```
+    pub fn apply_gradient(&mut self, gradients: &Gradients) -> Result<()> {
+        for (path, var) in self.target.iter() {
+            let gradient = gradients.get(path).ok_or_else(|| Error::NoGradient(path.to_owned()))?;
+            if gradient.shape() != var.shape() {
+                return Err(Error::Shape {
+                    what: "gradient",
+                    expected: format!("{:?}, that of {path:?}", var.dims()),
+                    found: gradient.dims().to_vec(),
+                });
+            }
+        }
+        for (path, gradient) in gradients.iter() {
+            if let (Some(target), Some(momentum)) = (self.target.get(path), self.momentum.get(path))
+            {
+                ops::scale_and_add(momentum, self.beta, gradient, 1.0)?;
+                ops::scale_and_add(target, 1.0, momentum, -self.learning_rate)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn check(params: &Params, learning_rate: f64, beta: f64) -> Result<()> {
+    check_not_negative("learning_rate", learning_rate)?;
+    if !(0.0..1.0).contains(&beta) {
+        return Err(Error::Hyperparameter {
+            name: "beta",
+            value: beta,
+            allowed: "it must be at least 0 and below 1",
+        });
+    }
+    if params.is_empty() {
+        return Err(Error::NoParams);
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::{Device, Tensor};
+
+    use super::*;
+
+    #[test]
+    fn a_momentum_that_nothing_feeds_ends_at_zero() {
+        let one = |value: f32| ("p".to_owned(), Tensor::new(value, &Device::Cpu).unwrap());
+        let params = vec![one(1.0)].try_into().unwrap();
+        let mut optimizer = Momentum::new(&params, 0.1, 0.9).unwrap();
+        for gradient in std::iter::once(1e-30).chain([0.0; 400]) {
+            optimizer.apply_gradient(&[one(gradient)].into_iter().collect()).unwrap();
+        }
+        let momentum = optimizer.momentum().get("p").unwrap().to_scalar::<f32>().unwrap();
+        // Not 5.6e-45, which times 0.9 is rounded to itself.
+        assert_eq!(momentum, 0.0);
+    }
+}

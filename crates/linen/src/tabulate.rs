@@ -1,0 +1,108 @@
+//! The table of a network's layers.
+
+use std::fmt;
+
+use candle_core::Tensor;
+
+use jax_random::Key;
+use notebook_display::{Table, grouped};
+
+use crate::error::Result;
+use crate::module::Module;
+use crate::scope::Scope;
+use crate::trace::trace;
+use crate::variables::Variables;
+
+/// One row of the table of layers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LayerRow {
+    /// The layer's path, such as `Conv_0`, or the function's name, such as `relu`.
+    pub layer: String,
+    /// What the layer gives for the sample.
+    pub output_shape: Vec<usize>,
+    /// How many numbers the layer learns: kernel and bias, or scale and bias.
+    pub parameters: usize,
+}
+
+/// The layers of a network, in the order in which they are evaluated.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tabulated {
+    /// The layers.
+    pub rows: Vec<LayerRow>,
+    /// How many numbers the whole network learns.
+    pub parameters: usize,
+}
+
+impl Tabulated {
+    /// Shows the table as the result of a notebook cell.
+    pub fn evcxr_display(&self) {
+        if let Ok(table) = self.table() {
+            table.evcxr_display();
+        }
+    }
+
+    /// The rows as text, with a last row for the sum of the parameters.
+    fn table(&self) -> Result<Table, notebook_display::Error> {
+        let row = |layer: &str, shape: String, parameters: usize| {
+            [layer.to_owned(), shape, grouped(&parameters.to_string())]
+        };
+        let layers = self
+            .rows
+            .iter()
+            .map(|layer| row(&layer.layer, format!("{:?}", layer.output_shape), layer.parameters));
+        let total = row("total", String::new(), self.parameters);
+        Table::new(
+            &["layer", "output shape", "parameters"],
+            &layers.chain([total]).collect::<Vec<_>>(),
+        )
+    }
+}
+
+/// The table as plain text.
+impl fmt::Display for Tabulated {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.table().map_err(|_| fmt::Error)?.fmt(f)
+    }
+}
+
+/// The layers of a module with output shapes and parameter counts, for an input like `sample`.
+///
+/// Listed are the layers of this crate; other tensor operations of the module do not show.
+///
+/// # Errors
+/// Those of the module.
+///
+/// # Examples
+/// ```
+/// use candle_core::{DType, Device, Tensor};
+/// use linen::{Module, Result, Scope, relu, tabulate};
+///
+/// struct Net;
+///
+/// impl Module for Net {
+///     fn call(&self, nn: &mut Scope, x: &Tensor) -> Result<Tensor> {
+///         relu(&nn.conv(32, (3, 3), x)?)
+///     }
+/// }
+///
+/// let sample = Tensor::ones((1, 28, 28, 1), DType::F32, &Device::Cpu)?;
+/// let table = tabulate(&Net, &sample)?;
+/// assert_eq!(table.rows[0].layer, "Conv_0");
+/// assert_eq!(table.rows[0].output_shape, [1, 28, 28, 32]);
+/// assert_eq!(table.parameters, 3 * 3 * 32 + 32);
+/// # Ok::<(), linen::Error>(())
+/// ```
+///
+/// # Source
+/// `flax.linen.Module.tabulate`.
+pub fn tabulate<M: Module>(module: &M, sample: &Tensor) -> Result<Tabulated> {
+    let mut variables = Variables::default();
+    let scope = &mut Scope::init(Key::new(0), &mut variables);
+    let (_, steps) = trace(|| module.call(scope, sample))?;
+    let rows = steps.into_iter().map(|step| LayerRow {
+        parameters: step.layer.parameters(),
+        layer: step.layer.name(),
+        output_shape: step.output.dims().to_vec(),
+    });
+    Ok(Tabulated { rows: rows.collect(), parameters: variables.params.count() })
+}

@@ -1,0 +1,101 @@
+//! All that a network with batch norm keeps: what it learns, and what it measures.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use candle_core::Device;
+
+use crate::error::{Cause, Result};
+use crate::files::{self, TensorFile};
+use crate::params::Params;
+
+/// How the names of parameters begin in a file.
+const PARAMS: &str = "params/";
+/// How the names of running statistics begin in a file.
+const BATCH_STATS: &str = "batch_stats/";
+
+/// The parameters of a network and the running statistics of its batch norms, two collections.
+///
+/// An optimizer changes the parameters; training passes the statistics on from step to step.
+///
+/// # Source
+/// The `variables` of a Flax module with its collections `params` and `batch_stats`.
+#[derive(Default, Debug)]
+pub struct Variables {
+    /// What is learnt, such as `BatchNorm_0/scale`.
+    pub params: Params,
+    /// What is measured, `BatchNorm_0/mean` and `BatchNorm_0/var`; empty without batch norm.
+    pub batch_stats: Params,
+}
+
+impl Variables {
+    /// A copy with variables of its own: training one leaves the other as it is.
+    ///
+    /// # Errors
+    /// [`Error::Tensor`](crate::Error::Tensor) if the device has no room for it.
+    pub fn copy(&self) -> Result<Variables> {
+        Ok(Variables { params: self.params.copy()?, batch_stats: self.batch_stats.copy()? })
+    }
+
+    /// Writes both collections to a safetensors file, under `params/…` and `batch_stats/…` as Flax
+    /// names them.
+    ///
+    /// The file appears when all of it is on the disk; what had its name before stays until then.
+    ///
+    /// # Errors
+    /// [`Error::Save`](crate::Error::Save) if the file cannot be written.
+    ///
+    /// # Examples
+    /// ```
+    /// # use candle_core::{DType, Device, Tensor};
+    /// use linen::{Key, Module, Result, Scope, Variables, flatten};
+    ///
+    /// struct Net;
+    ///
+    /// impl Module for Net {
+    ///     fn call(&self, nn: &mut Scope, x: &Tensor) -> Result<Tensor> {
+    ///         let x = nn.dense(64, &flatten(x)?)?;
+    ///         nn.batch_norm(&x)
+    ///     }
+    /// }
+    /// # let folder = tempfile::tempdir().unwrap();
+    /// # let path = folder.path().join("best.safetensors");
+    ///
+    /// let sample = Tensor::ones((1, 28, 28, 1), DType::F32, &Device::Cpu)?;
+    /// let variables = Net.init_variables(Key::new(0), &sample)?;
+    /// variables.save(&path)?;
+    /// let same = Variables::load(&path, &Device::Cpu)?;
+    /// assert_eq!(same.params.count(), 784 * 64 + 64 + 2 * 64);
+    /// assert_eq!(same.batch_stats.count(), 2 * 64);
+    /// # Ok::<(), linen::Error>(())
+    /// ```
+    pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
+        let mut tensors = BTreeMap::new();
+        for (prefix, params) in [(PARAMS, &self.params), (BATCH_STATS, &self.batch_stats)] {
+            for (path, var) in params.iter() {
+                tensors.insert(format!("{prefix}{path}"), var.as_detached_tensor());
+            }
+        }
+        files::write(path.as_ref(), &files::to_bytes(BTreeMap::new(), &tensors)?)
+    }
+
+    /// Reads what [`save`](Variables::save) wrote, or Flax under the same names.
+    ///
+    /// # Errors
+    /// [`Error::Load`](crate::Error::Load) if the file is missing, is not a safetensors file, is
+    /// damaged, or holds no variables.
+    pub fn load(path: impl AsRef<Path>, device: &Device) -> Result<Variables> {
+        files::load(path.as_ref(), |file| from_file(file, device))
+    }
+}
+
+fn from_file(file: &TensorFile, device: &Device) -> Result<Variables, Cause> {
+    let collection = |prefix| -> Result<Params> { file.tensors(prefix, device)?.try_into() };
+    let variables =
+        Variables { params: collection(PARAMS)?, batch_stats: collection(BATCH_STATS)? };
+    if variables.params.is_empty() {
+        let nothing = format!("it has nothing under `{PARAMS}`");
+        return Err(format!("{nothing}: `Variables::save` did not write it").into());
+    }
+    Ok(variables)
+}

@@ -1,0 +1,210 @@
+//! Axes with round ticks, drawn by plotters: what line and bar charts share.
+
+use std::ops::Range;
+
+use plotters::coord::Shift;
+use plotters::coord::ranged1d::{KeyPointHint, NoDefaultFormatting, ValueFormatter};
+use plotters::prelude::*;
+use plotters_backend::BackendCoord;
+
+use crate::number::grouped;
+use crate::scene::{self, Backend, PX, Scene, TEXT, fit, text_width};
+use crate::error::{Error, Result};
+
+/// One axis: its label, the values at its ends, and where its ticks stand.
+#[derive(Clone)]
+pub(crate) struct Axis {
+    pub label: String,
+    pub range: Range<f64>,
+    pub ticks: Vec<(f64, String)>,
+    /// Whether lines across the plot continue the ticks.
+    pub grid: bool,
+}
+
+impl Axis {
+    /// An axis that spans the values and ends on round numbers, with at most `most` steps.
+    pub fn spanning(label: &str, low: f64, high: f64, most: i32) -> Self {
+        let (low, high) = widened(low, high);
+        let step = round_step((high - low) / f64::from(most.max(1)));
+        let (first, last) = ((low / step).floor(), (high / step).ceil());
+        let precision = Precision::new(step, low.abs().max(high.abs()));
+        let steps = (last - first).round() as i32;
+        let ticks = (0..=steps).map(|index| {
+            let value = (first + f64::from(index)) * step;
+            (value, precision.format(value))
+        });
+        let ticks = ticks.collect();
+        Self { label: label.to_owned(), range: first * step..last * step, ticks, grid: true }
+    }
+
+    /// Width of the widest tick label.
+    pub fn label_width(&self) -> i32 {
+        self.ticks.iter().map(|(_, text)| text_width(text, TEXT, false)).max().unwrap_or(0)
+    }
+}
+
+/// Each axis is a coordinate of plotters with ticks of its own.
+impl Ranged for Axis {
+    type FormatOption = NoDefaultFormatting;
+    type ValueType = f64;
+
+    fn map(&self, value: &f64, (start, end): (i32, i32)) -> i32 {
+        let share = (value - self.range.start) / (self.range.end - self.range.start);
+        start + (share * f64::from(end - start)).round() as i32
+    }
+
+    fn key_points<Hint: KeyPointHint>(&self, hint: Hint) -> Vec<f64> {
+        let between_ticks = hint.weight().allow_light_points();
+        let ticks = if between_ticks { &[] } else { &self.ticks[..] };
+        ticks.iter().map(|(value, _)| *value).collect()
+    }
+
+    fn range(&self) -> Range<f64> {
+        self.range.clone()
+    }
+}
+
+impl ValueFormatter<f64> for Axis {
+    fn format_ext(&self, value: &f64) -> String {
+        let tick = self.ticks.iter().find(|(tick, _)| tick == value);
+        tick.map_or_else(String::new, |(_, text)| text.clone())
+    }
+}
+
+/// Anything smaller counts as 0: there, floats have too few digits for round ticks.
+const TINY: f64 = 1e-300;
+
+/// The values' range, or some room about it where they are all (nearly) the same.
+fn widened(low: f64, high: f64) -> (f64, f64) {
+    let size = low.abs().max(high.abs());
+    if size > TINY && high - low > size * 1e-9 {
+        return (low, high);
+    }
+    let room = if size > TINY { size * 0.1 } else { 1.0 };
+    (low - room, high + room)
+}
+
+/// The least of 1, 2, 5 times a power of ten that is not below `step`.
+pub(crate) fn round_step(step: f64) -> f64 {
+    let power = 10_f64.powf(step.log10().floor());
+    let factor = [1.0, 2.0, 5.0].into_iter().find(|factor| factor * power >= step * 0.999_999);
+    factor.unwrap_or(10.0) * power
+}
+
+/// How the numbers of one axis are written.
+struct Precision {
+    scientific: bool,
+    decimals: usize,
+}
+
+impl Precision {
+    fn new(step: f64, largest: f64) -> Self {
+        let scientific = largest >= 1e7 || step < 1e-5;
+        let least = if scientific { step / largest } else { step };
+        Self { scientific, decimals: (-least.log10() - 1e-9).ceil().max(0.0) as usize }
+    }
+
+    fn format(&self, value: f64) -> String {
+        let value = if value == 0.0 { 0.0 } else { value }; // not "-0"
+        match (self.scientific, value == 0.0) {
+            (_, true) if self.scientific => "0".to_owned(),
+            (true, _) => format!("{value:.*e}", self.decimals),
+            (false, _) => grouped(&format!("{value:.*}", self.decimals)),
+        }
+    }
+}
+
+/// Height below a plot for tick labels and the axis label.
+pub(crate) const BELOW: i32 = 42 * PX;
+
+/// Width left of a plot for tick labels and the axis label.
+pub(crate) fn left_of(y: &Axis) -> i32 {
+    y.label_width() + if y.label.is_empty() { 10 * PX } else { 32 * PX }
+}
+
+/// Draws two axes around the plot, whose top left corner and size are given; the labels stand
+/// left of it and below it. Returns where a point of the data lies.
+pub(crate) fn draw(
+    scene: &mut Scene,
+    (left, top): BackendCoord,
+    (width, height): (i32, i32),
+    x: &Axis,
+    y: &Axis,
+) -> Result<impl Fn(f64, f64) -> BackendCoord + use<>> {
+    let outer = (left - left_of(y), top, left + width, top + height + BELOW);
+    let area = Backend(scene).into_drawing_area();
+    let area = area.shrink((outer.0, outer.1), (outer.2 - outer.0, outer.3 - outer.1));
+    let spec = mesh(&area, x, y, (width, height)).map_err(|err| Error::Figure(err.to_string()))?;
+    Ok(move |x, y| spec.translate(&(x, y)))
+}
+
+type Failure = DrawingAreaErrorKind<std::convert::Infallible>;
+
+fn mesh(
+    area: &DrawingArea<Backend, Shift>,
+    x: &Axis,
+    y: &Axis,
+    (width, height): (i32, i32),
+) -> std::result::Result<Cartesian2d<Axis, Axis>, Failure> {
+    let font = ("sans-serif", f64::from(TEXT)).into_font();
+    let mut chart = ChartBuilder::on(area)
+        .set_label_area_size(LabelAreaPosition::Bottom, BELOW)
+        .set_label_area_size(LabelAreaPosition::Left, left_of(y))
+        .build_cartesian_2d(x.clone(), y.clone())?;
+    let mut mesh = chart.configure_mesh();
+    if !x.grid {
+        mesh.disable_x_mesh();
+    }
+    if !y.grid {
+        mesh.disable_y_mesh();
+    }
+    mesh.bold_line_style(colour(scene::GRID).stroke_width(PX as u32))
+        .axis_style(colour(scene::FAINT).stroke_width(PX as u32))
+        .set_all_tick_mark_size(3 * PX)
+        .label_style(font.color(&colour(scene::FAINT)))
+        .axis_desc_style(font.color(&colour(scene::INK)))
+        .x_desc(fit(&x.label, width, TEXT, false))
+        .y_desc(fit(&y.label, height, TEXT, false))
+        .draw()?;
+    Ok(chart.as_coord_spec().clone())
+}
+
+fn colour((red, green, blue): scene::Colour) -> RGBColor {
+    RGBColor(red, green, blue)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn labels(low: f64, high: f64) -> Vec<String> {
+        Axis::spanning("", low, high, 5).ticks.into_iter().map(|(_, text)| text).collect()
+    }
+
+    #[test]
+    fn ticks_are_round_and_enclose_the_data() {
+        assert_eq!(labels(95.94, 99.2), ["95", "96", "97", "98", "99", "100"]);
+        assert_eq!(labels(0.004, 0.13), ["0.00", "0.05", "0.10", "0.15"]);
+        assert_eq!(labels(-3.0, 4.0), ["-4", "-2", "0", "2", "4"]);
+        assert_eq!(labels(0.0, 60_000.0), ["0", "20,000", "40,000", "60,000"]);
+    }
+
+    #[test]
+    fn tiny_and_huge_values_have_distinct_short_labels() {
+        assert_eq!(labels(0.0, 1e-9), ["0", "2.0e-10", "4.0e-10", "6.0e-10", "8.0e-10", "1.0e-9"]);
+        assert_eq!(labels(1e30, 3e30), ["1.0e30", "1.5e30", "2.0e30", "2.5e30", "3.0e30"]);
+    }
+
+    #[test]
+    fn a_constant_gets_an_axis_about_it() {
+        for value in [0.0, 0.1, -7.0, 1e-30, 1e30] {
+            let axis = Axis::spanning("", value, value, 5);
+            assert!(
+                axis.range.start < value && value < axis.range.end,
+                "{value}: {:?}",
+                axis.range
+            );
+            assert!(axis.ticks.len() >= 2, "{:?}", axis.ticks);
+        }
+    }
+}

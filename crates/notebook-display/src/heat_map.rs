@@ -1,0 +1,199 @@
+//! A matrix as coloured cells with their numbers: which class is taken for which.
+
+use crate::figure::{Chart, Figure};
+use crate::number::{Number, drawable, written};
+use crate::scene::{
+    Anchor, Colour, FAINT, INK, PADDING, PAPER, PX, Scene, Shape, TEXT, Text, fit, text_width,
+};
+use crate::error::{Error, Result};
+
+/// Draws a square matrix of counts or shares, one row after the other, with its numbers.
+///
+/// Rows and columns carry the same names: for a confusion matrix the classes, with the true class
+/// as `row_label` and the predicted one as `column_label`. The darker a cell, the larger its
+/// number, on a scale of square roots, so that a few mistakes stay visible beside many hits.
+///
+/// # Errors
+///
+/// [`Error::Figure`] if there are no names or more than 50, if the matrix does not have a row and
+/// a column for each, and for a value that is negative or not finite; the message names the cell.
+///
+/// # Examples
+///
+/// ```
+/// # use notebook_display::heat_map;
+/// let figure = heat_map("Test set", "true", "predicted", &[3, 5], &[[1005, 5], [2, 890]])?;
+/// assert!(figure.text().contains("true 3: 1005, 5"));
+/// # Ok::<(), notebook_display::Error>(())
+/// ```
+pub fn heat_map<L, R, N>(
+    title: &str,
+    row_label: &str,
+    column_label: &str,
+    names: &[L],
+    rows: &[R],
+) -> Result<Figure>
+where
+    L: std::fmt::Display,
+    R: AsRef<[N]>,
+    N: Number,
+{
+    let names: Vec<_> = names.iter().map(ToString::to_string).collect();
+    let rows = rows.iter().map(|row| row.as_ref().iter().map(|value| value.to_f64()).collect());
+    let map = HeatMap {
+        title: title.to_owned(),
+        row_label: row_label.to_owned(),
+        column_label: column_label.to_owned(),
+        names,
+        rows: rows.collect(),
+    };
+    map.check()?;
+    Figure::new(map)
+}
+
+#[derive(Debug)]
+struct HeatMap {
+    title: String,
+    row_label: String,
+    column_label: String,
+    names: Vec<String>,
+    rows: Vec<Vec<f64>>,
+}
+
+impl HeatMap {
+    fn check(&self) -> Result<()> {
+        let refuse = |reason: String| Err(Error::Figure(format!("`{}`: {reason}", self.title)));
+        let count = self.names.len();
+        if count == 0 || count > 50 {
+            return refuse(format!("{count} names given, 1 to 50 rows can be drawn"));
+        }
+        if self.rows.len() != count || self.rows.iter().any(|row| row.len() != count) {
+            let lengths: Vec<_> = self.rows.iter().map(Vec::len).collect();
+            return refuse(format!("{count} names need as many rows of as many, not {lengths:?}"));
+        }
+        for (name, row) in self.names.iter().zip(&self.rows) {
+            let bad =
+                self.names.iter().zip(row).find(|(_, value)| !drawable(**value) || **value < 0.0);
+            if let Some((column, value)) = bad {
+                return refuse(format!(
+                    "row `{name}`, column `{column}` is {value}, not 0 or more"
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    fn numbers(&self) -> Vec<Vec<String>> {
+        self.rows.iter().map(|row| row.iter().map(|value| written(*value)).collect()).collect()
+    }
+}
+
+impl Chart for HeatMap {
+    fn title(&self) -> &str {
+        &self.title
+    }
+
+    fn describe(&self) -> String {
+        let Self { title, row_label, column_label, names, .. } = self;
+        let columns = names.join(", ");
+        let mut text = format!("{title}: rows {row_label}, columns {column_label}: {columns}");
+        for (name, row) in names.iter().zip(self.numbers()) {
+            text += &format!("\n  {row_label} {name}: {}", row.join(", "));
+        }
+        text
+    }
+
+    fn draw(&self, width: i32) -> Result<Scene> {
+        let mut scene = Scene::new(width, 0);
+        let count = self.names.len() as i32;
+        let names = self.names.iter().map(|name| text_width(name, TEXT, false)).max();
+        let names = names.unwrap_or(0).min(width / 5);
+        let left = PADDING + names + 30 * PX;
+        let cell = ((width - PADDING - left) / count).min((200 * PX / count).max(46 * PX));
+        let cell = cell / PX * PX;
+        let upright = names <= cell - 4 * PX;
+        let above = if upright { 12 * PX } else { names };
+        let top = scene.title(&self.title) + above + 30 * PX;
+        let side = cell * count;
+        scene.height = top + side + PADDING;
+        scene.crop(left + side, &self.title);
+
+        let middle = (left + side / 2, top - above - 20 * PX);
+        let label = fit(&self.column_label, side, TEXT, false);
+        scene.text(Text::new(&label, middle, Anchor::Middle).centred());
+        let middle = (PADDING + 6 * PX, top + side / 2);
+        let label = fit(&self.row_label, side, TEXT, false);
+        scene.text(Text::new(&label, middle, Anchor::Middle).upwards());
+        self.write_names(&mut scene, (left, top), cell, names, upright);
+        self.fill_cells(&mut scene, (left, top), cell);
+        Ok(scene)
+    }
+}
+
+impl HeatMap {
+    /// The names left of the rows and above the columns, there reading upwards where they are
+    /// wider than a cell.
+    fn write_names(
+        &self,
+        scene: &mut Scene,
+        (left, top): (i32, i32),
+        cell: i32,
+        width: i32,
+        upright: bool,
+    ) {
+        let size = TEXT.min(cell * 9 / 10);
+        let name = |text: &str, at, anchor| {
+            let text = fit(text, width, size, false);
+            Text { fill: FAINT, size, ..Text::new(&text, at, anchor) }
+        };
+        for (text, index) in self.names.iter().zip(0..) {
+            let middle = index * cell + cell / 2;
+            scene.text(name(text, (left - 8 * PX, top + middle), Anchor::End).centred());
+            let above = (left + middle, top - 8 * PX);
+            scene.text(if upright {
+                name(text, above, Anchor::Middle)
+            } else {
+                name(text, above, Anchor::Start).upwards()
+            });
+        }
+    }
+
+    fn fill_cells(&self, scene: &mut Scene, (left, top): (i32, i32), cell: i32) {
+        let largest = self.rows.iter().flatten().copied().fold(0.0, f64::max);
+        let numbers = self.numbers();
+        let size = number_size(numbers.iter().flatten(), cell);
+        for (row, y) in self.rows.iter().zip(&numbers).zip(0..) {
+            for ((value, number), x) in row.0.iter().zip(row.1).zip(0..) {
+                let at = (left + x * cell, top + y * cell);
+                let share = if largest > 0.0 { (value / largest).sqrt() } else { 0.0 };
+                let inside = (cell - PX, cell - PX);
+                scene.shapes.push(Shape::Rect { at, size: inside, fill: shade(share) });
+                if let Some(size) = size {
+                    let middle = (at.0 + inside.0 / 2, at.1 + inside.1 / 2);
+                    let number = Text { size, ..Text::new(number, middle, Anchor::Middle) };
+                    let fill = match () {
+                        () if share > 0.55 => PAPER,
+                        () if *value == 0.0 => FAINT,
+                        () => INK,
+                    };
+                    scene.text(Text { fill, ..number }.centred());
+                }
+            }
+        }
+    }
+}
+
+/// The largest size at which every number fits its cell, if one is legible.
+fn number_size<'a>(numbers: impl Iterator<Item = &'a String> + Clone, cell: i32) -> Option<i32> {
+    (8..=13).rev().map(|size| size * PX).find(|size| {
+        numbers.clone().all(|number| text_width(number, *size, false) <= cell - 4 * PX)
+    })
+}
+
+/// From nearly white to dark blue, through ever darker blues: order shows without colour vision.
+fn shade(share: f64) -> Colour {
+    let mix = |pale: u8, dark: u8| {
+        (f64::from(pale) + (f64::from(dark) - f64::from(pale)) * share).round() as u8
+    };
+    (mix(0xf3, 0x08), mix(0xf7, 0x40), mix(0xfb, 0x80))
+}

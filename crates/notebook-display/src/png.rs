@@ -1,0 +1,181 @@
+//! The shapes of a figure as pixels.
+
+use plotters_backend::BackendCoord;
+use tiny_skia::{
+    FillRule, LineCap, LineJoin, Paint, Path, PathBuilder, Pixmap, Rect, Stroke, StrokeDash,
+    Transform,
+};
+use ttf_parser::{Face, OutlineBuilder};
+
+use crate::scene::{Anchor, Colour, PAPER, PX, Picture, Scene, Shape, Text};
+use crate::error::{Error, Result};
+
+/// The text of PNG files: no font of the system is needed.
+const FONT: &[u8] = include_bytes!("font/DejaVuSans-subset.ttf");
+
+/// Pixels per CSS pixel, for screens with twice the density.
+const DENSITY: f32 = 2.0;
+
+/// The scene as a PNG file.
+pub(crate) fn paint(scene: &Scene) -> Result<Vec<u8>> {
+    let fail = |what: &str| Error::Figure(format!("no PNG can be made: {what}"));
+    let side = |length: i32| (length as f32 / PX as f32 * DENSITY).ceil() as u32;
+    let pixmap = Pixmap::new(side(scene.width), side(scene.height));
+    let mut painter = Painter {
+        pixmap: pixmap.ok_or_else(|| fail("the figure has no size"))?,
+        scale: Transform::from_scale(DENSITY / PX as f32, DENSITY / PX as f32),
+        face: Face::parse(FONT, 0).map_err(|err| fail(&err.to_string()))?,
+    };
+    painter.rect((0, 0), (scene.width, scene.height), PAPER);
+    for shape in &scene.shapes {
+        painter.shape(shape);
+    }
+    painter.pixmap.encode_png().map_err(|err| fail(&err.to_string()))
+}
+
+struct Painter {
+    pixmap: Pixmap,
+    scale: Transform,
+    face: Face<'static>,
+}
+
+impl Painter {
+    fn shape(&mut self, shape: &Shape) {
+        match shape {
+            Shape::Rect { at, size, fill } => self.rect(*at, *size, *fill),
+            Shape::Line { points, stroke, width, dash } => self.line(points, *stroke, *width, dash),
+            Shape::Polygon { points, fill } => self.fill(path(points, true), *fill),
+            Shape::Circle { centre, radius, fill } => {
+                let (x, y) = (centre.0 as f32, centre.1 as f32);
+                self.fill(PathBuilder::from_circle(x, y, *radius as f32), *fill);
+            }
+            Shape::Text(text) => self.text(text),
+            Shape::Picture(picture) => self.picture(picture),
+        }
+    }
+
+    fn rect(&mut self, at: BackendCoord, size: (i32, i32), fill: Colour) {
+        let [x, y, width, height] = [at.0, at.1, size.0, size.1].map(|length| length as f32);
+        if let Some(rect) = Rect::from_xywh(x, y, width, height) {
+            self.pixmap.fill_rect(rect, &paint_of(fill), self.scale, None);
+        }
+    }
+
+    fn fill(&mut self, path: Option<Path>, fill: Colour) {
+        if let Some(path) = path {
+            let paint = paint_of(fill);
+            self.pixmap.fill_path(&path, &paint, FillRule::Winding, self.scale, None);
+        }
+    }
+
+    fn line(&mut self, points: &[BackendCoord], colour: Colour, width: i32, dash: &[i32]) {
+        let Some(path) = path(points, false) else {
+            return;
+        };
+        // An odd number of lengths counts twice, as in SVG.
+        let repeats = if dash.len() % 2 == 1 { 2 } else { 1 };
+        let dash: Vec<f32> = dash.repeat(repeats).iter().map(|length| *length as f32).collect();
+        let stroke = Stroke {
+            width: width as f32,
+            line_cap: LineCap::Butt,
+            line_join: LineJoin::Round,
+            dash: StrokeDash::new(dash, 0.0),
+            ..Stroke::default()
+        };
+        self.pixmap.stroke_path(&path, &paint_of(colour), &stroke, self.scale, None);
+    }
+
+    fn picture(&mut self, picture: &Picture) {
+        let pixel = picture.pixel;
+        let place = |row: usize, column: usize| {
+            (picture.at.0 + column as i32 * pixel, picture.at.1 + row as i32 * pixel)
+        };
+        let size = (picture.width as i32 * pixel, picture.height() as i32 * pixel);
+        self.rect(picture.at, size, (0, 0, 0));
+        for (grey, row, column, length) in picture.runs() {
+            let grey = grey * 17;
+            self.rect(place(row, column), (length as i32 * pixel, pixel), (grey, grey, grey));
+        }
+    }
+
+    fn text(&mut self, text: &Text) {
+        let em = text.size as f32 / f32::from(self.face.units_per_em());
+        let mut glyphs = Glyphs { builder: PathBuilder::new(), x: 0.0 };
+        for c in text.text.chars() {
+            // Glyph 0 is the box that stands for a character the font lacks.
+            let glyph = self.face.glyph_index(c).unwrap_or_default();
+            self.face.outline_glyph(glyph, &mut glyphs);
+            glyphs.x += f32::from(self.face.glyph_hor_advance(glyph).unwrap_or_default());
+        }
+        let start = match text.anchor {
+            Anchor::Start => 0.0,
+            Anchor::Middle => -glyphs.x / 2.0,
+            Anchor::End => -glyphs.x,
+        };
+        let Some(outline) = glyphs.builder.finish() else {
+            return;
+        };
+        let turn = text.upwards.map_or(Transform::identity(), |pivot| {
+            Transform::from_rotate_at(-90.0, pivot.0 as f32, pivot.1 as f32)
+        });
+        let place = Transform::from_translate(start, 0.0)
+            .post_scale(em, -em)
+            .post_translate(text.at.0 as f32, text.at.1 as f32)
+            .post_concat(turn);
+        let Some(outline) = outline.transform(place) else {
+            return;
+        };
+        if text.bold {
+            let stroke = Stroke { width: text.size as f32 / 18.0, ..Stroke::default() };
+            let paint = paint_of(text.fill);
+            self.pixmap.stroke_path(&outline, &paint, &stroke, self.scale, None);
+        }
+        self.fill(Some(outline), text.fill);
+    }
+}
+
+fn paint_of((red, green, blue): Colour) -> Paint<'static> {
+    let mut paint = Paint::default();
+    paint.set_color_rgba8(red, green, blue, 255);
+    paint
+}
+
+fn path(points: &[BackendCoord], closed: bool) -> Option<Path> {
+    let mut builder = PathBuilder::new();
+    for (index, (x, y)) in points.iter().enumerate() {
+        let (x, y) = (*x as f32, *y as f32);
+        if index == 0 { builder.move_to(x, y) } else { builder.line_to(x, y) }
+    }
+    if closed {
+        builder.close();
+    }
+    builder.finish()
+}
+
+/// Outlines of glyphs, one after the other, in font units.
+struct Glyphs {
+    builder: PathBuilder,
+    x: f32,
+}
+
+impl OutlineBuilder for Glyphs {
+    fn move_to(&mut self, x: f32, y: f32) {
+        self.builder.move_to(self.x + x, y);
+    }
+
+    fn line_to(&mut self, x: f32, y: f32) {
+        self.builder.line_to(self.x + x, y);
+    }
+
+    fn quad_to(&mut self, x1: f32, y1: f32, x: f32, y: f32) {
+        self.builder.quad_to(self.x + x1, y1, self.x + x, y);
+    }
+
+    fn curve_to(&mut self, x1: f32, y1: f32, x2: f32, y2: f32, x: f32, y: f32) {
+        self.builder.cubic_to(self.x + x1, y1, self.x + x2, y2, self.x + x, y);
+    }
+
+    fn close(&mut self) {
+        self.builder.close();
+    }
+}

@@ -1,0 +1,267 @@
+//! What every figure owes its reader: text that is neither cut off nor covered.
+
+use crate::figure::{Chart, Figure};
+use crate::scene::{Anchor, CLASSES, PALETTE, PAPER, Scene, Shape, Text, text_width};
+use crate::*;
+
+/// Left, top, right, bottom.
+type Box = (i32, i32, i32, i32);
+
+fn text_box(text: &Text) -> Box {
+    let width = text_width(&text.text, text.size, text.bold);
+    let left = match text.anchor {
+        Anchor::Start => 0,
+        Anchor::Middle => -width / 2,
+        Anchor::End => -width,
+    };
+    let (rise, fall) = (text.size * 3 / 4, text.size / 4);
+    let (x, y) = text.at;
+    match text.upwards {
+        None => (x + left, y - rise, x + left + width, y + fall),
+        // Turned to the left about the pivot: what was right of it is now above it.
+        Some((px, py)) => {
+            let (dx, dy) = (x - px, y - py);
+            (px + dy - rise, py - dx - left - width, px + dy + fall, py - dx - left)
+        }
+    }
+}
+
+fn texts(scene: &Scene) -> Vec<(Box, &str)> {
+    let texts = scene.shapes.iter().filter_map(|shape| match shape {
+        Shape::Text(text) => Some((text_box(text), text.text.as_str())),
+        _ => None,
+    });
+    texts.collect()
+}
+
+fn assert_legible(name: &str, figure: &Figure) {
+    let scene = figure.scene();
+    let texts = texts(scene);
+    for (index, ((left, top, right, bottom), text)) in texts.iter().enumerate() {
+        let inside = *left >= 0 && *top >= 0 && *right <= scene.width && *bottom <= scene.height;
+        assert!(inside, "{name}: `{text}` is cut off");
+        for ((left2, top2, right2, bottom2), other) in &texts[..index] {
+            let apart = left >= right2 || left2 >= right || top >= bottom2 || top2 >= bottom;
+            assert!(apart, "{name}: `{text}` covers `{other}`");
+        }
+    }
+}
+
+const LONG: &str = "a text that is longer than any figure is wide, for there is much to say about it, \
+                    and the one who writes it does not know when to stop, nor how, nor why";
+
+fn line_charts() -> Vec<(&'static str, Figure)> {
+    let chart = |series: &[(&str, Vec<f64>)]| line_chart("Loss", "epoch", "loss", series).unwrap();
+    let noise = |length: u32| (0..length).map(|i| f64::from(i * 7919 % 101)).collect::<Vec<_>>();
+    let long = [(LONG, noise(3)), (LONG, noise(3)), ("d", noise(3)), ("é<&>", noise(3))];
+    let seven: Vec<_> = (0..7).map(|_| ("series", noise(20))).collect();
+    vec![
+        ("ten epochs", chart(&[("training", noise(10)), ("test", noise(10))])),
+        ("one point", chart(&[("training", vec![0.1]), ("test", vec![0.2])])),
+        ("two points", chart(&[("training", vec![0.1, 0.05])])),
+        ("many points", chart(&[("a", noise(1875)), ("b", noise(18_750))])),
+        ("constant", chart(&[("a", vec![0.0; 10])])),
+        ("tiny", chart(&[("a", vec![1e-12, 3e-12])])),
+        ("huge", chart(&[("a", vec![-1e30, 3e30])])),
+        ("far from zero", chart(&[("a", vec![1e6, 1e6 + 0.01])])),
+        ("seven series", chart(&seven)),
+        ("long texts", line_chart(LONG, LONG, LONG, &long).unwrap()),
+    ]
+}
+
+fn bar_charts() -> Vec<(&'static str, Figure)> {
+    let many: Vec<_> = (0..100).map(|index| (index, index * 1000)).collect();
+    let chart = |label, bars: &[(&str, f64)]| bar_chart("Counts", label, "images", bars).unwrap();
+    vec![
+        ("one bar", chart("digit", &[("0", 1.0)])),
+        ("no images", chart("digit", &[("0", 0.0), ("1", 0.0)])),
+        ("long names", chart(LONG, &[(LONG, 1e-5), (LONG, 123_456_789.0)])),
+        ("many bars", bar_chart("Counts", "class", "images", &many).unwrap()),
+    ]
+}
+
+fn heat_maps() -> Vec<(&'static str, Figure)> {
+    let map = |title, names: &[&str], value: f64| {
+        let rows = vec![vec![value; names.len()]; names.len()];
+        heat_map(title, "true class", "predicted class", names, &rows).unwrap()
+    };
+    vec![
+        ("one class", map("Confusion", &["a"], 12_345.0)),
+        (
+            "ten classes",
+            map("Confusion", &["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"], 980.0),
+        ),
+        ("long names", map(LONG, &[LONG, "Ankle boot", "é"], 0.033)),
+        ("fifty classes", map("Confusion", &["47"; 50], 1234.5)),
+    ]
+}
+
+fn scatter_charts() -> Vec<(&'static str, Figure)> {
+    let points: Vec<_> = (0..300_u32).map(|i| [i * 7919 % 101, i * 104_729 % 97]).collect();
+    let chart = |scale: f64, classes: &[&str]| {
+        let points = points.iter().map(|point| point.map(|value| f64::from(value) * scale));
+        let points: Vec<_> = points.collect();
+        let classes: Vec<_> = classes.iter().copied().cycle().take(points.len()).collect();
+        scatter_chart("Features", "first component", "second component", &points, &classes).unwrap()
+    };
+    let digits = ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"];
+    let long = [LONG, "an Ankle boot", "é<&>", "a T-shirt or top", "a Pullover", "a Trouser"];
+    vec![
+        ("ten classes", chart(0.5, &digits)),
+        ("one class", chart(1e-12, &["a"])),
+        ("huge", chart(-1e28, &digits)),
+        ("one point", scatter_chart("Point", "x", "y", &[[0, 0]], &["a"]).unwrap()),
+        ("long names", chart(1e3, &long)),
+        ("long texts", scatter_chart(LONG, LONG, LONG, &points, &[LONG; 300]).unwrap()),
+    ]
+}
+
+fn picture_grids() -> Vec<(&'static str, Figure)> {
+    let picture = || Picture::new(&[0.5; 784], 28, 28).unwrap();
+    let grid = |count: usize, caption: &str| {
+        let pictures = (0..count).map(|index| match index % 3 {
+            0 => picture().caption(caption),
+            1 => picture().caption(caption).verdict(true),
+            _ => picture().caption(caption).verdict(false),
+        });
+        picture_grid("Pictures", &pictures.collect::<Vec<_>>()).unwrap()
+    };
+    let flat = Picture::new(&[0.5; 1024], 2, 512).unwrap().caption(LONG);
+    vec![
+        ("one picture", grid(1, "7")),
+        ("a row", grid(5, "7")),
+        ("25 pictures", grid(25, "3 (is 0)")),
+        ("144 pictures", grid(144, "3 (is 0)")),
+        ("long captions", grid(25, LONG)),
+        ("no captions", grid(7, "")),
+        ("flat pictures", picture_grid(LONG, &[flat.clone(), flat]).unwrap()),
+    ]
+}
+
+#[test]
+fn no_text_is_cut_off_or_covers_another() {
+    let figures =
+        [line_charts(), bar_charts(), heat_maps(), scatter_charts(), picture_grids()].concat();
+    for (name, figure) in &figures {
+        assert_legible(name, figure);
+    }
+    for (name, figure) in &figures {
+        let beside = side_by_side(&[figure.clone(), figures[0].1.clone()]).unwrap();
+        assert_legible(&format!("{name}, beside another"), &beside);
+    }
+}
+
+#[test]
+fn the_legend_stands_above_the_data() {
+    for (name, figure) in line_charts() {
+        let scene = figure.scene();
+        let is_series = |colour: &super::scene::Colour| PALETTE.contains(colour);
+        let lines = scene.shapes.iter().filter_map(|shape| match shape {
+            Shape::Line { points, stroke, .. } if is_series(stroke) => Some(points),
+            _ => None,
+        });
+        // Samples in the legend are level lines of one fixed length.
+        let (samples, data): (Vec<_>, Vec<_>) =
+            lines.partition(|line| line.len() == 2 && line[1] == (line[0].0 + 340, line[0].1));
+        let plot_top = data.iter().copied().flatten().map(|point| point.1).min().unwrap();
+        let legend_bottom = samples.iter().copied().flatten().map(|point| point.1).max();
+        assert!(legend_bottom.is_none_or(|bottom| bottom + 60 <= plot_top), "{name}");
+        assert_eq!(samples.len() > 1, data.len() > 1, "{name}: a legend for several lines only");
+    }
+}
+
+#[test]
+fn classes_of_points_differ_in_colour_and_form_and_their_names_stand_above_them() {
+    let (_, figure) = scatter_charts().swap_remove(0);
+    let mut forms = std::collections::BTreeMap::<_, std::collections::BTreeSet<_>>::new();
+    let mut heights = Vec::new();
+    for shape in &figure.scene().shapes {
+        let (corners, top, colour) = match shape {
+            Shape::Circle { centre, radius, fill } => (Vec::new(), centre.1 - radius, *fill),
+            Shape::Polygon { points, fill } => {
+                let (x, y) = points[0];
+                let corners = points.iter().map(|point| (point.0 - x, point.1 - y)).collect();
+                (corners, points.iter().map(|point| point.1).min().unwrap(), *fill)
+            }
+            _ => continue,
+        };
+        forms.entry(colour).or_default().insert(corners);
+        heights.push(top);
+    }
+    assert_eq!(forms.len(), 10);
+    // Large in the legend, small among the data.
+    let (colours, forms): (Vec<_>, Vec<_>) = forms.into_iter().unzip();
+    assert!(CLASSES.iter().all(|colour| colours.contains(colour)));
+    let of_most_colours = forms.iter().map(|form| forms.iter().filter(|f| *f == form).count());
+    assert!(of_most_colours.max() == Some(2), "no form is shared by more than two classes");
+    let (legend, data) = heights.split_at(10);
+    assert!(legend.iter().max().unwrap() + 100 < *data.iter().min().unwrap());
+}
+
+#[test]
+fn dense_data_is_thinned_without_losing_its_extremes() {
+    let mut values = vec![1.0; 100_000];
+    values[77_777] = 9.0;
+    let figure = line_chart("Loss", "step", "loss", &[("a", values)]).unwrap();
+    assert!(figure.svg().len() < 100_000, "{} bytes", figure.svg().len());
+    let spike = figure.scene().shapes.iter().any(|shape| match shape {
+        Shape::Line { points, stroke, .. } if *stroke == PALETTE[0] => {
+            points.iter().any(|point| point.1 < points[0].1 - 1000)
+        }
+        _ => false,
+    });
+    assert!(spike, "the one large value is not drawn");
+}
+
+#[test]
+fn right_and_wrong_differ_by_more_than_colour() {
+    let picture = || Picture::new(&[0.5; 4], 2, 2).unwrap().caption("3");
+    let shapes = |right: bool| {
+        let figure = picture_grid("", &[picture().verdict(right)]).unwrap();
+        let scene = figure.scene().clone();
+        let widths = scene.shapes.iter().filter_map(|shape| match shape {
+            Shape::Line { width, points, .. } => Some((*width, points.len())),
+            _ => None,
+        });
+        let bold = scene.shapes.iter().any(|shape| matches!(shape, Shape::Text(text) if text.bold));
+        (widths.collect::<Vec<_>>(), bold)
+    };
+    let (right, wrong) = (shapes(true), shapes(false));
+    assert!(right.0[0].0 < wrong.0[0].0, "the frame is thicker");
+    assert_ne!(right.0[1..], wrong.0[1..], "the mark has another form");
+    assert!(!right.1 && wrong.1, "the caption is bold");
+}
+
+#[test]
+fn colours_stand_out_from_the_paper() {
+    let luminance = |(red, green, blue): super::scene::Colour| {
+        let linear = |channel: u8| (f64::from(channel) / 255.0).powf(2.2);
+        0.2126 * linear(red) + 0.7152 * linear(green) + 0.0722 * linear(blue)
+    };
+    for colour in CLASSES {
+        let contrast = (luminance(PAPER) + 0.05) / (luminance(colour) + 0.05);
+        assert!(contrast > 2.0, "{colour:?}: {contrast}");
+    }
+}
+
+#[test]
+fn a_chart_draws_itself_at_any_width() {
+    #[derive(Debug)]
+    struct Empty;
+    impl Chart for Empty {
+        fn title(&self) -> &str {
+            "Empty"
+        }
+        fn describe(&self) -> String {
+            "Empty: nothing".to_owned()
+        }
+        fn draw(&self, width: i32) -> crate::Result<Scene> {
+            Ok(Scene::new(width, 100))
+        }
+    }
+    let alone = Figure::new(Empty).unwrap();
+    let beside = side_by_side(&[alone.clone(), alone.clone()]).unwrap();
+    assert!(beside.scene().width > alone.scene().width);
+    assert!(beside.scene().width < 2 * alone.scene().width);
+    assert_eq!(beside.text(), "Empty: nothing\nEmpty: nothing");
+}

@@ -1,0 +1,252 @@
+//! What notebook cells show: figures as SVG with words beside it, and tables.
+
+use notebook_display::{
+    Figure, Picture, Table, bar_chart, heat_map, line_chart, line_chart_over, picture_grid,
+    scatter_chart, side_by_side,
+};
+use roxmltree::Document;
+
+fn loss() -> Figure {
+    let series = [("training & more", [0.1326_f32, 0.0403]), ("test", [0.0561, 0.0387])];
+    line_chart("Loss <per> epoch", "epoch", "cross-entropy (nats)", &series).unwrap()
+}
+
+fn counts() -> Figure {
+    bar_chart("Images per digit", "digit", "images", &[("0", 5923), ("1", 6742)]).unwrap()
+}
+
+fn confusion() -> Figure {
+    heat_map("Confusion", "true", "predicted", &[3, 5], &[[1005, 5], [2, 890]]).unwrap()
+}
+
+fn features() -> Figure {
+    let points = [[0.5, 1.0], [2.0, -1.0], [0.7, 1.1]];
+    scatter_chart("Features", "first", "second", &points, &["three", "eight", "three"]).unwrap()
+}
+
+/// A picture of 28 × 28 pixels of any brightness.
+fn noise(seed: u32) -> Picture {
+    let mut state = seed;
+    let pixels: Vec<f32> = std::iter::repeat_with(|| {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (state >> 8) as f32 / (1 << 24) as f32
+    })
+    .take(28 * 28)
+    .collect();
+    Picture::new(&pixels, 28, 28).unwrap()
+}
+
+fn digits() -> Figure {
+    let picture = |caption| noise(1).caption(caption);
+    picture_grid("Digits", &["seven", "two"].map(picture)).unwrap()
+}
+
+/// Every text in the figure, title and description included.
+fn texts(figure: &Figure) -> Vec<String> {
+    let document = Document::parse(figure.svg()).expect("well-formed XML");
+    let texts = document.descendants().filter(|node| node.is_text());
+    texts.filter_map(|node| node.text()).map(|text| text.trim().to_owned()).collect()
+}
+
+fn assert_shows(figure: &Figure, expected: &[&str]) {
+    let texts = texts(figure);
+    for text in expected {
+        assert!(texts.iter().any(|found| found == text), "`{text}` is not among {texts:?}");
+    }
+}
+
+#[test]
+fn figures_show_their_titles_labels_and_names() {
+    assert_shows(
+        &loss(),
+        &["Loss <per> epoch", "epoch", "cross-entropy (nats)", "training & more"],
+    );
+    assert_shows(&counts(), &["Images per digit", "digit", "images", "0", "1", "5923", "6742"]);
+    assert_shows(&confusion(), &["Confusion", "true", "predicted", "3", "5", "1005", "890"]);
+    assert_shows(&features(), &["Features", "first", "second", "three", "eight"]);
+    assert_shows(&digits(), &["Digits", "seven", "two"]);
+}
+
+#[test]
+fn figures_scale_and_are_named_for_screen_readers() {
+    for figure in [
+        loss(),
+        counts(),
+        confusion(),
+        features(),
+        digits(),
+        side_by_side(&[loss(), counts()]).unwrap(),
+    ] {
+        let document = Document::parse(figure.svg()).expect("well-formed XML");
+        let svg = document.root_element();
+        assert_eq!(svg.attribute("role"), Some("img"));
+        let size =
+            format!("0 0 {} {}", svg.attribute("width").unwrap(), svg.attribute("height").unwrap());
+        assert_eq!(svg.attribute("viewBox"), Some(size.as_str()));
+        let child =
+            |name| svg.children().find(|node| node.has_tag_name(name)).and_then(|node| node.text());
+        assert!(child("title").is_some_and(|title| !title.is_empty()));
+        let described = child("desc").unwrap_or_default();
+        let words = |text: &str| text.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+        assert_eq!(words(described), words(figure.text()));
+    }
+}
+
+#[test]
+fn the_text_alternative_gives_the_data() {
+    assert_eq!(
+        loss().text(),
+        "Loss <per> epoch: cross-entropy (nats) by epoch, 1 to 2\n  \
+         training & more: 0.1326 to 0.0403, between 0.0403 and 0.1326\n  \
+         test: 0.0561 to 0.0387, between 0.0387 and 0.0561"
+    );
+    assert_eq!(
+        confusion().text(),
+        "Confusion: rows true, columns predicted: 3, 5\n  true 3: 1005, 5\n  true 5: 2, 890"
+    );
+}
+
+#[test]
+fn panels_side_by_side_keep_both_titles_and_fit_a_notebook() {
+    let figure = side_by_side(&[loss(), counts()]).unwrap();
+    assert_shows(
+        &figure,
+        &["Loss <per> epoch", "Images per digit", "Loss <per> epoch, Images per digit"],
+    );
+    let document = Document::parse(figure.svg()).unwrap();
+    let width: f64 = document.root_element().attribute("width").unwrap().parse().unwrap();
+    assert!((600.0..=900.0).contains(&width), "{width}");
+}
+
+#[test]
+fn hostile_text_stays_well_formed() {
+    let name = "</text> & \" ' \u{1} \u{ffff} \n EVCXR_END_CONTENT";
+    let figure = line_chart(name, name, name, &[(name, [1.0]), (name, [2.0])]).unwrap();
+    Document::parse(figure.svg()).expect("well-formed XML");
+    let figure = picture_grid(name, &[Picture::new(&[0.0], 1, 1).unwrap().caption(name)]).unwrap();
+    Document::parse(figure.svg()).expect("well-formed XML");
+}
+
+#[test]
+fn a_digit_takes_little_space_in_the_notebook() {
+    // Noise, the worst case: real digits take a fifth.
+    let pictures: Vec<Picture> = (0..25).map(|seed| noise(seed).caption(0)).collect();
+    let svg = picture_grid("Noise", &pictures).unwrap().svg().len();
+    assert!(svg / 25 < 12_000, "{} bytes a picture", svg / 25);
+}
+
+#[test]
+fn data_that_cannot_be_drawn_are_refused_by_name() {
+    let message = |series: &[(&str, Vec<f32>)]| {
+        line_chart("Loss", "epoch", "loss", series).unwrap_err().to_string()
+    };
+    assert_eq!(message(&[]), "`Loss`: 0 lines given, 1 to 7 can be told apart");
+    assert_eq!(message(&[("test", vec![])]), "`Loss`: the series `test` is empty");
+    assert_eq!(
+        message(&[("test", vec![0.5, f32::NAN])]),
+        "`Loss`: the series `test` is NaN at position 2"
+    );
+    let refused = bar_chart("Counts", "digit", "images", &[("0", -1)]).unwrap_err().to_string();
+    assert_eq!(refused, "`Counts`: the bar `0` is -1, a bar has a length of 0 or more");
+    let refused = heat_map("Map", "true", "predicted", &[0, 1], &[[1, 2]]).unwrap_err().to_string();
+    assert_eq!(refused, "`Map`: 2 names need as many rows of as many, not [2]");
+    let refused = Picture::new(&[0.0; 5], 2, 3).unwrap_err().to_string();
+    assert_eq!(refused, "2 × 3 pixels are 6 values, not 5");
+    let scatter = |points: &[Vec<f32>], classes: &[u32]| {
+        scatter_chart("Points", "x", "y", points, classes).unwrap_err().to_string()
+    };
+    let point = || vec![0.0, 1.0];
+    assert_eq!(scatter(&[], &[]), "`Points`: 0 points given, 1 to 5000 can be drawn");
+    assert_eq!(scatter(&[point()], &[1, 2]), "`Points`: 2 classes for 1 points");
+    assert_eq!(
+        scatter(&[point(), vec![0.0; 3]], &[1, 1]),
+        "`Points`: point 2 has 3 numbers, not x and y"
+    );
+    assert_eq!(scatter(&[point(), vec![0.0, f32::NAN]], &[1, 1]), "`Points`: point 2 is (0, NaN)");
+    assert_eq!(
+        scatter(&vec![point(); 11], &(0..11).collect::<Vec<_>>()),
+        "`Points`: points of 11 classes given, 10 can be told apart"
+    );
+    assert!(picture_grid("None", &[]).is_err());
+    assert!(side_by_side(&[]).is_err());
+    assert!(side_by_side(&[loss(), loss(), loss(), loss(), loss()]).is_err());
+}
+
+#[test]
+fn extreme_values_are_drawn_or_refused_but_never_panic() {
+    for values in [[f64::MAX, f64::MIN], [f64::MIN_POSITIVE, 0.0], [1e299, -1e299], [5e-324, 1.0]] {
+        if let Ok(figure) = line_chart("Loss", "epoch", "loss", &[("a", values)]) {
+            Document::parse(figure.svg()).expect("well-formed XML");
+        }
+        if let Ok(figure) = scatter_chart("Points", "x", "y", &[values, [0.0, 1.0]], &["a", "b"]) {
+            Document::parse(figure.svg()).expect("well-formed XML");
+        }
+    }
+    for value in [0.0, 5e-324, 1e299, f64::MAX] {
+        if let Ok(figure) = bar_chart("Bars", "kind", "count", &[("a", value)]) {
+            Document::parse(figure.svg()).expect("well-formed XML");
+        }
+        if let Ok(figure) = heat_map("Map", "true", "predicted", &["a"], &[[value]]) {
+            Document::parse(figure.svg()).expect("well-formed XML");
+        }
+    }
+}
+
+#[test]
+fn a_figure_is_saved_as_the_ending_says() {
+    let folder = tempfile::tempdir().unwrap();
+    let figure = loss();
+    let svg = folder.path().join("loss.svg");
+    figure.save(&svg).unwrap();
+    assert_eq!(std::fs::read_to_string(svg).unwrap(), figure.svg());
+
+    let message = figure.save(folder.path().join("loss.jpg")).unwrap_err().to_string();
+    assert!(message.ends_with("loss.jpg` must end in .svg or .png"), "{message}");
+    let message = figure.save(folder.path().join("none/loss.svg")).unwrap_err().to_string();
+    assert!(message.contains("none"), "{message}");
+}
+
+#[cfg(feature = "png")]
+#[test]
+fn a_png_has_twice_the_size_of_the_figure_and_is_not_blank() {
+    let folder = tempfile::tempdir().unwrap();
+    for figure in [loss(), counts(), confusion(), features(), digits()] {
+        let path = folder.path().join("figure.PNG");
+        figure.save(&path).unwrap();
+        let png = std::fs::read(path).unwrap();
+        assert_eq!(&png[..8], b"\x89PNG\r\n\x1a\n");
+        let side = |at: usize| u32::from_be_bytes(png[at..at + 4].try_into().unwrap());
+        let document = Document::parse(figure.svg()).unwrap();
+        let expected =
+            |name| document.root_element().attribute(name).unwrap().parse::<f64>().unwrap() * 2.0;
+        assert_eq!(f64::from(side(16)), expected("width").ceil());
+        assert_eq!(f64::from(side(20)), expected("height").ceil());
+        assert!(png.len() > 4000, "{} bytes", png.len());
+    }
+}
+
+#[test]
+fn a_table_reads_the_same_as_text_and_as_html() {
+    let rows = [["Conv_0", "[28, 28, 32]", "320"], ["Dense_0", "[256]", "803,072"]];
+    let table = Table::new(&["layer", "output", "parameters"], &rows).unwrap();
+    let html = table.html();
+    let document = Document::parse(&html).expect("well-formed");
+    let cells =
+        document.descendants().filter(|node| node.has_tag_name("td") || node.has_tag_name("th"));
+    let text = table.to_string();
+    for cell in cells {
+        assert!(text.contains(cell.text().unwrap()), "{cell:?}");
+    }
+    let ends: Vec<_> = text.lines().skip(2).map(|line| line.chars().count()).collect();
+    assert_eq!(ends[0], ends[1], "numbers end in one column:\n{text}");
+}
+
+#[test]
+fn a_line_over_named_positions_shows_their_names() {
+    let series = [("compiled", [0.5, 1.2, 3.4])];
+    let figure = line_chart_over("Step", "batch size", "ms", &[1, 8, 32], &series).unwrap();
+    let text = ["1", "8", "32"].map(|name| format!(">{name}</text>"));
+    assert!(text.iter().all(|text| figure.svg().contains(text)), "{}", figure.svg());
+    let error = line_chart_over("Step", "batch size", "ms", &[1, 8], &series).unwrap_err();
+    assert_eq!(error.to_string(), "`Step`: the series `compiled` has 3 values for 2 names");
+}

@@ -1,0 +1,202 @@
+//! Networks as ONNX files, which other runtimes and languages evaluate.
+
+mod proto;
+
+use std::path::Path;
+
+use candle_core::{DType, Device, Tensor};
+use linen::trace::{Layer, TracedOp};
+use linen::{Error, Module, Params, Result, files, sequential};
+use prost::Message;
+
+use self::proto::{Attribute, Graph, Model, Node, OperatorSet, ValueInfo};
+
+/// The version of ONNX's operators that files ask for, of 2021, and the file format's of that time.
+const OPSET: i64 = 17;
+const IR_VERSION: i64 = 8;
+
+/// Writes a network with its parameters to an ONNX file.
+///
+/// The file has one input, `image`, and one output, `logits`, both for any number of examples, in
+/// f32; what comes out for an image is what [`apply`](Module::apply) gives. Images keep their
+/// channels last: transpositions within the graph turn them to ONNX's channels first and back.
+/// The file appears when all of it is on the disk.
+///
+/// # Shapes
+/// - `input_shape`: `[B, height, width, channels]`, with any B
+///
+/// # Errors
+/// [`Error::NotSequential`] unless the network is a plain chain of this crate's layers;
+/// [`Error::Save`] if the file cannot be written; those of the network for an input of this shape.
+///
+/// # Examples
+/// ```
+/// # use candle_core::{DType, Device, Tensor};
+/// use linen::{Key, Module, Result, Scope, flatten, log_softmax};
+/// use take_away::save_onnx;
+///
+/// struct Net;
+///
+/// impl Module for Net {
+///     fn call(&self, nn: &mut Scope, x: &Tensor) -> Result<Tensor> {
+///         log_softmax(&nn.dense(10, &flatten(x)?)?)
+///     }
+/// }
+///
+/// let images = Tensor::zeros((1, 28, 28, 1), DType::F32, &Device::Cpu)?;
+/// let params = Net.init(Key::new(0), &images)?;
+/// # let folder = tempfile::tempdir().unwrap();
+/// # let path = folder.path().join("mnist.onnx");
+/// save_onnx(&Net, &params, &[1, 28, 28, 1], &path)?;
+/// assert!(std::fs::metadata(&path).unwrap().len() > 4 * params.count() as u64);
+/// # Ok::<(), linen::Error>(())
+/// ```
+///
+/// # Source
+/// The [ONNX operators](https://onnx.ai/onnx/operators/), version 17.
+pub fn save_onnx<M: Module>(
+    model: &M,
+    params: &Params,
+    input_shape: &[usize],
+    path: impl AsRef<Path>,
+) -> Result<()> {
+    let path = path.as_ref();
+    let ops = sequential(model, params, input_shape)?;
+    let name = std::any::type_name::<M>().rsplit("::").next().unwrap_or_default();
+    let file = Model {
+        ir_version: IR_VERSION,
+        producer_name: "mnist-notebook-support".into(),
+        producer_version: env!("CARGO_PKG_VERSION").into(),
+        graph: Some(graph(name, &ops, params, input_shape)?),
+        opset_import: vec![OperatorSet { version: OPSET }],
+    };
+    files::write(path, &file.encode_to_vec())
+}
+
+fn graph(name: &str, ops: &[TracedOp], params: &Params, input_shape: &[usize]) -> Result<Graph> {
+    let mut graph =
+        GraphOf { params, value: "image".into(), channels_first: false, graph: Graph::default() };
+    for (position, op) in ops.iter().enumerate() {
+        graph.layer(position, &op.layer)?;
+    }
+    graph.turn_channels(false);
+    let mut graph = Graph { name: name.into(), ..graph.graph };
+    // Nobody knows the last value by the name of its layer.
+    if let Some(last) = graph.node.last_mut() {
+        last.output = vec!["logits".into()];
+    }
+    let shapes = ops.last().map(|last| (&input_shape[1..], &last.output.dims()[1..]));
+    if let Some((input, output)) = shapes {
+        graph.input = vec![ValueInfo::examples("image", input)];
+        graph.output = vec![ValueInfo::examples("logits", output)];
+    }
+    Ok(graph)
+}
+
+/// A graph while it is being written, layer by layer.
+struct GraphOf<'a> {
+    params: &'a Params,
+    /// The name of the latest value.
+    value: String,
+    /// Whether that is a picture with its channels first.
+    channels_first: bool,
+    graph: Graph,
+}
+
+impl GraphOf<'_> {
+    fn layer(&mut self, position: usize, layer: &Layer) -> Result<()> {
+        let name = match layer {
+            Layer::Conv { path, .. } | Layer::Dense { path, .. } => path.clone(),
+            other => format!("{}_{position}", other.name()),
+        };
+        match layer {
+            Layer::Conv { path, kernel_size: (height, width), .. } => {
+                self.turn_channels(true);
+                let inputs = self.parameters(path, |kernel| kernel.permute((3, 2, 0, 1)))?;
+                let pads = [(height - 1) / 2, (width - 1) / 2, height / 2, width / 2];
+                // Strides and dilations of 1 go without saying, but not for every runtime.
+                let attributes = vec![
+                    Attribute::ints("pads", &pads),
+                    Attribute::ints("strides", &[1, 1]),
+                    Attribute::ints("dilations", &[1, 1]),
+                ];
+                self.node("Conv", name, &inputs, attributes);
+            }
+            Layer::Dense { path, .. } => {
+                let inputs = self.parameters(path, |kernel| Ok(kernel.clone()))?;
+                self.node("Gemm", name, &inputs, vec![]);
+            }
+            Layer::Relu => self.node("Relu", name, &[], vec![]),
+            Layer::AvgPool { window } => self.pool("AveragePool", name, *window),
+            Layer::MaxPool { window } => self.pool("MaxPool", name, *window),
+            Layer::Flatten => {
+                self.turn_channels(false);
+                self.node("Flatten", name, &[], vec![Attribute::int("axis", 1)]);
+            }
+            Layer::LogSoftmax => {
+                self.turn_channels(false);
+                self.node("LogSoftmax", name, &[], vec![Attribute::int("axis", -1)]);
+            }
+            // Networks that have them do not get here: `apply` refuses them.
+            Layer::BatchNorm { .. } | Layer::Dropout { .. } => return Err(Error::NotSequential),
+        }
+        Ok(())
+    }
+
+    fn pool(&mut self, operator: &str, name: String, window: (usize, usize)) {
+        self.turn_channels(true);
+        let window = [window.0, window.1];
+        let attributes =
+            vec![Attribute::ints("kernel_shape", &window), Attribute::ints("strides", &window)];
+        self.node(operator, name, &[], attributes);
+    }
+
+    /// Transposes the latest value unless its channels are there already.
+    fn turn_channels(&mut self, first: bool) {
+        if self.channels_first != first {
+            let order: [usize; 4] = if first { [0, 3, 1, 2] } else { [0, 2, 3, 1] };
+            let name = format!("channels_{}_{}", if first { "first" } else { "last" }, self.value);
+            self.node("Transpose", name, &[], vec![Attribute::ints("perm", &order)]);
+            self.channels_first = first;
+        }
+    }
+
+    /// A node that takes the latest value, and makes the next.
+    fn node(&mut self, operator: &str, name: String, params: &[String], attribute: Vec<Attribute>) {
+        let latest = std::mem::replace(&mut self.value, name.clone());
+        self.graph.node.push(Node {
+            input: [latest].into_iter().chain(params.iter().cloned()).collect(),
+            output: vec![name.clone()],
+            name,
+            op_type: operator.into(),
+            attribute,
+        });
+    }
+
+    /// Stores kernel and bias of a layer, and returns their names.
+    fn parameters(
+        &mut self,
+        layer: &str,
+        arrange: impl Fn(&Tensor) -> candle_core::Result<Tensor>,
+    ) -> Result<[String; 2]> {
+        let (kernel, bias) = (format!("{layer}/kernel"), format!("{layer}/bias"));
+        for (path, tensor) in self.params.iter() {
+            if path == kernel {
+                self.graph.initializer.push(initializer(path, &arrange(tensor)?)?);
+            } else if path == bias {
+                self.graph.initializer.push(initializer(path, tensor)?);
+            }
+        }
+        Ok([kernel, bias])
+    }
+}
+
+fn initializer(name: &str, tensor: &Tensor) -> Result<proto::Tensor> {
+    let values = tensor.to_device(&Device::Cpu)?.to_dtype(DType::F32)?.flatten_all()?;
+    Ok(proto::Tensor {
+        dims: tensor.dims().iter().map(|size| *size as i64).collect(),
+        data_type: proto::FLOAT,
+        name: name.into(),
+        raw_data: values.to_vec1::<f32>()?.iter().flat_map(|value| value.to_le_bytes()).collect(),
+    })
+}

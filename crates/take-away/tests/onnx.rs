@@ -1,0 +1,144 @@
+//! What cannot be exported is refused. That what can be is computed alike elsewhere is tested with
+//! other runtimes, in the package `tests`.
+
+mod common;
+
+use candle_core::{DType, Tensor};
+use linen::{Key, Module, Params, Result, Scope, avg_pool, flatten, log_softmax, relu};
+use take_away::{draw_panel, save_onnx};
+
+use common::device;
+
+const SHAPE: [usize; 4] = [1, 28, 28, 1];
+const NOT_A_CHAIN: &str = "the network is not a plain chain of this crate's layers";
+
+/// The network of the tutorial.
+struct Cnn;
+
+impl Module for Cnn {
+    fn call(&self, nn: &mut Scope, x: &Tensor) -> Result<Tensor> {
+        let x = avg_pool(&relu(&nn.conv(32, (3, 3), x)?)?, (2, 2))?;
+        let x = avg_pool(&relu(&nn.conv(64, (3, 3), &x)?)?, (2, 2))?;
+        let x = relu(&nn.dense(256, &flatten(&x)?)?)?;
+        log_softmax(&nn.dense(10, &x)?)
+    }
+}
+
+/// Two ways from the input to the output.
+struct Branches;
+
+impl Module for Branches {
+    fn call(&self, nn: &mut Scope, x: &Tensor) -> Result<Tensor> {
+        let x = flatten(x)?;
+        let (one, other) = (nn.dense(10, &x)?, nn.dense(10, &x)?);
+        log_softmax(&(one + other)?)
+    }
+}
+
+/// An operation of candle between two layers.
+struct Foreign;
+
+impl Module for Foreign {
+    fn call(&self, nn: &mut Scope, x: &Tensor) -> Result<Tensor> {
+        nn.dense(10, &(flatten(x)? * 2.0)?)
+    }
+}
+
+/// No layer at all.
+struct Nothing;
+
+impl Module for Nothing {
+    fn call(&self, _: &mut Scope, x: &Tensor) -> Result<Tensor> {
+        Ok(x.clone())
+    }
+}
+
+/// As many outputs as there are fingers on a hand.
+struct Five;
+
+impl Module for Five {
+    fn call(&self, nn: &mut Scope, x: &Tensor) -> Result<Tensor> {
+        nn.dense(5, &flatten(x)?)
+    }
+}
+
+fn params(model: &impl Module) -> Params {
+    let sample = Tensor::ones(&SHAPE, DType::F32, &device()).unwrap();
+    model.init(Key::new(0), &sample).unwrap()
+}
+
+fn refusal(model: &impl Module) -> String {
+    let params = params(model);
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("network.onnx");
+    let error = save_onnx(model, &params, &SHAPE, &path).unwrap_err();
+    assert!(!path.exists());
+    assert_eq!(draw_panel(model, &params).unwrap_err().to_string(), error.to_string());
+    error.to_string()
+}
+
+#[test]
+fn networks_that_are_no_chain_of_layers_are_refused() {
+    for error in [refusal(&Branches), refusal(&Foreign), refusal(&Nothing)] {
+        assert!(error.starts_with(NOT_A_CHAIN), "{error}");
+    }
+}
+
+#[test]
+fn an_input_that_does_not_fit_is_refused_as_the_network_does() {
+    let params = params(&Cnn);
+    let save = |shape: &[usize]| save_onnx(&Cnn, &params, shape, "never-written.onnx").unwrap_err();
+    assert!(save(&[1, 32, 32, 1]).to_string().contains("\"Dense_0/kernel\" has shape"));
+    assert!(save(&[1, 28, 28]).to_string().starts_with("conv input: expected shape"));
+    assert!(save(&[]).to_string().starts_with("input of the network: expected shape [B, …]"));
+}
+
+#[test]
+fn a_file_that_cannot_be_written_is_named() {
+    let error = save_onnx(&Cnn, &params(&Cnn), &SHAPE, "no/such/folder/network.onnx").unwrap_err();
+    assert!(error.to_string().starts_with("cannot write no/such/folder/network.onnx: "), "{error}");
+    let error = draw_panel(&Cnn, &params(&Cnn)).unwrap().save("no/such/folder/panel.html");
+    assert!(error.unwrap_err().to_string().starts_with("cannot write no/such/folder/panel.html: "));
+}
+
+#[test]
+fn parameters_in_double_precision_are_exported_in_single() {
+    if device().is_metal() {
+        return; // it has no f64
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let files = [DType::F32, DType::F64].map(|dtype| {
+        let path = folder.path().join(dtype.as_str());
+        save_onnx(&Cnn, &params(&Cnn).to_dtype(dtype).unwrap(), &SHAPE, &path).unwrap();
+        std::fs::read(path).unwrap()
+    });
+    assert!(files[0] == files[1]);
+}
+
+#[test]
+fn a_panel_is_made_only_for_ten_digits() {
+    let error = draw_panel(&Five, &params(&Five)).unwrap_err().to_string();
+    let wanted = "output of a network for the draw panel: expected shape [B, 10], one for each digit, \
+                  found [1, 5]";
+    assert_eq!(error, wanted);
+}
+
+#[test]
+fn a_panel_is_not_made_of_parameters_that_are_no_numbers() {
+    for (path, value) in [("Conv_0/bias", f32::NAN), ("Dense_0/kernel", 1e6)] {
+        let params = params(&Cnn);
+        let var = params.get(path).unwrap();
+        var.set(&Tensor::full(value, var.shape(), &device()).unwrap()).unwrap();
+        let error = draw_panel(&Cnn, &params).unwrap_err().to_string();
+        assert!(error.starts_with(&format!("parameter {path:?} has values that are not finite")));
+    }
+}
+
+#[test]
+fn a_panel_asks_for_nothing_from_outside() {
+    let panel = draw_panel(&Cnn, &params(&Cnn)).unwrap();
+    for way_out in ["http:", "https:", "src=", "href=", "url(", "import ", "fetch("] {
+        assert!(!panel.html().contains(way_out), "{way_out}");
+    }
+    assert!(panel.html().len() < 2_500_000, "{panel:?}");
+}

@@ -1,0 +1,78 @@
+//! The project's own code is found and shown.
+
+use std::path::Path;
+
+use mnist_notebook_support::{source, source_with_docs};
+
+#[test]
+fn source_shows_the_code_with_its_documentation() {
+    let step = source_with_docs("train_step").unwrap().to_string();
+    assert!(step.starts_with("// mnist-notebook-support/src/step.rs\n\n///"), "{step}");
+    assert!(step.contains("/// # Errors\n"), "{step}");
+    let short = source("train_step").unwrap().to_string();
+    assert!(short.contains("\n/// ") && !short.contains("# Errors"), "{short}");
+    assert!(step.contains("pub fn train_step") && step.ends_with('}'), "{step}");
+    let cnn = source("Cnn").unwrap().markdown();
+    assert!(cnn.starts_with("```rust\n// mnist-notebook-support/src/model.rs\n"), "{cnn}");
+    assert!(cnn.contains("pub struct Cnn") && cnn.contains("impl Module for Cnn"), "{cnn}");
+    assert!(cnn.ends_with("\n```"), "{cnn}");
+}
+
+#[test]
+fn an_unknown_item_is_answered_with_similar_names() {
+    let message = source("trainstep").unwrap_err().to_string();
+    assert!(message.contains("no item `trainstep`") && message.contains("train_step"), "{message}");
+}
+
+#[test]
+fn items_of_every_crate_are_found_and_say_where_they_are() {
+    for (name, file) in [
+        ("create_optimizer", "mnist-notebook-support/src/optimizer.rs"),
+        ("Momentum", "crates/linen/src/optimizer.rs"),
+        ("rotate", "crates/images/src/transform.rs"),
+        ("saliency", "crates/inspect/src/lib.rs"),
+        ("save_onnx", "crates/take-away/src/onnx/mod.rs"),
+        ("line_chart", "crates/notebook-display/src/line_chart.rs"),
+        ("permutation", "crates/jax-random/src/draws.rs"),
+        ("Program", "crates/cpu-kernels/src/program.rs"),
+    ] {
+        let code = source(name).unwrap().to_string();
+        assert!(code.starts_with(&format!("// {file}\n")), "{name}: {code}");
+    }
+}
+
+#[test]
+fn every_public_item_of_every_crate_is_found() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let mut folders = vec![root.join("mnist-notebook-support/src")];
+    for name in ["cpu-kernels", "images", "inspect", "jax-random", "linen", "take-away"] {
+        folders.push(root.join("crates").join(name).join("src"));
+    }
+    let mut count = 0;
+    while let Some(folder) = folders.pop() {
+        for path in std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()) {
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|ending| ending == "rs")
+                && !path.ends_with("tests.rs")
+            {
+                let text = std::fs::read_to_string(&path).unwrap();
+                let code = text.split("#[cfg(test)]").next().unwrap();
+                for (name, keyword) in code.lines().filter_map(public_name) {
+                    let shown = source(name).unwrap_or_else(|error| panic!("{path:?}: {error}"));
+                    assert!(shown.to_string().contains(&format!("{keyword} {name}")), "{shown}");
+                    count += 1;
+                }
+            }
+        }
+    }
+    assert!(count > 100, "{count} public items");
+}
+
+/// The name that a line like `pub fn name(` makes public.
+fn public_name(line: &str) -> Option<(&str, &str)> {
+    let (keyword, rest) = line.trim_start().strip_prefix("pub ")?.split_once(' ')?;
+    let is_item = ["fn", "struct", "enum", "trait", "type", "const"].contains(&keyword);
+    let end = rest.find(|c: char| !c.is_alphanumeric() && c != '_')?;
+    is_item.then_some((&rest[..end], keyword))
+}

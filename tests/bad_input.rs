@@ -1,0 +1,862 @@
+//! Bad input: each kind has an error of its own that says what to do, and nothing panics.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+
+use mnist_notebook_support::inspect::{
+    CalibrationBin, calibration_curve, confusion_matrix, expected_calibration_error, pca, saliency,
+};
+use mnist_notebook_support::linen::{capture_intermediates, initializers::{lecun_normal, ones, zeros}};
+use mnist_notebook_support::notebook::Number;
+use mnist_notebook_support::prelude::*;
+use mnist_notebook_support::random::{bernoulli, bits, normal, truncated_normal, uniform};
+use mnist_notebook_support::take_away::SummaryWriter;
+use mnist_notebook_support::images::{add_noise, rotate, shift};
+use mnist_notebook_support::{
+    CheckpointError, DataError, Diverged, get_datasets_from, notebook,
+};
+
+const CPU: &Device = &Device::Cpu;
+
+/// A network small enough to train in no time.
+struct Small;
+
+impl Module for Small {
+    fn call(&self, nn: &mut Scope, x: &Tensor) -> Result<Tensor> {
+        let x = avg_pool(&relu(&nn.conv(2, (3, 3), x)?)?, (2, 2))?;
+        log_softmax(&nn.dense(10, &flatten(&x)?)?)
+    }
+}
+
+/// A network without a parameter.
+struct Fixed;
+
+impl Module for Fixed {
+    fn call(&self, _nn: &mut Scope, x: &Tensor) -> Result<Tensor> {
+        log_softmax(&flatten(x)?)
+    }
+}
+
+/// Batch norm and dropout on whatever comes.
+struct Norm;
+
+impl Module for Norm {
+    fn call(&self, nn: &mut Scope, x: &Tensor) -> Result<Tensor> {
+        let x = nn.batch_norm(x)?;
+        nn.dropout(0.5, &x)
+    }
+}
+
+fn images(len: usize) -> Tensor {
+    uniform(Key::new(1), (len, 8, 8, 1), 0.0, 1.0, CPU).unwrap()
+}
+
+fn labels(len: usize) -> Tensor {
+    Tensor::from_iter((0..len as u32).map(|label| label % 10), CPU).unwrap()
+}
+
+fn dataset(len: usize) -> Dataset {
+    Dataset::new(images(len), labels(len)).unwrap()
+}
+
+fn params() -> Params {
+    Small.init(Key::new(0), &images(1)).unwrap()
+}
+
+fn optimizer(learning_rate: f64) -> Momentum {
+    create_optimizer(&params(), learning_rate, 0.9).unwrap()
+}
+
+fn train_on(dataset: &Dataset, batch_size: usize) -> Result<Metrics> {
+    train_epoch(&Small, &mut optimizer(0.1), dataset, batch_size, 1, Key::new(2))
+}
+
+/// All numbers that the steps to come depend on.
+fn values(state: &TrainState) -> Vec<f32> {
+    let params = [state.optimizer.target(), state.optimizer.momentum()];
+    let vars = params.into_iter().flat_map(Params::vars);
+    vars.flat_map(|var| var.flatten_all().unwrap().to_vec1::<f32>().unwrap()).collect()
+}
+
+fn f32s(shape: &[usize]) -> Tensor {
+    Tensor::zeros(shape, DType::F32, CPU).unwrap()
+}
+
+/// The error itself or, if it is another crate's on its way through, that one.
+fn found<E: std::error::Error + 'static>(error: &Error) -> Option<&E> {
+    (error as &dyn std::any::Any).downcast_ref().or_else(|| error.downcast_ref())
+}
+
+/// One row of the table: the call is refused with this variant and this text in the message.
+macro_rules! refuse {
+    ($($case:literal: $call:expr => $variant:pat, $message:literal;)*) => {{
+        let mut wrong = Vec::new();
+        $(
+            match catch_unwind(AssertUnwindSafe(|| $call.map(drop))) {
+                Err(_) => wrong.push(format!("{}: panics", $case)),
+                Ok(Ok(())) => wrong.push(format!("{}: is accepted", $case)),
+                Ok(Err(error)) => {
+                    let message = error.to_string();
+                    if !matches!(found(&error), Some($variant)) || !message.contains($message) {
+                        wrong.push(format!("{}: {error:?}: {message}", $case));
+                    }
+                }
+            }
+        )*
+        assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
+    }};
+}
+
+#[test]
+fn bad_hyperparameters_are_refused() {
+    let (nan, infinite) = (f64::NAN, f64::INFINITY);
+    let rate = |value| create_optimizer(&params(), value, 0.9);
+    let beta = |value| create_optimizer(&params(), 0.1, value);
+    let three = dataset(3);
+    refuse! {
+        "learning rate NaN": rate(nan) => Error::Hyperparameter { name: "learning_rate", .. },
+            "learning_rate = NaN is out of range: it must be a finite number, 0 or more";
+        "learning rate infinite": rate(infinite) =>
+            Error::Hyperparameter { name: "learning_rate", .. }, "learning_rate = inf";
+        "learning rate negative": rate(-0.1) =>
+            Error::Hyperparameter { name: "learning_rate", .. }, "learning_rate = -0.1";
+        "beta NaN": beta(nan) => Error::Hyperparameter { name: "beta", .. },
+            "beta = NaN is out of range: it must be at least 0 and below 1";
+        "beta infinite": beta(infinite) => Error::Hyperparameter { name: "beta", .. }, "beta = inf";
+        "beta negative": beta(-0.1) => Error::Hyperparameter { name: "beta", .. }, "beta = -0.1";
+        "beta 1": beta(1.0) => Error::Hyperparameter { name: "beta", .. }, "below 1";
+        "batch size 0": train_on(&three, 0) => DataError::BatchSize { batch_size: 0, examples: 3 },
+            "batch size 0 does not fit a dataset of 3 examples: choose one from 1 to 3";
+        "batch size larger than the data": train_on(&three, 4) =>
+            DataError::BatchSize { batch_size: 4, .. }, "choose one from 1 to 3";
+        "batch size larger than any memory": train_on(&three, usize::MAX) =>
+            DataError::BatchSize { .. }, "choose one from 1 to 3";
+        "no checkpoint to be kept": Checkpoints::new(std::env::temp_dir(), 0) =>
+            Error::Hyperparameter { name: "keep", .. }, "at least one checkpoint must be kept";
+        "random numbers from NaN": uniform(Key::new(0), 3, f32::NAN, 1.0, CPU) =>
+            Error::Hyperparameter { name: "minval", .. }, "it must be finite";
+        "a probability above 1": bernoulli(Key::new(0), 1.1, 3, CPU) =>
+            Error::Hyperparameter { name: "p", .. }, "a probability is from 0 to 1";
+        "a peak that is no learning rate": WarmupCosine::new(nan, 1, 2) =>
+            Error::Hyperparameter { name: "peak", .. }, "finite and not negative";
+        "a warm-up without end": WarmupCosine::new(0.1, 2, 2) =>
+            Error::Hyperparameter { name: "warmup_steps", .. }, "less than `total_steps`";
+        "a negative shift": augment(Key::new(0), &images(1), -1.0, 0.0) =>
+            Error::Hyperparameter { name: "max_shift", .. }, "a finite number, 0 or more";
+        "an angle without bound": augment(Key::new(0), &images(1), 0.0, infinite) =>
+            Error::Hyperparameter { name: "max_degrees", .. }, "a finite number, 0 or more";
+        "random numbers between wrong bounds": truncated_normal(Key::new(0), 1.0, -1.0, 3, CPU) =>
+            Error::Hyperparameter { name: "lower", .. }, "below `upper`";
+    }
+}
+
+#[test]
+fn bad_datasets_are_refused() {
+    let mut wrong_label = labels(4).to_vec1::<u32>().unwrap();
+    wrong_label[2] = 10;
+    let wrong_label = Tensor::from_vec(wrong_label, 4, CPU).unwrap();
+    let empty = Dataset { image: f32s(&[0, 8, 8, 1]), label: labels(4).narrow(0, 0, 0).unwrap() };
+    let dark = |dtype| Tensor::zeros((4, 8, 8, 1), dtype, CPU).unwrap();
+    refuse! {
+        "integers into a log-softmax": log_softmax(&dark(DType::U8)) => Error::DType { .. },
+            "log_softmax input: expected elements of type f32, found u8";
+        "a label out of range": train_on(&Dataset::new(images(4), wrong_label.clone()).unwrap(), 2)
+            => Error::Label { label: 10, index: 2, num_classes: 10 },
+            "label 10 at position 2 is not below the number of classes, 10";
+        "a label out of range in a test set":
+            eval_model(&Small, &params(), &Dataset::new(images(4), wrong_label).unwrap()) =>
+            Error::Label { label: 10, .. }, "label 10 at position 2";
+        "images of rank 3": Dataset::new(f32s(&[4, 8, 8]), labels(4)) => Error::Shape { .. },
+            "dataset images: expected shape [N, height, width, channels], found [4, 8, 8]";
+        "labels of rank 2": Dataset::new(images(4), labels(4).reshape((4, 1)).unwrap()) =>
+            Error::Shape { .. }, "dataset labels: expected shape [N], found [4, 1]";
+        "images of bytes": Dataset::new(dark(DType::U8), labels(4)) => Error::DType { .. },
+            "dataset images: expected elements of type f32, found u8";
+        "labels of 64 bits": Dataset::new(images(4), labels(4).to_dtype(DType::I64).unwrap()) =>
+            Error::DType { .. }, "dataset labels: expected elements of type u32, found i64";
+        "fewer labels than images": Dataset::new(images(4), labels(3)) =>
+            DataError::Lengths { images: 4, labels: 3 }, "4 images but 3 labels";
+        "an empty training set": train_on(&empty, 1) => Error::EmptyDataset(_), "empty";
+        "an empty test set": eval_model(&Small, &params(), &empty) => Error::EmptyDataset(_),
+            "the dataset is empty: there is nothing to evaluate on";
+        "an empty batch": train_step(&Small, &mut optimizer(0.1), &empty) =>
+            Error::EmptyDataset(_), "the dataset is empty";
+        "a batch beyond the end": dataset(4).batch(&[4]) => Error::Tensor(_), "4";
+        "a slice beyond the end": dataset(4).slice(3, 2) => Error::Tensor(_), "4";
+        "a slice beyond all numbers": dataset(4).slice(usize::MAX, 2) => Error::Tensor(_), "";
+        "colour pictures for a network for grey ones": train_on(
+            &Dataset::new(f32s(&[4, 8, 8, 3]), labels(4)).unwrap(), 2) =>
+            Error::ParamShape { .. }, "parameter \"Conv_0/kernel\" has shape [3, 3, 1, 2]";
+        "pictures of another size": train_on(
+            &Dataset::new(f32s(&[4, 10, 10, 1]), labels(4)).unwrap(), 2) =>
+            Error::ParamShape { .. }, "call `init` with a sample of the shape you train on";
+        "images of 64 bits for a network of 32": train_on(
+            &Dataset::new(dark(DType::F64), labels(4)).unwrap(), 2) => Error::DType { .. },
+            "conv2d: expected elements of type f32, found f64";
+        "a folder without data": get_datasets_from("/no/such/folder", CPU) =>
+            DataError::Missing { .. }, "MNIST_DATA_DIR";
+    }
+}
+
+#[test]
+fn datasets_put_together_by_hand_are_refused_when_they_are_used() {
+    let odd = |image: Tensor, label: Tensor| Dataset { image, label };
+    let cases = [
+        odd(images(3), labels(4)),
+        odd(images(4), labels(3)),
+        odd(images(4), labels(4).reshape((4, 1)).unwrap()),
+        odd(images(4), labels(4).to_dtype(DType::F32).unwrap()),
+        odd(f32s(&[4, 64]), labels(4)),
+        odd(f32s(&[]), labels(4)),
+        odd(images(4), f32s(&[])),
+    ];
+    for (i, dataset) in cases.iter().enumerate() {
+        let refused = catch_unwind(AssertUnwindSafe(|| {
+            train_on(dataset, 2).is_err() && eval_model(&Small, &params(), dataset).is_err()
+        }));
+        assert!(matches!(refused, Ok(true)), "case {i}: {refused:?}");
+    }
+}
+
+#[test]
+fn bad_networks_are_refused() {
+    struct Broken<F>(F);
+    impl<F: Fn(&mut Scope, &Tensor) -> Result<Tensor>> Module for Broken<F> {
+        fn call(&self, nn: &mut Scope, x: &Tensor) -> Result<Tensor> {
+            self.0(nn, x)
+        }
+    }
+    fn init(call: impl Fn(&mut Scope, &Tensor) -> Result<Tensor>) -> Result<Params> {
+        Broken(call).init(Key::new(0), &images(1))
+    }
+    let none = Fixed.init(Key::new(0), &images(1)).unwrap();
+    let norm = init(|nn, x| nn.batch_norm(x)).unwrap();
+    refuse! {
+        "no parameters": create_optimizer(&none, 0.1, 0.9) => Error::NoParams,
+            "the network has no parameters: there is nothing to train";
+        "a network with other parameters": Small.apply(&none, &images(1)) =>
+            Error::MissingParam { .. }, "no parameter \"Conv_0/kernel\"";
+        "no features": init(|nn, x| nn.conv(0, (3, 3), x)) =>
+            Error::Hyperparameter { name: "features", .. }, "it must be at least 1";
+        "an empty kernel": init(|nn, x| nn.conv(1, (3, 0), x)) =>
+            Error::Hyperparameter { name: "kernel width", .. }, "it must be at least 1";
+        "a dense layer on pictures": init(|nn, x| nn.dense(10, x)) => Error::Shape { .. },
+            "call `flatten` before the first dense layer";
+        "a convolution on rows": init(|nn, x| nn.conv(1, (3, 3), &flatten(x)?)) =>
+            Error::Shape { .. }, "conv input: expected shape [B, height, width, channels]";
+        "a pool larger than the picture": avg_pool(&images(1), (9, 1)) => Error::Shape { .. },
+            "avg_pool input: expected shape [B, at least 9, at least 1, C]";
+        "an empty pool": max_pool(&images(1), (0, 1)) => Error::Shape { .. }, "max_pool input";
+        "batch norm on a scalar": init(|nn, x| nn.batch_norm(&x.sum_all()?)) =>
+            Error::Shape { .. }, "batch_norm input: expected shape [B, …, features]";
+        "batch norm on nothing": init(|nn, x| nn.batch_norm(&x.narrow(0, 0, 0)?)) =>
+            Error::Shape { .. }, "none of them 0, found [0, 8, 8, 1]";
+        "a dropout that leaves nothing": init(|nn, x| nn.dropout(1.0, x)) =>
+            Error::Hyperparameter { name: "rate", .. }, "0 <= rate < 1";
+        "batch norm in no mode": Broken(|nn: &mut Scope, x: &Tensor| nn.batch_norm(x))
+            .apply(&norm, &images(1)) => Error::Mode { .. }, "BatchNorm_0 works differently";
+        "dropout in no mode": Broken(|nn: &mut Scope, x: &Tensor| nn.dropout(0.5, x))
+            .apply(&norm, &images(1)) => Error::Mode { .. }, "train with `apply_train`";
+        "batch norm without statistics": Broken(|nn: &mut Scope, x: &Tensor| nn.batch_norm(x))
+            .apply_eval(&Variables { params: norm.copy().unwrap(), ..Default::default() }, &images(1))
+            => Error::MissingParam { .. }, "no parameter \"BatchNorm_0/mean\"";
+        "a parameter made twice": init(|nn, x| {
+            nn.param("bias", 1, x, zeros)?;
+            nn.param("bias", 1, x, zeros)
+        }) => Error::DuplicateParam(_), "give the second another name";
+        "a loss that leaves out a parameter": value_and_grad(
+            |params| Ok((params.get("Dense_0/bias").unwrap().sum_all()?, ())), &params()) =>
+            Error::NoGradient(_), "the loss does not depend on parameter \"Conv_0/bias\"";
+        "a gradient that leaves out a parameter":
+            optimizer(0.1).apply_gradient(&Gradients::default()) =>
+            Error::NoGradient(_), "Conv_0/bias";
+        "a gradient of another shape": optimizer(0.1).apply_gradient(
+            &params().paths().map(|path| (path.to_owned(), f32s(&[2]))).collect()) =>
+            Error::Shape { .. }, "gradient: expected shape [3, 3, 1, 2], that of \"Conv_0/kernel\"";
+    }
+}
+
+#[test]
+fn what_is_larger_than_the_memory_is_refused() {
+    struct Wide(usize);
+    impl Module for Wide {
+        fn call(&self, nn: &mut Scope, x: &Tensor) -> Result<Tensor> {
+            nn.dense(self.0, &flatten(x)?)
+        }
+    }
+    // An image for every label, all of them the same one: a dataset that takes no memory.
+    let many = 1usize << 40;
+    let alike = |tensor: Tensor, shape: &[usize]| tensor.broadcast_as(shape).unwrap();
+    let image = alike(images(1), &[many, 8, 8, 1]);
+    let label = alike(labels(1), &[many]);
+    let huge = Dataset::new(image.clone(), label.clone()).unwrap();
+    let wide = alike(f32s(&[1, 1]), &[1 << 20, 1]);
+    let wide_kernel = Params::try_from(vec![
+        ("Dense_0/kernel".to_owned(), f32s(&[1, 1 << 20])),
+        ("Dense_0/bias".to_owned(), f32s(&[1 << 20])),
+    ]);
+    let none = labels(0);
+    refuse! {
+        "a batch": train_on(&huge, many) => Error::Memory { .. },
+            "training on so large a batch needs 844424.9 GB of memory, and ";
+        "a batch to be compiled for": jit(Cnn, &get_initial_params(&Cnn, Key::new(0), CPU).unwrap(),
+            &[many, 28, 28, 1]) => Error::Memory { .. }, "are free: make it smaller, or free memory";
+        "an image": jit(Small, &params(), &[1, many, many, 1]) => Error::Memory { .. },
+            "one example needs";
+        "the examples at so many positions": Dataset::new(alike(images(1), &[1, 8, 8, many]), labels(1))
+            .unwrap().batch(&[0]) => Error::Memory { .. }, "a batch needs 281475.0 GB of memory";
+        "other numbers for as many images": huge.to_dtype(DType::F64) => Error::Memory { .. },
+            "the dataset needs";
+        "a wide layer": Wide(many).init(Key::new(0), &images(1)) => Error::Memory { .. },
+            "making a parameter needs";
+        "the layer's result": Wide(1 << 20).apply(&wide_kernel.unwrap(), &wide) =>
+            Error::Memory { .. }, "the result of a layer needs 4398.0 GB of memory";
+        "random numbers": bits(Key::new(0), many, CPU) => Error::Memory { .. },
+            "drawing random numbers needs 4398.0 GB of memory";
+        "zeros for a parameter": zeros(Key::new(0), &many.into(), CPU) => Error::Memory { .. },
+            "a parameter needs";
+        "ones for a parameter": ones(Key::new(0), &many.into(), CPU) => Error::Memory { .. },
+            "a parameter needs";
+        "classes": onehot(&labels(8), u32::MAX as usize) => Error::Memory { .. },
+            "a one-hot array needs 137.4 GB of memory";
+        "a matrix of classes": confusion_matrix(&none, &none, many) => Error::Memory { .. },
+            "a confusion matrix needs";
+    }
+}
+
+/// Candle's stand-in for a GPU in a build without one: whatever is asked of it fails.
+#[cfg(not(feature = "cuda"))]
+#[test]
+fn a_device_that_is_not_there_is_refused() {
+    let gpu = &Device::Cuda(mnist_notebook_support::candle_core::CudaDevice);
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("epoch-0001.safetensors");
+    let checkpoints = Checkpoints::new(dir.path(), 1).unwrap();
+    checkpoints
+        .save(&TrainState { epoch: 1, ..TrainState::new(optimizer(0.1), Key::new(0), 2) })
+        .unwrap();
+    refuse! {
+        "initial parameters": get_initial_params(&Cnn, Key::new(0), gpu) => Error::Tensor(_), "cuda";
+        "data": get_datasets(gpu) => Error::Tensor(_), "cuda";
+        "random numbers": normal(Key::new(0), 3, gpu) => Error::Tensor(_), "cuda";
+        "parameters from a file": Params::load(&file, gpu) => Error::Load { .. }, "cuda";
+        "moved parameters": params().to_device(gpu) => Error::Tensor(_), "cuda";
+        "a checkpoint": checkpoints.resume(gpu) => CheckpointError::Damaged { .. }, "cuda";
+    }
+}
+
+#[test]
+fn after_no_epochs_there_is_no_curve_to_draw() {
+    let state = TrainState::new(optimizer(0.1), Key::new(3), 5);
+    let losses = state.history.iter().map(|epoch| epoch.train.loss).collect::<Vec<_>>();
+    refuse! {
+        "a curve of no epochs": notebook::line_chart("loss", "epoch", "nats", &[("train", losses)])
+            .map_err(Error::from) => Error::Display(notebook_display::Error::Figure(_)), "";
+    }
+}
+
+#[test]
+fn bad_tensors_are_refused_by_the_loss() {
+    let two = Tensor::new(&[0u32, 9], CPU).unwrap();
+    let shape = |shape: &[usize]| cross_entropy_loss(&f32s(shape), &two);
+    refuse! {
+        "logits of rank 1": shape(&[2]) => Error::Shape { what: "logits", .. },
+            "logits: expected shape [2, number of classes], found [2]";
+        "one row too many": shape(&[3, 10]) => Error::Shape { what: "logits", .. }, "found [3, 10]";
+        "labels of rank 2": cross_entropy_loss(&f32s(&[2, 10]), &two.reshape((2, 1)).unwrap()) =>
+            Error::Shape { what: "labels", .. }, "labels: expected shape [batch size]";
+        "too few classes": shape(&[2, 9]) => Error::Label { label: 9, num_classes: 9, .. },
+            "label 9 at position 1";
+        "labels that are no whole numbers": onehot(&f32s(&[2]), 10) => Error::DType { .. },
+            "labels: expected elements of type u32, found f32";
+        "no class": onehot(&two, 0) => Error::Label { .. }, "number of classes, 0";
+        "logits that are whole numbers":
+            cross_entropy_loss(&f32s(&[2, 10]).to_dtype(DType::U32).unwrap(), &two) =>
+            Error::DType { .. }, "logits: expected elements of type f32, found u32";
+        "metrics of nothing": Metrics::mean(&[]) => Error::EmptyDataset(_), "nothing to average";
+        "metrics of other shapes": compute_metrics(&f32s(&[3, 10]), &two) => Error::Shape { .. },
+            "logits";
+    }
+}
+
+#[test]
+fn what_cannot_be_inspected_is_refused() {
+    let (two, three) = (labels(2), labels(3));
+    let sure = Tensor::new(&[[0.75f32, 0.25], [0.75, 0.25]], CPU).unwrap();
+    let features = |value: f32| Tensor::full(value, (3, 4), CPU).unwrap();
+    refuse! {
+        "fewer predictions than labels": confusion_matrix(&three, &two, 10) => Error::Shape { .. },
+            "predictions: expected shape [3], one for each label, found [2]";
+        "a prediction that is no class": confusion_matrix(&two, &two, 1) =>
+            Error::Label { label: 1, .. }, "label 1 at position 1";
+        "labels that are no whole numbers": confusion_matrix(&f32s(&[2]), &two, 10) =>
+            Error::DType { .. }, "labels: expected elements of type u32, found f32";
+        "no bins": calibration_curve(&sure, &two, 0) =>
+            Error::Hyperparameter { name: "num_bins", .. }, "it must be at least 1";
+        "log-probabilities": calibration_curve(&sure.log().unwrap(), &two, 10) =>
+            Error::Hyperparameter { name: "probability", .. }, "`exp` makes probabilities";
+        "probabilities that are NaN": calibration_curve(&(sure * f64::NAN).unwrap(), &two, 10) =>
+            Error::Hyperparameter { name: "probability", .. }, "it must be from 0 to 1";
+        "one image without its batch":
+            saliency(&Small, &params(), &f32s(&[8, 8, 1]), &two) => Error::Shape { .. },
+            "saliency images: expected shape [N, height, width, channels], found [8, 8, 1]";
+        "more classes than images": saliency(&Small, &params(), &images(2), &three) =>
+            Error::Shape { .. }, "logits: expected shape [3, number of classes], found [2, 10]";
+        "pictures as features": pca(&images(3), 2) => Error::Shape { .. },
+            "pca features: expected shape [at least 2, 1 to 4096], found [3, 8, 8, 1]";
+        "a single example": pca(&f32s(&[1, 4]), 2) => Error::Shape { .. }, "at least 2";
+        "more components than features": pca(&features(1.0), 5) =>
+            Error::Hyperparameter { name: "num_components", .. }, "the number of features";
+        "features that are infinite": pca(&features(f32::INFINITY), 2) => Error::Tensor(_),
+            "pca features must be finite numbers";
+    }
+}
+
+#[test]
+fn a_loss_that_is_no_number_stops_training_and_names_the_last_good_checkpoint() {
+    let dir = tempfile::tempdir().unwrap();
+    let checkpoints = Checkpoints::new(dir.path(), 3).unwrap();
+    let (good, test_ds) = (dataset(20), dataset(10));
+    // A single pixel is enough.
+    let mut pixels = images(20).flatten_all().unwrap().to_vec1::<f32>().unwrap();
+    pixels[777] = f32::NAN;
+    let spoilt = Tensor::from_vec(pixels, (20, 8, 8, 1), CPU).unwrap();
+    let spoilt = Dataset::new(spoilt, labels(20)).unwrap();
+
+    let mut state = TrainState::new(optimizer(0.1), Key::new(3), 5);
+    let error = checkpoints.train_epoch(&Small, &mut state, &spoilt, &test_ds).unwrap_err();
+    assert!(matches!(found(&error), Some(Diverged { epoch: 1, checkpoint: None, .. })), "{error:?}");
+
+    // One step too far: every loss of the epoch is a number, but the parameters no longer are.
+    let mut state = TrainState::new(optimizer(1e300), Key::new(3), 20);
+    let before = values(&state);
+    let error = checkpoints.train_epoch(&Small, &mut state, &good, &test_ds).unwrap_err();
+    assert!(matches!(found(&error), Some(Diverged { epoch: 1, step: 1, .. })), "{error:?}");
+    assert!(checkpoints.resume(CPU).unwrap().is_none());
+    assert_eq!(values(&state), before);
+
+    let mut state = TrainState::new(optimizer(0.1), Key::new(3), 5);
+    checkpoints.train_epoch(&Small, &mut state, &good, &test_ds).unwrap();
+    checkpoints.train_epoch(&Small, &mut state, &good, &test_ds).unwrap();
+    let error = checkpoints.train_epoch(&Small, &mut state, &spoilt, &test_ds).unwrap_err();
+    let message = error.to_string();
+    assert!(message.contains("the loss is NaN at epoch 3, step "), "{message}");
+    assert!(message.contains("start again from "), "{message}");
+    assert!(message.contains("epoch-0002.safetensors with a smaller learning rate"), "{message}");
+    assert_eq!((state.epoch, state.history.len()), (2, 2));
+    // What went wrong is not saved.
+    assert_eq!(checkpoints.resume(CPU).unwrap().unwrap().epoch, 2);
+}
+
+#[test]
+fn a_key_used_twice_gives_the_same_numbers_twice() {
+    let draw = |key| normal(key, 5, CPU).unwrap().to_vec1::<f32>().unwrap();
+    let (one, other) = Key::new(0).split();
+    assert_eq!(draw(one), draw(one));
+    assert_ne!(draw(one), draw(other));
+}
+
+/// Tensors that nobody expects: of every rank and type, of no elements, of numbers that are none.
+fn odd_tensors() -> Vec<Tensor> {
+    let shapes: [&[usize]; 14] = [
+        &[],
+        &[0],
+        &[1],
+        &[4],
+        &[0, 10],
+        &[4, 0],
+        &[4, 10],
+        &[4, 8, 8],
+        &[0, 8, 8, 1],
+        &[4, 0, 8, 1],
+        &[4, 8, 8, 0],
+        &[4, 8, 8, 1],
+        &[4, 8, 8, 3],
+        &[1, 4, 8, 8, 1],
+    ];
+    let mut tensors = Vec::new();
+    for shape in shapes {
+        for dtype in [DType::U8, DType::U32, DType::I64, DType::BF16, DType::F32, DType::F64] {
+            tensors.push(Tensor::zeros(shape, dtype, CPU).unwrap());
+        }
+        for value in [f32::NAN, f32::INFINITY, -1.0] {
+            tensors.push(Tensor::full(value, shape, CPU).unwrap());
+        }
+        // Not in the order of its elements, or not all of its storage.
+        let tensor = f32s(shape);
+        tensors.push(tensor.t().unwrap_or(tensor.clone()));
+        if shape.first().is_some_and(|len| *len > 1) {
+            tensors.push(tensor.narrow(0, 1, 2).unwrap());
+        }
+    }
+    tensors
+}
+
+/// Runs a call and notes whether it panics; what it returns does not matter.
+fn note<T>(panics: &mut Vec<String>, what: impl FnOnce() -> String, call: impl FnOnce() -> T) {
+    if catch_unwind(AssertUnwindSafe(|| drop(call()))).is_err() {
+        panics.push(what());
+    }
+}
+
+#[test]
+fn no_function_of_one_tensor_panics() {
+    type Call = fn(&Tensor) -> Result<()>;
+    let calls: &[(&str, Call)] = &[
+        ("relu", |x| relu(x).map(drop)),
+        ("flatten", |x| flatten(x).map(drop)),
+        ("log_softmax", |x| log_softmax(x).map(drop)),
+        ("avg_pool", |x| avg_pool(x, (2, 3)).map(drop)),
+        ("max_pool", |x| max_pool(x, (2, 3)).map(drop)),
+        ("avg_pool of none", |x| avg_pool(x, (0, usize::MAX)).map(drop)),
+        ("onehot", |x| onehot(x, 10).map(drop)),
+        ("onehot of none", |x| onehot(x, 0).map(drop)),
+        ("init", |x| Small.init(Key::new(0), x).map(drop)),
+        ("init of the tutorial's network", |x| Cnn.init(Key::new(0), x).map(drop)),
+        ("apply", |x| Small.apply(&params(), x).map(drop)),
+        ("tabulate", |x| tabulate(&Small, x).map(|table| drop(table.to_string()))),
+        ("value_and_grad", |x| value_and_grad(|_| Ok((x.clone(), ())), &params()).map(drop)),
+        ("Params::try_from", |x| {
+            let params = Params::try_from(vec![("x".to_owned(), x.clone())])?;
+            create_optimizer(&params, 0.1, 0.9).map(drop)
+        }),
+        ("apply_gradient", |x| {
+            let grad = params().paths().map(|path| (path.to_owned(), x.clone())).collect();
+            optimizer(0.1).apply_gradient(&grad)
+        }),
+        ("shift", |x| shift(x, 1.5, -1e300).map(drop)),
+        ("rotate", |x| rotate(x, 1e300).map(drop)),
+        ("add_noise", |x| add_noise(Key::new(0), x, 0.1).map(drop)),
+        ("pca", |x| pca(x, 1).map(drop)),
+        ("capture_intermediates", |x| capture_intermediates(&Small, &params(), x).map(drop)),
+        ("show", |x| notebook::show(x).map(drop)),
+        ("augment", |x| augment(Key::new(0), x, f64::MAX, f64::MAX).map(drop)),
+        ("batch norm and dropout", |x| {
+            let variables = Norm.init_variables(Key::new(0), x)?;
+            Norm.apply_eval(&variables, x)?;
+            let (y, _) = Norm.apply_train(&variables, Key::new(0), x)?;
+            y.sum_all()?.backward().map(drop).map_err(Error::from)
+        }),
+        ("image_grid", |x| notebook::image_grid("title", x, &["a"]).map(drop)),
+        ("prediction_grid", |x| notebook::prediction_grid("title", x, &[1, 2], &[2, 2]).map(drop)),
+        ("prepare_digit", |x| prepare_digit(x).map(drop)),
+        ("Scope::module", |x| {
+            struct Outer;
+            impl Module for Outer {
+                fn call(&self, nn: &mut Scope, x: &Tensor) -> Result<Tensor> {
+                    nn.module(&Small, x)
+                }
+            }
+            Outer.init(Key::new(0), x).map(drop)
+        }),
+        ("SummaryWriter::image", |x| {
+            let folder = tempfile::tempdir().unwrap();
+            let mut writer = SummaryWriter::new(folder.path())?;
+            writer.image("tag", x, usize::MAX)?;
+            writer.image("tag", &x.squeeze(0)?, 0)
+        }),
+        ("parameters of any kind", |x| {
+            let params = || Params::try_from(vec![("x".to_owned(), x.clone())]).unwrap();
+            let all = [params().copy()?, params().zeros_like()?, params().to_device(CPU)?];
+            let file = tempfile::NamedTempFile::new().unwrap();
+            for params in &all {
+                params.save(file.path())?;
+                Params::load(file.path(), CPU)?;
+                params.to_dtype(DType::F64)?;
+            }
+            let variables = Variables { params: params(), batch_stats: params() };
+            variables.copy()?.save(file.path())?;
+            Variables::load(file.path(), CPU)?;
+            notebook::draw_panel(&Small, &params())?;
+            save_onnx(&Small, &params(), x.dims(), file.path())
+        }),
+    ];
+    let mut panics = Vec::new();
+    for x in odd_tensors() {
+        for (name, call) in calls {
+            let what = || format!("{name}({:?}, {:?})", x.dtype(), x.layout());
+            note(&mut panics, what, || call(&x));
+        }
+    }
+    assert!(panics.is_empty(), "{} panics:\n{}", panics.len(), panics.join("\n"));
+}
+
+#[test]
+fn no_function_of_two_tensors_panics() {
+    type Call = fn(&Tensor, &Tensor) -> Result<()>;
+    fn pair(image: &Tensor, label: &Tensor) -> Dataset {
+        Dataset { image: image.clone(), label: label.clone() }
+    }
+    let calls: &[(&str, Call)] = &[
+        ("cross_entropy_loss", |x, y| cross_entropy_loss(x, y).map(drop)),
+        ("compute_metrics", |x, y| compute_metrics(x, y).and_then(|m| m.get()).map(drop)),
+        ("BatchMetrics::get_all", |x, y| {
+            let metrics = BatchMetrics { loss: x.clone(), accuracy: y.clone() };
+            BatchMetrics::get_all(&[metrics.clone(), metrics]).map(drop)
+        }),
+        ("confusion_matrix", |x, y| confusion_matrix(x, y, 10).map(drop)),
+        ("calibration_curve", |x, y| calibration_curve(x, y, 10).map(drop)),
+        ("saliency", |x, y| saliency(&Small, &params(), x, y).map(drop)),
+        ("Dataset::new", |x, y| Dataset::new(x.clone(), y.clone()).map(drop)),
+        ("Dataset::batch", |x, y| pair(x, y).batch(&[0, 1]).map(drop)),
+        ("Dataset::slice", |x, y| pair(x, y).slice(0, 2).map(drop)),
+        ("train_step", |x, y| train_step(&Small, &mut optimizer(0.1), &pair(x, y)).map(drop)),
+        ("Jit::train_step", |x, y| {
+            let mut step = jit(Small, &params(), &[4, 8, 8, 1])?;
+            step.eval_step(&params(), &pair(x, y)).map(drop)?;
+            step.train_step(&mut optimizer(0.1), &pair(x, y)).map(drop)
+        }),
+        ("eval_step", |x, y| eval_step(&Small, &params(), &pair(x, y)).map(drop)),
+        ("train_epoch", |x, y| train_on(&pair(x, y), 2).map(drop)),
+        ("eval_model", |x, y| eval_model(&Small, &params(), &pair(x, y)).map(drop)),
+    ];
+    // Every pair of all of them would be too many.
+    let few: Vec<_> = odd_tensors().into_iter().step_by(3).collect();
+    let mut panics = Vec::new();
+    for x in &few {
+        for y in &few {
+            for (name, call) in calls {
+                let what = || {
+                    let (a, b) = (x.layout(), y.layout());
+                    format!("{name}({:?} {a:?}, {:?} {b:?})", x.dtype(), y.dtype())
+                };
+                note(&mut panics, what, || call(x, y));
+            }
+        }
+    }
+    let some = panics.iter().take(50).cloned().collect::<Vec<_>>().join("\n");
+    assert!(panics.is_empty(), "{} panics:\n{some}", panics.len());
+}
+
+#[test]
+fn no_other_function_panics() {
+    let mut panics = Vec::new();
+    let mut check = |name: &str, call: &dyn Fn()| note(&mut panics, || name.to_owned(), call);
+    let key = Key::new(i64::MIN);
+    let huge: [&[usize]; 3] = [&[usize::MAX, 2], &[usize::MAX], &[1 << 50]];
+    for shape in huge {
+        check(&format!("bits {shape:?}"), &|| drop(bits(key, shape, CPU)));
+        check(&format!("normal {shape:?}"), &|| drop(normal(key, shape, CPU)));
+        check(&format!("lecun_normal {shape:?}"), &|| {
+            drop(lecun_normal(key, &shape.into(), CPU));
+        });
+    }
+    for input_shape in [&[] as &[usize], &[4], &[0, 8, 8, 1], &[4, 8, 8, 3], &[1 << 50, 8, 8, 1]] {
+        check(&format!("jit {input_shape:?}"), &|| drop(jit(Small, &params(), input_shape)));
+    }
+    check("the smallest key", &|| {
+        drop((key.split(), key.split_n(0), key.fold_in(u32::MAX)));
+        let _ = Key::from_words([u32::MAX; 2]).words();
+    });
+    check("permutation", &|| drop((permutation(key, 0), permutation(key, 1))));
+    check("uniform", &|| drop(uniform(key, 3, f32::MIN, f32::MAX, CPU)));
+    check("truncated_normal", &|| {
+        drop(truncated_normal(key, f32::NEG_INFINITY, f32::INFINITY, 3, CPU));
+        drop(truncated_normal(key, 0.0, f32::from_bits(1), 3, CPU));
+    });
+    check("Params::load", &|| drop(Params::load("/no/such/file", CPU)));
+    check("Params::save", &|| drop(params().save("/no/such/folder/file")));
+    check("empty Params", &|| {
+        let none = Params::default();
+        drop((none.copy(), none.to_dtype(DType::F64), none.count(), format!("{none:?}")));
+        drop((none.vars(), none.device(), none.get(""), none.iter().count(), none.len()));
+        drop(save_onnx(&Fixed, &none, &[], "/no/such/folder/file"));
+        drop(save_onnx(&Fixed, &none, &[1 << 50, 1 << 50], "/no/such/folder/file"));
+        drop(notebook::draw_panel(&Fixed, &none));
+        drop(jit(Small, &none, &[1, 8, 8, 1]));
+        drop(eval_model(&Fixed, &none, &dataset(4)));
+    });
+    check("Variables", &|| {
+        drop((Variables::default().copy(), Variables::default().save("/no/such/folder/file")));
+        drop(Variables::load("/no/such/file", CPU));
+    });
+    check("TrainState", &|| {
+        drop(TrainState::from_bytes(b"", CPU));
+        let mut state = TrainState::new(optimizer(0.0), key, 0);
+        state.epoch = usize::MAX;
+        let _ = (state.to_bytes(), state.optimizer.learning_rate(), state.optimizer.beta());
+        drop(state.train_epoch(&Small, &dataset(4), &dataset(4)));
+    });
+    check("WarmupCosine", &|| {
+        let schedule = WarmupCosine::new(f64::MAX, 0, usize::MAX).unwrap();
+        let _ = (schedule.learning_rate(0), schedule.learning_rate(usize::MAX));
+        drop(WarmupCosine::new(f64::MIN_POSITIVE, usize::MAX, 0));
+    });
+    check("Gradients", &|| {
+        let none = Gradients::default();
+        let _ = (none.get("x").is_none(), none.iter().count());
+    });
+    check("Jit", &|| {
+        let step = jit(Small, &params(), &[1, 8, 8, 1]).unwrap();
+        drop((step.is_compiled(), step.to_string()));
+    });
+    check("best_device", &|| {
+        let _ = best_device();
+    });
+    check("get_fashion_datasets", &|| drop(get_fashion_datasets(CPU)));
+    check("Metrics", &|| {
+        let wrong = Metrics { loss: f32::NAN, accuracy: f32::INFINITY };
+        drop(Metrics::mean(&[wrong, wrong]));
+        drop(BatchMetrics::get_all(&[]));
+    });
+    check("read_png", &|| drop((read_png("/no/such/file", CPU), read_png("/", CPU))));
+    check("SummaryWriter", &|| {
+        drop(SummaryWriter::new("/dev/null/folder"));
+        let folder = tempfile::tempdir().unwrap();
+        drop(SummaryWriter::new(folder.path()).unwrap().scalar("", f64::NAN, usize::MAX));
+    });
+    check("expected_calibration_error", &|| {
+        let odd = CalibrationBin { confidence: f32::NAN, accuracy: -1.0, count: usize::MAX };
+        let _ = (expected_calibration_error(&[]), expected_calibration_error(&[odd, odd]));
+    });
+    check("Checkpoints::load", &|| {
+        let dir = tempfile::tempdir().unwrap();
+        let checkpoints = Checkpoints::new(dir.path(), usize::MAX).unwrap();
+        drop((checkpoints.load("", CPU), checkpoints.load("/", CPU)));
+    });
+    check("charts", &|| {
+        let nothing: [(&str, Vec<f32>); 0] = [];
+        let odd = [f32::NAN, f32::MAX, f32::MIN, -0.0, f32::MIN_POSITIVE];
+        drop(notebook::line_chart("", "", "", &nothing));
+        drop(notebook::line_chart("t", "x", "y", &[("a", odd)]));
+        drop(notebook::line_chart_over("t", "x", "y", &["a"], &[("a", odd)]));
+        drop(notebook::line_chart_over("", "", "", &[""; 0], &nothing));
+        drop(notebook::bar_chart("", "", "", &[("", f32::NAN), ("a", f32::MAX)]));
+        drop(notebook::bar_chart("t", "x", "y", &[("a", u64::MAX), ("b", 0)]));
+        drop(notebook::heat_map("t", "x", "y", &["a", "b"], &[odd]));
+        drop(notebook::heat_map("t", "x", "y", &["a"], &[[i64::MIN]]));
+        drop(notebook::scatter_chart("t", "x", "y", &[[1.0], [2.0]], &["a"]));
+        drop(notebook::scatter_chart("t", "x", "y", &[[f64::MAX, f64::NAN]], &["a"]));
+        let _ = (f32::NAN.to_f64(), u64::MAX.to_f64());
+    });
+    check("Figure", &|| {
+        let figure = notebook::bar_chart("t", "x", "y", &[("a", 1)]).unwrap();
+        let _ = (figure.svg().len(), figure.text().len());
+        drop((figure.save("/no/such/folder/a.svg"), figure.save("a.gif"), figure.save("")));
+        drop((notebook::side_by_side(&[]), notebook::side_by_side(&vec![figure.clone(); 9])));
+    });
+    check("pictures", &|| {
+        drop(notebook::picture_grid("", &[]));
+        drop(notebook::Picture::new(&[0.5], usize::MAX, 2));
+        let picture = notebook::Picture::new(&[f32::MAX], 1, 1).unwrap();
+        drop(notebook::picture_grid("", &vec![picture.caption("").verdict(true); 145]));
+    });
+    check("other displays", &|| {
+        drop(notebook::Table::new(&["a"], &[vec!["b", "c"]]));
+        let table = notebook::Table::new(&["<"], &[vec!["\u{0}"]]).unwrap();
+        drop(table.html());
+        let code = notebook::source("Key").unwrap();
+        drop((notebook::source("::"), code.markdown()));
+        let panel = get_initial_params(&Cnn, key, CPU).and_then(|p| notebook::draw_panel(&Cnn, &p));
+        let panel = panel.unwrap();
+        drop((panel.html().len(), panel.save("/no/such/folder/file"), panel.save("")));
+    });
+    check("Progress", &|| {
+        let mut progress = notebook::Progress::new("", 0);
+        progress.step(0, || None);
+        progress.step(usize::MAX, || None);
+        progress.finish();
+    });
+    assert!(panics.is_empty(), "panics:\n{}", panics.join("\n"));
+}
+
+/// The crates that notebooks use.
+const CRATES: [&str; 8] = [
+    "mnist-notebook-support",
+    "crates/cpu-kernels",
+    "crates/images",
+    "crates/inspect",
+    "crates/jax-random",
+    "crates/linen",
+    "crates/notebook-display",
+    "crates/take-away",
+];
+
+fn folder(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(name)
+}
+
+/// The public functions of the crates, a method as `Type::name`, by their sources.
+fn public_functions() -> Vec<String> {
+    let mut files: Vec<PathBuf> = CRATES.iter().map(|name| folder(name).join("src")).collect();
+    let mut functions = Vec::new();
+    while let Some(path) = files.pop() {
+        if path.is_dir() {
+            // The module for GPUs is private.
+            let inside = std::fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path());
+            files.extend(inside.filter(|path| !path.ends_with("src/cuda")));
+        } else if path.extension().is_some_and(|ending| ending == "rs")
+            && !path.ends_with("tests.rs")
+        {
+            functions.extend(functions_of(&std::fs::read_to_string(path).unwrap()));
+        }
+    }
+    functions
+}
+
+fn functions_of(source: &str) -> Vec<String> {
+    let word = |text: &str| {
+        let end = text.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(text.len());
+        text[..end].to_owned()
+    };
+    let public = ["pub struct ", "pub enum ", "pub trait "];
+    let is_public = |name: &str| {
+        let start = |line: &str| public.iter().find_map(|start| line.strip_prefix(start).map(word));
+        source.lines().any(|line| start(line).as_deref() == Some(name))
+    };
+    let mut owner: Option<String> = None;
+    let mut functions = Vec::new();
+    for line in source.lines().take_while(|line| !line.starts_with("#[cfg(test)]")) {
+        let is_trait = line.starts_with("pub trait ");
+        if line.starts_with("impl") || is_trait {
+            let header = line.trim_end_matches(" {").trim_start_matches("pub trait ");
+            let header = header.split("> ").last().unwrap().trim_start_matches("impl ");
+            owner = Some(if line.contains(" for ") { String::new() } else { word(header) });
+        } else if line == "}" {
+            owner = None;
+        }
+        let function = line.trim_start().strip_prefix("pub fn ").or_else(|| {
+            let in_trait = owner.as_ref().is_some_and(|owner| {
+                source.lines().any(|line| line.starts_with(&format!("pub trait {owner}")))
+            });
+            line.strip_prefix("    fn ").filter(|_| in_trait)
+        });
+        match (function.map(word), &owner) {
+            (Some(name), None) => functions.push(name),
+            (Some(name), Some(owner)) if is_public(owner) => {
+                functions.push(format!("{owner}::{name}"));
+            }
+            _ => {}
+        }
+    }
+    functions
+}
+
+#[test]
+fn no_public_function_is_forgotten_here() {
+    let tests = [
+        include_str!("bad_input.rs"),
+        include_str!("../crates/cpu-kernels/tests/bad_input.rs"),
+    ]
+    .concat();
+    let calls = |name: &str| {
+        let call = format!("{name}(");
+        let starts = tests.match_indices(&call).map(|(at, _)| &tests[..at]);
+        starts.filter(|text| !text.ends_with(|c: char| c.is_alphanumeric() || c == '_')).count()
+    };
+    let functions = public_functions();
+    assert!(functions.len() > 100, "{functions:?}");
+    let mut forgotten = Vec::new();
+    for function in &functions {
+        let name = function.rsplit("::").next().unwrap();
+        let alike = functions.iter().filter(|other| other.rsplit("::").next() == Some(name));
+        // A constructor is called by its type; of other names there must be a call for each type.
+        let called =
+            if name == "new" { calls(function) >= 1 } else { calls(name) >= alike.count() };
+        // They only print what was drawn before; the other cannot be called without a GPU.
+        if !called && name != "evcxr_display" && function != "CompiledStep::launch_times" {
+            forgotten.push(function.as_str());
+        }
+    }
+    assert!(forgotten.is_empty(), "no test of bad input calls {}", forgotten.join(", "));
+}
