@@ -10,7 +10,8 @@ use xtask::check::{Failure, failures, less_accurate};
 use xtask::execute::{Watcher, execute};
 use xtask::kernel::Kernel;
 use xtask::notebook::{CodeCell, Notebook, joined};
-use xtask::project::{Project, build, command, output};
+use xtask::process::{build, command, output};
+use xtask::project::Project;
 use xtask::tidy::untidy;
 
 struct Silent;

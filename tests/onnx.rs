@@ -4,7 +4,8 @@ use std::path::Path;
 
 use mnist_notebook_support::prelude::*;
 use mnist_notebook_support::random::uniform;
-use xtask::project::{Project, output};
+use xtask::process::output;
+use xtask::project::Project;
 
 /// A chain with everything that has a shape to get wrong: even kernels, windows that leave something over, both
 /// poolings, channels that must keep their order through `flatten`, and a submodule.

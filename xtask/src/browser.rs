@@ -9,7 +9,8 @@ use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
 use crate::notebook::Notebook;
-use crate::project::{Project, command, output, run};
+use crate::process::{command, output, run};
+use crate::project::Project;
 
 const WEBDRIVER: &str = include_str!("webdriver.py");
 const WALKTHROUGH: &str = include_str!("browser.py");

@@ -6,7 +6,8 @@ use std::process::Stdio;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::project::{Project, command};
+use crate::process::command;
+use crate::project::Project;
 
 /// How many faults tests injected, and how many of them lost data or went unnoticed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -2,9 +2,11 @@
 //!
 //! | module | what it does |
 //! |---|---|
-//! | [`project`] | where things are, and the programs that are run |
-//! | [`setup`] | Python environment, evcxr kernel, kernelspec, warm build folder |
+//! | [`process`] | other programs: how they are started and end |
 //! | [`mod@python`] | finds Python, makes environments, keeps them apart from the user's own |
+//! | [`project`] | where things are |
+//! | [`jupyter`] | the Python environment of JupyterLab |
+//! | [`setup`] | that environment, evcxr kernel, kernelspec, warm build folder |
 //! | [`lock`] | pins of Python packages that hold for every supported Python |
 //! | [`kernel`] | a running kernel, through a small Python program |
 //! | [`notebook`] | reads and writes `.ipynb` |
@@ -35,9 +37,11 @@ pub mod check;
 pub mod cuda;
 pub mod execute;
 pub mod faults;
+pub mod jupyter;
 pub mod kernel;
 pub mod lock;
 pub mod notebook;
+pub mod process;
 pub mod project;
 pub mod python;
 pub mod script;

@@ -18,7 +18,8 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-use crate::project::{Project, output};
+use crate::process::output;
+use crate::project::Project;
 use crate::python::{Environment, NEWEST, OLDEST, OLDEST_WITH_JAX, Series, python};
 use warm_evcxr::files;
 

@@ -11,7 +11,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
-use crate::project::{Project, command, output};
+use crate::process::{command, output};
 use crate::ui::Spinner;
 use warm_evcxr::files;
 
@@ -69,12 +69,6 @@ const PIP: [&str; 14] = [
     "PIP_TRUSTED_HOST",
 ];
 
-/// JupyterLab asks nothing of the network: no news, no updates.
-const LAB_SETTINGS: &str = r#"{
-  "@jupyterlab/apputils-extension:notification": { "fetchNews": "false", "checkForUpdates": false }
-}
-"#;
-
 /// A Python to start with arguments such as `-c` or `-m`, apart from everything of the user's own.
 pub fn python(program: impl AsRef<OsStr>) -> Command {
     let mut python = command(program);
@@ -103,44 +97,6 @@ fn is_for_others(variable: &str) -> bool {
     let others = ["_CE_CONDA", "_CE_M", "__PYVENV_LAUNCHER__"];
     let is_meant = STARTS.iter().any(|start| variable.starts_with(start));
     (is_meant && !PIP.contains(&variable)) || others.contains(&variable)
-}
-
-/// The environment of JupyterLab, with what `notebooks/requirements.txt` pins.
-///
-/// # Errors
-/// When there is no Python for it, or something that the notebooks cannot do without is not to be
-/// had.
-pub(crate) fn set_up(project: &Project) -> Result<()> {
-    let notebooks = project.notebooks();
-    let [pins, jupyter, cells] =
-        ["requirements.txt", "jupyter.in", "cells.in"].map(|name| notebooks.join(name));
-    let texts = [&pins, &jupyter, &cells].map(|path| {
-        fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))
-    });
-    let [pinned, wanted, called] = texts;
-    let called = called?;
-    let environment = Environment::new(project.venv(), [pinned?, wanted?, called.clone()].concat());
-    if environment.is_made(&["zmq", "jupyter_client", "jupyterlab", "nbconvert"]) {
-        return Ok(());
-    }
-    let python = environment.make(OLDEST)?;
-    println!("Installing JupyterLab in .tools/venv, with {python}");
-    let pinned = [OsStr::new("--constraint"), pins.as_os_str()];
-    environment
-        .install(pinned.into_iter().chain([OsStr::new("--requirement"), jupyter.as_os_str()]))
-        .context("cannot install notebooks/jupyter.in")?;
-    for package in names(&called) {
-        // Each by itself, and only as a wheel: some platforms lack one.
-        let only = [OsStr::new("--only-binary=:all:"), OsStr::new(package)];
-        if environment.install(pinned.into_iter().chain(only)).is_err() {
-            println!(
-                "Going on without {package}, which a cell calls: pip finds no wheel of it for this \
-                 machine (remove .tools/venv to try again)"
-            );
-        }
-    }
-    files::write(&project.venv().join("share/jupyter/lab/settings/overrides.json"), LAB_SETTINGS)?;
-    environment.finish()
 }
 
 /// The packages that a file for pip names, one a line.

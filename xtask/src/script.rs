@@ -16,7 +16,9 @@ use syn::{Block, Item, Stmt, UseTree};
 use toml::{Table, Value};
 
 use crate::notebook::{CodeCell, Notebook, folder, is_command, start_of_code};
-use crate::project::{self, Project, command, run};
+use crate::process::{command, run};
+use crate::process;
+use crate::project::Project;
 use warm_evcxr::files;
 use warm_evcxr::template::parse_dependency;
 
@@ -85,7 +87,7 @@ impl Scripts {
     /// # Errors
     /// When one does not compile; the compiler has said why.
     pub fn build(&self) -> Result<Vec<PathBuf>> {
-        let programs = project::build(&mut self.cargo("build"))
+        let programs = process::build(&mut self.cargo("build"))
             .context("the cells of a notebook do not compile")?;
         Ok(programs.into_iter().map(|(_, program)| program).collect())
     }
@@ -282,7 +284,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::project::output;
+    use crate::process::output;
 
     /// The program of a notebook with these cells.
     fn program(cells: &[&str]) -> Result<Program> {

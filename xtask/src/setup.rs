@@ -15,8 +15,9 @@ use warm_evcxr::template::{self, Dependencies, parse_dependency};
 use warm_evcxr::{evcxr, files};
 
 use crate::notebook::Notebook;
-use crate::project::{Project, command, output};
-use crate::python;
+use crate::process::{command, output};
+use crate::project::Project;
+use crate::jupyter;
 use crate::ui::Spinner;
 
 /// How the notebooks' kernel compiles.
@@ -60,7 +61,7 @@ pub fn set_up(project: &Project, notebooks: &[PathBuf]) -> Result<()> {
     let pool = project.pool();
     pool.furnish(CARGO_CONFIG)?;
     let parts = side_by_side([
-        ("JupyterLab", &|| python::set_up(project)),
+        ("JupyterLab", &|| jupyter::set_up(project)),
         ("the kernel", &|| kernelspec(project, &pool)),
         ("the notebooks' dependencies", &|| warm(project, &pool, &dependencies)),
     ])?;

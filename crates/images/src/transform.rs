@@ -114,7 +114,9 @@ pub fn add_noise(key: Key, images: &Tensor, stddev: f64) -> Result<Tensor> {
 ///
 /// # Examples
 /// ```
-/// use mnist_notebook_support::prelude::*;
+/// use candle_core::{DType, Device, Tensor};
+/// use images::augment;
+/// use linen::Key;
 ///
 /// let images = Tensor::ones((2, 28, 28, 1), DType::F32, &Device::Cpu)?;
 /// let moved = augment(Key::new(0), &images, 2.0, 10.0)?; // up to 2 pixels, up to 10 degrees

@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 
-use crate::project::{Project, command};
+use crate::process::command;
+use crate::project::Project;
 use warm_evcxr::files;
 
 /// The largest folder that is easily passed on.

@@ -14,7 +14,9 @@ use std::process::Command;
 use anyhow::{Context, Result};
 use serde_json::Value;
 
-use crate::project::{self, Project, command, output};
+use crate::process::{command, output};
+use crate::process;
+use crate::project::Project;
 use crate::python::{Environment, OLDEST, python};
 use crate::script::Scripts;
 use warm_evcxr::files;
@@ -40,18 +42,18 @@ const NO_DEVICE: u32 = 100;
 /// The compute capability built for unless `CUDA_COMPUTE_CAP` names another: that of an H100 or H200.
 const COMPUTE_CAP: &str = "90";
 /// The crate's tests that run on whichever device there is.
-const TESTS: [&str; 11] = [
-    "augment",
-    "checkpoint",
-    "devices",
-    "jit",
-    "linen",
-    "loss",
-    "onnx",
-    "optimizer",
-    "train",
-    "transform",
-    "variables",
+const TESTS: [(&str, &str); 11] = [
+    ("crates/images", "augment"),
+    ("crates/images", "transform"),
+    ("crates/linen", "module"),
+    ("crates/linen", "optimizer"),
+    ("crates/linen", "variables"),
+    ("crates/take-away", "onnx"),
+    ("mnist-notebook-support", "checkpoint"),
+    ("mnist-notebook-support", "devices"),
+    ("mnist-notebook-support", "jit"),
+    ("mnist-notebook-support", "loss"),
+    ("mnist-notebook-support", "train"),
 ];
 /// The package of what goes into the bundle.
 const MANIFEST: &str = include_str!("programs.toml");
@@ -161,9 +163,9 @@ impl Toolkit {
         Ok(())
     }
 
-    /// Compiles the crate's own kernels, which programs compile only when they run.
+    /// Compiles the project's own kernels, which programs compile only when they run.
     fn check_kernels(&self) -> Result<()> {
-        let source = self.project.root().join("mnist-notebook-support/src/cuda/kernels.cu");
+        let source = self.project.root().join("crates/linen/src/cuda/kernels.cu");
         let mut nvcc = command(self.home().join("bin/nvcc"));
         nvcc.arg(format!("-arch=sm_{}", compute_cap())).args(["-std=c++17", "-cubin", "-o"]);
         nvcc.arg(self.folder.join("kernels.cubin")).arg(source);
@@ -182,8 +184,8 @@ impl Toolkit {
             .replace("@ROOT@", root.to_str().context("the project's path is not UTF-8")?)
             .replace("@WALKTHROUGH@", &script.source(0).to_string_lossy());
         // All tests in one program, as each would hold candle's kernels.
-        let tests = TESTS.map(|name| {
-            let path = root.join(format!("mnist-notebook-support/tests/{name}.rs"));
+        let tests = TESTS.map(|(package, name)| {
+            let path = root.join(format!("{package}/tests/{name}.rs"));
             format!("#[path = {path:?}]\nmod {name};\n")
         });
         fs::create_dir_all(&folder)?;
@@ -210,7 +212,7 @@ impl Toolkit {
             .env("PATH", std::env::join_paths(path)?)
             .env("CUDA_COMPUTE_CAP", compute_cap())
             .arg("--release");
-        project::build(&mut cargo).context("cannot build with the feature `cuda`")
+        process::build(&mut cargo).context("cannot build with the feature `cuda`")
     }
 }
 

@@ -10,7 +10,8 @@ use anyhow::{Context, Result, bail};
 
 use crate::kernel::Kernel;
 use crate::notebook::joined;
-use crate::project::{Project, command, output};
+use crate::process::{command, output};
+use crate::project::Project;
 use crate::python::apart;
 
 /// Marks an answer among other lines.

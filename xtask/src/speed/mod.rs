@@ -16,7 +16,9 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::project::{self, Project, command, output};
+use crate::process::{command, output};
+use crate::process;
+use crate::project::Project;
 use crate::setup::FASTER;
 use crate::setup::set_up;
 use crate::ui::Spinner;
@@ -125,7 +127,7 @@ impl<'a> Bench<'a> {
         let build = |folder: &Path, arguments: &[&str]| -> Result<PathBuf> {
             let mut cargo = command("cargo");
             cargo.args(["build", "--quiet", "--release"]).args(arguments);
-            let programs = project::build(cargo.current_dir(folder))?;
+            let programs = process::build(cargo.current_dir(folder))?;
             Ok(programs.into_iter().next_back().context("Cargo has built no program")?.1)
         };
         let example = ["--package", "mnist-notebook-support", "--example", "bench_steps"];
