@@ -1,4 +1,4 @@
-//! Random numbers of several distributions, in the order of a flattened array.
+//! Random numbers from several distributions, in the order of a flattened array.
 
 use crate::erf_inv::erf_inv;
 use crate::key::Key;
@@ -17,16 +17,11 @@ pub fn bits(key: Key, n: usize) -> impl ExactSizeIterator<Item = u32> {
 /// let numbers: Vec<f32> = uniform(Key::new(0), 2, 0.0, 1.0).collect();
 /// assert_eq!(numbers, [0.947667, 0.9785799]);
 /// ```
-pub fn uniform(
-    key: Key,
-    n: usize,
-    minval: f32,
-    maxval: f32,
-) -> impl ExactSizeIterator<Item = f32> {
+pub fn uniform(key: Key, n: usize, minval: f32, maxval: f32) -> impl ExactSizeIterator<Item = f32> {
     bits(key, n).map(move |bits| uniform_from_bits(bits, minval, maxval))
 }
 
-/// Whether the draw at a flat index is a success of probability `p`,
+/// Whether the draw at a flat index succeeds, with probability `p`:
 /// `jax.random.bernoulli(key, p, shape).flatten()[index]`.
 #[inline(always)]
 pub fn bernoulli_at(key: Key, index: usize, p: f32) -> bool {
@@ -39,9 +34,9 @@ pub fn normal(key: Key, n: usize) -> impl ExactSizeIterator<Item = f32> {
     uniform(key, n, JUST_ABOVE_MINUS_ONE, 1.0).map(|u| std::f32::consts::SQRT_2 * erf_inv(u))
 }
 
-/// Normal numbers cut off to the open interval `(lower, upper)`,
-/// `jax.random.truncated_normal(key, lower, upper, (n,))`: one draw each, no rejection. All are NaN
-/// if no number lies between the bounds.
+/// Normal numbers truncated to the open interval `(lower, upper)`,
+/// `jax.random.truncated_normal(key, lower, upper, (n,))`: one draw each, without rejection. All
+/// are NaN if there is no `f32` between the bounds.
 pub fn truncated_normal(
     key: Key,
     n: usize,
@@ -50,49 +45,48 @@ pub fn truncated_normal(
 ) -> impl ExactSizeIterator<Item = f32> {
     let sqrt2 = std::f32::consts::SQRT_2;
     let (minval, maxval) = (libm::erff(lower / sqrt2), libm::erff(upper / sqrt2));
-    let (least, most) = (lower.next_up(), upper.next_down());
-    let clamp = move |x: f32| if least <= most { x.clamp(least, most) } else { f32::NAN };
+    let (min, max) = (lower.next_up(), upper.next_down());
+    let clamp = move |x: f32| if min <= max { x.clamp(min, max) } else { f32::NAN };
     uniform(key, n, minval, maxval).map(move |u| clamp(sqrt2 * erf_inv(u)))
 }
 
 /// The numbers `0..n` in random order, `jax.random.permutation(key, n)`.
 ///
-/// A stable sort by random 32-bit keys, repeated often enough that equal keys do not matter.
+/// Sorts stably by random 32-bit keys, often enough that equal keys do not matter.
 ///
 /// # Panics
-/// If `n` has more than 32 bits; or, as any `Vec`, if `n` numbers, 20 bytes each, do not fit the
-/// memory.
+/// If `n` has more than 32 bits, or if `n` numbers, 20 bytes each, do not fit in memory.
 ///
 /// ```
 /// use jax_random::{Key, permutation};
 /// assert_eq!(permutation(Key::new(0), 7), [0, 1, 5, 6, 4, 3, 2]);
 /// ```
 pub fn permutation(key: Key, n: usize) -> Vec<u32> {
-    assert!(u32::try_from(n).is_ok(), "{n} numbers cannot be counted with 32 bits");
+    assert!(u32::try_from(n).is_ok(), "{n} does not fit in 32 bits");
     let rounds = (3.0 * (n.max(1) as f64).ln() / f64::from(u32::MAX).ln()).ceil() as usize;
     let mut order: Vec<u32> = (0..n as u32).collect();
     let mut key = key;
     for _ in 0..rounds {
         let (next, sub) = key.split();
         key = next;
-        // The position in the low half keeps an unstable sort stable.
+        // The index in the low half makes the unstable sort stable.
         let mut keyed: Vec<u64> =
             (0..n).map(|i| u64::from(sub.bits_at(i)) << 32 | i as u64).collect();
         keyed.sort_unstable();
-        order = keyed.into_iter().map(|pair| order[pair as u32 as usize]).collect();
+        order = keyed.into_iter().map(|keyed| order[keyed as u32 as usize]).collect();
     }
     order
 }
 
-/// 23 random bits as the mantissa of a number in `[1, 2)`, moved to `[0, 1)`.
+/// Uses 23 random bits as the mantissa of a number in `[1, 2)`, then shifts it to `[0, 1)`.
 #[inline(always)]
 fn unit_from_bits(bits: u32) -> f32 {
     f32::from_bits((bits >> 9) | 1.0_f32.to_bits()) - 1.0
 }
 
-/// A number of `[0, 1)` moved to `[minval, maxval)`.
+/// A uniform number in `[minval, maxval)`.
 ///
-/// XLA contracts the last multiplication and addition into one rounding; so does this.
+/// XLA contracts the last multiplication and addition into an FMA, so this does too.
 fn uniform_from_bits(bits: u32, minval: f32, maxval: f32) -> f32 {
     unit_from_bits(bits).mul_add(maxval - minval, minval).max(minval)
 }

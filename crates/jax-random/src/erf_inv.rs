@@ -1,11 +1,11 @@
 //! The inverse error function as XLA computes it on a CPU, to the last bit.
 //!
-//! Any other logarithm differs in the last bit of about one value in a hundred. That is nothing
-//! for one step of training, but two runs from weights so close together part ways within some
-//! hundred steps, even in double precision. With these few lines a run can be laid beside Flax's.
+//! Any other logarithm differs in the last bit of about one value in a hundred. That does not
+//! matter for one training step, but two runs from such weights diverge within a few hundred steps,
+//! even in double precision. Exact values let a run be compared with Flax's.
 //!
-//! XLA contracts every multiplication and addition into one rounding, written `mul_add` here. The
-//! coefficients are given by their bits, because their decimal forms are not exact.
+//! XLA contracts every multiplication and addition into an FMA, hence `mul_add`. Coefficients are
+//! given as bits because their decimal forms are not exact.
 
 /// The inverse of the error function, for `-1 <= x <= 1`.
 ///

@@ -1,23 +1,22 @@
-//! Keys: values from which all random numbers follow.
+//! Keys: the values that determine all random numbers.
 
-/// A key of the explicit random number generator: two 32-bit words.
+/// A key of the random number generator: two 32-bit words.
 ///
-/// Keys are plain values that can be copied. Using one twice gives the same numbers twice, which
-/// is sometimes wanted (a run repeated) and more often a mistake (two layers with equal weights):
-/// [`split`](Key::split) first, use each half once.
+/// Keys are plain values and can be copied. Using a key twice gives the same numbers twice: good
+/// for repeating a run, but usually a mistake (two layers with equal weights). So
+/// [`split`](Key::split) first and use each half once.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Key([u32; 2]);
 
 impl Key {
     /// The key of a seed, `jax.random.PRNGKey(seed)`.
     ///
-    /// As in JAX, whose integers have 32 bits unless told otherwise, only the low 32 bits of the
-    /// seed count.
+    /// Only the low 32 bits of the seed count, as in JAX, whose integers have 32 bits by default.
     pub fn new(seed: i64) -> Self {
         Key([0, seed as u32])
     }
 
-    /// The key made of these two words, as [`words`](Key::words) returns them.
+    /// The key with these two words, the inverse of [`words`](Key::words).
     pub fn from_words(words: [u32; 2]) -> Self {
         Key(words)
     }
@@ -32,15 +31,15 @@ impl Key {
         (self.child(0), self.child(1))
     }
 
-    /// `n` new keys, `jax.random.split(key, n)`; a longer split begins with the shorter one.
+    /// `n` new keys, `jax.random.split(key, n)`. A larger `n` only adds keys at the end.
     ///
     /// # Panics
-    /// As any `Vec`, if `n` keys, 8 bytes each, do not fit the memory.
+    /// If `n` keys of 8 bytes each do not fit in memory.
     pub fn split_n(self, n: usize) -> Vec<Key> {
         (0..n as u64).map(|i| self.child(i)).collect()
     }
 
-    /// The key that follows from this one and a number, `jax.random.fold_in(key, data)`.
+    /// A new key derived from this one and a number, `jax.random.fold_in(key, data)`.
     pub fn fold_in(self, data: u32) -> Key {
         self.child(u64::from(data))
     }
@@ -63,7 +62,7 @@ impl std::fmt::Debug for Key {
     }
 }
 
-/// The Threefry-2x32 block cipher with 20 rounds: the 64-bit counter enciphered under the key.
+/// The Threefry-2x32 block cipher with 20 rounds: encrypts the 64-bit counter with the key.
 #[inline(always)]
 fn threefry2x32(key: [u32; 2], counter: u64) -> [u32; 2] {
     const ROTATIONS: [[u32; 4]; 2] = [[13, 15, 26, 6], [17, 29, 16, 24]];
