@@ -28,7 +28,7 @@ pub struct Statistics {
     /// The biased variance of each channel.
     pub var: Vec<f32>,
     /// Whether they were computed from the input.
-    pub of_batch: bool,
+    pub is_training: bool,
 }
 
 impl BatchNorm {
@@ -58,7 +58,7 @@ impl BatchNorm {
             (mean as f32, (square / rows - mean * mean).max(0.0) as f32)
         });
         let (mean, var) = moments.unzip();
-        Ok(Statistics { mean, var, of_batch: true })
+        Ok(Statistics { mean, var, is_training: true })
     }
 
     /// `output = (input − mean) · scale / √(var + ε) + bias`.
@@ -163,7 +163,7 @@ impl BatchNorm {
         check_len("batch norm bias gradient", self.channels, d_bias.len())?;
         let factor = self.factors(statistics, scale)?;
         // What every value of a channel loses for its share in the channel's mean and variance.
-        let share = if statistics.of_batch { 1.0 / self.rows as f32 } else { 0.0 };
+        let share = if statistics.is_training { 1.0 / self.rows as f32 } else { 0.0 };
         let by_mean = d_bias.iter().map(|d_bias| d_bias * share).collect::<Vec<_>>();
         let by_var = d_scale.iter().zip(&statistics.var);
         let by_var = by_var.map(|(d_scale, var)| d_scale * share / (var + EPSILON).sqrt());

@@ -114,7 +114,7 @@ pub use error::{KernelError, Result};
 pub use layer::Layer;
 pub use parameters::without_subnormal;
 pub use pool::Pool2d;
-pub use program::{Outcome, Program};
+pub use program::{Program, StepResult};
 pub use shape::Conv2d;
 
 /// The files of this crate, for a notebook that shows them.

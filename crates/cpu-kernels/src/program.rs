@@ -13,7 +13,7 @@ use crate::sums::{MAX_PARTIALS, add};
 
 /// What a batch gave.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Outcome {
+pub struct StepResult {
     /// Mean of −ln p\[label\] over the images, in nats.
     pub loss: f32,
     /// Images whose most probable class is the label.
@@ -106,7 +106,7 @@ impl Program {
         labels: &[u32],
         learning_rate: f32,
         beta: f32,
-    ) -> Result<Outcome> {
+    ) -> Result<StepResult> {
         self.check_params("parameters", params.iter().map(|param| param.len()))?;
         self.check_params("momenta", momenta.iter().map(|momentum| momentum.len()))?;
         self.check_batch(images, labels)?;
@@ -125,7 +125,7 @@ impl Program {
         images: &[f32],
         labels: &[u32],
         gradients: &mut [&mut [f32]],
-    ) -> Result<Outcome> {
+    ) -> Result<StepResult> {
         self.check_params("parameters", params.iter().map(|param| param.len()))?;
         self.check_params("gradients", gradients.iter().map(|gradient| gradient.len()))?;
         self.check_batch(images, labels)?;
@@ -142,7 +142,7 @@ impl Program {
         params: &[&[f32]],
         images: &[f32],
         labels: &[u32],
-    ) -> Result<Outcome> {
+    ) -> Result<StepResult> {
         self.check_params("parameters", params.iter().map(|param| param.len()))?;
         check_len("images", labels.len() * self.image_len, images.len())?;
         self.check_labels(labels)?;
@@ -159,7 +159,7 @@ impl Program {
                 (loss + batch_loss, correct + batch_correct)
             })
         });
-        Ok(Outcome { loss: (loss / labels.len() as f64) as f32, correct })
+        Ok(StepResult { loss: (loss / labels.len() as f64) as f32, correct })
     }
 
     /// Log-probabilities `[n, classes]` of any number of images, taken batch by batch.
@@ -215,7 +215,7 @@ impl Program {
         }
     }
 
-    fn step(&mut self, mut parameters: Parameters, images: &[f32], labels: &[u32]) -> Outcome {
+    fn step(&mut self, mut parameters: Parameters, images: &[f32], labels: &[u32]) -> StepResult {
         in_pool(|| {
             self.load_kernels(&parameters);
             self.forward_batch(&parameters, images);
@@ -223,7 +223,7 @@ impl Program {
             self.start_backward(labels);
             self.backward_denses(&mut parameters, labels.len());
             self.backward_convs(&mut parameters, labels.len());
-            Outcome { loss: (loss / labels.len() as f64) as f32, correct }
+            StepResult { loss: (loss / labels.len() as f64) as f32, correct }
         })
     }
 

@@ -597,14 +597,14 @@ impl Case {
         self.params.iter().map(Vec::as_slice).collect()
     }
 
-    fn gradients(&self, program: &mut Program) -> (Outcome, Vec<Vec<f32>>) {
+    fn gradients(&self, program: &mut Program) -> (StepResult, Vec<Vec<f32>>) {
         let mut gradients: Vec<Vec<f32>> =
             self.params.iter().map(|param| vec![f32::NAN; param.len()]).collect();
         let mut slices: Vec<&mut [f32]> = gradients.iter_mut().map(Vec::as_mut_slice).collect();
-        let outcome = program
+        let result = program
             .value_and_grad(&self.params(), &self.images, &self.labels, &mut slices)
             .unwrap();
-        (outcome, gradients)
+        (result, gradients)
     }
 
     fn wide_params(&self) -> Vec<Vec<f64>> {
@@ -618,7 +618,7 @@ impl Case {
 
     /// Trains for `steps` steps on the one batch; returns the losses and leaves the parameters
     /// trained.
-    fn train(&mut self, program: &mut Program, steps: usize) -> Vec<Outcome> {
+    fn train(&mut self, program: &mut Program, steps: usize) -> Vec<StepResult> {
         let mut momenta: Vec<Vec<f32>> =
             self.params.iter().map(|param| vec![0.0; param.len()]).collect();
         (0..steps)
@@ -643,10 +643,10 @@ fn compiled_gradients_agree_with_finite_differences_of_the_reference() {
     cases.push(Case::pooled(&mut random, Layer::AvgPool { window: (4, 8) }));
     cases.push(Case::pooled(&mut random, Layer::MaxPool { window: (6, 8) }));
     for case in cases {
-        let (outcome, gradients) = case.gradients(&mut case.program());
+        let (result, gradients) = case.gradients(&mut case.program());
         let mut params = case.wide_params();
         let loss = case.reference_loss(&params);
-        assert!((f64::from(outcome.loss) - loss).abs() < 1e-5 * loss, "{:?}", case.layers);
+        assert!((f64::from(result.loss) - loss).abs() < 1e-5 * loss, "{:?}", case.layers);
         for (index, gradient) in gradients.iter().enumerate() {
             let largest = gradient.iter().fold(0.0, |largest: f32, value| largest.max(value.abs()));
             for _ in 0..4 {
@@ -685,15 +685,15 @@ fn compiled_log_probabilities_agree_with_the_reference() {
             let mut program = Program::new(shape, &case.layers).unwrap();
             program.log_probabilities(&case.params(), &case.images, &mut found).unwrap();
             assert_close("log-probabilities", &found, &expected, 1e-5);
-            let outcome = program.evaluate(&case.params(), &case.images, &case.labels).unwrap();
+            let result = program.evaluate(&case.params(), &case.images, &case.labels).unwrap();
             let loss = reference::loss(&expected, &case.labels);
-            assert!((f64::from(outcome.loss) - loss).abs() < 1e-5 * loss);
+            assert!((f64::from(result.loss) - loss).abs() < 1e-5 * loss);
             let classes = expected.len() / case.labels.len();
             let correct = expected
                 .chunks(classes)
                 .zip(&case.labels)
                 .filter(|(row, label)| row.iter().all(|value| *value <= row[**label as usize]));
-            assert_eq!(outcome.correct as usize, correct.count());
+            assert_eq!(result.correct as usize, correct.count());
         }
     }
 }
@@ -703,7 +703,7 @@ fn a_step_is_the_gradient_applied_with_momentum() {
     let mut random = Random(7);
     for _ in 0..5 {
         let mut case = Case::random(&mut random);
-        let (outcome, gradients) = case.gradients(&mut case.program());
+        let (result, gradients) = case.gradients(&mut case.program());
         let before = case.params.clone();
         let mut momenta: Vec<Vec<f32>> =
             before.iter().map(|param| random.values(param.len())).collect();
@@ -714,7 +714,7 @@ fn a_step_is_the_gradient_applied_with_momentum() {
         let stepped = program
             .train_step(&mut params, &mut slices, &case.images, &case.labels, 0.1, 0.9)
             .unwrap();
-        assert_eq!(stepped, outcome);
+        assert_eq!(stepped, result);
         for (index, gradient) in gradients.iter().enumerate() {
             for (at, gradient) in gradient.iter().enumerate() {
                 let momentum = 0.9 * old_momenta[index][at] + gradient;

@@ -65,7 +65,7 @@ fn no_kernel_panics() {
             );
             let norm = BatchNorm { rows: a, channels: b };
             let statistics =
-                Statistics { mean: x[..a.min(4)].to_vec(), var: y.to_vec(), of_batch: true };
+                Statistics { mean: x[..a.min(4)].to_vec(), var: y.to_vec(), is_training: true };
             note(
                 &mut panics,
                 || what("batch norm"),

@@ -16,7 +16,7 @@
 use std::fmt;
 
 use candle_core::{DType, Device, Tensor, Var};
-use cpu_kernels::{Outcome, Program};
+use cpu_kernels::{Program, StepResult};
 
 use crate::error::Result;
 use crate::metrics::BatchMetrics;
@@ -145,11 +145,11 @@ impl CompiledStep {
                 let labels = label.to_vec1::<u32>()?;
                 let (storage, layout) = image.storage_and_layout();
                 let images = ops::f32_slice(&storage, layout)?;
-                let outcome = ops::with_slices_mut(&[target, momentum].concat(), |slices| {
+                let result = ops::with_slices_mut(&[target, momentum].concat(), |slices| {
                     let (target, momentum) = slices.split_at_mut(slices.len() / 2);
                     program.train_step(target, momentum, images, &labels, rate, beta)
                 })??;
-                to_metrics(outcome, labels.len())
+                to_metrics(result, labels.len())
             }
             #[cfg(feature = "cuda")]
             Compiled::Cuda(program) => {
@@ -241,10 +241,10 @@ fn vars(params: &Params) -> Vec<&Var> {
     params.iter().map(|(_, var)| var).collect()
 }
 
-fn to_metrics(outcome: Outcome, examples: usize) -> Result<BatchMetrics> {
-    let accuracy = outcome.correct as f32 / examples as f32;
+fn to_metrics(result: StepResult, examples: usize) -> Result<BatchMetrics> {
+    let accuracy = result.correct as f32 / examples as f32;
     Ok(BatchMetrics {
-        loss: Tensor::new(outcome.loss, &Device::Cpu)?,
+        loss: Tensor::new(result.loss, &Device::Cpu)?,
         accuracy: Tensor::new(accuracy, &Device::Cpu)?,
     })
 }

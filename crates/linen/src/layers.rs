@@ -91,7 +91,7 @@ pub(crate) fn batch_norm_eval(
 ) -> Result<Tensor> {
     let y = if has_kernels(x) && has_kernels(scale) {
         let (mean, var) = (mean.to_vec1()?, var.to_vec1()?);
-        ops::batch_norm(x, scale, bias, Statistics { mean, var, of_batch: false })?
+        ops::batch_norm(x, scale, bias, Statistics { mean, var, is_training: false })?
     } else {
         normalize(x, scale, bias, mean, var)?
     };
