@@ -1,4 +1,4 @@
-//! Axes with round ticks, drawn by plotters: what line and bar charts share.
+//! Axes with round ticks, drawn by plotters.
 
 use std::ops::Range;
 
@@ -7,31 +7,31 @@ use plotters::coord::ranged1d::{KeyPointHint, NoDefaultFormatting, ValueFormatte
 use plotters::prelude::*;
 use plotters_backend::BackendCoord;
 
+use crate::error::{Error, Result};
 use crate::number::grouped;
 use crate::scene::{self, Backend, PX, Scene, TEXT, fit, text_width};
-use crate::error::{Error, Result};
 
-/// One axis: its label, the values at its ends, and where its ticks stand.
+/// An axis: its label, the values at its ends, and its ticks.
 #[derive(Clone)]
 pub(crate) struct Axis {
     pub label: String,
     pub range: Range<f64>,
     pub ticks: Vec<(f64, String)>,
-    /// Whether lines across the plot continue the ticks.
+    /// Whether grid lines extend the ticks across the plot.
     pub grid: bool,
 }
 
 impl Axis {
-    /// An axis that spans the values and ends on round numbers, with at most `most` steps.
-    pub fn spanning(label: &str, low: f64, high: f64, most: i32) -> Self {
-        let (low, high) = widened(low, high);
-        let step = round_step((high - low) / f64::from(most.max(1)));
+    /// An axis that spans the values and ends on round numbers, with at most `max_steps` steps.
+    pub fn spanning(label: &str, low: f64, high: f64, max_steps: i32) -> Self {
+        let (low, high) = non_empty_range(low, high);
+        let step = round_step((high - low) / f64::from(max_steps.max(1)));
         let (first, last) = ((low / step).floor(), (high / step).ceil());
-        let precision = Precision::new(step, low.abs().max(high.abs()));
+        let format = NumberFormat::new(step, low.abs().max(high.abs()));
         let steps = (last - first).round() as i32;
         let ticks = (0..=steps).map(|index| {
             let value = (first + f64::from(index)) * step;
-            (value, precision.format(value))
+            (value, format.format(value))
         });
         let ticks = ticks.collect();
         Self { label: label.to_owned(), range: first * step..last * step, ticks, grid: true }
@@ -43,19 +43,19 @@ impl Axis {
     }
 }
 
-/// Each axis is a coordinate of plotters with ticks of its own.
+/// A plotters coordinate with custom ticks.
 impl Ranged for Axis {
     type FormatOption = NoDefaultFormatting;
     type ValueType = f64;
 
     fn map(&self, value: &f64, (start, end): (i32, i32)) -> i32 {
-        let share = (value - self.range.start) / (self.range.end - self.range.start);
-        start + (share * f64::from(end - start)).round() as i32
+        let fraction = (value - self.range.start) / (self.range.end - self.range.start);
+        start + (fraction * f64::from(end - start)).round() as i32
     }
 
     fn key_points<Hint: KeyPointHint>(&self, hint: Hint) -> Vec<f64> {
-        let between_ticks = hint.weight().allow_light_points();
-        let ticks = if between_ticks { &[] } else { &self.ticks[..] };
+        let is_minor = hint.weight().allow_light_points();
+        let ticks = if is_minor { &[] } else { &self.ticks[..] };
         ticks.iter().map(|(value, _)| *value).collect()
     }
 
@@ -71,59 +71,59 @@ impl ValueFormatter<f64> for Axis {
     }
 }
 
-/// Anything smaller counts as 0: there, floats have too few digits for round ticks.
+/// Smaller magnitudes count as 0: floats there have too few digits for round ticks.
 const TINY: f64 = 1e-300;
 
-/// The values' range, or some room about it where they are all (nearly) the same.
-fn widened(low: f64, high: f64) -> (f64, f64) {
-    let size = low.abs().max(high.abs());
-    if size > TINY && high - low > size * 1e-9 {
+/// The range of the values, widened if they are all (nearly) equal.
+fn non_empty_range(low: f64, high: f64) -> (f64, f64) {
+    let magnitude = low.abs().max(high.abs());
+    if magnitude > TINY && high - low > magnitude * 1e-9 {
         return (low, high);
     }
-    let room = if size > TINY { size * 0.1 } else { 1.0 };
-    (low - room, high + room)
+    let margin = if magnitude > TINY { magnitude * 0.1 } else { 1.0 };
+    (low - margin, high + margin)
 }
 
-/// The least of 1, 2, 5 times a power of ten that is not below `step`.
+/// The smallest number of the form 1, 2 or 5 times a power of ten that is at least `step`.
 pub(crate) fn round_step(step: f64) -> f64 {
     let power = 10_f64.powf(step.log10().floor());
     let factor = [1.0, 2.0, 5.0].into_iter().find(|factor| factor * power >= step * 0.999_999);
     factor.unwrap_or(10.0) * power
 }
 
-/// How the numbers of one axis are written.
-struct Precision {
+/// The number format of an axis.
+struct NumberFormat {
     scientific: bool,
     decimals: usize,
 }
 
-impl Precision {
+impl NumberFormat {
     fn new(step: f64, largest: f64) -> Self {
         let scientific = largest >= 1e7 || step < 1e-5;
-        let least = if scientific { step / largest } else { step };
-        Self { scientific, decimals: (-least.log10() - 1e-9).ceil().max(0.0) as usize }
+        let resolution = if scientific { step / largest } else { step };
+        Self { scientific, decimals: (-resolution.log10() - 1e-9).ceil().max(0.0) as usize }
     }
 
     fn format(&self, value: f64) -> String {
         let value = if value == 0.0 { 0.0 } else { value }; // not "-0"
-        match (self.scientific, value == 0.0) {
-            (_, true) if self.scientific => "0".to_owned(),
-            (true, _) => format!("{value:.*e}", self.decimals),
-            (false, _) => grouped(&format!("{value:.*}", self.decimals)),
+        match self.scientific {
+            true if value == 0.0 => "0".to_owned(),
+            true => format!("{value:.*e}", self.decimals),
+            false => grouped(&format!("{value:.*}", self.decimals)),
         }
     }
 }
 
-/// Height below a plot for tick labels and the axis label.
-pub(crate) const BELOW: i32 = 42 * PX;
+/// Height below a plot for tick labels and axis label.
+pub(crate) const BOTTOM_MARGIN: i32 = 42 * PX;
 
-/// Width left of a plot for tick labels and the axis label.
-pub(crate) fn left_of(y: &Axis) -> i32 {
+/// Width left of a plot for tick labels and axis label.
+pub(crate) fn left_margin(y: &Axis) -> i32 {
     y.label_width() + if y.label.is_empty() { 10 * PX } else { 32 * PX }
 }
 
-/// Draws two axes around the plot, whose top left corner and size are given; the labels stand
-/// left of it and below it. Returns where a point of the data lies.
+/// Draws two axes for a plot area with this top left corner and size; their labels are outside it.
+/// Returns the map from data to drawing coordinates.
 pub(crate) fn draw(
     scene: &mut Scene,
     (left, top): BackendCoord,
@@ -131,25 +131,26 @@ pub(crate) fn draw(
     x: &Axis,
     y: &Axis,
 ) -> Result<impl Fn(f64, f64) -> BackendCoord + use<>> {
-    let outer = (left - left_of(y), top, left + width, top + height + BELOW);
+    let outer = (left - left_margin(y), top, left + width, top + height + BOTTOM_MARGIN);
     let area = Backend(scene).into_drawing_area();
     let area = area.shrink((outer.0, outer.1), (outer.2 - outer.0, outer.3 - outer.1));
-    let spec = mesh(&area, x, y, (width, height)).map_err(|err| Error::Figure(err.to_string()))?;
+    let spec =
+        draw_mesh(&area, x, y, (width, height)).map_err(|err| Error::Figure(err.to_string()))?;
     Ok(move |x, y| spec.translate(&(x, y)))
 }
 
-type Failure = DrawingAreaErrorKind<std::convert::Infallible>;
+type DrawError = DrawingAreaErrorKind<std::convert::Infallible>;
 
-fn mesh(
+fn draw_mesh(
     area: &DrawingArea<Backend, Shift>,
     x: &Axis,
     y: &Axis,
     (width, height): (i32, i32),
-) -> std::result::Result<Cartesian2d<Axis, Axis>, Failure> {
+) -> std::result::Result<Cartesian2d<Axis, Axis>, DrawError> {
     let font = ("sans-serif", f64::from(TEXT)).into_font();
     let mut chart = ChartBuilder::on(area)
-        .set_label_area_size(LabelAreaPosition::Bottom, BELOW)
-        .set_label_area_size(LabelAreaPosition::Left, left_of(y))
+        .set_label_area_size(LabelAreaPosition::Bottom, BOTTOM_MARGIN)
+        .set_label_area_size(LabelAreaPosition::Left, left_margin(y))
         .build_cartesian_2d(x.clone(), y.clone())?;
     let mut mesh = chart.configure_mesh();
     if !x.grid {
@@ -158,18 +159,18 @@ fn mesh(
     if !y.grid {
         mesh.disable_y_mesh();
     }
-    mesh.bold_line_style(colour(scene::GRID).stroke_width(PX as u32))
-        .axis_style(colour(scene::FAINT).stroke_width(PX as u32))
+    mesh.bold_line_style(color(scene::GRID_COLOR).stroke_width(PX as u32))
+        .axis_style(color(scene::MUTED).stroke_width(PX as u32))
         .set_all_tick_mark_size(3 * PX)
-        .label_style(font.color(&colour(scene::FAINT)))
-        .axis_desc_style(font.color(&colour(scene::INK)))
+        .label_style(font.color(&color(scene::MUTED)))
+        .axis_desc_style(font.color(&color(scene::TEXT_COLOR)))
         .x_desc(fit(&x.label, width, TEXT, false))
         .y_desc(fit(&y.label, height, TEXT, false))
         .draw()?;
     Ok(chart.as_coord_spec().clone())
 }
 
-fn colour((red, green, blue): scene::Colour) -> RGBColor {
+fn color((red, green, blue): scene::Color) -> RGBColor {
     RGBColor(red, green, blue)
 }
 
@@ -196,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn a_constant_gets_an_axis_about_it() {
+    fn a_constant_lies_inside_its_axis() {
         for value in [0.0, 0.1, -7.0, 1e-30, 1e30] {
             let axis = Axis::spanning("", value, value, 5);
             assert!(

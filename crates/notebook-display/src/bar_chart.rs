@@ -1,18 +1,18 @@
-//! Bars: how many of each kind.
+//! Bar charts: one value per category.
 
 use crate::axes::{self, Axis};
-use crate::figure::{Chart, Figure};
-use crate::number::{Number, drawable, written};
-use crate::scene::{Anchor, PADDING, PALETTE, PX, Scene, Shape, TEXT, Text, fit, text_width};
 use crate::error::{Error, Result};
+use crate::figure::{Chart, Figure};
+use crate::number::{Number, format_value, is_drawable};
+use crate::scene::{Anchor, PADDING, PALETTE, PX, Scene, Shape, TEXT, Text, fit, text_width};
 
-/// Draws one bar per category, from the top down in the order given, with its value at its end.
+/// Draws one horizontal bar per category, from top to bottom in the given order, with its value.
 ///
-/// The bars lie flat, so that names of any length and number can be read.
+/// Horizontal bars leave room for long names.
 ///
 /// # Errors
 ///
-/// [`Error::Figure`] without bars, for more than 100, and for a value that is negative or not
+/// [`Error::Figure`] unless there are 1 to 100 bars, and for a value that is negative or not
 /// finite; the message names the bar.
 ///
 /// # Examples
@@ -37,10 +37,11 @@ where
         bars.iter().map(|(name, value)| (name.to_string(), value.to_f64())).collect();
     let refuse = |reason: String| Err(Error::Figure(format!("`{title}`: {reason}")));
     if bars.is_empty() || bars.len() > 100 {
-        return refuse(format!("{} bars given, 1 to 100 can be drawn", bars.len()));
+        return refuse(format!("expected 1 to 100 bars, found {}", bars.len()));
     }
-    if let Some((name, value)) = bars.iter().find(|(_, value)| !drawable(*value) || *value < 0.0) {
-        return refuse(format!("the bar `{name}` is {value}, a bar has a length of 0 or more"));
+    if let Some((name, value)) = bars.iter().find(|(_, value)| !is_drawable(*value) || *value < 0.0)
+    {
+        return refuse(format!("bar `{name}` is {value}, but must be finite and 0 or more"));
     }
     Figure::new(BarChart {
         title: title.to_owned(),
@@ -66,7 +67,7 @@ impl Chart for BarChart {
     fn describe(&self) -> String {
         let mut text = format!("{}: {} by {}", self.title, self.value_label, self.category_label);
         for (name, value) in &self.bars {
-            text += &format!("\n  {name}: {}", written(*value));
+            text += &format!("\n  {name}: {}", format_value(*value));
         }
         text
     }
@@ -78,28 +79,29 @@ impl Chart for BarChart {
         let mut scene = Scene::new(width, 0);
         let top = scene.title(&self.title) + 4 * PX;
         let y = self.categories(width * 3 / 10);
-        let left = PADDING + axes::left_of(&y);
-        let values = self.bars.iter().map(|(_, value)| text_width(&written(*value), TEXT, false));
+        let left = PADDING + axes::left_margin(&y);
+        let values =
+            self.bars.iter().map(|(_, value)| text_width(&format_value(*value), TEXT, false));
         let right = PADDING + values.max().unwrap_or(0) + 6 * PX;
         let size = (width - right - left, count * bar);
         let x = self.values(size.0);
-        scene.height = top + size.1 + axes::BELOW + PADDING;
+        scene.height = top + size.1 + axes::BOTTOM_MARGIN + PADDING;
 
-        let place = axes::draw(&mut scene, (left, top), size, &x, &y)?;
+        let to_pixel = axes::draw(&mut scene, (left, top), size, &x, &y)?;
         for ((_, value), row) in self.bars.iter().zip(0..) {
             let row = f64::from(row);
-            let (start, end) = (place(0.0, row + 0.15), place(*value, row + 0.85));
+            let (start, end) = (to_pixel(0.0, row + 0.15), to_pixel(*value, row + 0.85));
             let size = (end.0 - start.0, end.1 - start.1);
             scene.shapes.push(Shape::Rect { at: start, size, fill: PALETTE[0] });
             let at = (end.0 + 6 * PX, (start.1 + end.1) / 2);
-            scene.text(Text::new(&written(*value), at, Anchor::Start).centred());
+            scene.text(Text::new(&format_value(*value), at, Anchor::Start).centered());
         }
         Ok(scene)
     }
 }
 
 impl BarChart {
-    /// One row per bar, the first on top.
+    /// The category axis: one row per bar, the first at the top.
     fn categories(&self, width: i32) -> Axis {
         let ticks = self
             .bars

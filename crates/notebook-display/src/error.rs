@@ -5,11 +5,11 @@ use std::path::PathBuf;
 /// The result of every fallible function of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// Everything that this crate refuses or fails to do.
+/// Errors of this crate.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// A figure or a table cannot be drawn from these data.
+    /// Invalid data for a figure or a table.
     #[error("{0}")]
     Figure(String),
 
@@ -18,11 +18,11 @@ pub enum Error {
     Save {
         /// The file.
         path: PathBuf,
-        /// What the operating system said.
+        /// The operating system's error.
         source: std::io::Error,
     },
 
-    /// There is no item of this name to show.
+    /// The sources contain no item of this name.
     #[error("{0}")]
     UnknownItem(String),
 }

@@ -1,31 +1,31 @@
-//! A figure: its drawing, its description in words, and its files.
+//! A figure: its drawing, its text alternative, and its files.
 
 use std::path::Path;
 use std::sync::Arc;
 
 use crate::display::display;
-use crate::scene::{PX, Scene};
 use crate::error::{Error, Result};
+use crate::scene::{PX, Scene};
 
 /// Width of a figure with one panel.
 const NARROW: i32 = 660 * PX;
 /// Width of a figure with several panels side by side.
 const WIDE: i32 = 720 * PX;
 
-/// What can be drawn at any width.
+/// A chart that can be drawn at any width.
 pub(crate) trait Chart: std::fmt::Debug + Send + Sync {
-    /// The title, also read to those who cannot see the figure.
+    /// The title, which screen readers announce, too.
     fn title(&self) -> &str;
-    /// The data in a few lines of text.
+    /// The data as a few lines of text.
     fn describe(&self) -> String;
-    /// The drawing, `width` wide.
+    /// The drawing at this width.
     fn draw(&self, width: i32) -> Result<Scene>;
 }
 
-/// A drawing that displays itself in a notebook, sharp at any size, with a text alternative.
+/// A vector drawing with a text alternative.
 ///
-/// In a cell it is shown as `image/svg+xml` with `text/plain` beside it, which code-hosting pages
-/// show too. It brings its own white paper, so that it reads the same in light and dark themes.
+/// A cell shows it as `image/svg+xml`, with `text/plain` as the fallback; code-hosting sites render
+/// it, too. Its background is white, so that it looks the same in light and dark themes.
 #[derive(Clone, Debug)]
 pub struct Figure {
     panels: Vec<Arc<dyn Chart>>,
@@ -37,15 +37,15 @@ pub struct Figure {
 
 impl Figure {
     pub(crate) fn new(chart: impl Chart + 'static) -> Result<Self> {
-        Self::of(vec![Arc::new(chart)])
+        Self::from_panels(vec![Arc::new(chart)])
     }
 
-    fn of(panels: Vec<Arc<dyn Chart>>) -> Result<Self> {
-        let whole = if panels.len() > 1 { WIDE } else { NARROW };
+    fn from_panels(panels: Vec<Arc<dyn Chart>>) -> Result<Self> {
+        let width = if panels.len() > 1 { WIDE } else { NARROW };
         let count = i32::try_from(panels.len()).unwrap_or(i32::MAX).max(1);
         let mut scene = Scene::default();
         for panel in &panels {
-            scene.append(panel.draw(whole / count)?, scene.width);
+            scene.append(panel.draw(width / count)?, scene.width);
         }
         let titles: Vec<_> = panels.iter().map(|panel| panel.title()).collect();
         let texts: Vec<_> = panels.iter().map(|panel| panel.describe()).collect();
@@ -65,20 +65,21 @@ impl Figure {
         &self.svg
     }
 
-    /// The figure's data in words: the alternative for those who cannot see it.
+    /// The text alternative: the figure's data in words.
     pub fn text(&self) -> &str {
         &self.text
     }
 
-    /// Writes the figure to a file, as the ending of its name says: `.svg` or `.png`.
+    /// Writes the figure to a file; the extension, `.svg` or `.png`, determines the format.
     ///
     /// # Errors
     ///
-    /// [`Error::Figure`] if the name ends otherwise, [`Error::Save`] if the file cannot be written.
+    /// [`Error::Figure`] for another extension, and for `.png` without the cargo feature `png`;
+    /// [`Error::Save`] if the file cannot be written.
     pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
         let path = path.as_ref();
-        let ending = path.extension().unwrap_or_default().to_ascii_lowercase();
-        let content = match ending.to_str() {
+        let extension = path.extension().unwrap_or_default().to_ascii_lowercase();
+        let content = match extension.to_str() {
             Some("svg") => self.svg.clone().into_bytes(),
             Some("png") => self.png()?,
             _ => {
@@ -91,13 +92,13 @@ impl Figure {
 
     #[cfg(feature = "png")]
     fn png(&self) -> Result<Vec<u8>> {
-        crate::png::paint(&self.scene)
+        crate::png::render(&self.scene)
     }
 
     #[cfg(not(feature = "png"))]
     fn png(&self) -> Result<Vec<u8>> {
-        let advice = "this build writes no PNG: save as .svg, or enable the cargo feature `png`";
-        Err(Error::Figure(advice.to_owned()))
+        let reason = "PNG needs the cargo feature `png`: enable it, or save as .svg";
+        Err(Error::Figure(reason.to_owned()))
     }
 
     /// Shows the figure as the result of a notebook cell.
@@ -111,16 +112,18 @@ impl Figure {
     }
 }
 
-/// The panels of several figures in one, from left to right.
+/// Combines several figures into one, from left to right.
 ///
 /// # Errors
 ///
-/// [`Error::Figure`] without figures, or with more than four panels, which would be too narrow.
+/// [`Error::Figure`] for no figures, and for more than four panels, which would be too narrow.
 pub fn side_by_side(figures: &[Figure]) -> Result<Figure> {
     let panels: Vec<_> = figures.iter().flat_map(|figure| figure.panels.clone()).collect();
     match panels.len() {
-        0 => Err(Error::Figure("there is nothing to lay side by side".to_owned())),
-        1..=4 => Figure::of(panels),
-        more => Err(Error::Figure(format!("{more} panels side by side are too narrow: take 4"))),
+        0 => Err(Error::Figure("no figures to place side by side".to_owned())),
+        1..=4 => Figure::from_panels(panels),
+        count => {
+            Err(Error::Figure(format!("{count} panels side by side are too narrow: use at most 4")))
+        }
     }
 }

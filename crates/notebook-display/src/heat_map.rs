@@ -1,22 +1,23 @@
-//! A matrix as coloured cells with their numbers: which class is taken for which.
+//! Heat maps, such as confusion matrices.
 
-use crate::figure::{Chart, Figure};
-use crate::number::{Number, drawable, written};
-use crate::scene::{
-    Anchor, Colour, FAINT, INK, PADDING, PAPER, PX, Scene, Shape, TEXT, Text, fit, text_width,
-};
 use crate::error::{Error, Result};
+use crate::figure::{Chart, Figure};
+use crate::number::{Number, format_value, is_drawable};
+use crate::scene::{
+    Anchor, BACKGROUND, Color, MUTED, PADDING, PX, Scene, Shape, TEXT, TEXT_COLOR, Text, fit,
+    text_width,
+};
 
-/// Draws a square matrix of counts or shares, one row after the other, with its numbers.
+/// Draws a square matrix of counts or fractions as shaded cells with their values.
 ///
-/// Rows and columns carry the same names: for a confusion matrix the classes, with the true class
-/// as `row_label` and the predicted one as `column_label`. The darker a cell, the larger its
-/// number, on a scale of square roots, so that a few mistakes stay visible beside many hits.
+/// Rows and columns have the same names: in a confusion matrix the classes, with the true class as
+/// `row_label` and the predicted one as `column_label`. Shading follows the square root of the
+/// value, so that a few mistakes stay visible beside many correct predictions.
 ///
 /// # Errors
 ///
-/// [`Error::Figure`] if there are no names or more than 50, if the matrix does not have a row and
-/// a column for each, and for a value that is negative or not finite; the message names the cell.
+/// [`Error::Figure`] unless there are 1 to 50 names with a row and a column each, and for a value
+/// that is negative or not finite; the message names the cell.
 ///
 /// # Examples
 ///
@@ -65,18 +66,23 @@ impl HeatMap {
         let refuse = |reason: String| Err(Error::Figure(format!("`{}`: {reason}", self.title)));
         let count = self.names.len();
         if count == 0 || count > 50 {
-            return refuse(format!("{count} names given, 1 to 50 rows can be drawn"));
+            return refuse(format!("expected 1 to 50 names, found {count}"));
         }
         if self.rows.len() != count || self.rows.iter().any(|row| row.len() != count) {
             let lengths: Vec<_> = self.rows.iter().map(Vec::len).collect();
-            return refuse(format!("{count} names need as many rows of as many, not {lengths:?}"));
+            return refuse(format!(
+                "{count} names need a {count} × {count} matrix, found rows of length {lengths:?}"
+            ));
         }
         for (name, row) in self.names.iter().zip(&self.rows) {
-            let bad =
-                self.names.iter().zip(row).find(|(_, value)| !drawable(**value) || **value < 0.0);
+            let bad = self
+                .names
+                .iter()
+                .zip(row)
+                .find(|(_, value)| !is_drawable(**value) || **value < 0.0);
             if let Some((column, value)) = bad {
                 return refuse(format!(
-                    "row `{name}`, column `{column}` is {value}, not 0 or more"
+                    "row `{name}`, column `{column}` is {value}, but must be finite and 0 or more"
                 ));
             }
         }
@@ -84,7 +90,7 @@ impl HeatMap {
     }
 
     fn numbers(&self) -> Vec<Vec<String>> {
-        self.rows.iter().map(|row| row.iter().map(|value| written(*value)).collect()).collect()
+        self.rows.iter().map(|row| row.iter().map(|value| format_value(*value)).collect()).collect()
     }
 }
 
@@ -111,8 +117,8 @@ impl Chart for HeatMap {
         let left = PADDING + names + 30 * PX;
         let cell = ((width - PADDING - left) / count).min((200 * PX / count).max(46 * PX));
         let cell = cell / PX * PX;
-        let upright = names <= cell - 4 * PX;
-        let above = if upright { 12 * PX } else { names };
+        let horizontal = names <= cell - 4 * PX;
+        let above = if horizontal { 12 * PX } else { names };
         let top = scene.title(&self.title) + above + 30 * PX;
         let side = cell * count;
         scene.height = top + side + PADDING;
@@ -120,37 +126,37 @@ impl Chart for HeatMap {
 
         let middle = (left + side / 2, top - above - 20 * PX);
         let label = fit(&self.column_label, side, TEXT, false);
-        scene.text(Text::new(&label, middle, Anchor::Middle).centred());
+        scene.text(Text::new(&label, middle, Anchor::Middle).centered());
         let middle = (PADDING + 6 * PX, top + side / 2);
         let label = fit(&self.row_label, side, TEXT, false);
         scene.text(Text::new(&label, middle, Anchor::Middle).upwards());
-        self.write_names(&mut scene, (left, top), cell, names, upright);
+        self.draw_names(&mut scene, (left, top), cell, names, horizontal);
         self.fill_cells(&mut scene, (left, top), cell);
         Ok(scene)
     }
 }
 
 impl HeatMap {
-    /// The names left of the rows and above the columns, there reading upwards where they are
-    /// wider than a cell.
-    fn write_names(
+    /// Draws the names left of the rows and above the columns; the latter read upwards unless
+    /// `horizontal`.
+    fn draw_names(
         &self,
         scene: &mut Scene,
         (left, top): (i32, i32),
         cell: i32,
         width: i32,
-        upright: bool,
+        horizontal: bool,
     ) {
         let size = TEXT.min(cell * 9 / 10);
         let name = |text: &str, at, anchor| {
             let text = fit(text, width, size, false);
-            Text { fill: FAINT, size, ..Text::new(&text, at, anchor) }
+            Text { fill: MUTED, size, ..Text::new(&text, at, anchor) }
         };
         for (text, index) in self.names.iter().zip(0..) {
             let middle = index * cell + cell / 2;
-            scene.text(name(text, (left - 8 * PX, top + middle), Anchor::End).centred());
+            scene.text(name(text, (left - 8 * PX, top + middle), Anchor::End).centered());
             let above = (left + middle, top - 8 * PX);
-            scene.text(if upright {
+            scene.text(if horizontal {
                 name(text, above, Anchor::Middle)
             } else {
                 name(text, above, Anchor::Start).upwards()
@@ -165,35 +171,37 @@ impl HeatMap {
         for (row, y) in self.rows.iter().zip(&numbers).zip(0..) {
             for ((value, number), x) in row.0.iter().zip(row.1).zip(0..) {
                 let at = (left + x * cell, top + y * cell);
-                let share = if largest > 0.0 { (value / largest).sqrt() } else { 0.0 };
+                let intensity = if largest > 0.0 { (value / largest).sqrt() } else { 0.0 };
                 let inside = (cell - PX, cell - PX);
-                scene.shapes.push(Shape::Rect { at, size: inside, fill: shade(share) });
+                scene.shapes.push(Shape::Rect { at, size: inside, fill: shade(intensity) });
                 if let Some(size) = size {
                     let middle = (at.0 + inside.0 / 2, at.1 + inside.1 / 2);
                     let number = Text { size, ..Text::new(number, middle, Anchor::Middle) };
-                    let fill = match () {
-                        () if share > 0.55 => PAPER,
-                        () if *value == 0.0 => FAINT,
-                        () => INK,
+                    let fill = if intensity > 0.55 {
+                        BACKGROUND
+                    } else if *value == 0.0 {
+                        MUTED
+                    } else {
+                        TEXT_COLOR
                     };
-                    scene.text(Text { fill, ..number }.centred());
+                    scene.text(Text { fill, ..number }.centered());
                 }
             }
         }
     }
 }
 
-/// The largest size at which every number fits its cell, if one is legible.
+/// The largest legible font size at which every number fits its cell.
 fn number_size<'a>(numbers: impl Iterator<Item = &'a String> + Clone, cell: i32) -> Option<i32> {
     (8..=13).rev().map(|size| size * PX).find(|size| {
         numbers.clone().all(|number| text_width(number, *size, false) <= cell - 4 * PX)
     })
 }
 
-/// From nearly white to dark blue, through ever darker blues: order shows without colour vision.
-fn shade(share: f64) -> Colour {
+/// A sequential color scale from nearly white to dark blue, readable without color vision.
+fn shade(intensity: f64) -> Color {
     let mix = |pale: u8, dark: u8| {
-        (f64::from(pale) + (f64::from(dark) - f64::from(pale)) * share).round() as u8
+        (f64::from(pale) + (f64::from(dark) - f64::from(pale)) * intensity).round() as u8
     };
     (mix(0xf3, 0x08), mix(0xf7, 0x40), mix(0xfb, 0x80))
 }

@@ -1,8 +1,7 @@
-//! What shows itself in a Jupyter notebook on the evcxr kernel: figures, tables, pictures, source
-//! code and progress.
+//! Figures, tables, pictures, source code and progress for Jupyter notebooks on the evcxr kernel.
 //!
-//! Every value here shows itself as the result of a cell, in a rich form and as plain text. A figure
-//! is SVG, with its data in words for those who cannot see it:
+//! Every value displays itself as the result of a cell, in a rich form and as plain text. A figure
+//! is an SVG with a text alternative for readers who cannot see it:
 //!
 //! ```
 //! use notebook_display::line_chart;
@@ -13,7 +12,7 @@
 //! # Ok::<(), notebook_display::Error>(())
 //! ```
 //!
-//! Types of one's own join in with a method `evcxr_display` that calls [`display`].
+//! To display your own type, give it a method `evcxr_display` that calls [`display`].
 
 mod axes;
 mod bar_chart;
@@ -22,7 +21,7 @@ mod error;
 mod figure;
 mod heat_map;
 mod line_chart;
-mod marks;
+mod markers;
 mod number;
 mod pictures;
 #[cfg(feature = "png")]
@@ -48,5 +47,9 @@ pub use scatter_chart::scatter_chart;
 pub use source::{Source, Sources};
 pub use table::Table;
 
-/// The files of this crate, for [`Sources`].
+/// The source files of this crate, for [`Sources`].
 pub static SOURCES: include_dir::Dir<'_> = include_dir::include_dir!("$CARGO_MANIFEST_DIR/src");
+
+#[doc = include_str!("../README.md")]
+#[cfg(doctest)]
+struct Readme;

@@ -1,32 +1,32 @@
-//! Lines over a counted axis: losses and accuracies, epoch by epoch or step by step.
+//! Line charts: losses and accuracies over epochs or steps.
 
 use plotters_backend::BackendCoord;
 
 use crate::axes::{self, Axis};
-use crate::figure::{Chart, Figure};
-use crate::marks::mark;
-use crate::number::{Number, drawable, grouped, short};
-use crate::scene::{
-    Anchor, Colour, PADDING, PALETTE, PAPER, PX, Scene, Shape, TEXT, Text, fit, text_width,
-};
 use crate::error::{Error, Result};
+use crate::figure::{Chart, Figure};
+use crate::markers::draw_marker;
+use crate::number::{Number, grouped, is_drawable, short};
+use crate::scene::{
+    Anchor, BACKGROUND, Color, PADDING, PALETTE, PX, Scene, Shape, TEXT, Text, fit, text_width,
+};
 
-/// At most this many marks per line: more would hide it.
-const MARKS: usize = 12;
+/// Maximum number of markers per line; more would hide it.
+const MAX_MARKERS: usize = 12;
 /// Width of a line.
 const STROKE: i32 = 18;
-/// Length of the sample of a line in the legend.
+/// Length of a line sample in the legend.
 const SAMPLE: i32 = 34 * PX;
 
-/// Draws one line per series over the positions 1, 2, 3, …: epochs, or steps.
+/// Draws one line per series over the positions 1, 2, 3, …, such as epochs or steps.
 ///
-/// Series differ by colour, dash and mark; their names stand above the plot. A single series
-/// carries no legend: the label of the y axis names it.
+/// Series differ by color, dash and marker. The legend is above the plot; a single series has
+/// none, because the label of the y axis names it.
 ///
 /// # Errors
 ///
-/// [`Error::Figure`] without series, for more than seven, for an empty one, and for a value that
-/// is not finite; the message names the series and the position.
+/// [`Error::Figure`] unless there are 1 to 7 series, for an empty one, and for a value that is not
+/// finite; the message names the series and the position.
 ///
 /// # Examples
 ///
@@ -53,12 +53,11 @@ where
     LineChart::new(title, x_label, y_label, series).and_then(Figure::new)
 }
 
-/// Draws one line per series over positions with names, evenly spaced: batch sizes, or layers.
+/// Draws one line per series over evenly spaced names, such as batch sizes or layers.
 ///
 /// # Errors
 ///
-/// Those of [`line_chart`], and [`Error::Figure`] for a series that does not have one value for
-/// each name.
+/// Those of [`line_chart`], and [`Error::Figure`] unless every series has one value per name.
 ///
 /// # Examples
 ///
@@ -83,10 +82,10 @@ where
     N: Number,
 {
     let mut chart = LineChart::new(title, x_label, y_label, series)?;
-    let of_other_length = |series: &&Series| series.values.len() != names.len();
-    if let Some(Series { name, values }) = chart.series.iter().find(of_other_length) {
+    let has_other_length = |series: &&Series| series.values.len() != names.len();
+    if let Some(Series { name, values }) = chart.series.iter().find(has_other_length) {
         let (found, expected) = (values.len(), names.len());
-        let reason = format!("the series `{name}` has {found} values for {expected} names");
+        let reason = format!("series `{name}` has {found} values for {expected} names");
         return Err(Error::Figure(format!("`{title}`: {reason}")));
     }
     chart.names = names.iter().map(L::to_string).collect();
@@ -104,7 +103,7 @@ struct LineChart {
     title: String,
     x_label: String,
     y_label: String,
-    /// Of the positions; none if they are counted.
+    /// Names of the positions; empty if they are numbered.
     names: Vec<String>,
     series: Vec<Series>,
 }
@@ -112,16 +111,16 @@ struct LineChart {
 fn check(title: &str, series: &[Series]) -> Result<()> {
     let refuse = |reason: String| Err(Error::Figure(format!("`{title}`: {reason}")));
     if series.is_empty() || series.len() > PALETTE.len() {
-        let (count, most) = (series.len(), PALETTE.len());
-        return refuse(format!("{count} lines given, 1 to {most} can be told apart"));
+        let (found, max) = (series.len(), PALETTE.len());
+        return refuse(format!("expected 1 to {max} series, found {found}"));
     }
     for Series { name, values } in series {
         if values.is_empty() {
-            return refuse(format!("the series `{name}` is empty"));
+            return refuse(format!("series `{name}` is empty"));
         }
-        if let Some(index) = values.iter().position(|value| !drawable(*value)) {
+        if let Some(index) = values.iter().position(|value| !is_drawable(*value)) {
             let (value, position) = (values[index], index + 1);
-            return refuse(format!("the series `{name}` is {value} at position {position}"));
+            return refuse(format!("series `{name}` is {value} at position {position}"));
         }
     }
     Ok(())
@@ -158,20 +157,20 @@ impl Chart for LineChart {
 
         let (low, high) = self.extent();
         let y = Axis::spanning(&self.y_label, low, high, height / (44 * PX));
-        let left = PADDING + axes::left_of(&y);
+        let left = PADDING + axes::left_margin(&y);
         let last = self.position(self.length());
         let right = PADDING.max(text_width(&last, TEXT, false) / 2 + 4 * PX);
         let size = (width - right - left, height);
         let x = self.x_axis(size.0);
-        scene.height = top + height + axes::BELOW + PADDING;
+        scene.height = top + height + axes::BOTTOM_MARGIN + PADDING;
 
-        let place = axes::draw(&mut scene, (left, top), size, &x, &y)?;
-        let lines: Vec<_> = self.series.iter().map(|series| series.points(&place)).collect();
+        let to_pixel = axes::draw(&mut scene, (left, top), size, &x, &y)?;
+        let lines: Vec<_> = self.series.iter().map(|series| series.points(&to_pixel)).collect();
         for (index, points) in lines.iter().enumerate() {
             Style::new(index).draw_line(&mut scene, points);
         }
         for (index, points) in lines.iter().enumerate() {
-            Style::new(index).draw_marks(&mut scene, points);
+            Style::new(index).draw_markers(&mut scene, points);
         }
         Ok(scene)
     }
@@ -205,7 +204,7 @@ impl LineChart {
         })
     }
 
-    /// What stands below a position, counted from 1.
+    /// The tick label of a position, counted from 1.
     fn position(&self, number: usize) -> String {
         self.names.get(number - 1).cloned().unwrap_or_else(|| grouped(&number.to_string()))
     }
@@ -216,26 +215,26 @@ impl LineChart {
 
     fn extent(&self) -> (f64, f64) {
         let extents = self.series.iter().map(|series| extent(&series.values));
-        extents.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), (least, most)| {
-            (low.min(least), high.max(most))
+        extents.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), (other_low, other_high)| {
+            (low.min(other_low), high.max(other_high))
         })
     }
 
-    /// Whole positions only, as many as their labels leave room for, and some room at both ends.
+    /// The x axis: ticks at whole positions, as many as fit, and a margin at both ends.
     fn x_axis(&self, width: i32) -> Axis {
         let length = self.length();
         let widest = |width: i32, name: &String| width.max(text_width(name, TEXT, false));
         let label = self.names.iter().fold(text_width(&self.position(length), TEXT, false), widest);
-        let most = f64::from(width / (label + 14 * PX));
-        let step = axes::round_step(((length as f64) / most.max(1.0)).max(1.0)) as usize;
+        let max_ticks = f64::from(width / (label + 14 * PX));
+        let step = axes::round_step(((length as f64) / max_ticks.max(1.0)).max(1.0)) as usize;
         let ticks = (step..=length).step_by(step);
         let ticks = ticks.map(|tick| (tick as f64, self.position(tick))).collect();
-        let room = ((length as f64 - 1.0) * 0.03).max(0.25);
-        let range = 1.0 - room..length as f64 + room;
+        let margin = ((length as f64 - 1.0) * 0.03).max(0.25);
+        let range = 1.0 - margin..length as f64 + margin;
         Axis { label: self.x_label.clone(), range, ticks, grid: false }
     }
 
-    /// Draws the names in rows above the plot, and returns the height below them.
+    /// Draws the legend in rows above the plot; returns the y coordinate below it.
     fn legend(&self, scene: &mut Scene, top: i32) -> i32 {
         if self.series.len() < 2 {
             return top;
@@ -248,9 +247,9 @@ impl LineChart {
             if left > PADDING && left + width > scene.width - PADDING {
                 (left, middle) = (PADDING, middle + row);
             }
-            Style::new(index).sample(scene, left, middle);
+            Style::new(index).draw_sample(scene, left, middle);
             let at = (left + SAMPLE + gap, middle);
-            scene.text(Text::new(&name, at, Anchor::Start).centred());
+            scene.text(Text::new(&name, at, Anchor::Start).centered());
             left += width + 22 * PX;
         }
         middle + row / 2
@@ -258,10 +257,10 @@ impl LineChart {
 }
 
 impl Series {
-    /// The points of the line. Where many values share a column of pixels, its first, least,
-    /// greatest and last value draw the same line.
-    fn points(&self, place: impl Fn(f64, f64) -> BackendCoord) -> Vec<BackendCoord> {
-        let points = (1..).zip(&self.values).map(|(x, y)| place(f64::from(x), *y));
+    /// The points of the line. Of many values in one column of pixels, the first, minimum, maximum
+    /// and last are enough to draw the same line.
+    fn points(&self, to_pixel: impl Fn(f64, f64) -> BackendCoord) -> Vec<BackendCoord> {
+        let points = (1..).zip(&self.values).map(|(x, y)| to_pixel(f64::from(x), *y));
         let points: Vec<_> = points.collect();
         let mut kept = Vec::new();
         for column in points.chunk_by(|a, b| a.0 / PX == b.0 / PX) {
@@ -270,19 +269,19 @@ impl Series {
                 continue;
             }
             let by_height = |index: &usize| column[*index].1;
-            let least = (0..column.len()).min_by_key(by_height).unwrap_or(0);
-            let most = (0..column.len()).max_by_key(by_height).unwrap_or(0);
-            let ends = [0, least.min(most), least.max(most), column.len() - 1];
-            kept.extend(ends.map(|index| column[index]));
+            let min = (0..column.len()).min_by_key(by_height).unwrap_or(0);
+            let max = (0..column.len()).max_by_key(by_height).unwrap_or(0);
+            let extremes = [0, min.min(max), min.max(max), column.len() - 1];
+            kept.extend(extremes.map(|index| column[index]));
         }
         kept
     }
 }
 
-/// How one series is told from the others.
+/// The color, dash and marker of a series.
 struct Style {
     index: usize,
-    colour: Colour,
+    color: Color,
     dash: &'static [i32],
 }
 
@@ -290,40 +289,46 @@ impl Style {
     fn new(index: usize) -> Self {
         const DASHES: [&[i32]; 4] =
             [&[], &[7 * PX, 4 * PX], &[2 * PX, 3 * PX], &[9 * PX, 3 * PX, 2 * PX, 3 * PX]];
-        let (colour, dash) = (PALETTE[index % PALETTE.len()], DASHES[index % DASHES.len()]);
-        Self { index, colour, dash }
+        let (color, dash) = (PALETTE[index % PALETTE.len()], DASHES[index % DASHES.len()]);
+        Self { index, color, dash }
     }
 
-    /// Dense points make a thin, plain line: a dash or a thick stroke would hide where it turns.
+    /// Dense points are drawn as a thin, solid line; dashes or a thick stroke would hide details.
     fn draw_line(&self, scene: &mut Scene, points: &[BackendCoord]) {
         let dense = points.len() > 100;
         let (width, dash) = if dense { (PX, &[][..]) } else { (STROKE, self.dash) };
-        self.line(scene, points.to_vec(), width, dash);
+        self.push_line(scene, points.to_vec(), width, dash);
     }
 
-    fn draw_marks(&self, scene: &mut Scene, points: &[BackendCoord]) {
-        let stride = points.len().div_ceil(MARKS).max(1);
-        // Where there are more points than marks, those of different lines stand apart.
+    fn draw_markers(&self, scene: &mut Scene, points: &[BackendCoord]) {
+        let stride = points.len().div_ceil(MAX_MARKERS).max(1);
+        // If not every point has a marker, the markers of different lines are staggered.
         let first = (self.index * stride / 2) % stride;
         for point in points.iter().skip(first).step_by(stride) {
-            self.mark(scene, *point);
+            self.draw_marker(scene, *point);
         }
     }
 
-    fn sample(&self, scene: &mut Scene, left: i32, middle: i32) {
+    fn draw_sample(&self, scene: &mut Scene, left: i32, middle: i32) {
         let points = vec![(left, middle), (left + SAMPLE, middle)];
-        self.line(scene, points, STROKE, self.dash);
-        self.mark(scene, (left + SAMPLE / 2, middle));
+        self.push_line(scene, points, STROKE, self.dash);
+        self.draw_marker(scene, (left + SAMPLE / 2, middle));
     }
 
-    fn line(&self, scene: &mut Scene, points: Vec<BackendCoord>, width: i32, dash: &'static [i32]) {
-        scene.shapes.push(Shape::Line { points, stroke: self.colour, width, dash });
+    fn push_line(
+        &self,
+        scene: &mut Scene,
+        points: Vec<BackendCoord>,
+        width: i32,
+        dash: &'static [i32],
+    ) {
+        scene.shapes.push(Shape::Line { points, stroke: self.color, width, dash });
     }
 
-    /// A mark in a white rim that sets it off the lines below it.
-    fn mark(&self, scene: &mut Scene, at: BackendCoord) {
-        for (fill, radius) in [(PAPER, 50), (self.colour, 38)] {
-            mark(scene, self.index % 4, at, radius, fill);
+    /// Draws a marker with a white outline that separates it from the lines below.
+    fn draw_marker(&self, scene: &mut Scene, at: BackendCoord) {
+        for (fill, radius) in [(BACKGROUND, 50), (self.color, 38)] {
+            draw_marker(scene, self.index % 4, at, radius, fill);
         }
     }
 }

@@ -1,6 +1,6 @@
-//! The numbers that figures accept, and how they are written.
+//! The numbers that figures accept, and their formats.
 
-/// A number that can be drawn: any of Rust's usual float and integer types.
+/// A number that can be drawn: Rust's float and integer types of up to 64 bits.
 pub trait Number: Copy {
     /// The nearest `f64`.
     fn to_f64(self) -> f64;
@@ -18,7 +18,7 @@ macro_rules! numbers {
 
 numbers!(f32 f64 u8 u16 u32 u64 usize i8 i16 i32 i64 isize);
 
-/// A decimal number with commas between its thousands, from five digits on.
+/// Adds thousands separators (commas) to a decimal number of five or more digits.
 pub fn grouped(number: &str) -> String {
     let (sign, digits) = number.strip_prefix('-').map_or(("", number), |digits| ("-", digits));
     let (whole, fraction) = digits.split_at(digits.find('.').unwrap_or(digits.len()));
@@ -35,29 +35,29 @@ pub fn grouped(number: &str) -> String {
     text + fraction
 }
 
-/// Whether a value can have a place on an axis: finite, and differences do not overflow.
-pub(crate) fn drawable(value: f64) -> bool {
+/// Whether a value fits an axis: finite, and small enough that differences do not overflow.
+pub(crate) fn is_drawable(value: f64) -> bool {
     value.abs() < 1e300
 }
 
-/// A number with four significant digits.
+/// Formats a number with four significant digits.
 pub fn short(value: f64) -> String {
-    let size = value.abs();
+    let magnitude = value.abs();
     if value == 0.0 {
         return "0".to_owned();
     }
-    if !(1e-4..1e7).contains(&size) {
+    if !(1e-4..1e7).contains(&magnitude) {
         return format!("{value:.3e}");
     }
-    let decimals = (3.0 - size.log10().floor()).max(0.0) as usize;
+    let decimals = (3.0 - magnitude.log10().floor()).max(0.0) as usize;
     let text = format!("{value:.decimals$}");
     let text =
         if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.') } else { &text };
     grouped(text)
 }
 
-/// Counts in full, other values with four significant digits.
-pub(crate) fn written(value: f64) -> String {
+/// Formats counts in full, other values with four significant digits.
+pub(crate) fn format_value(value: f64) -> String {
     if value.fract() == 0.0 && value.abs() < 1e9 {
         grouped(&value.to_string())
     } else {

@@ -1,4 +1,4 @@
-//! The shapes of a figure as pixels.
+//! Figures as PNG files.
 
 use plotters_backend::BackendCoord;
 use tiny_skia::{
@@ -7,26 +7,26 @@ use tiny_skia::{
 };
 use ttf_parser::{Face, OutlineBuilder};
 
-use crate::scene::{Anchor, Colour, PAPER, PX, Picture, Scene, Shape, Text};
 use crate::error::{Error, Result};
+use crate::scene::{Anchor, BACKGROUND, Color, PX, Picture, Scene, Shape, Text};
 
-/// The text of PNG files: no font of the system is needed.
+/// The font of PNG files, so that they do not depend on system fonts.
 const FONT: &[u8] = include_bytes!("font/DejaVuSans-subset.ttf");
 
-/// Pixels per CSS pixel, for screens with twice the density.
+/// Pixels per CSS pixel, for high-density screens.
 const DENSITY: f32 = 2.0;
 
-/// The scene as a PNG file.
-pub(crate) fn paint(scene: &Scene) -> Result<Vec<u8>> {
-    let fail = |what: &str| Error::Figure(format!("no PNG can be made: {what}"));
+/// Renders a scene as a PNG file.
+pub(crate) fn render(scene: &Scene) -> Result<Vec<u8>> {
+    let fail = |what: &str| Error::Figure(format!("cannot create a PNG: {what}"));
     let side = |length: i32| (length as f32 / PX as f32 * DENSITY).ceil() as u32;
     let pixmap = Pixmap::new(side(scene.width), side(scene.height));
     let mut painter = Painter {
-        pixmap: pixmap.ok_or_else(|| fail("the figure has no size"))?,
+        pixmap: pixmap.ok_or_else(|| fail("the figure is empty or too large"))?,
         scale: Transform::from_scale(DENSITY / PX as f32, DENSITY / PX as f32),
         face: Face::parse(FONT, 0).map_err(|err| fail(&err.to_string()))?,
     };
-    painter.rect((0, 0), (scene.width, scene.height), PAPER);
+    painter.rect((0, 0), (scene.width, scene.height), BACKGROUND);
     for shape in &scene.shapes {
         painter.shape(shape);
     }
@@ -45,8 +45,8 @@ impl Painter {
             Shape::Rect { at, size, fill } => self.rect(*at, *size, *fill),
             Shape::Line { points, stroke, width, dash } => self.line(points, *stroke, *width, dash),
             Shape::Polygon { points, fill } => self.fill(path(points, true), *fill),
-            Shape::Circle { centre, radius, fill } => {
-                let (x, y) = (centre.0 as f32, centre.1 as f32);
+            Shape::Circle { center, radius, fill } => {
+                let (x, y) = (center.0 as f32, center.1 as f32);
                 self.fill(PathBuilder::from_circle(x, y, *radius as f32), *fill);
             }
             Shape::Text(text) => self.text(text),
@@ -54,25 +54,25 @@ impl Painter {
         }
     }
 
-    fn rect(&mut self, at: BackendCoord, size: (i32, i32), fill: Colour) {
+    fn rect(&mut self, at: BackendCoord, size: (i32, i32), fill: Color) {
         let [x, y, width, height] = [at.0, at.1, size.0, size.1].map(|length| length as f32);
         if let Some(rect) = Rect::from_xywh(x, y, width, height) {
-            self.pixmap.fill_rect(rect, &paint_of(fill), self.scale, None);
+            self.pixmap.fill_rect(rect, &solid_paint(fill), self.scale, None);
         }
     }
 
-    fn fill(&mut self, path: Option<Path>, fill: Colour) {
+    fn fill(&mut self, path: Option<Path>, fill: Color) {
         if let Some(path) = path {
-            let paint = paint_of(fill);
+            let paint = solid_paint(fill);
             self.pixmap.fill_path(&path, &paint, FillRule::Winding, self.scale, None);
         }
     }
 
-    fn line(&mut self, points: &[BackendCoord], colour: Colour, width: i32, dash: &[i32]) {
+    fn line(&mut self, points: &[BackendCoord], color: Color, width: i32, dash: &[i32]) {
         let Some(path) = path(points, false) else {
             return;
         };
-        // An odd number of lengths counts twice, as in SVG.
+        // As in SVG, an odd number of lengths is repeated once.
         let repeats = if dash.len() % 2 == 1 { 2 } else { 1 };
         let dash: Vec<f32> = dash.repeat(repeats).iter().map(|length| *length as f32).collect();
         let stroke = Stroke {
@@ -82,19 +82,19 @@ impl Painter {
             dash: StrokeDash::new(dash, 0.0),
             ..Stroke::default()
         };
-        self.pixmap.stroke_path(&path, &paint_of(colour), &stroke, self.scale, None);
+        self.pixmap.stroke_path(&path, &solid_paint(color), &stroke, self.scale, None);
     }
 
     fn picture(&mut self, picture: &Picture) {
         let pixel = picture.pixel;
-        let place = |row: usize, column: usize| {
+        let position = |row: usize, column: usize| {
             (picture.at.0 + column as i32 * pixel, picture.at.1 + row as i32 * pixel)
         };
         let size = (picture.width as i32 * pixel, picture.height() as i32 * pixel);
         self.rect(picture.at, size, (0, 0, 0));
-        for (grey, row, column, length) in picture.runs() {
-            let grey = grey * 17;
-            self.rect(place(row, column), (length as i32 * pixel, pixel), (grey, grey, grey));
+        for (gray, row, column, length) in picture.runs() {
+            let gray = gray * 17;
+            self.rect(position(row, column), (length as i32 * pixel, pixel), (gray, gray, gray));
         }
     }
 
@@ -102,7 +102,7 @@ impl Painter {
         let em = text.size as f32 / f32::from(self.face.units_per_em());
         let mut glyphs = Glyphs { builder: PathBuilder::new(), x: 0.0 };
         for c in text.text.chars() {
-            // Glyph 0 is the box that stands for a character the font lacks.
+            // Glyph 0 is the box for characters that the font lacks.
             let glyph = self.face.glyph_index(c).unwrap_or_default();
             self.face.outline_glyph(glyph, &mut glyphs);
             glyphs.x += f32::from(self.face.glyph_hor_advance(glyph).unwrap_or_default());
@@ -115,26 +115,26 @@ impl Painter {
         let Some(outline) = glyphs.builder.finish() else {
             return;
         };
-        let turn = text.upwards.map_or(Transform::identity(), |pivot| {
+        let rotation = text.rotated_about.map_or(Transform::identity(), |pivot| {
             Transform::from_rotate_at(-90.0, pivot.0 as f32, pivot.1 as f32)
         });
-        let place = Transform::from_translate(start, 0.0)
+        let transform = Transform::from_translate(start, 0.0)
             .post_scale(em, -em)
             .post_translate(text.at.0 as f32, text.at.1 as f32)
-            .post_concat(turn);
-        let Some(outline) = outline.transform(place) else {
+            .post_concat(rotation);
+        let Some(outline) = outline.transform(transform) else {
             return;
         };
         if text.bold {
             let stroke = Stroke { width: text.size as f32 / 18.0, ..Stroke::default() };
-            let paint = paint_of(text.fill);
+            let paint = solid_paint(text.fill);
             self.pixmap.stroke_path(&outline, &paint, &stroke, self.scale, None);
         }
         self.fill(Some(outline), text.fill);
     }
 }
 
-fn paint_of((red, green, blue): Colour) -> Paint<'static> {
+fn solid_paint((red, green, blue): Color) -> Paint<'static> {
     let mut paint = Paint::default();
     paint.set_color_rgba8(red, green, blue, 255);
     paint
@@ -152,7 +152,7 @@ fn path(points: &[BackendCoord], closed: bool) -> Option<Path> {
     builder.finish()
 }
 
-/// Outlines of glyphs, one after the other, in font units.
+/// The outline of a line of glyphs, in font units.
 struct Glyphs {
     builder: PathBuilder,
     x: f32,

@@ -1,4 +1,4 @@
-//! How far long work has come: lines in a notebook, a bar that redraws itself in a terminal.
+//! Progress of long work: lines in a notebook, a progress bar in a terminal.
 
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
@@ -7,12 +7,12 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::number::grouped;
 
-/// Reports how far long work has come, on standard output.
+/// Reports the progress of long work on standard output.
 ///
-/// In a terminal a bar redraws itself in place and goes away at the end. Elsewhere, as in a
-/// notebook, it prints a line, at most every 5 seconds and at most every fifth of the work; work
-/// that ends within 5 seconds prints none. Every such line begins with `▕`, by which it can be
-/// told from results.
+/// In a terminal a bar is redrawn in place and disappears at the end. Elsewhere, as in a notebook,
+/// a line is printed at most every 5 seconds and at most once per fifth of the work; work that
+/// takes less than 5 seconds prints nothing. Every line begins with `▕`, which distinguishes it
+/// from results.
 ///
 /// # Examples
 ///
@@ -30,12 +30,12 @@ use crate::number::grouped;
 pub struct Progress {
     meter: Meter,
     start: Instant,
-    /// In a terminal.
+    /// In a terminal only.
     bar: Option<ProgressBar>,
 }
 
 impl Progress {
-    /// Starts to measure work of so many steps.
+    /// Starts measuring work of `total_steps` steps.
     pub fn new(label: impl std::fmt::Display, total_steps: usize) -> Self {
         let bar = std::io::stdout().is_terminal().then(|| {
             let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stdout());
@@ -46,10 +46,10 @@ impl Progress {
         Self { meter: Meter::new(label.to_string(), total_steps, pace), start: Instant::now(), bar }
     }
 
-    /// Counts one more step, over so many images.
+    /// Counts one more step, which processed this number of images.
     ///
-    /// `status` is called only when a line is due, as it may have to wait for a device; the line
-    /// goes without where it has nothing to say. A call that shows nothing reads the clock.
+    /// `status` is called only when a line is due, because it may wait for a device; the line
+    /// omits a status of `None`. Other calls only read the clock.
     pub fn step(&mut self, images: usize, status: impl FnOnce() -> Option<String>) {
         let Some(line) = self.meter.step(self.start.elapsed(), images, status) else {
             return;
@@ -60,7 +60,7 @@ impl Progress {
         }
     }
 
-    /// Ends the work, and removes the bar from a terminal.
+    /// Removes the bar from a terminal.
     pub fn finish(self) {
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();
@@ -68,21 +68,21 @@ impl Progress {
     }
 }
 
-/// When something is shown.
+/// How often a line is shown.
 #[derive(Clone, Copy, Debug)]
 struct Pace {
-    /// The least time between two lines.
+    /// Minimum time between two lines.
     interval: Duration,
-    /// The least share of the work between two lines.
-    share: f64,
+    /// Minimum fraction of the work between two lines.
+    fraction: f64,
 }
 
 impl Pace {
-    const LINES: Self = Self { interval: Duration::from_secs(5), share: 0.2 };
-    const REDRAWN: Self = Self { interval: Duration::from_millis(100), share: 0.0 };
+    const LINES: Self = Self { interval: Duration::from_secs(5), fraction: 0.2 };
+    const REDRAWN: Self = Self { interval: Duration::from_millis(100), fraction: 0.0 };
 }
 
-/// Decides when to show a line, and writes it; the clock is passed in.
+/// Decides when a line is due and formats it; the caller passes the time.
 #[derive(Debug)]
 struct Meter {
     label: String,
@@ -90,13 +90,13 @@ struct Meter {
     pace: Pace,
     steps: usize,
     images: usize,
-    /// The next line is due from this time and this share of the work on.
-    due: (Duration, f64),
+    /// The next line is due when this time and this fraction of the work are reached.
+    next_due: (Duration, f64),
 }
 
 impl Meter {
     fn new(label: String, total_steps: usize, pace: Pace) -> Self {
-        Self { label, total_steps, pace, steps: 0, images: 0, due: (pace.interval, 0.0) }
+        Self { label, total_steps, pace, steps: 0, images: 0, next_due: (pace.interval, 0.0) }
     }
 
     fn step(
@@ -107,35 +107,36 @@ impl Meter {
     ) -> Option<String> {
         self.steps += 1;
         self.images += images;
-        if now < self.due.0 {
+        if now < self.next_due.0 {
             return None;
         }
-        let share = (self.steps as f64 / self.total_steps.max(1) as f64).min(1.0);
-        if share < self.due.1 {
+        let fraction = (self.steps as f64 / self.total_steps.max(1) as f64).min(1.0);
+        if fraction < self.next_due.1 {
             return None;
         }
-        self.due = (now + self.pace.interval, share + self.pace.share);
-        Some(line(&self.label, share, status(), self.images, now))
+        self.next_due = (now + self.pace.interval, fraction + self.pace.fraction);
+        Some(line(&self.label, fraction, status(), self.images, now))
     }
 }
 
 /// `▕███▏      ▏  31 %  epoch 3  loss 0.0312  accuracy 99.01 %  0:42 left  14,200 images/s`
 ///
-/// A narrow terminal cuts the end, which matters least.
+/// The least important part is last because a narrow terminal truncates the line.
 fn line(
     label: &str,
-    share: f64,
+    fraction: f64,
     status: Option<String>,
     images: usize,
     elapsed: Duration,
 ) -> String {
-    let mut line = format!("▕{}▏ {:3.0} %  {label}", bar(share), (share * 100.0).floor());
+    let percent = (fraction * 100.0).floor();
+    let mut line = format!("▕{}▏ {percent:3.0} %  {label}", bar(fraction));
     if let Some(status) = status {
         line += &format!("  {status}");
     }
     let seconds = elapsed.as_secs_f64();
-    if share > 0.0 {
-        line += &format!("  {} left", clock(seconds * (1.0 - share) / share));
+    if fraction > 0.0 {
+        line += &format!("  {} left", clock(seconds * (1.0 - fraction) / fraction));
     }
     if seconds > 0.0 {
         let speed = format!("{:.0}", images as f64 / seconds);
@@ -144,15 +145,15 @@ fn line(
     line
 }
 
-/// Ten columns, filled from the left by eighths of a column.
-fn bar(share: f64) -> String {
+/// A bar of ten columns, filled in steps of an eighth of a column.
+fn bar(fraction: f64) -> String {
     const EIGHTHS: [&str; 8] = ["", "▏", "▎", "▍", "▌", "▋", "▊", "▉"];
-    let eighths = (share.clamp(0.0, 1.0) * 80.0) as usize;
+    let eighths = (fraction.clamp(0.0, 1.0) * 80.0) as usize;
     let filled = "█".repeat(eighths / 8) + EIGHTHS[eighths % 8];
     format!("{filled:<10}")
 }
 
-/// `0:42`, `12:05`, `1:02:09`; half a second counts as one.
+/// `0:42`, `12:05`, `1:02:09`; rounded to seconds.
 fn clock(seconds: f64) -> String {
     let seconds = seconds.min(3.6e8).round() as u64;
     let (hours, minutes, seconds) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
@@ -168,7 +169,7 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    /// The times, in seconds, at which work of evenly long steps prints a line.
+    /// The times, in seconds, at which work with steps of equal duration prints a line.
     fn printed(steps: usize, seconds_per_step: f64) -> Vec<f64> {
         let mut meter = Meter::new("epoch 1".into(), steps, Pace::LINES);
         let times = (1..=steps).map(|step| step as f64 * seconds_per_step);
@@ -181,28 +182,21 @@ mod tests {
 
     #[test]
     fn a_line_has_bar_label_status_speed_and_time_left() {
-        let line = line(
-            "epoch 3",
-            0.25,
-            Some("loss 0.0312  accuracy 99.01 %".into()),
-            15_000,
-            10 * SECOND,
-        );
-        assert_eq!(
-            line,
-            "▕██▌       ▏  25 %  epoch 3  loss 0.0312  accuracy 99.01 %  0:30 left  1500 images/s"
-        );
+        let status = "loss 0.0312  accuracy 99.01 %";
+        let line = line("epoch 3", 0.25, Some(status.into()), 15_000, 10 * SECOND);
+        let expected = format!("▕██▌       ▏  25 %  epoch 3  {status}  0:30 left  1500 images/s");
+        assert_eq!(line, expected);
     }
 
     #[test]
-    fn a_status_that_is_not_known_is_left_out() {
+    fn a_status_of_none_is_omitted() {
         let mut meter = Meter::new("epoch 1".into(), 100, Pace::LINES);
         let line = meter.step(5 * SECOND, 320, || None).unwrap();
         assert_eq!(line, "▕          ▏   1 %  epoch 1  8:15 left  64 images/s");
     }
 
     #[test]
-    fn a_status_is_asked_for_only_when_a_line_is_due() {
+    fn the_status_is_computed_only_when_a_line_is_due() {
         let mut meter = Meter::new("epoch 1".into(), 100, Pace::LINES);
         let fetch = || unreachable!("no line is due after four seconds");
         assert_eq!(meter.step(4 * SECOND, 32, fetch), None);
@@ -226,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn the_bar_is_ten_columns_wide_at_every_share() {
+    fn the_bar_is_always_ten_columns_wide() {
         for percent in 0..=100 {
             assert_eq!(bar(f64::from(percent) / 100.0).chars().count(), 10, "{percent} %");
         }
@@ -242,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn time_left_reads_like_a_clock() {
+    fn durations_are_formatted_as_a_clock() {
         assert_eq!([42.4, 725.0, 3729.0].map(clock), ["0:42", "12:05", "1:02:09"]);
     }
 }

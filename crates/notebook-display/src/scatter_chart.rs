@@ -1,28 +1,27 @@
-//! Points in the plane, each of a class.
+//! Scatter plots of labeled points.
 
 use std::collections::BTreeMap;
 
 use crate::axes::{self, Axis};
-use crate::figure::{Chart, Figure};
-use crate::marks::mark;
-use crate::number::{Number, drawable, grouped, short};
-use crate::scene::{Anchor, CLASSES, PADDING, PX, Scene, TEXT, Text, fit, text_width};
 use crate::error::{Error, Result};
+use crate::figure::{Chart, Figure};
+use crate::markers::draw_marker;
+use crate::number::{Number, grouped, is_drawable, short};
+use crate::scene::{Anchor, CLASS_COLORS, PADDING, PX, Scene, TEXT, Text, fit, text_width};
 
-/// At most so many points: more would hide one another and make the notebook large.
-const MOST: usize = 5000;
+/// Maximum number of points; more would overlap and make the notebook large.
+const MAX_POINTS: usize = 5000;
 /// Half the width of a point.
 const RADIUS: i32 = 24;
 
-/// Draws points in the plane, `[x, y]` each, marked by the class that each belongs to.
+/// Draws points `[x, y]`, with one marker and color per class.
 ///
-/// Classes differ by colour and form; their names stand above the plot.
+/// The legend is above the plot.
 ///
 /// # Errors
 ///
-/// [`Error::Figure`] without points, for more than 5000 or of more than ten classes, unless there
-/// is one class for each point, for a point that is not two numbers, and for a number that is not
-/// finite; the message names the point.
+/// [`Error::Figure`] unless there are 1 to 5000 points of at most ten classes, one class per point,
+/// and for a point that is not two finite numbers; the message names the point.
 ///
 /// # Examples
 ///
@@ -52,27 +51,27 @@ where
 {
     let refuse = |reason: String| Err(Error::Figure(format!("`{title}`: {reason}")));
     let count = points.len();
-    if count == 0 || count > MOST {
-        return refuse(format!("{count} points given, 1 to {MOST} can be drawn"));
+    if count == 0 || count > MAX_POINTS {
+        return refuse(format!("expected 1 to {MAX_POINTS} points, found {count}"));
     }
     if classes.len() != count {
-        return refuse(format!("{} classes for {count} points", classes.len()));
+        return refuse(format!("found {} classes for {count} points", classes.len()));
     }
     let mut groups = BTreeMap::<&L, Vec<(f64, f64)>>::new();
     for ((point, class), number) in points.iter().zip(classes).zip(1..) {
         let &[x, y] = point.as_ref() else {
             let found = point.as_ref().len();
-            return refuse(format!("point {number} has {found} numbers, not x and y"));
+            return refuse(format!("point {number} has {found} numbers, expected x and y"));
         };
         let (x, y) = (x.to_f64(), y.to_f64());
-        if !drawable(x) || !drawable(y) {
-            return refuse(format!("point {number} is ({x}, {y})"));
+        if !is_drawable(x) || !is_drawable(y) {
+            return refuse(format!("point {number} is ({x}, {y}), but must be finite"));
         }
         groups.entry(class).or_default().push((x, y));
     }
-    if groups.len() > CLASSES.len() {
-        let (count, most) = (groups.len(), CLASSES.len());
-        return refuse(format!("points of {count} classes given, {most} can be told apart"));
+    if groups.len() > CLASS_COLORS.len() {
+        let (found, max) = (groups.len(), CLASS_COLORS.len());
+        return refuse(format!("expected at most {max} classes, found {found}"));
     }
     Figure::new(ScatterChart {
         title: title.to_owned(),
@@ -117,19 +116,19 @@ impl Chart for ScatterChart {
         let height = (width * 3 / 5).clamp(190 * PX, 400 * PX);
 
         let y = self.axis(&self.y_label, |point| point.1, height / (44 * PX));
-        let left = PADDING + axes::left_of(&y);
+        let left = PADDING + axes::left_margin(&y);
         let x = self.x_axis(width - PADDING - left);
         let right = PADDING + x.label_width() / 2;
         let size = (width - right - left, height);
-        scene.height = top + height + axes::BELOW + PADDING;
+        scene.height = top + height + axes::BOTTOM_MARGIN + PADDING;
 
-        let place = axes::draw(&mut scene, (left, top), size, &x, &y)?;
-        // In turns, so that no class lies on top of all others.
+        let to_pixel = axes::draw(&mut scene, (left, top), size, &x, &y)?;
+        // Alternates between the classes so that none covers all others.
         let longest = self.groups.iter().map(|(_, points)| points.len()).max().unwrap_or(0);
         for turn in 0..longest {
             for (class, (_, points)) in self.groups.iter().enumerate() {
                 if let Some(&(x, y)) = points.get(turn) {
-                    mark(&mut scene, class, place(x, y), RADIUS, CLASSES[class]);
+                    draw_marker(&mut scene, class, to_pixel(x, y), RADIUS, CLASS_COLORS[class]);
                 }
             }
         }
@@ -142,24 +141,24 @@ impl ScatterChart {
         self.groups.iter().flat_map(|(_, points)| points)
     }
 
-    /// An axis with some room at both ends, where points may lie.
-    fn axis(&self, label: &str, of: fn(&(f64, f64)) -> f64, most: i32) -> Axis {
+    /// An axis with a margin at both ends for the markers.
+    fn axis(&self, label: &str, of: fn(&(f64, f64)) -> f64, max_steps: i32) -> Axis {
         let low = self.points().map(of).fold(f64::INFINITY, f64::min);
         let high = self.points().map(of).fold(f64::NEG_INFINITY, f64::max);
-        let axis = Axis::spanning(label, low, high, most);
+        let axis = Axis::spanning(label, low, high, max_steps);
         let (start, end) = (axis.range.start, axis.range.end);
-        let room = 0.04 * (end - start);
-        Axis { range: start - room..end + room, ..axis }
+        let margin = 0.04 * (end - start);
+        Axis { range: start - margin..end + margin, ..axis }
     }
 
-    /// As many steps as their labels leave room for.
+    /// The x axis, with as many ticks as their labels leave room for.
     fn x_axis(&self, width: i32) -> Axis {
-        let axis = |most| self.axis(&self.x_label, |point| point.0, most);
+        let axis = |max_steps| self.axis(&self.x_label, |point| point.0, max_steps);
         let fits = |axis: &Axis| axis.ticks.len() as i32 * (axis.label_width() + 14 * PX) <= width;
         (2..=width / (50 * PX)).rev().map(axis).find(fits).unwrap_or_else(|| axis(1))
     }
 
-    /// Draws the names in rows above the plot, and returns the height below them.
+    /// Draws the legend in rows above the plot; returns the y coordinate below it.
     fn legend(&self, scene: &mut Scene, top: i32) -> i32 {
         let (sample, row) = (14 * PX, 20 * PX);
         let (mut left, mut middle) = (PADDING, top + row / 2);
@@ -169,8 +168,8 @@ impl ScatterChart {
             if left > PADDING && left + width > scene.width - PADDING {
                 (left, middle) = (PADDING, middle + row);
             }
-            mark(scene, class, (left + 5 * PX, middle), 38, CLASSES[class]);
-            scene.text(Text::new(&name, (left + sample, middle), Anchor::Start).centred());
+            draw_marker(scene, class, (left + 5 * PX, middle), 38, CLASS_COLORS[class]);
+            scene.text(Text::new(&name, (left + sample, middle), Anchor::Start).centered());
             left += width + 16 * PX;
         }
         middle + row / 2

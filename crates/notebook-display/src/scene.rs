@@ -1,6 +1,6 @@
-//! The shapes a figure is made of, and how they are written as SVG.
+//! The shapes that make up a figure, and their SVG form.
 //!
-//! All lengths are tenths of a CSS pixel, as plotters' coordinates are integers.
+//! Lengths are tenths of a CSS pixel because plotters' coordinates are integers.
 
 use std::fmt::Write;
 
@@ -14,20 +14,20 @@ use plotters_backend::{
 pub(crate) const PX: i32 = 10;
 /// Space between the edge of a figure and its content.
 pub(crate) const PADDING: i32 = 16 * PX;
-/// Size of tick labels, legends and captions.
+/// Font size of tick labels, legends and captions.
 pub(crate) const TEXT: i32 = 12 * PX;
-/// Size of titles.
+/// Font size of titles.
 pub(crate) const TITLE: i32 = 15 * PX;
 
-/// An opaque colour: red, green, blue.
-pub(crate) type Colour = (u8, u8, u8);
-pub(crate) const INK: Colour = (0x24, 0x29, 0x2f);
-pub(crate) const FAINT: Colour = (0x57, 0x60, 0x6a);
-pub(crate) const GRID: Colour = (0xe1, 0xe4, 0xe8);
-pub(crate) const PAPER: Colour = (0xff, 0xff, 0xff);
-/// Okabe and Ito's palette, which colour-blind readers can tell apart, without its yellow, too
-/// pale on white (<https://jfly.uni-koeln.de/color/>).
-pub(crate) const PALETTE: [Colour; 7] = [
+/// An opaque color: red, green, blue.
+pub(crate) type Color = (u8, u8, u8);
+pub(crate) const TEXT_COLOR: Color = (0x24, 0x29, 0x2f);
+pub(crate) const MUTED: Color = (0x57, 0x60, 0x6a);
+pub(crate) const GRID_COLOR: Color = (0xe1, 0xe4, 0xe8);
+pub(crate) const BACKGROUND: Color = (0xff, 0xff, 0xff);
+/// The Okabe–Ito palette, which color-blind readers can distinguish, without its yellow, which is
+/// too pale on white (<https://jfly.uni-koeln.de/color/>).
+pub(crate) const PALETTE: [Color; 7] = [
     (0x00, 0x72, 0xb2),
     (0xd5, 0x5e, 0x00),
     (0x00, 0x9e, 0x73),
@@ -37,9 +37,9 @@ pub(crate) const PALETTE: [Colour; 7] = [
     (0x00, 0x00, 0x00),
 ];
 
-/// Colours for ten classes of points, far enough apart for colour-blind readers, too, where they
-/// come with a form each: those of the palette, and a dark red, a dark blue and a grey.
-pub(crate) const CLASSES: [Colour; 10] = [
+/// Colors for ten classes: the palette, a dark red, a dark blue and a gray. With a marker shape
+/// each, color-blind readers can distinguish them, too.
+pub(crate) const CLASS_COLORS: [Color; 10] = [
     PALETTE[0],
     PALETTE[1],
     PALETTE[2],
@@ -52,7 +52,7 @@ pub(crate) const CLASSES: [Colour; 10] = [
     (0x77, 0x77, 0x77),
 ];
 
-/// Where a text's anchor lies along its line.
+/// Horizontal alignment of a text at its anchor.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Anchor {
     Start,
@@ -60,18 +60,18 @@ pub(crate) enum Anchor {
     End,
 }
 
-/// One shape; later ones cover earlier ones.
+/// A shape; later shapes cover earlier ones.
 #[derive(Clone, Debug)]
 pub(crate) enum Shape {
-    Rect { at: BackendCoord, size: (i32, i32), fill: Colour },
-    Line { points: Vec<BackendCoord>, stroke: Colour, width: i32, dash: &'static [i32] },
-    Polygon { points: Vec<BackendCoord>, fill: Colour },
-    Circle { centre: BackendCoord, radius: i32, fill: Colour },
+    Rect { at: BackendCoord, size: (i32, i32), fill: Color },
+    Line { points: Vec<BackendCoord>, stroke: Color, width: i32, dash: &'static [i32] },
+    Polygon { points: Vec<BackendCoord>, fill: Color },
+    Circle { center: BackendCoord, radius: i32, fill: Color },
     Text(Text),
     Picture(Picture),
 }
 
-/// One line of text whose baseline starts (or has its middle, or ends) at `at`.
+/// A line of text whose baseline starts at, is centered on, or ends at `at`.
 #[derive(Clone, Debug)]
 pub(crate) struct Text {
     pub at: BackendCoord,
@@ -79,23 +79,23 @@ pub(crate) struct Text {
     pub size: i32,
     pub anchor: Anchor,
     pub bold: bool,
-    pub fill: Colour,
-    /// Whether it reads from below upwards, turned about `pivot`.
-    pub upwards: Option<BackendCoord>,
+    pub fill: Color,
+    /// The pivot of a quarter turn counter-clockwise, for text that reads upwards.
+    pub rotated_about: Option<BackendCoord>,
 }
 
-/// Square pixels in 16 greys, row by row.
+/// Square pixels in 16 gray levels, row by row.
 #[derive(Clone, Debug)]
 pub(crate) struct Picture {
     pub at: BackendCoord,
-    /// Side of one pixel.
+    /// Side length of one pixel.
     pub pixel: i32,
     pub width: usize,
     /// 0 is black, 15 is white.
-    pub greys: Vec<u8>,
+    pub grays: Vec<u8>,
 }
 
-/// Shapes on a sheet of white paper.
+/// Shapes on a white background.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Scene {
     pub width: i32,
@@ -108,14 +108,14 @@ impl Scene {
         Self { width, height, shapes: Vec::new() }
     }
 
-    /// Adds a line of text, if there is any.
+    /// Adds a line of text unless it is empty.
     pub fn text(&mut self, text: Text) {
         if !text.text.is_empty() {
             self.shapes.push(Shape::Text(text));
         }
     }
 
-    /// Adds the title at the top left, shortened to the width; returns the height below it.
+    /// Adds the title at the top left, truncated to the width; returns the y coordinate below it.
     pub fn title(&mut self, title: &str) -> i32 {
         let title = fit(title, self.width - 2 * PADDING, TITLE, true);
         let at = (PADDING, PADDING + 12 * PX);
@@ -123,21 +123,21 @@ impl Scene {
         PADDING + 24 * PX
     }
 
-    /// Cuts the paper to the right of the content, but not of the title.
+    /// Reduces the width to that of the content and the title.
     pub fn crop(&mut self, right: i32, title: &str) {
         let content = right.max(PADDING + text_width(title, TITLE, true));
         self.width = self.width.min(content + PADDING);
     }
 
     /// Adds the outline of a rectangle.
-    pub fn outline(&mut self, at: BackendCoord, size: (i32, i32), stroke: Colour, width: i32) {
+    pub fn outline(&mut self, at: BackendCoord, size: (i32, i32), stroke: Color, width: i32) {
         let (x0, y0, x1, y1) = (at.0, at.1, at.0 + size.0, at.1 + size.1);
-        // The first side twice, so that the last corner is closed.
+        // Repeats the first side so that the last corner gets a line join.
         let points = vec![(x0, y0), (x1, y0), (x1, y1), (x0, y1), (x0, y0), (x1, y0)];
         self.shapes.push(Shape::Line { points, stroke, width, dash: &[] });
     }
 
-    /// Adds another scene's shapes, moved to the right.
+    /// Adds another scene's shapes, shifted right by `dx`.
     pub fn append(&mut self, scene: Scene, dx: i32) {
         for mut shape in scene.shapes {
             shape.shift(dx);
@@ -157,7 +157,7 @@ impl Scene {
              <rect width=\"{width}\" height=\"{height}\" rx=\"6\" fill=\"{}\"/>\n",
             escape(title),
             escape(description),
-            Hex(PAPER),
+            Hex(BACKGROUND),
         );
         for shape in &self.shapes {
             let _ = shape.write(&mut svg); // writing to a string cannot fail
@@ -170,13 +170,13 @@ impl Shape {
     fn shift(&mut self, dx: i32) {
         match self {
             Shape::Rect { at, .. } | Shape::Picture(Picture { at, .. }) => at.0 += dx,
-            Shape::Circle { centre, .. } => centre.0 += dx,
+            Shape::Circle { center, .. } => center.0 += dx,
             Shape::Line { points, .. } | Shape::Polygon { points, .. } => {
                 points.iter_mut().for_each(|point| point.0 += dx);
             }
             Shape::Text(text) => {
                 text.at.0 += dx;
-                text.upwards.iter_mut().for_each(|pivot| pivot.0 += dx);
+                text.rotated_about.iter_mut().for_each(|pivot| pivot.0 += dx);
             }
         }
     }
@@ -205,11 +205,11 @@ impl Shape {
             Shape::Polygon { points, fill } => {
                 writeln!(svg, r#"<polygon points="{}" fill="{}"/>"#, Points(points), Hex(*fill))
             }
-            Shape::Circle { centre, radius, fill } => writeln!(
+            Shape::Circle { center, radius, fill } => writeln!(
                 svg,
                 r#"<circle cx="{}" cy="{}" r="{}" fill="{}"/>"#,
-                Px(centre.0),
-                Px(centre.1),
+                Px(center.0),
+                Px(center.1),
                 Px(*radius),
                 Hex(*fill)
             ),
@@ -220,22 +220,22 @@ impl Shape {
 }
 
 impl Text {
-    /// A line of text of the usual size and ink, its baseline at `at`.
+    /// A line of text in the default size and color, its baseline at `at`.
     pub fn new(text: &str, at: BackendCoord, anchor: Anchor) -> Self {
         let text = text.to_owned();
-        Self { at, text, size: TEXT, anchor, bold: false, fill: INK, upwards: None }
+        Self { at, text, size: TEXT, anchor, bold: false, fill: TEXT_COLOR, rotated_about: None }
     }
 
-    /// The same text with its middle, not its baseline, at the height of its anchor.
-    pub fn centred(mut self) -> Self {
-        self.at.1 += drop(VPos::Center, self.size);
+    /// The same text, vertically centered on its anchor.
+    pub fn centered(mut self) -> Self {
+        self.at.1 += baseline_offset(VPos::Center, self.size);
         self
     }
 
-    /// The same text, reading upwards, turned about its anchor.
+    /// The same text, reading upwards, rotated about its anchor.
     pub fn upwards(mut self) -> Self {
-        self.upwards = Some(self.at);
-        self.centred()
+        self.rotated_about = Some(self.at);
+        self.centered()
     }
 
     fn write(&self, svg: &mut String) -> std::fmt::Result {
@@ -249,7 +249,7 @@ impl Text {
         if self.bold {
             write!(svg, r#" font-weight="bold""#)?;
         }
-        if let Some(pivot) = self.upwards {
+        if let Some(pivot) = self.rotated_about {
             write!(svg, r#" transform="rotate(-90 {} {})""#, Px(pivot.0), Px(pivot.1))?;
         }
         writeln!(svg, ">{}</text>", escape(&self.text))
@@ -258,15 +258,15 @@ impl Text {
 
 impl Picture {
     pub fn height(&self) -> usize {
-        self.greys.len() / self.width.max(1)
+        self.grays.len() / self.width.max(1)
     }
 
-    /// Horizontal runs of equal grey other than black: grey, row, first column, length.
+    /// Horizontal runs of equal pixels that are not black: gray level, row, first column, length.
     pub fn runs(&self) -> Vec<(u8, usize, usize, usize)> {
         let mut runs = Vec::new();
-        for (row, greys) in self.greys.chunks(self.width.max(1)).enumerate() {
+        for (row, grays) in self.grays.chunks(self.width.max(1)).enumerate() {
             let mut column = 0;
-            for run in greys.chunk_by(|a, b| a == b) {
+            for run in grays.chunk_by(|a, b| a == b) {
                 if run[0] > 0 {
                     runs.push((run[0], row, column, run.len()));
                 }
@@ -276,7 +276,8 @@ impl Picture {
         runs
     }
 
-    /// One path per grey, stroked one pixel wide along the middle of each row: the shortest SVG.
+    /// One path per gray level, stroked one pixel wide along the middle of each row, is the
+    /// shortest SVG.
     fn write(&self, svg: &mut String) -> std::fmt::Result {
         write!(
             svg,
@@ -291,8 +292,8 @@ impl Picture {
         let mut runs = self.runs();
         runs.sort();
         for runs in runs.chunk_by(|a, b| a.0 == b.0) {
-            let grey = runs[0].0;
-            write!(svg, "<path stroke=\"#{grey:x}{grey:x}{grey:x}\" d=\"")?;
+            let gray = runs[0].0;
+            write!(svg, "<path stroke=\"#{gray:x}{gray:x}{gray:x}\" d=\"")?;
             for (_, row, column, length) in runs {
                 write!(svg, "M{column} {row}.5h{length}")?;
             }
@@ -323,7 +324,7 @@ impl std::fmt::Display for Points<'_> {
     }
 }
 
-struct Hex(Colour);
+struct Hex(Color);
 
 impl std::fmt::Display for Hex {
     fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
@@ -332,7 +333,7 @@ impl std::fmt::Display for Hex {
     }
 }
 
-/// Text as it may stand in XML and HTML; control characters, which XML forbids, become spaces.
+/// Escapes text for XML and HTML. Control characters, which XML forbids, become spaces.
 pub(crate) fn escape(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for c in text.chars() {
@@ -350,7 +351,7 @@ pub(crate) fn escape(text: &str) -> String {
 }
 
 /// Distance from a text's anchor down to its baseline.
-fn drop(anchor: VPos, size: i32) -> i32 {
+fn baseline_offset(anchor: VPos, size: i32) -> i32 {
     match anchor {
         VPos::Top => size * 76 / 100,
         VPos::Center => size * 36 / 100,
@@ -358,8 +359,8 @@ fn drop(anchor: VPos, size: i32) -> i32 {
     }
 }
 
-/// Advance widths of the ASCII characters from the space on in DejaVu Sans, thousandths of an em.
-/// Hardly any sans-serif font is wider, so a text laid out by them fits whatever font draws it.
+/// Advance widths of the printable ASCII characters in DejaVu Sans, in thousandths of an em.
+/// Hardly any sans-serif font is wider, so a layout based on them fits the viewer's font.
 #[rustfmt::skip]
 const ADVANCES: [i32; 95] = [
     318, 401, 460, 838, 636, 950, 780, 275, 390, 390, 500, 838, 318, 361, 318, 337, 636, 636, 636,
@@ -369,12 +370,12 @@ const ADVANCES: [i32; 95] = [
     278, 974, 634, 612, 635, 635, 411, 521, 392, 634, 592, 818, 592, 592, 525, 636, 337, 636, 838,
 ];
 
-/// Width of a line of text, or a little more.
+/// An upper estimate of the width of a line of text.
 pub(crate) fn text_width(text: &str, size: i32, bold: bool) -> i32 {
     text.chars().map(|c| advance(c, size, bold)).fold(0, i32::saturating_add)
 }
 
-/// Width of one character, or a little more.
+/// An upper estimate of the width of a character.
 fn advance(c: char, size: i32, bold: bool) -> i32 {
     let index = (c as usize).checked_sub(' ' as usize);
     let regular = index.and_then(|index| ADVANCES.get(index)).copied().unwrap_or(1000);
@@ -382,25 +383,25 @@ fn advance(c: char, size: i32, bold: bool) -> i32 {
     (thousandths * size + 999) / 1000
 }
 
-/// The text, or as much of its beginning as fits, with an ellipsis.
+/// Truncates text to a width, with an ellipsis.
 pub(crate) fn fit(text: &str, width: i32, size: i32, bold: bool) -> String {
     if text_width(text, size, bold) <= width {
         return text.to_owned();
     }
-    let mut left = width - advance('…', size, bold);
+    let mut remaining = width - advance('…', size, bold);
     let fits = |c: &char| {
-        left -= advance(*c, size, bold);
-        left >= 0
+        remaining -= advance(*c, size, bold);
+        remaining >= 0
     };
-    let beginning: String = text.chars().take_while(fits).collect();
-    beginning.trim_end().to_owned() + "…"
+    let prefix: String = text.chars().take_while(fits).collect();
+    prefix.trim_end().to_owned() + "…"
 }
 
-/// The scene as a drawing backend of plotters.
+/// A plotters drawing backend that adds shapes to a scene.
 pub(crate) struct Backend<'a>(pub &'a mut Scene);
 
-/// The error of a backend that has none.
-type Never = DrawingErrorKind<std::convert::Infallible>;
+/// This backend cannot fail.
+type BackendError = DrawingErrorKind<std::convert::Infallible>;
 
 impl DrawingBackend for Backend<'_> {
     type ErrorType = std::convert::Infallible;
@@ -409,16 +410,16 @@ impl DrawingBackend for Backend<'_> {
         (self.0.width.unsigned_abs(), self.0.height.unsigned_abs())
     }
 
-    fn ensure_prepared(&mut self) -> Result<(), Never> {
+    fn ensure_prepared(&mut self) -> Result<(), BackendError> {
         Ok(())
     }
 
-    fn present(&mut self) -> Result<(), Never> {
+    fn present(&mut self) -> Result<(), BackendError> {
         Ok(())
     }
 
-    fn draw_pixel(&mut self, at: BackendCoord, colour: BackendColor) -> Result<(), Never> {
-        self.0.shapes.push(Shape::Rect { at, size: (1, 1), fill: colour.rgb });
+    fn draw_pixel(&mut self, at: BackendCoord, color: BackendColor) -> Result<(), BackendError> {
+        self.0.shapes.push(Shape::Rect { at, size: (1, 1), fill: color.rgb });
         Ok(())
     }
 
@@ -427,7 +428,7 @@ impl DrawingBackend for Backend<'_> {
         from: BackendCoord,
         to: BackendCoord,
         style: &S,
-    ) -> Result<(), Never> {
+    ) -> Result<(), BackendError> {
         self.draw_path([from, to], style)
     }
 
@@ -435,7 +436,7 @@ impl DrawingBackend for Backend<'_> {
         &mut self,
         path: I,
         style: &S,
-    ) -> Result<(), Never> {
+    ) -> Result<(), BackendError> {
         if style.color().alpha > 0.0 {
             self.0.shapes.push(Shape::Line {
                 points: path.into_iter().collect(),
@@ -453,13 +454,13 @@ impl DrawingBackend for Backend<'_> {
         bottom_right: BackendCoord,
         style: &S,
         fill: bool,
-    ) -> Result<(), Never> {
+    ) -> Result<(), BackendError> {
         let size = (bottom_right.0 - upper_left.0, bottom_right.1 - upper_left.1);
-        let colour = style.color().rgb;
+        let color = style.color().rgb;
         if fill {
-            self.0.shapes.push(Shape::Rect { at: upper_left, size, fill: colour });
+            self.0.shapes.push(Shape::Rect { at: upper_left, size, fill: color });
         } else {
-            self.0.outline(upper_left, size, colour, PX);
+            self.0.outline(upper_left, size, color, PX);
         }
         Ok(())
     }
@@ -469,7 +470,7 @@ impl DrawingBackend for Backend<'_> {
         text: &str,
         style: &S,
         pos: BackendCoord,
-    ) -> Result<(), Never> {
+    ) -> Result<(), BackendError> {
         let size = style.size() as i32;
         let anchor = match style.anchor().h_pos {
             HPos::Left => Anchor::Start,
@@ -477,13 +478,13 @@ impl DrawingBackend for Backend<'_> {
             HPos::Right => Anchor::End,
         };
         self.0.text(Text {
-            at: (pos.0, pos.1 + drop(style.anchor().v_pos, size)),
+            at: (pos.0, pos.1 + baseline_offset(style.anchor().v_pos, size)),
             text: text.to_owned(),
             size,
             anchor,
             bold: matches!(style.style(), FontStyle::Bold),
             fill: style.color().rgb,
-            upwards: matches!(style.transform(), FontTransform::Rotate270).then_some(pos),
+            rotated_about: matches!(style.transform(), FontTransform::Rotate270).then_some(pos),
         });
         Ok(())
     }
@@ -492,7 +493,7 @@ impl DrawingBackend for Backend<'_> {
         &self,
         text: &str,
         style: &S,
-    ) -> Result<(u32, u32), Never> {
+    ) -> Result<(u32, u32), BackendError> {
         let size = style.size() as i32;
         Ok((text_width(text, size, false).unsigned_abs(), size.unsigned_abs()))
     }

@@ -1,4 +1,4 @@
-//! Code of a project's own, shown beside the text that explains it.
+//! Source code of a project, shown in its notebooks.
 
 use std::ops::Range;
 
@@ -7,11 +7,11 @@ use include_dir::Dir;
 use crate::display::display;
 use crate::error::{Error, Result};
 
-/// The source files of some crates, compiled in, so that what is shown is what runs.
+/// The source files of some crates, compiled in, so that the code shown is the code that runs.
 #[derive(Clone, Copy, Debug)]
 pub struct Sources(&'static [(&'static str, &'static Dir<'static>)]);
 
-/// A piece of code, shown as highlighted Rust with a plain-text twin.
+/// A piece of code, shown as highlighted Rust and as plain text.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Source {
     file: String,
@@ -19,17 +19,17 @@ pub struct Source {
 }
 
 impl Sources {
-    /// The files of these folders, each under its path in the project.
+    /// The files of these folders, each given with its path in the project.
     ///
-    /// Where several have an item of one name, the first folder's is found.
+    /// If several folders have an item of the same name, the first folder wins.
     pub const fn new(folders: &'static [(&'static str, &'static Dir<'static>)]) -> Self {
         Self(folders)
     }
 
-    /// The code of an item, with the first sentence of its documentation.
+    /// Returns the code of an item, with the first sentence of its documentation.
     ///
-    /// `name` is a function, type, trait or constant, `train_step`, or a method, `Momentum::new`; a
-    /// module before it, `loss::onehot`, tells items of the same name apart. A type is shown with
+    /// `name` is a function, type, trait or constant, such as `train_step`, or a method, such as
+    /// `Momentum::new`; a module prefix, as in `loss::onehot`, disambiguates. A type is shown with
     /// its implementations.
     ///
     /// # Errors
@@ -41,8 +41,9 @@ impl Sources {
     /// ```
     /// use notebook_display::{SOURCES, Sources};
     ///
-    /// let sources = Sources::new(&[("crates/notebook-display/src", &SOURCES)]);
-    /// let code = sources.find("side_by_side")?.to_string();
+    /// static FILES: Sources = Sources::new(&[("crates/notebook-display/src", &SOURCES)]);
+    ///
+    /// let code = FILES.find("side_by_side")?.to_string();
     /// assert!(code.starts_with("// crates/notebook-display/src/figure.rs\n"));
     /// assert!(code.contains("pub fn side_by_side(figures: &[Figure]) -> Result<Figure> {"));
     /// # Ok::<(), notebook_display::Error>(())
@@ -52,7 +53,7 @@ impl Sources {
         Ok(Source { code: with_short_docs(&found.code), ..found })
     }
 
-    /// The same with all of its documentation, but for the examples.
+    /// Returns the code of an item with all of its documentation except the examples.
     ///
     /// # Errors
     ///
@@ -66,12 +67,15 @@ impl Sources {
     }
 }
 
-/// The Rust files of a folder and those within, but for tests.
+/// Collects the Rust files of a folder and its subfolders, except tests.
 fn collect(folder: &'static Dir, path: &str, files: &mut Vec<File>) {
     for file in folder.files() {
         let name = file.path();
-        let is_code = name.extension().is_some_and(|ending| ending == "rs");
-        if let Some(text) = file.contents_utf8().filter(|_| is_code && !name.ends_with("tests.rs")) {
+        let is_rust = name.extension().is_some_and(|extension| extension == "rs");
+        if !is_rust || name.ends_with("tests.rs") {
+            continue;
+        }
+        if let Some(text) = file.contents_utf8() {
             let name = name.to_string_lossy();
             files.push(File::new(format!("{path}/{name}"), &name, text));
         }
@@ -84,7 +88,7 @@ fn collect(folder: &'static Dir, path: &str, files: &mut Vec<File>) {
 impl Source {
     /// The code as Markdown, for a front end that highlights it.
     pub fn markdown(&self) -> String {
-        // A fence longer than any in the code.
+        // Longer than any fence in the code.
         let is_fence = |line: &str| line.trim_start().starts_with("```");
         let fence = if self.code.lines().any(is_fence) { "``````" } else { "```" };
         format!("{fence}rust\n// {}\n\n{}\n{fence}", self.file, self.code)
@@ -104,46 +108,46 @@ impl std::fmt::Display for Source {
 }
 
 fn find(files: &[File], name: &str) -> Result<Source> {
-    let named = |item: &Item| item.kind != Kind::Impl && matches(&item.path, name);
-    // A function comes before a method of the same name.
-    for wanted in [false, true] {
+    let is_match = |item: &Item| item.kind != Kind::Impl && path_matches(&item.path, name);
+    // Functions take precedence over methods of the same name.
+    for is_method in [false, true] {
         for file in files {
             let mut items = file.items.iter();
-            if let Some(item) = items.find(|item| item.is_method == wanted && named(item)) {
+            if let Some(item) = items.find(|item| item.is_method == is_method && is_match(item)) {
                 return Ok(file.show(item));
             }
         }
     }
-    let hint = match similar(files, name).join(", ") {
-        near if near.is_empty() => "functions, types and methods can be shown".to_owned(),
-        near => format!("did you mean {near}?"),
+    let hint = match similar_names(files, name).join(", ") {
+        names if names.is_empty() => "give a function, a type or a method".to_owned(),
+        names => format!("did you mean {names}?"),
     };
     Err(Error::UnknownItem(format!("there is no item `{name}`: {hint}")))
 }
 
-/// Whether the path is the name, or ends in it: `train::train_step` in `train_step`.
-fn matches(path: &str, name: &str) -> bool {
-    let before = path.strip_suffix(name);
-    before.is_some_and(|before| before.is_empty() || before.ends_with("::"))
+/// Whether the last segments of the path are `name`: `train::train_step` matches `train_step`.
+fn path_matches(path: &str, name: &str) -> bool {
+    let prefix = path.strip_suffix(name);
+    prefix.is_some_and(|prefix| prefix.is_empty() || prefix.ends_with("::"))
 }
 
-/// At most five names that a reader may have meant.
-fn similar(files: &[File], name: &str) -> Vec<String> {
+/// Up to five public names with a small edit distance to `name`.
+fn similar_names(files: &[File], name: &str) -> Vec<String> {
     let last = |path: &str| path.rsplit("::").next().unwrap_or_default().to_lowercase();
-    let asked = last(name);
+    let wanted = last(name);
     let items = files.iter().flat_map(|file| &file.items);
-    let mut near: Vec<_> = items
+    let mut candidates: Vec<_> = items
         .filter(|item| item.kind != Kind::Impl && item.is_public)
-        .map(|item| (distance(&asked, &last(&item.path)), item.is_method, item.name()))
-        .filter(|(distance, ..)| *distance <= asked.len() / 3 + 1)
+        .map(|item| (edit_distance(&wanted, &last(&item.path)), item.is_method, item.name()))
+        .filter(|(distance, ..)| *distance <= wanted.len() / 3 + 1)
         .collect();
-    near.sort();
-    near.dedup();
-    near.into_iter().map(|(_, _, name)| name).take(5).collect()
+    candidates.sort();
+    candidates.dedup();
+    candidates.into_iter().map(|(_, _, name)| name).take(5).collect()
 }
 
-/// How many letters must be inserted, removed or replaced to make one word of the other.
-fn distance(a: &str, b: &str) -> usize {
+/// Levenshtein distance.
+fn edit_distance(a: &str, b: &str) -> usize {
     let b: Vec<char> = b.chars().collect();
     let mut row: Vec<usize> = (0..=b.len()).collect();
     for (i, a) in a.chars().enumerate() {
@@ -173,12 +177,12 @@ enum Kind {
 
 #[derive(Clone, Debug)]
 struct Item {
-    /// Module, type and name: `optimizer::Momentum::target`; of an `impl` the path of its type.
+    /// Module, type and name: `optimizer::Momentum::target`; for an `impl` the path of its type.
     path: String,
     kind: Kind,
     is_method: bool,
     is_public: bool,
-    /// Where it stands in its file, from its documentation on.
+    /// Its place in the file, documentation included.
     range: Range<usize>,
 }
 
@@ -192,7 +196,7 @@ impl Item {
 }
 
 impl File {
-    /// `name` is the file's name within its crate, which says what module it is.
+    /// `name` is the file's path within `src`, which determines its module.
     fn new(path: String, name: &str, text: &'static str) -> Self {
         let module = name.trim_end_matches(".rs").trim_end_matches("/mod").replace('/', "::");
         let module = if module == "lib" { String::new() } else { module };
@@ -202,7 +206,7 @@ impl File {
         Self { path, text, items: scanner.items }
     }
 
-    /// The item, and if it is a type its implementations in the same file.
+    /// The item; a type with its implementations in the same file.
     fn show(&self, item: &Item) -> Source {
         let belongs = |other: &&Item| {
             other.range == item.range
@@ -217,7 +221,7 @@ impl File {
     }
 }
 
-/// The lines of a range without the indentation of the first.
+/// The lines of a range, dedented by the indentation of the first.
 fn dedent(text: &str, range: &Range<usize>) -> String {
     let line_start = text[..range.start].rfind('\n').map_or(0, |index| index + 1);
     let indent = range.start - line_start;
@@ -228,13 +232,15 @@ fn dedent(text: &str, range: &Range<usize>) -> String {
     lines.collect::<Vec<_>>().join("\n")
 }
 
-/// The code without the examples in its documentation: a notebook is an example itself.
+/// Removes the examples from documentation.
 fn without_examples(code: &str) -> String {
     let (mut in_examples, mut in_fence) = (false, false);
     let lines = code.lines().filter(|line| {
         match line.trim_start().strip_prefix("///").map(str::trim) {
             Some(text) if text.starts_with("```") => in_fence = !in_fence,
-            Some(text) if text.starts_with("# ") && !in_fence => in_examples = text == "# Examples",
+            Some(text) if text.starts_with("# ") && !in_fence => {
+                in_examples = text == "# Examples";
+            }
             Some(_) => {}
             None => in_examples = false,
         }
@@ -243,35 +249,35 @@ fn without_examples(code: &str) -> String {
     lines.collect::<Vec<_>>().join("\n")
 }
 
-/// The code with the first sentence of each documentation alone.
+/// Reduces each doc comment to its first sentence.
 fn with_short_docs(code: &str) -> String {
-    let mut is_over = false;
+    let mut sentence_ended = false;
     let mut lines = Vec::new();
     for line in code.lines() {
         let Some(text) = line.trim_start().strip_prefix("///") else {
-            is_over = false;
+            sentence_ended = false;
             lines.push(line);
             continue;
         };
-        is_over |= text.trim().is_empty();
-        if is_over {
+        sentence_ended |= text.trim().is_empty();
+        if sentence_ended {
             continue;
         }
         let end = text.find(". ").map(|at| at + 1);
         let end = end.or_else(|| text.ends_with(['.', ':']).then_some(text.len()));
-        is_over = end.is_some();
+        sentence_ended = end.is_some();
         lines.push(&line[..line.len() - text.len() + end.unwrap_or(text.len())]);
     }
     lines.join("\n")
 }
 
-/// The text with comments and the content of literals turned to spaces, byte for byte.
+/// Replaces comments and literals by spaces, byte for byte.
 fn code_only(text: &str) -> Vec<u8> {
     let bytes = text.as_bytes();
     let mut code = bytes.to_vec();
     let mut at = 0;
     while at < bytes.len() {
-        let end = at + not_code(&bytes[at..], at > 0 && is_word(bytes[at - 1]));
+        let end = at + non_code_len(&bytes[at..], at > 0 && is_word(bytes[at - 1]));
         if end == at {
             at += 1;
             continue;
@@ -287,23 +293,23 @@ fn is_word(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || byte == b'_' || !byte.is_ascii()
 }
 
-/// Length of the comment or literal that the rest of a file begins with, 0 if it is code.
-fn not_code(rest: &[u8], within_word: bool) -> usize {
+/// Length of the comment or literal at the start of `rest`; 0 for code.
+fn non_code_len(rest: &[u8], within_word: bool) -> usize {
     match rest {
-        [b'/', b'/', ..] => until(rest, b"\n").unwrap_or(rest.len()),
-        [b'/', b'*', ..] => block_comment(rest),
-        [b'"', ..] => quoted(rest),
-        [b'\'', ..] => character(rest),
-        [b'r' | b'b' | b'c', ..] if !within_word => prefixed(rest),
+        [b'/', b'/', ..] => find_bytes(rest, b"\n").unwrap_or(rest.len()),
+        [b'/', b'*', ..] => block_comment_len(rest),
+        [b'"', ..] => quoted_len(rest),
+        [b'\'', ..] => char_literal_len(rest),
+        [b'r' | b'b' | b'c', ..] if !within_word => prefixed_literal_len(rest),
         _ => 0,
     }
 }
 
-fn until(rest: &[u8], mark: &[u8]) -> Option<usize> {
-    rest.windows(mark.len()).position(|window| window == mark)
+fn find_bytes(text: &[u8], pattern: &[u8]) -> Option<usize> {
+    text.windows(pattern.len()).position(|window| window == pattern)
 }
 
-fn block_comment(rest: &[u8]) -> usize {
+fn block_comment_len(rest: &[u8]) -> usize {
     let (mut depth, mut at) = (0, 0);
     while at < rest.len() {
         match &rest[at..] {
@@ -318,8 +324,8 @@ fn block_comment(rest: &[u8]) -> usize {
     at
 }
 
-/// Length of a literal in quotes, whose escapes may hide quotes.
-fn quoted(rest: &[u8]) -> usize {
+/// Length of a quoted literal with escapes.
+fn quoted_len(rest: &[u8]) -> usize {
     let mut at = 1;
     while at < rest.len() && rest[at] != rest[0] {
         at += if rest[at] == b'\\' { 2 } else { 1 };
@@ -328,18 +334,18 @@ fn quoted(rest: &[u8]) -> usize {
 }
 
 /// Length of a character literal; 0 for a lifetime.
-fn character(rest: &[u8]) -> usize {
+fn char_literal_len(rest: &[u8]) -> usize {
     let text = String::from_utf8_lossy(&rest[..rest.len().min(6)]);
-    let mut following = text.chars().skip(1);
-    match (following.next(), following.next()) {
-        (Some('\\'), _) => quoted(rest),
+    let mut chars = text.chars().skip(1);
+    match (chars.next(), chars.next()) {
+        (Some('\\'), _) => quoted_len(rest),
         (Some(c), Some('\'')) => c.len_utf8() + 2,
         _ => 0,
     }
 }
 
-/// Length of a literal such as `r"…"`, `br#"…"#`, `b'x'`, `c"…"`; 0 for a word.
-fn prefixed(rest: &[u8]) -> usize {
+/// Length of a literal such as `r"…"`, `br#"…"#`, `b'x'`, `c"…"`; 0 for an identifier.
+fn prefixed_literal_len(rest: &[u8]) -> usize {
     let letters = rest.iter().take_while(|byte| b"rbc".contains(byte)).count();
     let hashes = rest[letters..].iter().take_while(|byte| **byte == b'#').count();
     let literal = &rest[letters + hashes..];
@@ -347,15 +353,15 @@ fn prefixed(rest: &[u8]) -> usize {
     match (raw, literal.first()) {
         (true, Some(b'"')) if letters <= 2 => {
             let close = [&b"\""[..], &b"#".repeat(hashes)].concat();
-            let inside = until(&literal[1..], &close).unwrap_or(literal.len() - 1);
+            let inside = find_bytes(&literal[1..], &close).unwrap_or(literal.len() - 1);
             (letters + hashes + 1 + inside + close.len()).min(rest.len())
         }
-        (false, Some(b'"' | b'\'')) if letters == 1 && hashes == 0 => 1 + quoted(literal),
+        (false, Some(b'"' | b'\'')) if letters == 1 && hashes == 0 => 1 + quoted_len(literal),
         _ => 0,
     }
 }
 
-/// Finds the items of a file in its code; `code` and `text` have the same length.
+/// Finds the items of a file. `code` is `text` after [`code_only`].
 struct Scanner<'a> {
     text: &'a str,
     code: &'a [u8],
@@ -363,16 +369,16 @@ struct Scanner<'a> {
 }
 
 impl Scanner<'_> {
-    /// Adds the items of a file, or of the braces of a module, an implementation or a trait.
+    /// Adds the items of a file, a module, an implementation or a trait.
     fn scan(&mut self, within: Range<usize>, path: &str, is_method: bool) {
         let mut from = within.start;
         while let Some(start) = self.next_code(from..within.end) {
-            let (header, body, end) = self.extent(start..within.end);
+            let (header, body, end) = self.item_extent(start..within.end);
             let header = String::from_utf8_lossy(&self.code[header]).into_owned();
-            let range = self.with_docs(from, start)..end;
+            let range = self.start_with_docs(from, start)..end;
             let is_test = self.text[range.clone()].contains("#[cfg(test)]");
-            if let (Some(found), false) = (Header::parse(&header), is_test) {
-                self.add(found, path, is_method, range, body);
+            if let (Some(header), false) = (Header::parse(&header), is_test) {
+                self.add(header, path, is_method, range, body);
             }
             from = end;
         }
@@ -380,13 +386,13 @@ impl Scanner<'_> {
 
     fn add(
         &mut self,
-        found: Header,
+        header: Header,
         path: &str,
         is_method: bool,
         range: Range<usize>,
         body: Range<usize>,
     ) {
-        let Header { name, kind, keyword, is_public } = found;
+        let Header { name, kind, keyword, is_public } = header;
         let path = if path.is_empty() { name } else { format!("{path}::{name}") };
         if keyword == "mod" {
             return self.scan(body, &path, false);
@@ -397,15 +403,15 @@ impl Scanner<'_> {
         }
     }
 
-    /// Where the next item's code begins.
+    /// Start of the next item's code.
     fn next_code(&self, within: Range<usize>) -> Option<usize> {
         let code = &self.code[within.clone()];
         let is_code = |byte: &u8| !byte.is_ascii_whitespace() && *byte != b';' && *byte != b'}';
         code.iter().position(is_code).map(|index| within.start + index)
     }
 
-    /// The header, the inside of the braces and the end of the item that begins a range.
-    fn extent(&self, within: Range<usize>) -> (Range<usize>, Range<usize>, usize) {
+    /// Header, inside of the braces, and end of the item at the start of a range.
+    fn item_extent(&self, within: Range<usize>) -> (Range<usize>, Range<usize>, usize) {
         let start = self.after_attributes(within.clone());
         let header = |end: usize| start..end;
         let mut depth = 0_usize;
@@ -414,8 +420,8 @@ impl Scanner<'_> {
             match self.code[at] {
                 b'(' | b'[' => depth += 1,
                 b')' | b']' => depth = depth.saturating_sub(1),
-                b'{' if depth == 0 && !ends_in_semicolon(&self.code[start..at]) => {
-                    let end = self.closing(at..within.end);
+                b'{' if depth == 0 && !ends_at_semicolon(&self.code[start..at]) => {
+                    let end = self.end_of_brackets(at..within.end);
                     return (header(at), at + 1..end.saturating_sub(1).max(at + 1), end);
                 }
                 b'{' => depth += 1,
@@ -431,17 +437,17 @@ impl Scanner<'_> {
     fn after_attributes(&self, within: Range<usize>) -> usize {
         let mut at = within.start;
         while self.code[at..within.end].starts_with(b"#") {
-            let Some(open) = until(&self.code[at..within.end], b"[") else {
+            let Some(open) = find_bytes(&self.code[at..within.end], b"[") else {
                 break;
             };
-            let end = self.closing(at + open..within.end);
+            let end = self.end_of_brackets(at + open..within.end);
             at = self.next_code(end..within.end).unwrap_or(within.end);
         }
         at
     }
 
-    /// Where the bracket or brace that begins a range is closed.
-    fn closing(&self, within: Range<usize>) -> usize {
+    /// End of the bracket pair at the start of a range.
+    fn end_of_brackets(&self, within: Range<usize>) -> usize {
         let mut depth = 0_usize;
         for at in within.clone() {
             match self.code[at] {
@@ -454,8 +460,8 @@ impl Scanner<'_> {
         within.end
     }
 
-    /// Where the comment lines that touch an item from above begin, or the item itself.
-    fn with_docs(&self, from: usize, start: usize) -> usize {
+    /// Start of the comment lines directly above an item, or of the item itself.
+    fn start_with_docs(&self, from: usize, start: usize) -> usize {
         let mut begin = start;
         let mut line_start = self.text[..start].rfind('\n').map_or(0, |index| index + 1);
         while line_start > from {
@@ -473,15 +479,15 @@ impl Scanner<'_> {
     }
 }
 
-/// Whether an item that begins like this ends at a semicolon, not at its first closing brace.
-fn ends_in_semicolon(header: &[u8]) -> bool {
+/// Whether an item with this header ends at a semicolon rather than at its closing brace.
+fn ends_at_semicolon(header: &[u8]) -> bool {
     let header = String::from_utf8_lossy(header);
     Header::parse(&header)
         .is_none_or(|header| matches!(header.keyword, "const" | "static" | "type"))
         && !header.contains('!')
 }
 
-/// What the code before an item's braces says.
+/// The parsed code before an item's braces.
 struct Header {
     name: String,
     kind: Kind,
@@ -505,14 +511,14 @@ impl Header {
             ("const", Kind::Other),
         ];
         let is_public = header.trim_start().starts_with("pub ");
-        let mut words = words(header);
+        let mut current = next_word(header);
         // `const fn` is a function, whereas `const X: fn()` is a constant.
-        while let Some((word, rest)) = words {
-            let next = self::words(rest);
+        while let Some((word, rest)) = current {
+            let next = next_word(rest);
             let found = KEYWORDS.iter().find(|(keyword, _)| *keyword == word);
             match (found, next) {
                 (Some((keyword @ "impl", kind)), _) => {
-                    let name = implemented_for(rest)?;
+                    let name = impl_target(rest)?;
                     return Some(Self { name, kind: *kind, keyword, is_public: true });
                 }
                 (Some(("const", _)), Some(("fn" | "unsafe" | "async" | "extern", _))) => {}
@@ -523,14 +529,14 @@ impl Header {
                 (None, _) if word == "use" => return None,
                 _ => {}
             }
-            words = next;
+            current = next;
         }
         None
     }
 }
 
-/// The first word of some code, and what follows it.
-fn words(code: &str) -> Option<(&str, &str)> {
+/// The first word of some code, and the rest.
+fn next_word(code: &str) -> Option<(&str, &str)> {
     let is_word = |c: char| c.is_alphanumeric() || c == '_';
     let start = code.find(is_word)?;
     let code = &code[start..];
@@ -538,30 +544,30 @@ fn words(code: &str) -> Option<(&str, &str)> {
     Some(code.split_at(end))
 }
 
-/// The name of the type in what follows `impl`: of `<T> a::Trait<X> for b::Type<T> where …`, `Type`.
-fn implemented_for(rest: &str) -> Option<String> {
+/// The type name in the code after `impl`: `Type` in `<T> a::Trait<X> for b::Type<T> where …`.
+fn impl_target(rest: &str) -> Option<String> {
     let plain = without_generics(rest);
     let plain = plain.split(" where ").next()?;
     let subject = plain.split_once(" for ").map_or(plain, |(_, subject)| subject);
-    let path = subject.split_whitespace().find(|word| words(word).is_some())?;
+    let path = subject.split_whitespace().find(|word| next_word(word).is_some())?;
     let last = path.rsplit("::").next()?;
-    words(last).map(|(name, _)| name.to_owned())
+    next_word(last).map(|(name, _)| name.to_owned())
 }
 
-/// Code without what stands between angle brackets, its line breaks made spaces.
+/// Code without text in angle brackets, with line breaks replaced by spaces.
 fn without_generics(code: &str) -> String {
     let mut depth = 0_usize;
     let mut plain = String::new();
-    let mut before = ' ';
+    let mut previous = ' ';
     for c in code.chars() {
         match c {
             '<' => depth += 1,
-            '>' if before != '-' => depth = depth.saturating_sub(1),
+            '>' if previous != '-' => depth = depth.saturating_sub(1),
             _ if depth > 0 => {}
             c if c.is_whitespace() => plain.push(' '),
             c => plain.push(c),
         }
-        before = c;
+        previous = c;
     }
     plain + " "
 }
@@ -577,7 +583,7 @@ use std::fmt::{self, Display};
 
 /// Braces in docs { do not count.
 ///
-/// A blank doc line neither.
+/// Neither does a blank doc line.
 #[derive(Clone)]
 pub struct Cnn<'a, const N: usize> {
     pub text: &'a [u8; N],
@@ -641,8 +647,9 @@ mod tests {
     }
 
     #[test]
-    fn examples_are_left_out_and_the_sections_around_them_kept() {
-        let code = "/// One.\n///\n/// # Examples\n/// ```\n/// # hidden\n/// ```\n///\n/// # Source\n/// Two.\nfn f() {}";
+    fn examples_are_removed_and_other_sections_kept() {
+        let code = "/// One.\n///\n/// # Examples\n/// ```\n/// # hidden\n/// ```\n///\n\
+                    /// # Source\n/// Two.\nfn f() {}";
         assert_eq!(without_examples(code), "/// One.\n///\n/// # Source\n/// Two.\nfn f() {}");
     }
 
@@ -654,7 +661,7 @@ mod tests {
     }
 
     #[test]
-    fn every_kind_of_item_is_found_whole() {
+    fn every_kind_of_item_is_found_in_full() {
         assert_eq!(tricky("LIMIT").lines().count(), 2);
         assert_eq!(tricky("ARRAY"), "pub static ARRAY: [u8; 2] = [1, 2];");
         assert_eq!(tricky("Alias"), "pub type Alias = Vec<[u8; 3]>;");
@@ -667,17 +674,17 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_name_is_answered_with_similar_ones() {
+    fn the_error_for_an_unknown_name_lists_similar_names() {
         let files = files();
         let message = find(&files, "Modul").unwrap_err().to_string();
         assert!(message.contains("`Modul`") && message.contains("Module"), "{message}");
         assert!(find(&files, "hidden").is_err(), "test code is not shown");
         assert!(find(&files, "").is_err());
-        assert!(find(&files, "dule").is_err(), "part of a name is no name");
+        assert!(find(&files, "dule").is_err(), "a part of a name does not match");
     }
 
     #[test]
-    fn of_docs_the_first_sentence_stays() {
+    fn short_docs_are_the_first_sentence() {
         let code = "/// Adds 1.5 to `x`, as\n/// everybody does. It is quick.\n///\n/// # Errors\n\
                     /// None.\nfn f() {\n    // As it is.\n}\n/// One line\n///\n/// Two.\nfn g() {}";
         let short = "/// Adds 1.5 to `x`, as\n/// everybody does.\nfn f() {\n    // As it is.\n}\n\
@@ -686,7 +693,7 @@ mod tests {
     }
 
     #[test]
-    fn code_with_a_fence_of_its_own_stays_in_one_block() {
+    fn code_that_contains_a_fence_stays_in_one_block() {
         let code = "let text = \"\n```\n\";".to_owned();
         let markdown = Source { file: "a.rs".into(), code }.markdown();
         assert!(markdown.starts_with("``````rust\n") && markdown.ends_with("\n``````"));

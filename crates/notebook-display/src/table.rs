@@ -1,15 +1,15 @@
-//! Tables: layers and their parameters, metrics epoch by epoch.
+//! Tables, such as layers with their parameters or metrics by epoch.
 
 use std::fmt;
 
 use crate::display::display;
-use crate::scene::escape;
 use crate::error::{Error, Result};
+use crate::scene::escape;
 
-/// Rows under headers, shown as an HTML table with a plain-text twin.
+/// A table with a header row, shown as HTML and as plain text.
 ///
-/// Columns of numbers are aligned to the right, others to the left. Code-hosting pages keep
-/// tables of this form, so Markdown, the other candidate, would show nothing more.
+/// Columns of numbers are right-aligned, others left-aligned. Code-hosting sites render such HTML
+/// tables.
 ///
 /// # Examples
 ///
@@ -30,11 +30,12 @@ pub struct Table {
 }
 
 impl Table {
-    /// A table of rows that have one cell for each header.
+    /// A table whose rows have one cell per header.
     ///
     /// # Errors
     ///
-    /// [`Error::Figure`] without headers, and for a row of another length; the message names it.
+    /// [`Error::Figure`] without headers, and for a row of another length; the message gives its
+    /// number.
     pub fn new<H, R, C>(headers: &[H], rows: &[R]) -> Result<Self>
     where
         H: fmt::Display,
@@ -50,7 +51,7 @@ impl Table {
         if let Some(index) = rows.iter().position(|row| row.len() != headers.len()) {
             let (number, found, expected) = (index + 1, rows[index].len(), headers.len());
             let reason =
-                format!("row {number} of the table has {found} cells under {expected} headers");
+                format!("row {number} of the table has {found} cells for {expected} headers");
             return Err(Error::Figure(reason));
         }
         Ok(Self { headers, rows })
@@ -61,7 +62,7 @@ impl Table {
         let line = |name: &str, cells: &[String]| {
             let cells = cells.iter().enumerate().map(|(column, text)| {
                 let side = if self.is_numeric(column) { "right" } else { "left" };
-                // The style is for JupyterLab, the attribute for pages that strip styles.
+                // JupyterLab needs the style; sites that strip styles need the attribute.
                 let align = format!("align=\"{side}\" style=\"text-align: {side}\"");
                 format!("<{name} {align}>{}</{name}>", escape(text))
             });
@@ -77,7 +78,7 @@ impl Table {
         display(&[("text/html", &self.html()), ("text/plain", &self.to_string())]);
     }
 
-    /// Whether every cell of the column that is not empty is a number, perhaps with a unit sign.
+    /// Whether all non-empty cells of a column are numbers or percentages.
     fn is_numeric(&self, column: usize) -> bool {
         let mut cells = self.rows.iter().map(|row| &row[column]).filter(|cell| !cell.is_empty());
         let is_number = |cell: &String| {
@@ -98,16 +99,15 @@ impl Table {
     }
 }
 
-/// The plain-text form, its columns as wide as their widest cell.
+/// The plain-text form, with columns as wide as their widest cell.
 impl fmt::Display for Table {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         let widths = self.widths();
         let numeric: Vec<_> = (0..widths.len()).map(|column| self.is_numeric(column)).collect();
         let line = |cells: &[String]| {
             let cells = cells.iter().zip(&widths).zip(&numeric);
-            let padded = cells.map(|((text, &width), &numeric)| match numeric {
-                true => format!("{text:>width$}"),
-                false => format!("{text:<width$}"),
+            let padded = cells.map(|((text, &width), &is_numeric)| {
+                if is_numeric { format!("{text:>width$}") } else { format!("{text:<width$}") }
             });
             padded.collect::<Vec<_>>().join("  ").trim_end().to_owned()
         };
@@ -117,7 +117,7 @@ impl fmt::Display for Table {
     }
 }
 
-/// A cell's text without line breaks, which would tear its row apart.
+/// A cell's text without line breaks, which would break the row.
 fn one_line(cell: &impl fmt::Display) -> String {
     cell.to_string().split_whitespace().collect::<Vec<_>>().join(" ")
 }
@@ -132,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_stand_to_the_right_and_texts_to_the_left() {
+    fn numbers_are_right_aligned_and_texts_left_aligned() {
         let text = layers().to_string();
         let lines: Vec<_> = text.lines().collect();
         assert_eq!(lines[0], "layer           output        parameters");
@@ -141,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn html_twin_has_the_same_cells_escaped_and_aligned() {
+    fn html_has_the_same_cells_escaped_and_aligned() {
         let html = layers().html();
         let document = roxmltree::Document::parse(&html).expect("well-formed");
         let cells = document.descendants().filter(|node| node.has_tag_name("td"));
@@ -155,10 +155,10 @@ mod tests {
     }
 
     #[test]
-    fn a_row_of_another_length_is_refused_by_its_number() {
+    fn a_row_of_another_length_is_refused_with_its_number() {
         let rows = [vec!["1", "2"], vec!["3"]];
         let message = Table::new(&["a", "b"], &rows).unwrap_err().to_string();
-        assert!(message.contains("row 2 of the table has 1 cells under 2 headers"), "{message}");
+        assert!(message.contains("row 2 of the table has 1 cells for 2 headers"), "{message}");
     }
 
     #[test]

@@ -1,7 +1,7 @@
-//! What every figure owes its reader: text that is neither cut off nor covered.
+//! Layout of all figures: text is neither cut off nor covered.
 
 use crate::figure::{Chart, Figure};
-use crate::scene::{Anchor, CLASSES, PALETTE, PAPER, Scene, Shape, Text, text_width};
+use crate::scene::{Anchor, BACKGROUND, CLASS_COLORS, PALETTE, Scene, Shape, Text, text_width};
 use crate::*;
 
 /// Left, top, right, bottom.
@@ -16,9 +16,9 @@ fn text_box(text: &Text) -> Box {
     };
     let (rise, fall) = (text.size * 3 / 4, text.size / 4);
     let (x, y) = text.at;
-    match text.upwards {
+    match text.rotated_about {
         None => (x + left, y - rise, x + left + width, y + fall),
-        // Turned to the left about the pivot: what was right of it is now above it.
+        // A quarter turn counter-clockwise: right of the pivot becomes above it.
         Some((px, py)) => {
             let (dx, dy) = (x - px, y - py);
             (px + dy - rise, py - dx - left - width, px + dy + fall, py - dx - left)
@@ -47,8 +47,8 @@ fn assert_legible(name: &str, figure: &Figure) {
     }
 }
 
-const LONG: &str = "a text that is longer than any figure is wide, for there is much to say about it, \
-                    and the one who writes it does not know when to stop, nor how, nor why";
+const LONG: &str = "a text that is longer than any figure is wide, because its author wanted to \
+                    say all there is to say about the figure in a single line, and then some more";
 
 fn line_charts() -> Vec<(&'static str, Figure)> {
     let chart = |series: &[(&str, Vec<f64>)]| line_chart("Loss", "epoch", "loss", series).unwrap();
@@ -152,15 +152,15 @@ fn no_text_is_cut_off_or_covers_another() {
 }
 
 #[test]
-fn the_legend_stands_above_the_data() {
+fn the_legend_is_above_the_data() {
     for (name, figure) in line_charts() {
         let scene = figure.scene();
-        let is_series = |colour: &super::scene::Colour| PALETTE.contains(colour);
+        let is_series = |color: &super::scene::Color| PALETTE.contains(color);
         let lines = scene.shapes.iter().filter_map(|shape| match shape {
             Shape::Line { points, stroke, .. } if is_series(stroke) => Some(points),
             _ => None,
         });
-        // Samples in the legend are level lines of one fixed length.
+        // Legend samples are horizontal lines of a fixed length.
         let (samples, data): (Vec<_>, Vec<_>) =
             lines.partition(|line| line.len() == 2 && line[1] == (line[0].0 + 340, line[0].1));
         let plot_top = data.iter().copied().flatten().map(|point| point.1).min().unwrap();
@@ -171,13 +171,13 @@ fn the_legend_stands_above_the_data() {
 }
 
 #[test]
-fn classes_of_points_differ_in_colour_and_form_and_their_names_stand_above_them() {
+fn classes_differ_in_color_and_marker_and_the_legend_is_above_the_data() {
     let (_, figure) = scatter_charts().swap_remove(0);
-    let mut forms = std::collections::BTreeMap::<_, std::collections::BTreeSet<_>>::new();
+    let mut markers = std::collections::BTreeMap::<_, std::collections::BTreeSet<_>>::new();
     let mut heights = Vec::new();
     for shape in &figure.scene().shapes {
-        let (corners, top, colour) = match shape {
-            Shape::Circle { centre, radius, fill } => (Vec::new(), centre.1 - radius, *fill),
+        let (corners, top, color) = match shape {
+            Shape::Circle { center, radius, fill } => (Vec::new(), center.1 - radius, *fill),
             Shape::Polygon { points, fill } => {
                 let (x, y) = points[0];
                 let corners = points.iter().map(|point| (point.0 - x, point.1 - y)).collect();
@@ -185,21 +185,21 @@ fn classes_of_points_differ_in_colour_and_form_and_their_names_stand_above_them(
             }
             _ => continue,
         };
-        forms.entry(colour).or_default().insert(corners);
+        markers.entry(color).or_default().insert(corners);
         heights.push(top);
     }
-    assert_eq!(forms.len(), 10);
-    // Large in the legend, small among the data.
-    let (colours, forms): (Vec<_>, Vec<_>) = forms.into_iter().unzip();
-    assert!(CLASSES.iter().all(|colour| colours.contains(colour)));
-    let of_most_colours = forms.iter().map(|form| forms.iter().filter(|f| *f == form).count());
-    assert!(of_most_colours.max() == Some(2), "no form is shared by more than two classes");
+    assert_eq!(markers.len(), 10);
+    // Each class has two sizes: large in the legend, small in the plot.
+    let (colors, markers): (Vec<_>, Vec<_>) = markers.into_iter().unzip();
+    assert!(CLASS_COLORS.iter().all(|color| colors.contains(color)));
+    let sharing = markers.iter().map(|marker| markers.iter().filter(|m| *m == marker).count());
+    assert!(sharing.max() == Some(2), "at most two classes share a marker shape");
     let (legend, data) = heights.split_at(10);
     assert!(legend.iter().max().unwrap() + 100 < *data.iter().min().unwrap());
 }
 
 #[test]
-fn dense_data_is_thinned_without_losing_its_extremes() {
+fn dense_data_is_downsampled_without_losing_its_extremes() {
     let mut values = vec![1.0; 100_000];
     values[77_777] = 9.0;
     let figure = line_chart("Loss", "step", "loss", &[("a", values)]).unwrap();
@@ -210,11 +210,11 @@ fn dense_data_is_thinned_without_losing_its_extremes() {
         }
         _ => false,
     });
-    assert!(spike, "the one large value is not drawn");
+    assert!(spike, "the outlier is not drawn");
 }
 
 #[test]
-fn right_and_wrong_differ_by_more_than_colour() {
+fn right_and_wrong_differ_by_more_than_color() {
     let picture = || Picture::new(&[0.5; 4], 2, 2).unwrap().caption("3");
     let shapes = |right: bool| {
         let figure = picture_grid("", &[picture().verdict(right)]).unwrap();
@@ -228,24 +228,24 @@ fn right_and_wrong_differ_by_more_than_colour() {
     };
     let (right, wrong) = (shapes(true), shapes(false));
     assert!(right.0[0].0 < wrong.0[0].0, "the frame is thicker");
-    assert_ne!(right.0[1..], wrong.0[1..], "the mark has another form");
+    assert_ne!(right.0[1..], wrong.0[1..], "the sign has another shape");
     assert!(!right.1 && wrong.1, "the caption is bold");
 }
 
 #[test]
-fn colours_stand_out_from_the_paper() {
-    let luminance = |(red, green, blue): super::scene::Colour| {
+fn colors_contrast_with_the_background() {
+    let luminance = |(red, green, blue): super::scene::Color| {
         let linear = |channel: u8| (f64::from(channel) / 255.0).powf(2.2);
         0.2126 * linear(red) + 0.7152 * linear(green) + 0.0722 * linear(blue)
     };
-    for colour in CLASSES {
-        let contrast = (luminance(PAPER) + 0.05) / (luminance(colour) + 0.05);
-        assert!(contrast > 2.0, "{colour:?}: {contrast}");
+    for color in CLASS_COLORS {
+        let contrast = (luminance(BACKGROUND) + 0.05) / (luminance(color) + 0.05);
+        assert!(contrast > 2.0, "{color:?}: {contrast}");
     }
 }
 
 #[test]
-fn a_chart_draws_itself_at_any_width() {
+fn charts_can_be_drawn_at_any_width() {
     #[derive(Debug)]
     struct Empty;
     impl Chart for Empty {

@@ -1,4 +1,4 @@
-//! What notebook cells show: figures as SVG with words beside it, and tables.
+//! Output of notebook cells: figures as SVG with a text alternative, and tables.
 
 use notebook_display::{
     Figure, Picture, Table, bar_chart, heat_map, line_chart, line_chart_over, picture_grid,
@@ -24,7 +24,7 @@ fn features() -> Figure {
     scatter_chart("Features", "first", "second", &points, &["three", "eight", "three"]).unwrap()
 }
 
-/// A picture of 28 × 28 pixels of any brightness.
+/// 28 × 28 pixels of uniform noise.
 fn noise(seed: u32) -> Picture {
     let mut state = seed;
     let pixels: Vec<f32> = std::iter::repeat_with(|| {
@@ -41,7 +41,7 @@ fn digits() -> Figure {
     picture_grid("Digits", &["seven", "two"].map(picture)).unwrap()
 }
 
-/// Every text in the figure, title and description included.
+/// All texts in the figure, including title and description.
 fn texts(figure: &Figure) -> Vec<String> {
     let document = Document::parse(figure.svg()).expect("well-formed XML");
     let texts = document.descendants().filter(|node| node.is_text());
@@ -68,7 +68,7 @@ fn figures_show_their_titles_labels_and_names() {
 }
 
 #[test]
-fn figures_scale_and_are_named_for_screen_readers() {
+fn figures_scale_and_are_accessible_to_screen_readers() {
     for figure in [
         loss(),
         counts(),
@@ -107,7 +107,7 @@ fn the_text_alternative_gives_the_data() {
 }
 
 #[test]
-fn panels_side_by_side_keep_both_titles_and_fit_a_notebook() {
+fn panels_side_by_side_keep_their_titles_and_fit_a_notebook() {
     let figure = side_by_side(&[loss(), counts()]).unwrap();
     assert_shows(
         &figure,
@@ -128,44 +128,47 @@ fn hostile_text_stays_well_formed() {
 }
 
 #[test]
-fn a_digit_takes_little_space_in_the_notebook() {
-    // Noise, the worst case: real digits take a fifth.
+fn pictures_take_little_space_in_the_notebook() {
+    // Noise is the worst case; real digits take a fifth.
     let pictures: Vec<Picture> = (0..25).map(|seed| noise(seed).caption(0)).collect();
     let svg = picture_grid("Noise", &pictures).unwrap().svg().len();
     assert!(svg / 25 < 12_000, "{} bytes a picture", svg / 25);
 }
 
 #[test]
-fn data_that_cannot_be_drawn_are_refused_by_name() {
+fn invalid_data_is_refused_with_its_name() {
     let message = |series: &[(&str, Vec<f32>)]| {
         line_chart("Loss", "epoch", "loss", series).unwrap_err().to_string()
     };
-    assert_eq!(message(&[]), "`Loss`: 0 lines given, 1 to 7 can be told apart");
-    assert_eq!(message(&[("test", vec![])]), "`Loss`: the series `test` is empty");
+    assert_eq!(message(&[]), "`Loss`: expected 1 to 7 series, found 0");
+    assert_eq!(message(&[("test", vec![])]), "`Loss`: series `test` is empty");
     assert_eq!(
         message(&[("test", vec![0.5, f32::NAN])]),
-        "`Loss`: the series `test` is NaN at position 2"
+        "`Loss`: series `test` is NaN at position 2"
     );
     let refused = bar_chart("Counts", "digit", "images", &[("0", -1)]).unwrap_err().to_string();
-    assert_eq!(refused, "`Counts`: the bar `0` is -1, a bar has a length of 0 or more");
+    assert_eq!(refused, "`Counts`: bar `0` is -1, but must be finite and 0 or more");
     let refused = heat_map("Map", "true", "predicted", &[0, 1], &[[1, 2]]).unwrap_err().to_string();
-    assert_eq!(refused, "`Map`: 2 names need as many rows of as many, not [2]");
+    assert_eq!(refused, "`Map`: 2 names need a 2 × 2 matrix, found rows of length [2]");
     let refused = Picture::new(&[0.0; 5], 2, 3).unwrap_err().to_string();
     assert_eq!(refused, "2 × 3 pixels are 6 values, not 5");
     let scatter = |points: &[Vec<f32>], classes: &[u32]| {
         scatter_chart("Points", "x", "y", points, classes).unwrap_err().to_string()
     };
     let point = || vec![0.0, 1.0];
-    assert_eq!(scatter(&[], &[]), "`Points`: 0 points given, 1 to 5000 can be drawn");
-    assert_eq!(scatter(&[point()], &[1, 2]), "`Points`: 2 classes for 1 points");
+    assert_eq!(scatter(&[], &[]), "`Points`: expected 1 to 5000 points, found 0");
+    assert_eq!(scatter(&[point()], &[1, 2]), "`Points`: found 2 classes for 1 points");
     assert_eq!(
         scatter(&[point(), vec![0.0; 3]], &[1, 1]),
-        "`Points`: point 2 has 3 numbers, not x and y"
+        "`Points`: point 2 has 3 numbers, expected x and y"
     );
-    assert_eq!(scatter(&[point(), vec![0.0, f32::NAN]], &[1, 1]), "`Points`: point 2 is (0, NaN)");
+    assert_eq!(
+        scatter(&[point(), vec![0.0, f32::NAN]], &[1, 1]),
+        "`Points`: point 2 is (0, NaN), but must be finite"
+    );
     assert_eq!(
         scatter(&vec![point(); 11], &(0..11).collect::<Vec<_>>()),
-        "`Points`: points of 11 classes given, 10 can be told apart"
+        "`Points`: expected at most 10 classes, found 11"
     );
     assert!(picture_grid("None", &[]).is_err());
     assert!(side_by_side(&[]).is_err());
@@ -193,7 +196,7 @@ fn extreme_values_are_drawn_or_refused_but_never_panic() {
 }
 
 #[test]
-fn a_figure_is_saved_as_the_ending_says() {
+fn a_figure_is_saved_in_the_format_of_the_extension() {
     let folder = tempfile::tempdir().unwrap();
     let figure = loss();
     let svg = folder.path().join("loss.svg");
@@ -226,7 +229,7 @@ fn a_png_has_twice_the_size_of_the_figure_and_is_not_blank() {
 }
 
 #[test]
-fn a_table_reads_the_same_as_text_and_as_html() {
+fn a_table_has_the_same_cells_as_text_and_as_html() {
     let rows = [["Conv_0", "[28, 28, 32]", "320"], ["Dense_0", "[256]", "803,072"]];
     let table = Table::new(&["layer", "output", "parameters"], &rows).unwrap();
     let html = table.html();
@@ -242,11 +245,11 @@ fn a_table_reads_the_same_as_text_and_as_html() {
 }
 
 #[test]
-fn a_line_over_named_positions_shows_their_names() {
+fn a_line_chart_over_names_shows_the_names() {
     let series = [("compiled", [0.5, 1.2, 3.4])];
     let figure = line_chart_over("Step", "batch size", "ms", &[1, 8, 32], &series).unwrap();
     let text = ["1", "8", "32"].map(|name| format!(">{name}</text>"));
     assert!(text.iter().all(|text| figure.svg().contains(text)), "{}", figure.svg());
     let error = line_chart_over("Step", "batch size", "ms", &[1, 8], &series).unwrap_err();
-    assert_eq!(error.to_string(), "`Step`: the series `compiled` has 3 values for 2 names");
+    assert_eq!(error.to_string(), "`Step`: series `compiled` has 3 values for 2 names");
 }
