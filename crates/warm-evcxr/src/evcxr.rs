@@ -1,4 +1,4 @@
-//! The kernel's program, `evcxr_jupyter`: one that is installed, or one built now.
+//! Finds or builds the kernel program, `evcxr_jupyter`.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -7,22 +7,22 @@ use std::process::Stdio;
 use anyhow::{Context, Result};
 
 use crate::files;
-use crate::toolchain::{cargo, cargo_home, find, follow, program_folders};
+use crate::toolchain::{cargo, cargo_home, find, program_folders, run_cargo};
 
 /// The series of evcxr that the templates are made for.
 const SERIES: &str = "0.22.";
-/// The version that is installed when there is none of the series.
+/// The version to install if none of this series is installed.
 pub const VERSION: &str = "0.22.0";
 
-/// How evcxr is built. Its own settings take ten times as long; what evcxr does for each cell is in
-/// the packages below, and only their speed is felt.
-const SETTINGS: [&str; 4] = [
+/// How evcxr is built. Its default profile takes several times as long, and only the packages
+/// below, which run for each cell, need to be fast.
+const BUILD_SETTINGS: [&str; 4] = [
     "profile.release.opt-level=0",
     "profile.release.debug=false",
     "profile.release.lto='off'",
     "profile.release.build-override.opt-level=0",
 ];
-/// What reads and parses the crates that a cell knows of, and keeps what was read.
+/// Packages that read, parse and cache the crates visible to a cell.
 const OPTIMIZED: [&str; 38] = [
     "boxcar",
     "countme",
@@ -63,11 +63,11 @@ const OPTIMIZED: [&str; 38] = [
     "triomphe",
     "walkdir",
 ];
-/// What expands macros and resolves names: larger, and optimized less.
-const SEMANTIC: [&str; 2] = ["ra_ap_hir_def", "ra_ap_hir_expand"];
+/// Packages that expand macros and resolve names: larger, so optimized less.
+const LESS_OPTIMIZED: [&str; 2] = ["ra_ap_hir_def", "ra_ap_hir_expand"];
 
-/// The program of the kernel: the user's own if it is of the right series, or one built into a
-/// folder in Cargo's home, once for this user. `on_build` is told what is compiled.
+/// The kernel program: an installed one of the right series, or one that is downloaded or built
+/// into Cargo's home, once per user. `on_build` gets Cargo's `Compiling` lines.
 ///
 /// # Errors
 /// When it cannot be built.
@@ -77,22 +77,22 @@ pub fn find_or_build(on_build: &(dyn Fn(&str) + Sync)) -> Result<PathBuf> {
     }
     let root = own_root()?;
     files::make_folder(&root)?;
-    // Two projects that are set up at once build one kernel.
+    // Only one build if two projects are set up at the same time.
     let lock = fs::File::create(root.join("building.lock"))?;
     lock.lock()?;
     if let Some(program) = installed()? {
         return Ok(program);
     }
-    if !fetch(&root)? {
+    if !install_prebuilt(&root)? {
         build(&root, on_build).context("cannot build the kernel evcxr_jupyter")?;
     }
     Ok(root.join("bin/evcxr_jupyter"))
 }
 
-/// The program, if there is one of the right series already.
+/// The installed kernel program, if it is of the right series.
 ///
 /// # Errors
-/// When the user's folders are not known.
+/// When Cargo's home is not known.
 pub fn installed() -> Result<Option<PathBuf>> {
     let folders = program_folders()?;
     let roots = folders.iter().filter_map(|folder| Some(folder.parent()?.to_owned()));
@@ -103,7 +103,7 @@ pub fn installed() -> Result<Option<PathBuf>> {
     Ok(found.map(|root| root.join("bin/evcxr_jupyter")))
 }
 
-/// The folder of the kernel that was built here.
+/// The folder that [`find_or_build`] installs the kernel program to.
 ///
 /// # Errors
 /// When Cargo's home is not known.
@@ -111,7 +111,7 @@ pub fn own_root() -> Result<PathBuf> {
     Ok(cargo_home()?.join("warm-evcxr").join(format!("evcxr_jupyter-{VERSION}")))
 }
 
-/// The version in a folder that Cargo installs programs to, from Cargo's list of them.
+/// The version installed in a folder, from Cargo's list of installed programs.
 fn version(root: &Path) -> Option<String> {
     let list = fs::read_to_string(root.join(".crates.toml")).ok()?;
     root.join("bin/evcxr_jupyter").is_file().then_some(())?;
@@ -119,8 +119,8 @@ fn version(root: &Path) -> Option<String> {
     rest.split(' ').next().map(str::to_owned)
 }
 
-/// Fetches a program that others have built, where the user has `cargo binstall`.
-fn fetch(root: &Path) -> Result<bool> {
+/// Downloads a prebuilt program if the user has `cargo binstall`. Returns whether that worked.
+fn install_prebuilt(root: &Path) -> Result<bool> {
     if find("cargo-binstall", &program_folders()?).is_none() {
         return Ok(false);
     }
@@ -138,19 +138,18 @@ fn build(root: &Path, on_build: &(dyn Fn(&str) + Sync)) -> Result<()> {
     install
         .args(["install", "--locked", "--version", VERSION, "evcxr_jupyter", "--root"])
         .arg(root)
-        // Not in the folder for temporary files, which may be small or refuse to execute; and what
-        // was begun and not finished is gone on with.
+        // Temporary folders may be small or mounted noexec, and here an interrupted build resumes.
         .arg("--target-dir")
         .arg(root.join("build"))
-        .args(SETTINGS.iter().flat_map(|setting| ["--config", setting]))
-        // Outside the project's folder, whose build settings are not meant for it.
+        .args(BUILD_SETTINGS.iter().flat_map(|setting| ["--config", setting]))
+        // Outside the project, whose Cargo configuration must not apply.
         .current_dir(root);
     let levels = OPTIMIZED.map(|package| (package, 2)).into_iter();
-    for (package, level) in levels.chain(SEMANTIC.map(|package| (package, 1))) {
+    for (package, level) in levels.chain(LESS_OPTIMIZED.map(|package| (package, 1))) {
         install.args(["--config", &format!("profile.release.package.{package}.opt-level={level}")]);
     }
-    follow(&mut install, on_build)?;
-    // The program is there; half a gigabyte that nobody needs is no reason to fail.
+    run_cargo(&mut install, on_build)?;
+    // The program is installed: leftover build files are not worth failing for.
     let _ = files::remove(&root.join("build"));
     Ok(())
 }

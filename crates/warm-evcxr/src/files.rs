@@ -1,4 +1,4 @@
-//! Files and folders, written and copied so that a process that is killed leaves nothing half done.
+//! File and folder helpers.
 
 use std::fs::{self, File, FileTimes};
 use std::io;
@@ -7,7 +7,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 
-/// Writes a file, making its folder if need be, unless it holds just this already.
+/// Writes a file, creating its folder if needed. A file with the same text is left alone.
 ///
 /// # Errors
 /// When the folder or the file cannot be written; the message names it.
@@ -21,30 +21,30 @@ pub fn write(path: &Path, text: &str) -> Result<()> {
     fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
 }
 
-/// Writes a program: a file that can be executed.
+/// Writes an executable file.
 ///
 /// # Errors
 /// When it cannot be written; the message names it.
 pub fn write_program(path: &Path, text: &str) -> Result<()> {
-    // A shell does not find its interpreter behind a carriage return, which Git may have added.
+    // Git may have added carriage returns, which would become part of the interpreter's name.
     write(path, &text.replace('\r', ""))?;
     fs::set_permissions(path, fs::Permissions::from_mode(0o755))
         .with_context(|| format!("cannot make {} executable", path.display()))
 }
 
-/// Makes a folder and all above it.
+/// Creates a folder and its parents.
 ///
 /// # Errors
-/// When that cannot be done; the message names the folder.
+/// When it cannot be created; the message names the folder.
 pub fn make_folder(folder: &Path) -> Result<()> {
     fs::create_dir_all(folder)
-        .with_context(|| format!("cannot make the folder {}", folder.display()))
+        .with_context(|| format!("cannot create the folder {}", folder.display()))
 }
 
-/// Makes a link to `target`, in place of one to something else, and its folder if need be.
+/// Creates a symbolic link to `target`, replacing any other, and its folder if needed.
 ///
 /// # Errors
-/// When that cannot be done; the message names the link.
+/// When it cannot be created; the message names the link.
 pub fn link(target: &Path, link: &Path) -> Result<()> {
     if fs::read_link(link).is_ok_and(|old| old == target) {
         return Ok(());
@@ -53,13 +53,13 @@ pub fn link(target: &Path, link: &Path) -> Result<()> {
         make_folder(folder)?;
     }
     let _ = fs::remove_file(link);
-    symlink(target, link).with_context(|| format!("cannot make {}", link.display()))
+    symlink(target, link).with_context(|| format!("cannot create {}", link.display()))
 }
 
-/// Removes a folder that may not be there.
+/// Removes a folder if it exists.
 ///
 /// # Errors
-/// When it is there and cannot be removed.
+/// When it exists and cannot be removed.
 pub fn remove(folder: &Path) -> io::Result<()> {
     match fs::remove_dir_all(folder) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
@@ -67,7 +67,7 @@ pub fn remove(folder: &Path) -> io::Result<()> {
     }
 }
 
-/// The bytes of all files in a folder.
+/// The total size of all files in a folder, in bytes.
 ///
 /// # Errors
 /// When the folder cannot be read.
@@ -79,10 +79,10 @@ pub fn size(folder: &Path) -> io::Result<u64> {
     })
 }
 
-/// Copies a folder, whole or not at all, with the files' times, by which Cargo knows what is fresh.
+/// Copies a folder, all or nothing, with modification times, by which Cargo knows what is fresh.
 ///
-/// No hard links: Cargo overwrites its records in place, and one folder's would become the other's.
-/// File systems that can share blocks between copies do so here.
+/// Uses no hard links: Cargo overwrites its records in place, which would change both folders.
+/// Blocks are shared between copies where the file system supports it.
 ///
 /// # Errors
 /// When a file cannot be read or written.
@@ -91,7 +91,7 @@ pub fn copy(from: &Path, to: &Path) -> io::Result<()> {
     remove(&unfinished)?;
     let copied = copy_files(from, &unfinished);
     if copied.is_err() {
-        // A disk that is full shall not stay so for the sake of half a copy.
+        // Free the space of a partial copy: the disk may be full.
         let _ = remove(&unfinished);
     }
     copied?;
@@ -119,7 +119,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_program_from_a_checkout_with_windows_line_ends_starts() {
+    fn programs_with_windows_line_endings_start() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("program");
         write_program(&path, "#!/bin/sh\r\nexit 7\r\n").unwrap();
@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_that_cannot_be_made_is_named() {
+    fn errors_name_the_folder_that_cannot_be_created() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("file");
         write(&file, "").unwrap();

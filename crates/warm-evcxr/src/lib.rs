@@ -1,16 +1,16 @@
-//! Starts the evcxr Jupyter kernel with the dependencies of its cells compiled already.
+//! Starts the evcxr Jupyter kernel with precompiled dependencies.
 //!
 //! | module | what it does |
 //! |---|---|
-//! | [`files`] | files and folders, whole or not at all |
-//! | [`toolchain`] | Cargo and rustc, without what surrounds this process |
-//! | [`metadata`] | what rust-analyzer is told of a cell's crates |
-//! | [`pool`] | the folder of build folders, one for each kernel that runs |
-//! | [`evcxr`] | the kernel's program, found or built |
+//! | [`files`] | file and folder helpers |
+//! | [`toolchain`] | runs Cargo and rustc in a clean environment |
+//! | [`metadata`] | limits what rust-analyzer reads to crates near the cells |
+//! | [`pool`] | build folders, one for each running kernel |
+//! | [`evcxr`] | finds or builds the kernel program |
 //! | [`template`] | the build folder that the others are copied from |
-//! | [`kernel`] | what Jupyter starts |
+//! | [`kernel`] | the launcher that Jupyter starts |
 //!
-//! Each imports only from those above it.
+//! Each module imports only from those above it.
 
 pub mod files;
 pub mod toolchain;

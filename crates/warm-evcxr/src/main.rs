@@ -1,4 +1,4 @@
-//! `warm-evcxr install`: a Rust kernel for a project whose `:dep` cells are warm.
+//! `warm-evcxr install`: installs a Rust kernel with a project's dependencies precompiled.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
@@ -15,25 +15,24 @@ use warm_evcxr::{evcxr, template};
 #[derive(Parser)]
 #[command(name = "warm-evcxr", disable_help_subcommand = true)]
 enum Arguments {
-    /// Make a Jupyter kernel in whose cells the dependencies of a project are compiled already, and
-    /// the project's own library
+    /// Install a Jupyter kernel in which a project's library and dependencies are already compiled
     Install {
-        /// The project's manifest; its Cargo.lock, if there is one, says which versions
+        /// The project's manifest; a Cargo.lock beside it sets the versions
         #[arg(long, default_value = "Cargo.toml")]
         manifest: PathBuf,
-        /// The name by which Jupyter knows the kernel
+        /// The kernel's name in Jupyter
         #[arg(long, default_value = "rust")]
         name: String,
-        /// Install the kernel for an environment, such as a Python venv; without this, for the user
+        /// Install the kernel into an environment, such as a Python venv [default: for the user]
         #[arg(long)]
         prefix: Option<PathBuf>,
-        /// Where build folders are kept; without this, in the user's cache
+        /// Where to keep build folders [default: in the user's cache]
         #[arg(long)]
         folder: Option<PathBuf>,
-        /// How cells compile, in the format of Cargo's configuration
+        /// A Cargo configuration file that sets how cells are compiled
         #[arg(long)]
         cargo_config: Option<PathBuf>,
-        /// Variables that cells shall find set
+        /// Set environment variables for cells
         #[arg(long, value_name = "NAME=VALUE")]
         env: Vec<String>,
     },
@@ -70,7 +69,7 @@ fn install(
     environment: Vec<(String, String)>,
 ) -> Result<()> {
     let manifest = std::fs::canonicalize(manifest)
-        .with_context(|| format!("there is no {}", manifest.display()))?;
+        .with_context(|| format!("cannot find {}", manifest.display()))?;
     let dependencies = template::dependencies_of(&manifest)?;
     let pool = Pool::new(match folder {
         Some(folder) => std::path::absolute(folder)?,
@@ -83,7 +82,7 @@ fn install(
     };
     let show = |line: &str| println!("        {line}");
     if evcxr::installed()?.is_none() {
-        println!("Building the kernel evcxr_jupyter {}, once for this user", evcxr::VERSION);
+        println!("Building the kernel evcxr_jupyter {} (once per user)", evcxr::VERSION);
     }
     let evcxr = evcxr::find_or_build(&show)?;
     let lock = Some(manifest.with_file_name("Cargo.lock")).filter(|lock| lock.is_file());
@@ -91,17 +90,17 @@ fn install(
     pool.configure(&Settings { evcxr, lock: lock.clone(), path: Vec::new() })?;
     println!("Compiling the dependencies of {}", manifest.display());
     template::warm(&pool, &dependencies, lock.as_deref(), &show)?;
-    let share = match prefix {
+    let data = match prefix {
         Some(prefix) => std::path::absolute(prefix)?.join("share/jupyter"),
         None => user_data()?,
     };
     let spec = Kernelspec {
-        folder: share.join("kernels").join(name),
+        folder: data.join("kernels").join(name),
         display_name: "Rust".to_owned(),
         environment,
     };
     kernel::install(&pool, &spec)?;
-    println!("Jupyter's kernel `{name}` is in {}", spec.folder.display());
+    println!("Installed the kernel `{name}` in {}", spec.folder.display());
     let mut names: Vec<&str> = dependencies.keys().map(String::as_str).collect();
     names.sort_unstable();
     println!("Warm in its cells: {}", names.join(", "));
@@ -114,7 +113,7 @@ fn hash(path: &Path) -> u64 {
     hasher.finish()
 }
 
-/// The user's folder for what can be made again.
+/// The user's cache folder.
 fn cache() -> Result<PathBuf> {
     let home = || std::env::home_dir().context("no home folder: set HOME, or use --folder");
     let folder = match std::env::var_os("XDG_CACHE_HOME") {
@@ -125,7 +124,7 @@ fn cache() -> Result<PathBuf> {
     Ok(folder.join("warm-evcxr"))
 }
 
-/// The folder in which Jupyter looks for what the user has installed.
+/// Jupyter's data folder of the user.
 fn user_data() -> Result<PathBuf> {
     kernel::user_data().context("no home folder: set HOME, or use --prefix")
 }

@@ -1,59 +1,59 @@
-//! What rust-analyzer is told of a notebook's crates: those near the cells.
+//! Limits what rust-analyzer reads to the crates near a notebook's cells.
 //!
 //! evcxr infers the types of variables with rust-analyzer, which reads the source of every crate
-//! that it knows of, at each start anew. A cell names types of the crates it depends on and of what
-//! those hand out; what lies deeper is hundreds of crates and most of the time.
+//! that it knows of at each start. Cells name types from the crates that they depend on and types
+//! that those expose; the hundreds of crates below take most of the time.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 
 use serde_json::Value;
 
-/// How far from the cells a crate may be: what they depend on, and what that depends on.
-const FAR: usize = 2;
-/// The name of the package that evcxr makes of each cell.
-const CELL: &str = "ctx";
+/// Crates further than this from the cells are dropped: 2 keeps the dependencies of dependencies.
+const MAX_DISTANCE: usize = 2;
+/// The name of the package that evcxr writes for each cell.
+const CELL_PACKAGE: &str = "ctx";
 
-/// What `cargo metadata` said of a cell's package, with the near crates alone. Whatever else Cargo
-/// said is left as it is.
-pub fn near(said: &str) -> String {
-    let Ok(mut metadata) = serde_json::from_str::<Value>(said) else {
-        return said.to_owned();
+/// Reduces the output of `cargo metadata` for a cell's package to the nearby crates. Any other
+/// output is returned unchanged.
+pub fn near(output: &str) -> String {
+    let Ok(mut metadata) = serde_json::from_str::<Value>(output) else {
+        return output.to_owned();
     };
     let Some(kept) = near_packages(&metadata) else {
-        return said.to_owned();
+        return output.to_owned();
     };
     let is_kept = |id: &Value| id.as_str().is_some_and(|id| kept.contains(id));
-    keep(&mut metadata["packages"], |package| is_kept(&package["id"]));
-    keep(&mut metadata["resolve"]["nodes"], |node| is_kept(&node["id"]));
+    retain(&mut metadata["packages"], |package| is_kept(&package["id"]));
+    retain(&mut metadata["resolve"]["nodes"], |node| is_kept(&node["id"]));
     for node in metadata["resolve"]["nodes"].as_array_mut().into_iter().flatten() {
-        keep(&mut node["deps"], |dependency| is_kept(&dependency["pkg"]));
-        keep(&mut node["dependencies"], is_kept);
+        retain(&mut node["deps"], |dependency| is_kept(&dependency["pkg"]));
+        retain(&mut node["dependencies"], is_kept);
     }
     metadata.to_string()
 }
 
-fn keep(list: &mut Value, which: impl Fn(&Value) -> bool) {
+fn retain(list: &mut Value, is_kept: impl Fn(&Value) -> bool) {
     if let Some(list) = list.as_array_mut() {
-        list.retain(which);
+        list.retain(is_kept);
     }
 }
 
-/// The identifiers of the near packages; none if this is no cell's package.
+/// The identifiers of the nearby packages; `None` if the root is not a cell's package.
 fn near_packages(metadata: &Value) -> Option<HashSet<String>> {
     let packages: HashMap<&str, &Value> = by_id(&metadata["packages"]);
     let nodes = by_id(&metadata["resolve"]["nodes"]);
     let root = metadata["resolve"]["root"].as_str()?;
-    if packages.get(root)?["name"] != CELL {
+    if packages.get(root)?["name"] != CELL_PACKAGE {
         return None;
     }
     let mut kept = HashSet::from([root.to_owned()]);
     let mut next = VecDeque::from([(root, 0)]);
     while let Some((id, distance)) = next.pop_front() {
         let dependencies = nodes.get(id).and_then(|node| node["deps"].as_array());
-        for dependency in dependencies.into_iter().flatten().filter(|_| distance < FAR) {
+        for dependency in dependencies.into_iter().flatten().filter(|_| distance < MAX_DISTANCE) {
             let Some(id) = dependency["pkg"].as_str() else { continue };
-            let is_seen = packages.get(id).is_some_and(|package| !is_macro(package));
-            if is_seen && is_for_code(dependency) && kept.insert(id.to_owned()) {
+            let is_library = packages.get(id).is_some_and(|package| !is_proc_macro(package));
+            if is_library && is_normal_dependency(dependency) && kept.insert(id.to_owned()) {
                 next.push_back((id, distance + 1));
             }
         }
@@ -66,14 +66,14 @@ fn by_id(list: &Value) -> HashMap<&str, &Value> {
     items.filter_map(|item| Some((item["id"].as_str()?, item))).collect()
 }
 
-/// Whether code uses a dependency, not only tests or a build script.
-fn is_for_code(dependency: &Value) -> bool {
+/// Whether this is a normal dependency, not only one of tests or a build script.
+fn is_normal_dependency(dependency: &Value) -> bool {
     let kinds = dependency["dep_kinds"].as_array();
     kinds.is_none_or(|kinds| kinds.iter().any(|kind| kind["kind"].is_null()))
 }
 
 /// Whether a package is a procedural macro, which evcxr's rust-analyzer does not run.
-fn is_macro(package: &Value) -> bool {
+fn is_proc_macro(package: &Value) -> bool {
     let mut targets = package["targets"].as_array().into_iter().flatten();
     targets
         .any(|target| target["kind"].as_array().is_some_and(|k| k.contains(&"proc-macro".into())))
@@ -85,7 +85,7 @@ mod tests {
 
     use super::*;
 
-    /// What Cargo would say of a chain of packages, each the dependency of the one before.
+    /// The metadata of a chain of packages, each a dependency of the one before.
     fn chain(names: &[&str]) -> Value {
         let packages = names.iter().map(|name| json!({"id": name, "name": name, "targets": []}));
         let nodes = (0..names.len()).map(|i| {
@@ -107,14 +107,14 @@ mod tests {
     }
 
     #[test]
-    fn crates_far_from_the_cells_are_left_out() {
-        let told = near(&chain(&["ctx", "one", "two", "three"]).to_string());
-        assert_eq!(names(&told), ["ctx", "one", "two"]);
-        assert!(!told.contains("three"), "{told}");
+    fn distant_crates_are_dropped() {
+        let reduced = near(&chain(&["ctx", "one", "two", "three"]).to_string());
+        assert_eq!(names(&reduced), ["ctx", "one", "two"]);
+        assert!(!reduced.contains("three"), "{reduced}");
     }
 
     #[test]
-    fn macros_and_what_builds_need_are_left_out() {
+    fn proc_macros_and_build_dependencies_are_dropped() {
         let mut metadata = chain(&["ctx", "one", "two"]);
         metadata["packages"][1]["targets"] = json!([{"kind": ["proc-macro"]}]);
         assert_eq!(names(&near(&metadata.to_string())), ["ctx"]);
@@ -124,9 +124,9 @@ mod tests {
     }
 
     #[test]
-    fn other_packages_and_what_is_no_metadata_stay_as_they_are() {
-        for said in ["not JSON", &chain(&["std", "core", "deep", "deeper"]).to_string()] {
-            assert_eq!(near(said), said);
+    fn other_packages_and_other_output_are_unchanged() {
+        for output in ["not JSON", &chain(&["std", "core", "deep", "deeper"]).to_string()] {
+            assert_eq!(near(output), output);
         }
     }
 }

@@ -1,18 +1,18 @@
-//! The folder of build folders, one for each kernel that runs.
+//! The pool of build folders, one for each running kernel.
 //!
-//! By default evcxr compiles all dependencies anew at each start. Told a lasting folder, it does
-//! not; but two kernels cannot share one. So there is a pool of folders, *slots*: a kernel takes a
-//! free slot and locks it for its life.
+//! By default evcxr recompiles all dependencies at each start. Given a permanent folder, it does
+//! not, but two kernels cannot share one. So there is a pool of folders, called *slots*: a kernel
+//! takes a free slot and locks it until it exits.
 //!
 //! ```text
-//! template      all dependencies compiled, made by set-up, never used by a kernel
+//! template      all dependencies compiled; made by set-up, never used by a kernel
 //! slots/1       a copy of it, used by one kernel at a time
 //! slots/1.lock
-//! bin/          stands before Cargo, rustc and rustup, see `src/shims`
+//! bin/          wrappers for Cargo, rustc and rustup, see `src/shims`
 //! ```
 //!
-//! A slot is copied anew when the template has changed, or when a build in it was killed. Idle
-//! slots beyond the second are removed.
+//! A slot is copied again when the template has changed, when a build in it was killed, or when it
+//! has grown too large. Idle slots beyond the second are removed.
 
 use std::fs::{self, File, TryLockError};
 use std::io;
@@ -24,38 +24,37 @@ use serde::{Deserialize, Serialize};
 use crate::files::{copy, link, make_folder, remove, size, write, write_program};
 use crate::toolchain::{program_folders, tool};
 
-/// The file in a template, and so in its copies, that tells one state of the template from another.
+/// The file in a template and its copies that identifies the state of the template.
 pub(crate) const STAMP: &str = ".stamp";
-/// The file that lies in a build folder while Cargo is at work there.
+/// The file that exists in a build folder while Cargo runs there.
 const BUILDING: &str = ".building";
 /// How many idle slots are kept.
-const KEPT: usize = 2;
-/// A larger build folder, in bytes, holds mostly what earlier versions left behind: it is made
-/// anew.
-const LIMIT: u64 = 2 << 30;
+const MAX_IDLE: usize = 2;
+/// The size in bytes above which a slot is copied again: most of it is left over from old builds.
+const MAX_SIZE: u64 = 2 << 30;
 
-/// How kernels compile, unless a project says otherwise.
+/// The default Cargo configuration of kernels.
 pub const CARGO_CONFIG: &str = include_str!("cargo-config.toml");
 const CARGO_SHIM: &str = include_str!("shims/cargo.sh");
 
-/// What a kernel of the pool is started with.
+/// How the pool's kernels are started.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Settings {
-    /// The program `evcxr_jupyter`.
+    /// The `evcxr_jupyter` program.
     pub evcxr: PathBuf,
-    /// The project's lock file, whose versions cells get.
+    /// The project's lock file, which sets the versions that cells use.
     pub lock: Option<PathBuf>,
-    /// Folders of programs that cells may start, before those of `PATH`.
+    /// Folders of programs that cells may start, searched before `PATH`.
     pub path: Vec<PathBuf>,
 }
 
-/// The folder of build folders.
+/// The pool of build folders.
 #[derive(Clone, Debug)]
 pub struct Pool {
     folder: PathBuf,
 }
 
-/// A build folder, this process's own for as long as `lock` is open.
+/// A build folder, reserved while `lock` is open.
 pub(crate) struct Slot {
     pub(crate) folder: PathBuf,
     pub(crate) lock: File,
@@ -77,18 +76,18 @@ impl Pool {
         self.folder.join("template")
     }
 
-    /// The programs that stand before Cargo, rustc and rustup.
+    /// The wrappers for Cargo, rustc and rustup.
     pub(crate) fn bin(&self) -> PathBuf {
         self.folder.join("bin")
     }
 
-    /// The folder of evcxr's configuration, in place of the user's own.
+    /// evcxr's configuration folder, used instead of the user's.
     pub(crate) fn config(&self) -> PathBuf {
         self.folder.join("config")
     }
 
-    /// Writes what surrounds the build folders: the programs before Cargo, rustc and rustup, and
-    /// how kernels compile, in Cargo's format ([`CARGO_CONFIG`]).
+    /// Writes the wrappers for Cargo, rustc and rustup, and the Cargo configuration of the kernels
+    /// (by default [`CARGO_CONFIG`]).
     ///
     /// # Errors
     /// When a file cannot be written.
@@ -99,11 +98,11 @@ impl Pool {
         write_program(&self.bin().join("rustup"), include_str!("shims/rustup.sh"))?;
         write(&self.bin().join("panic-hook.rs"), include_str!("shims/panic-hook.rs"))?;
         make_folder(&self.config())?;
-        self.sysroot()
+        self.make_sysroot()
     }
 
-    /// The toolchain's folder as rust-analyzer sees it: with a Cargo of our own.
-    fn sysroot(&self) -> Result<()> {
+    /// Makes the sysroot that rust-analyzer sees: the toolchain's, with our own Cargo.
+    fn make_sysroot(&self) -> Result<()> {
         let rustc = tool("rustc", &program_folders()?)?;
         let real = crate::toolchain::output(
             crate::toolchain::command(&rustc).args(["--print", "sysroot"]),
@@ -116,7 +115,7 @@ impl Pool {
         Ok(())
     }
 
-    /// Notes what kernels are started with.
+    /// Saves how kernels are started.
     ///
     /// # Errors
     /// When the file cannot be written.
@@ -124,10 +123,10 @@ impl Pool {
         write(&self.folder.join("settings.json"), &serde_json::to_string_pretty(settings)?)
     }
 
-    /// What kernels are started with.
+    /// How kernels are started.
     ///
     /// # Errors
-    /// When nobody has noted it.
+    /// When [`Pool::configure`] has not been called.
     pub fn settings(&self) -> Result<Settings> {
         let path = self.folder.join("settings.json");
         let text = fs::read_to_string(&path)
@@ -135,23 +134,22 @@ impl Pool {
         Ok(serde_json::from_str(&text)?)
     }
 
-    /// The lock to hold alone while the template is changed, shared while it is copied.
+    /// The template's lock: exclusive to change the template, shared to copy it.
     ///
     /// # Errors
-    /// When the lock's file cannot be made.
+    /// When the lock file cannot be created.
     pub(crate) fn template_lock(&self) -> Result<File> {
         make_folder(&self.folder)?;
         Ok(File::create(self.folder.join("template.lock"))?)
     }
 
-    /// Takes a free slot and makes it ready.
+    /// Reserves a free slot and prepares it.
     pub(crate) fn claim(&self) -> Result<Slot> {
         let slots = self.folder.join("slots");
         make_folder(&slots)?;
         for number in 1.. {
             if let Some(slot) = Slot::lock(&slots, number)? {
-                self.prepare(&slot.folder)
-                    .context("cannot make the kernel's build folder ready")?;
+                self.prepare(&slot.folder).context("cannot prepare the kernel's build folder")?;
                 remove_idle(&slots)?;
                 return Ok(slot);
             }
@@ -163,7 +161,7 @@ impl Pool {
         let lock = self.template_lock()?;
         lock.lock_shared()?;
         let template = self.template();
-        if slot.exists() && is_sound(slot)? && is_copy(slot, &template) {
+        if slot.exists() && is_usable(slot)? && is_current(slot, &template) {
             return Ok(());
         }
         remove(slot)?;
@@ -175,21 +173,19 @@ impl Pool {
     }
 }
 
-/// Whether a kernel can go on with what is in a build folder: no build was killed there, and it is
-/// not too large.
-fn is_sound(folder: &Path) -> io::Result<bool> {
-    Ok(!folder.join(BUILDING).exists() && size(folder)? <= LIMIT)
+/// Whether a kernel can reuse a build folder: no build was killed there, and it is not too large.
+fn is_usable(folder: &Path) -> io::Result<bool> {
+    Ok(!folder.join(BUILDING).exists() && size(folder)? <= MAX_SIZE)
 }
 
-/// Whether a slot was copied from the template as it is now; true also where there is no template
-/// yet.
-fn is_copy(slot: &Path, template: &Path) -> bool {
+/// Whether a slot is a copy of the current template, or there is no template yet.
+fn is_current(slot: &Path, template: &Path) -> bool {
     let stamp = |folder: &Path| fs::read(folder.join(STAMP)).ok();
     stamp(template).is_none() || stamp(slot) == stamp(template)
 }
 
 impl Slot {
-    /// The slot of this number, unless another kernel has it.
+    /// The slot with this number, unless another kernel holds it.
     fn lock(slots: &Path, number: usize) -> Result<Option<Self>> {
         let lock = File::create(slots.join(format!("{number}.lock")))?;
         match lock.try_lock() {
@@ -200,12 +196,12 @@ impl Slot {
     }
 }
 
-/// Removes slots beyond the first two that no kernel uses.
+/// Removes unused slots, except the first [`MAX_IDLE`].
 fn remove_idle(slots: &Path) -> Result<()> {
     for entry in fs::read_dir(slots)? {
         let path = entry?.path();
         let number = path.file_name().and_then(|name| name.to_str()?.parse().ok());
-        if let Some(number) = number.filter(|&number: &usize| number > KEPT)
+        if let Some(number) = number.filter(|&number: &usize| number > MAX_IDLE)
             && Slot::lock(slots, number)?.is_some()
         {
             remove(&path)?;
@@ -220,7 +216,7 @@ mod tests {
 
     use super::*;
 
-    /// A pool with a template of one compiled file.
+    /// A pool whose template holds one compiled file.
     fn pool() -> (tempfile::TempDir, Pool) {
         let folder = tempfile::tempdir().unwrap();
         let pool = Pool::new(folder.path());
@@ -238,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn a_kernel_gets_a_copy_of_the_template_with_its_times() {
+    fn slots_are_copies_of_the_template_with_its_times() {
         let (_folder, pool) = pool();
         let original = File::open(pool.template().join("target/deps/compiled")).unwrap();
         let old = std::time::SystemTime::UNIX_EPOCH
@@ -250,24 +246,21 @@ mod tests {
     }
 
     #[test]
-    fn two_kernels_never_share_a_folder_and_a_free_one_is_used_again() {
+    fn kernels_never_share_a_slot_and_free_slots_are_reused() {
         let (_folder, pool) = pool();
         let (first, second) = (pool.claim().unwrap(), pool.claim().unwrap());
         assert_ne!(first.folder, second.folder);
-        fs::write(compiled(&first), "and a crate of the reader's own").unwrap();
+        fs::write(compiled(&first), "and another crate").unwrap();
         assert_eq!(fs::read_to_string(compiled(&second)).unwrap(), "1");
         let folder = first.folder.clone();
         drop(first);
         let third = pool.claim().unwrap();
         assert_eq!(third.folder, folder);
-        assert_eq!(
-            fs::read_to_string(compiled(&third)).unwrap(),
-            "and a crate of the reader's own"
-        );
+        assert_eq!(fs::read_to_string(compiled(&third)).unwrap(), "and another crate");
     }
 
     #[test]
-    fn a_folder_in_which_a_build_was_killed_is_copied_anew() {
+    fn a_slot_with_a_killed_build_is_copied_again() {
         let (_folder, pool) = pool();
         let slot = pool.claim().unwrap();
         fs::write(compiled(&slot), "half").unwrap();
@@ -279,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_from_an_earlier_template_is_copied_anew() {
+    fn a_slot_from_an_earlier_template_is_copied_again() {
         let (_folder, pool) = pool();
         drop(pool.claim().unwrap());
         renew_template(&pool, "2");
@@ -287,17 +280,17 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_that_has_grown_too_large_is_copied_anew() {
+    fn a_slot_that_has_grown_too_large_is_copied_again() {
         let (_folder, pool) = pool();
         let slot = pool.claim().unwrap();
         let file = File::create(slot.folder.join("leftovers")).unwrap();
-        file.set_len(LIMIT + 1).unwrap();
+        file.set_len(MAX_SIZE + 1).unwrap();
         drop(slot);
         assert!(!pool.claim().unwrap().folder.join("leftovers").exists());
     }
 
     #[test]
-    fn without_a_template_a_kernel_starts_in_an_empty_folder_and_keeps_it() {
+    fn without_a_template_a_slot_starts_empty_and_is_reused() {
         let folder = tempfile::tempdir().unwrap();
         let pool = Pool::new(folder.path());
         let slot = pool.claim().unwrap();
@@ -307,25 +300,24 @@ mod tests {
     }
 
     #[test]
-    fn idle_folders_beyond_the_second_are_removed() {
+    fn idle_slots_beyond_the_second_are_removed() {
         let (_folder, pool) = pool();
         let slots: Vec<Slot> = (0..4).map(|_| pool.claim().unwrap()).collect();
         let folders: Vec<PathBuf> = slots.iter().map(|slot| slot.folder.clone()).collect();
         assert!(folders.iter().all(|folder| folder.exists()));
         drop(slots);
         let _slot = pool.claim().unwrap();
-        assert_eq!(folders.iter().filter(|folder| folder.exists()).count(), KEPT);
+        assert_eq!(folders.iter().filter(|folder| folder.exists()).count(), MAX_IDLE);
     }
 
-    /// Runs the program before Cargo in `folder`, with a Cargo that answers 7 and shows the lock
-    /// file it was given.
-    fn cargo_before(folder: &Path, cargo: &str, what: &str) -> std::process::Output {
+    /// Runs the Cargo wrapper in `folder` with the script `cargo` as the real Cargo.
+    fn run_cargo_shim(folder: &Path, cargo: &str, subcommand: &str) -> std::process::Output {
         let (shim, real) = (folder.join("shim"), folder.join("real"));
         for (path, text) in [(&shim, CARGO_SHIM), (&real, cargo)] {
             write_program(path, text).unwrap();
         }
         std::process::Command::new("sh")
-            .args([shim.as_os_str(), what.as_ref()])
+            .args([shim.as_os_str(), subcommand.as_ref()])
             .current_dir(folder)
             .env("EVCXR_TMPDIR", folder)
             .env("WARM_EVCXR_CARGO", real)
@@ -335,53 +327,53 @@ mod tests {
     }
 
     #[test]
-    fn cargo_sees_the_workspace_lock_whenever_the_manifest_has_changed() {
+    fn a_changed_manifest_restores_the_project_lock() {
         let folder = tempfile::tempdir().unwrap();
         let folder = folder.path().canonicalize().unwrap();
         let cargo = "#!/bin/sh\ncat Cargo.lock\necho pruned > Cargo.lock\nexit 7\n";
         fs::write(folder.join("workspace.lock"), "workspace").unwrap();
         for (manifest, seen) in [("a", "workspace"), ("a", "pruned\n"), ("b", "workspace")] {
             fs::write(folder.join("Cargo.toml"), manifest).unwrap();
-            let output = cargo_before(&folder, cargo, "build");
+            let output = run_cargo_shim(&folder, cargo, "build");
             assert_eq!(String::from_utf8_lossy(&output.stdout), seen);
             assert_eq!(output.status.code(), Some(7));
         }
-        assert!(is_sound(&folder).unwrap());
+        assert!(is_usable(&folder).unwrap());
     }
 
     #[test]
-    fn a_killed_build_is_known_afterwards() {
+    fn a_killed_build_makes_the_folder_unusable() {
         let folder = tempfile::tempdir().unwrap();
         let folder = folder.path().canonicalize().unwrap();
         fs::write(folder.join("Cargo.toml"), "").unwrap();
         fs::write(folder.join("workspace.lock"), "").unwrap();
         let kills_its_parent = "#!/bin/sh\nkill -9 $PPID\n";
-        assert!(!cargo_before(&folder, kills_its_parent, "build").status.success());
-        assert!(!is_sound(&folder).unwrap());
+        assert!(!run_cargo_shim(&folder, kills_its_parent, "build").status.success());
+        assert!(!is_usable(&folder).unwrap());
     }
 
     #[test]
-    fn a_check_is_a_build() {
+    fn check_becomes_build() {
         let folder = tempfile::tempdir().unwrap();
         let folder = folder.path().canonicalize().unwrap();
         fs::write(folder.join("Cargo.toml"), "").unwrap();
         fs::write(folder.join("workspace.lock"), "").unwrap();
-        let output = cargo_before(&folder, "#!/bin/sh\necho $1\n", "check");
+        let output = run_cargo_shim(&folder, "#!/bin/sh\necho $1\n", "check");
         assert_eq!(String::from_utf8_lossy(&output.stdout), "build\n");
     }
 
     #[test]
-    fn rust_analyzer_is_told_of_near_crates_by_whichever_cargo_it_finds() {
+    fn both_cargo_wrappers_filter_metadata() {
         let folder = tempfile::tempdir().unwrap();
         let pool = Pool::new(folder.path().canonicalize().unwrap());
         pool.furnish(CARGO_CONFIG).unwrap();
-        let told = pool.folder().join("told");
-        write_program(&told, "#!/bin/sh\necho \"$1\"\n").unwrap();
+        let launcher = pool.folder().join("launcher");
+        write_program(&launcher, "#!/bin/sh\necho \"$1\"\n").unwrap();
         for cargo in [pool.bin().join("cargo"), pool.folder().join("sysroot/bin/cargo")] {
             let output = std::process::Command::new(cargo)
                 .args(["metadata", "--format-version", "1", "--manifest-path", "Cargo.toml"])
                 .env("EVCXR_TMPDIR", folder.path())
-                .env("WARM_EVCXR", &told)
+                .env("WARM_EVCXR", &launcher)
                 .env("WARM_EVCXR_CARGO", "false")
                 .output()
                 .unwrap();
@@ -390,7 +382,7 @@ mod tests {
     }
 
     #[test]
-    fn settings_are_read_as_they_were_written() {
+    fn settings_round_trip() {
         let (_folder, pool) = pool();
         assert!(pool.settings().is_err());
         let lock = Some(PathBuf::from("Cargo.lock"));

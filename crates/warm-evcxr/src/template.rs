@@ -1,4 +1,4 @@
-//! The build folder with all dependencies compiled, from which kernels get their copies.
+//! The template: a build folder with all dependencies compiled, which slots are copied from.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,18 +10,18 @@ use toml::{Table, Value};
 
 use crate::files;
 use crate::pool::{Pool, STAMP};
-use crate::toolchain::{cargo, find, follow, host, program_folders, tool};
+use crate::toolchain::{cargo, find, host, program_folders, run_cargo, tool};
 
-/// What a project's cells may ask for with `:dep`, as the table `[dependencies]` of a manifest.
+/// What cells may request with `:dep`, as in the `[dependencies]` table of a manifest.
 pub type Dependencies = Table;
 
-/// Compiles `dependencies` in the pool's template, unless they are compiled there already, with the
-/// versions of the lock file. Returns whether there was something to compile.
+/// Compiles `dependencies` in the pool's template at the versions in the lock file. Returns whether
+/// anything had to be compiled.
 ///
-/// What the template holds of earlier calls stays warm, too.
+/// Dependencies of earlier calls stay in the template.
 ///
 /// # Errors
-/// When something does not compile; the message carries Cargo's last lines.
+/// When something does not compile; the message includes Cargo's last lines.
 pub fn warm(
     pool: &Pool,
     dependencies: &Dependencies,
@@ -43,16 +43,16 @@ pub fn warm(
     let has_changed = AtomicBool::new(false);
     let stamp = template.join(STAMP);
     let on_compile = |line: &str| {
-        // The folder's own crate is nothing: it is empty.
+        // The template's own crate is empty and does not count.
         if !line.starts_with("Compiling ctx ") {
-            // Killed from here on, the template is none.
+            // If killed from here on, the template is incomplete.
             let _ = fs::remove_file(&stamp);
             has_changed.store(true, Ordering::Relaxed);
             on_build(line);
         }
     };
-    let built = follow(&mut cargo_build(&template)?, &on_compile);
-    built.context("cannot compile the notebooks' dependencies")?;
+    run_cargo(&mut cargo_build(&template)?, &on_compile)
+        .context("cannot compile the notebooks' dependencies")?;
     let has_changed = has_changed.into_inner();
     if has_changed || !stamp.exists() {
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?;
@@ -61,7 +61,7 @@ pub fn warm(
     Ok(has_changed)
 }
 
-/// Cargo as evcxr calls it for a cell.
+/// `cargo build` with the options that evcxr uses for a cell.
 fn cargo_build(folder: &Path) -> Result<std::process::Command> {
     let folders = program_folders()?;
     let rustc = tool("rustc", &folders)?;
@@ -79,15 +79,15 @@ fn cargo_build(folder: &Path) -> Result<std::process::Command> {
     Ok(cargo)
 }
 
-/// A manifest like those that evcxr writes, with the dependencies of an older one as well. Of a
-/// dependency in both the new one counts, and older ones whose folder is gone are left out.
+/// A manifest like those that evcxr writes, which also keeps the dependencies of the `old` one. New
+/// dependencies replace old ones, and old path dependencies whose folder is gone are dropped.
 fn manifest_of(old: &str, dependencies: &Dependencies) -> Result<String> {
     let mut all = old
         .parse::<Table>()
         .ok()
         .and_then(|mut manifest| manifest.remove("dependencies")?.as_table().cloned())
         .unwrap_or_default();
-    all.retain(|_, wanted| path_of(wanted).is_none_or(|path| path.is_dir()));
+    all.retain(|_, spec| path_of(spec).is_none_or(|path| path.is_dir()));
     all.extend(dependencies.clone());
     let mut manifest: Table = toml::from_str(
         "[package]\nname = \"ctx\"\nversion = \"1.0.0\"\nedition = \"2024\"\n\
@@ -97,31 +97,31 @@ fn manifest_of(old: &str, dependencies: &Dependencies) -> Result<String> {
     Ok(manifest.to_string())
 }
 
-fn path_of(wanted: &Value) -> Option<PathBuf> {
-    Some(wanted.get("path")?.as_str()?.into())
+fn path_of(spec: &Value) -> Option<PathBuf> {
+    Some(spec.get("path")?.as_str()?.into())
 }
 
-/// What cells of a project may ask for: the dependencies in its manifest, and the project's own
-/// crate, if it is a library.
+/// What a project's cells may request: the dependencies in its manifest and, if it is a library,
+/// the project's own crate.
 ///
 /// # Errors
 /// When the manifest cannot be read, or inherits a dependency from a workspace.
 pub fn dependencies_of(manifest: &Path) -> Result<Dependencies> {
     let read = || fs::read_to_string(manifest)?.parse::<Table>().map_err(anyhow::Error::from);
     let mut table = read().with_context(|| format!("cannot read {}", manifest.display()))?;
-    let folder = manifest.parent().context("a manifest lies in a folder")?;
+    let folder = manifest.parent().context("the manifest has no parent folder")?;
     let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
     let mut dependencies = match table.remove("dependencies") {
         Some(Value::Table(dependencies)) => dependencies,
         _ => Table::new(),
     };
-    for (name, wanted) in &mut dependencies {
+    for (name, spec) in &mut dependencies {
         anyhow::ensure!(
-            wanted.get("workspace").is_none(),
+            spec.get("workspace").is_none(),
             "`{name}` is inherited from a workspace: write its version in {}",
             manifest.display()
         );
-        make_absolute(wanted, folder)?;
+        make_absolute(spec, folder)?;
     }
     let name = table.get("package").and_then(|package| package.get("name")?.as_str());
     let is_library = table.contains_key("lib") || folder.join("src/lib.rs").is_file();
@@ -134,25 +134,25 @@ pub fn dependencies_of(manifest: &Path) -> Result<Dependencies> {
     Ok(dependencies)
 }
 
-/// The name and the wish in a cell's line `:dep name = …`, without `:dep`; paths in it are those of
-/// a notebook in `folder`.
+/// Parses a cell's `:dep name = …` line, without `:dep`, into a name and a specification. Relative
+/// paths start at the notebook's `folder`.
 ///
 /// # Errors
-/// When the line is none, or names a folder that is not there.
+/// When the line is invalid or names a folder that does not exist.
 pub fn parse_dependency(text: &str, folder: &Path) -> Result<(String, Value)> {
     let text = text.trim();
     let line = if text.contains('=') { text.to_owned() } else { format!("{text} = \"*\"") };
-    let wanted = line.parse::<Table>().ok().and_then(|table| table.into_iter().next());
-    let (name, mut wanted) = wanted.with_context(|| format!("`:dep {text}` is not `name = …`"))?;
-    make_absolute(&mut wanted, folder)?;
-    Ok((name, wanted))
+    let entry = line.parse::<Table>().ok().and_then(|table| table.into_iter().next());
+    let (name, mut spec) = entry.with_context(|| format!("`:dep {text}` is not `name = …`"))?;
+    make_absolute(&mut spec, folder)?;
+    Ok((name, spec))
 }
 
-/// evcxr makes paths absolute in just this way, and the path is part of what Cargo compiles.
-fn make_absolute(wanted: &mut Value, folder: &Path) -> Result<()> {
-    if let Some(Value::String(path)) = wanted.get_mut("path") {
+/// Makes a path absolute exactly as evcxr does: Cargo tells packages apart by their path.
+fn make_absolute(spec: &mut Value, folder: &Path) -> Result<()> {
+    if let Some(Value::String(path)) = spec.get_mut("path") {
         let absolute = fs::canonicalize(folder.join(&*path))
-            .with_context(|| format!("there is no folder {path}"))?;
+            .with_context(|| format!("cannot find the folder {path}"))?;
         *path = absolute.to_str().context("the project's path is not UTF-8")?.to_owned();
     }
     Ok(())
@@ -163,7 +163,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_manifest_keeps_what_is_warm_and_forgets_what_is_gone() {
+    fn manifests_keep_old_dependencies_unless_their_folder_is_gone() {
         let here = env!("CARGO_MANIFEST_DIR");
         let old = format!(
             "[dependencies]\na = \"1\"\nb = {{ path = \"{here}\" }}\n\
@@ -178,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn cells_may_ask_for_a_library_and_for_its_dependencies() {
+    fn cells_may_request_a_library_and_its_dependencies() {
         let folder = tempfile::tempdir().unwrap();
         let folder = folder.path().canonicalize().unwrap();
         let manifest = folder.join("Cargo.toml");
@@ -193,12 +193,12 @@ mod tests {
     }
 
     #[test]
-    fn dep_lines_are_read_as_evcxr_reads_them() {
+    fn dep_lines_are_parsed_as_evcxr_does() {
         let here = Path::new(env!("CARGO_MANIFEST_DIR"));
-        let (name, wanted) = parse_dependency(" two", here).unwrap();
-        assert_eq!((name.as_str(), wanted.as_str()), ("two", Some("*")));
-        let (_, wanted) = parse_dependency("one = { path = \"src/..\" }", here).unwrap();
-        assert_eq!(path_of(&wanted), Some(here.canonicalize().unwrap()));
+        let (name, spec) = parse_dependency(" two", here).unwrap();
+        assert_eq!((name.as_str(), spec.as_str()), ("two", Some("*")));
+        let (_, spec) = parse_dependency("one = { path = \"src/..\" }", here).unwrap();
+        assert_eq!(path_of(&spec), Some(here.canonicalize().unwrap()));
         let error = parse_dependency("one = { path = \"nowhere\" }", here).unwrap_err();
         assert!(error.to_string().contains("nowhere"), "{error:#}");
         assert!(parse_dependency("= 1", here).is_err());

@@ -1,20 +1,19 @@
 #!/bin/sh
-# Stands before Cargo in a kernel's build folder, for five things.
+# Wraps Cargo in a kernel's build folder, for five purposes:
 #
-# The notebook runs the versions of the project's Cargo.lock. evcxr resolves an empty manifest at
-# each start, which empties the folder's lock file; so whenever the manifest has changed, the
-# project's is put there again. Cargo keeps of it what the manifest asks for, and adds the versions
-# of what else it asks for.
+# 1. Cells use the versions in the project's Cargo.lock. evcxr resolves an empty manifest at each
+#    start, which empties the folder's lock file. So whenever the manifest has changed, the
+#    project's lock file is copied again; Cargo prunes it and adds what is missing.
 #
-# To explain some errors, evcxr has Cargo check what it has just built, and checking compiles all
-# dependencies once more, in a way of its own. A build says the same and finds them compiled.
+# 2. To explain some errors, evcxr runs `cargo check` on what it has just built, which would check
+#    all dependencies again. `cargo build` reports the same errors and finds them compiled.
 #
-# A panic tells what a reader needs: below each cell's code stands what sets that up.
+# 3. Panics are readable: a panic hook is appended to each cell's code.
 #
-# rust-analyzer calls the Cargo in Cargo's home, which calls the one beside the sysroot that it is
-# told. Where there is none it comes here, and wants the same.
+# 4. rust-analyzer calls the Cargo in Cargo's home, which calls the one in the sysroot that it is
+#    given. If Cargo's home has none, it calls this one, which must give the same answer.
 #
-# A build that is killed leaves the file .building behind: the folder is then not used again.
+# 5. A killed build leaves the file .building behind, so that the folder is not reused.
 case "$*" in
     "metadata "*" --manifest-path "*) exec "${0%/*/*}/sysroot/bin/cargo" "$@" ;;
 esac
@@ -30,7 +29,7 @@ if [ "$1" = build ] && ! grep -q WARM_EVCXR_PANIC_HOOK src/lib.rs; then
     cat "${0%/*}/panic-hook.rs" >> src/lib.rs
 fi
 : > .building
-# Named as evcxr names it, be it a link: its child process finds no library where a path has a space.
+# EVCXR_TMPDIR may be a link. Keep it as it is: evcxr finds no library in a path with a space.
 CARGO_TARGET_DIR="$EVCXR_TMPDIR/target" CARGO_BUILD_BUILD_DIR="$EVCXR_TMPDIR/target" \
     "$WARM_EVCXR_CARGO" "$@"
 status=$?

@@ -1,5 +1,5 @@
-// Below each cell's code, by the program before Cargo. It runs when the cell is loaded, once for
-// each process: the one that is started after an interrupt knows nothing of the first one's cells.
+// The Cargo wrapper appends this to each cell's code. It runs when a cell is loaded, once per
+// process: evcxr starts a new process after an interrupt.
 const _: () = {
     #[used]
     #[cfg_attr(target_vendor = "apple", unsafe(link_section = "__DATA,__mod_init_func"))]
@@ -9,14 +9,14 @@ const _: () = {
 
     extern "C" fn on_load() {
         if ::std::env::var_os(DONE).is_none() {
-            // Sound before the first cell, as the process has one thread.
+            // Sound: before the first cell, the process has a single thread.
             unsafe { ::std::env::set_var(DONE, "set") };
-            ::std::panic::set_hook(::std::boxed::Box::new(tell));
+            ::std::panic::set_hook(::std::boxed::Box::new(print_panic));
         }
     }
 
-    /// One line for the message and one for the place: what lies below a cell's code is the kernel.
-    fn tell(info: &::std::panic::PanicHookInfo) {
+    /// Prints the message and the line. A backtrace would show only the kernel below the cell.
+    fn print_panic(info: &::std::panic::PanicHookInfo) {
         ::std::eprintln!("panicked: {}", info.payload_as_str().unwrap_or("(no message)"));
         let ::std::option::Option::Some(place) = info.location() else { return };
         let folder = ::std::env::var_os("EVCXR_TMPDIR").unwrap_or_default();

@@ -1,5 +1,5 @@
 #!/bin/sh
-# The Cargo that rust-analyzer finds in evcxr: it tells of the crates near the cells alone.
+# The Cargo that evcxr's rust-analyzer finds. Its metadata lists only crates near the cells.
 case " $* " in
     *" metadata "*) exec "$WARM_EVCXR" metadata "$WARM_EVCXR_CARGO" "$@" ;;
 esac
