@@ -44,7 +44,7 @@ def initial_params(model):
 
 
 def training(model, batch_size, is_fixed=False):
-    """Steps on shuffled batches, as the tutorial makes them, or on the first batch again and again."""
+    """Steps on shuffled batches, as in the tutorial, or only on the first batch."""
     optimizer = optax.sgd(LEARNING_RATE, momentum=BETA)
 
     @jax.jit

@@ -1,7 +1,7 @@
-"""What the peers share: the images, and the answers to `cargo xtask bench`.
+"""Shared by the peers: loads the data and answers `cargo xtask bench`.
 
-A request is a line on standard input, `what batch count`; the answer is a line `= milliseconds`, the time of one of
-`count` repetitions. Whatever is asked for the first time is prepared before the clock starts.
+A request is a line on standard input, `what batch count`. The answer is a line `= milliseconds`,
+the time per repetition. The first request of each kind is prepared before the clock starts.
 """
 
 import gzip
@@ -30,7 +30,7 @@ def read(name, header):
 
 
 def serve(prepare):
-    """Answers requests; `prepare[what](batch)` returns a function that makes so many repetitions."""
+    """Answers requests. `prepare[what](batch)` returns a function that runs `count` repetitions."""
     prepared = {}
     for line in sys.stdin:
         what, batch, count = line.split()

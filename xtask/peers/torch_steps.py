@@ -27,7 +27,7 @@ class Cnn(nn.Module):
 
 
 def training(batch_size):
-    """Compiled, channels last: the fastest way that PyTorch has."""
+    """Compiled steps, channels last: PyTorch's fastest configuration."""
     image = torch.from_numpy(images("train")[:, None]).to(memory_format=torch.channels_last)
     label = torch.from_numpy(labels("train")).long()
     model = Cnn().to(memory_format=torch.channels_last)

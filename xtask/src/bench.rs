@@ -1,4 +1,4 @@
-//! How long a reader waits: starts and cells of the walkthrough, measured through the real kernel.
+//! Measures how long a reader waits for kernel starts and cells of the walkthrough.
 
 use std::fmt::Write;
 use std::path::Path;
@@ -16,20 +16,20 @@ use warm_evcxr::files;
 
 /// How often a warm start is measured.
 const STARTS: usize = 5;
-/// Cells that call these are about data or training, whose time is not the notebook's.
+/// Cells that call these load data or train, so their time is not the kernel's.
 const LONG: [&str; 4] = ["get_datasets(", "train_epoch(", "eval_model(", "train_step("];
 
-/// Times of one pass through a notebook, from the moment its kernel is asked for.
+/// The times of one pass through a notebook.
 struct Pass {
-    /// To the end of the first cell, the one with `:dep`.
+    /// From the start of the kernel to the end of the first cell, the one with `:dep`.
     dependencies: Duration,
-    /// To the end of the first cell that shows a result; none where no cell does.
+    /// From the start of the kernel to the end of the first cell that shows a result.
     first_result: Option<Duration>,
-    /// Each of the other cells alone, long ones left out.
+    /// The time of each other cell, except long ones.
     cells: Vec<Duration>,
 }
 
-/// Measures the notebook at `path` and returns a table (Markdown) of what was wanted and what was found.
+/// Measures the notebook at `path` and returns a Markdown table of limits and times.
 ///
 /// # Errors
 /// When a cell fails.
@@ -37,36 +37,28 @@ pub fn measure(project: &Project, path: &Path) -> Result<String> {
     let cells = Notebook::read(path)?.code_cells();
     ensure!(!cells.is_empty(), "{} has no code", path.display());
 
-    println!("First start, everything compiled: some minutes");
+    println!("First start, which compiles everything (takes minutes)");
     let first = first_start(project, &cells[..1])?;
     println!("Later starts, {STARTS} times");
     let later = passes(STARTS, || pass(project, &cells[..1], &[]))?;
     println!("Two starts at once, {STARTS} times");
     let both = passes(STARTS, || two_at_once(project, &cells[..1]))?;
-    println!("The whole notebook, its training cut short");
+    println!("The whole notebook");
     let whole = pass(project, &cells, &[])?;
 
     let starts = |passes: &[Pass]| passes.iter().map(|pass| pass.dependencies).collect();
+    let first_result = whole.first_result.into_iter().collect();
     let mut table = String::from("| | at most | median | slowest |\n|---|---|---|---|\n");
-    row(
-        &mut table,
-        "first start ever, to the end of the `:dep` cell",
-        240.0,
-        vec![first.dependencies],
-    );
-    row(&mut table, "later start, to the end of the `:dep` cell", 8.0, starts(&later));
-    row(&mut table, "the same, two notebooks at once (the slower one)", 15.0, starts(&both));
-    row(
-        &mut table,
-        "start to the first result shown",
-        30.0,
-        whole.first_result.into_iter().collect(),
-    );
-    row(&mut table, "another cell, data and training left out", 0.8, whole.cells);
+    let mut add = |what: &str, at_most, times| add_row(&mut table, what, at_most, times);
+    add("first start, to the end of the `:dep` cell", 240.0, vec![first.dependencies]);
+    add("later start, to the end of the `:dep` cell", 8.0, starts(&later));
+    add("the same, two notebooks at once (the slower one)", 15.0, starts(&both));
+    add("start, to the first result shown", 30.0, first_result);
+    add("any other cell without data or training", 0.8, whole.cells);
     Ok(table)
 }
 
-/// A start in an empty build folder.
+/// Measures a start in an empty build folder.
 fn first_start(project: &Project, cells: &[CodeCell]) -> Result<Pass> {
     let folder = project.tools().join("kernels/bench");
     files::remove(&folder)?;
@@ -120,12 +112,12 @@ fn is_result(output: &Value) -> bool {
     output["output_type"] == "execute_result"
 }
 
-fn row(table: &mut String, what: &str, at_most: f64, mut times: Vec<Duration>) {
+fn add_row(table: &mut String, what: &str, at_most: f64, mut times: Vec<Duration>) {
     times.sort();
     let (Some(median), Some(slowest)) = (times.get(times.len() / 2), times.last()) else {
         return;
     };
     let (median, slowest) = (median.as_secs_f64(), slowest.as_secs_f64());
-    // Writing to a string does not fail.
+    // Writing to a string cannot fail.
     let _ = writeln!(table, "| {what} | {at_most:.1} s | {median:.2} s | {slowest:.2} s |");
 }

@@ -1,24 +1,28 @@
-"""Runs a notebook in JupyterLab by keyboard, for `xtask/src/browser.rs`; goes on from `webdriver.py`.
+"""Runs a notebook in JupyterLab by keyboard, for `xtask/src/browser.rs`.
 
-Arguments: the notebook, a file for a screenshot (the server's log goes beside it), then the beginnings of the titles of the figures to wait for.
-Ends with status 0 once all of them are on the page, drawn.
+Appended to `webdriver.py`. Arguments: the notebook, a file for a screenshot (the server's log goes
+beside it), and the figures to wait for, each by the beginning of its title. Exits with status 0
+once the page shows all of them.
 """
 
 CELL_LIMIT = 900  # seconds
 SHIFT, ENTER = "\ue008", "\ue007"
 
-# Numbers of all cells and of running ones, what failed, and the titles of the figures that are drawn.
+# The number of cells, whether the notebook is ready, the number of running cells, failures, and the
+# titles of the figures shown.
 STATE = """
-const texts = selector => [...document.querySelectorAll(selector)].map(node => node.textContent);
-const figures = [...document.querySelectorAll('.jp-OutputArea-output img')].filter(img => img.naturalWidth > 0);
+const all = selector => [...document.querySelectorAll(selector)];
+const texts = selector => all(selector).map(node => node.textContent);
+const mimes = types => types.map(type => `[data-mime-type="application/vnd.jupyter.${type}"]`);
+const figures = all('.jp-OutputArea-output img').filter(img => img.naturalWidth > 0);
 const svgs = figures.map(img => decodeURIComponent(img.src)).concat(
-    [...document.querySelectorAll('.jp-OutputArea-output svg')].map(svg => svg.outerHTML));
+    all('.jp-OutputArea-output svg').map(svg => svg.outerHTML));
 return {
     cells: document.querySelectorAll('.jp-Notebook .jp-Cell').length,
     focused: !!document.activeElement.closest('.jp-Notebook'),
     idle: !!document.querySelector('.jp-Notebook-ExecutionIndicator[data-status=idle]'),
     running: texts('.jp-InputPrompt').filter(prompt => prompt.includes('*')).length,
-    failures: texts('[data-mime-type="application/vnd.jupyter.stderr"], [data-mime-type="application/vnd.jupyter.error"]'),
+    failures: texts(mimes(['stderr', 'error']).join(', ')),
     titles: svgs.map(svg => (svg.match(/<title>([^<]*)/) || [])[1]).filter(title => title),
 };
 """
@@ -26,8 +30,7 @@ return {
 
 def shift_enter(browser):
     keys = [("keyDown", SHIFT), ("keyDown", ENTER), ("keyUp", ENTER), ("keyUp", SHIFT)]
-    actions = [{"type": kind, "value": key} for kind, key in keys]
-    browser.call("POST", "/actions", actions=[{"type": "key", "id": "keyboard", "actions": actions}])
+    browser.press_keys([{"type": kind, "value": key} for kind, key in keys])
 
 
 def run(browser, cells, wanted):
@@ -35,16 +38,21 @@ def run(browser, cells, wanted):
         state = browser.js(STATE)
         return state["cells"] == cells and state["focused"] and state["idle"]
 
+    def state_when_idle():
+        state = browser.js(STATE)
+        return None if state["running"] else state
+
     wait("the notebook with its kernel", is_ready, LIMIT)
     for _ in range(cells):
         shift_enter(browser)
-        state = wait("a cell to end", lambda: not (s := browser.js(STATE))["running"] and s, CELL_LIMIT)
+        state = wait("a cell to end", state_when_idle, CELL_LIMIT)
         if state["failures"]:
             sys.exit("a cell failed: " + "\n".join(state["failures"]))
-        missing = [title for title in wanted if not any(shown.startswith(title) for shown in state["titles"])]
+        titles = state["titles"]
+        missing = [want for want in wanted if not any(it.startswith(want) for it in titles)]
         if not missing:
             return
-    sys.exit(f"not on the page: {', '.join(missing)}; shown: {', '.join(state['titles'])}")
+    sys.exit(f"not on the page: {', '.join(missing)}; shown: {', '.join(titles)}")
 
 
 def main(notebook, screenshot, *wanted):

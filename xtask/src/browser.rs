@@ -1,5 +1,5 @@
-//! The notebooks in a real browser, a headless Chromium: the walkthrough in JupyterLab, used by keyboard (`browser.py`), and
-//! the draw-a-digit panel, drawn on (`panel.py`).
+//! Tests the notebooks in headless Chromium: runs the walkthrough in JupyterLab by keyboard
+//! (`browser.py`) and draws on the draw-a-digit panel (`panel.py`).
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -15,20 +15,21 @@ use crate::project::Project;
 const WEBDRIVER: &str = include_str!("webdriver.py");
 const WALKTHROUGH: &str = include_str!("browser.py");
 const PANEL: &str = include_str!("panel.py");
-/// How the titles of the figures begin that must come to be on the page: a grid of digits and a curve.
+/// The beginnings of the titles of figures that must appear: a grid of digits and a curve.
 const FIGURES: [&str; 2] = ["The first images", "Loss"];
 
-/// Runs the cells of the notebook at `path` until the figures are on the page. Without chromedriver, says that it does not.
+/// Runs the cells of the notebook at `path` until the figures appear. Skipped without chromedriver.
 ///
 /// # Errors
-/// When a cell fails or a figure is not there in the end; a screenshot shows the page.
+/// When a cell fails or a figure is missing; a screenshot shows the page.
 pub fn test(project: &Project, path: &Path) -> Result<()> {
     if let Err(reason) = is_there() {
         println!("skipped the walkthrough in a browser: {reason}");
         return Ok(());
     }
-    println!("\nThe walkthrough in a browser");
-    // A copy, which JupyterLab may save; beside the notebooks' folder, so that relative paths hold.
+    println!("\nRunning the walkthrough in a browser");
+    // JupyterLab may save the notebook, so use a copy. It is beside the notebooks' folder, to keep
+    // relative paths valid.
     let folder = project.root().join("target");
     let copy = folder.join("browser.ipynb");
     let text =
@@ -40,30 +41,31 @@ pub fn test(project: &Project, path: &Path) -> Result<()> {
     let mut driver = script(project, WALKTHROUGH);
     driver.arg(&copy).arg(&screenshot).args(FIGURES);
     let result = run(&mut driver)
-        .with_context(|| format!("the browser test failed, see {}", screenshot.display()));
+        .with_context(|| format!("the browser test failed: see {}", screenshot.display()));
     std::fs::remove_file(copy)?;
     result
 }
 
-/// Whether there is a browser that programs can use; if not, why.
+/// Checks that chromedriver is installed.
 ///
 /// # Errors
-/// The reason, in words.
+/// The reason why it cannot be used.
 pub fn is_there() -> Result<(), &'static str> {
     match output(command("chromedriver").arg("--version")) {
         Ok(_) => Ok(()),
-        Err(_) => Err("there is no `chromedriver` (Debian's package chromium-driver)"),
+        Err(_) => Err("`chromedriver` is not installed (Debian's package chromium-driver)"),
     }
 }
 
-/// The project's Python with a script that may use what is in `webdriver.py`.
+/// The project's Python with a script appended to `webdriver.py`.
 fn script(project: &Project, text: &str) -> Command {
     let mut python = project.jupyter();
     python.args(["-c", &format!("{WEBDRIVER}{text}")]);
     python
 }
 
-/// Has JupyterLab show the figures and pages of notebooks that it did not execute: it does so only if they are trusted.
+/// Marks notebooks as trusted, without which JupyterLab shows no figures or pages that it did not
+/// produce.
 ///
 /// # Errors
 /// When Jupyter fails.
@@ -71,20 +73,20 @@ pub fn trust(project: &Project, notebooks: &[PathBuf]) -> Result<()> {
     run(project.jupyter().args(["-m", "jupyter", "trust"]).args(notebooks))
 }
 
-/// With what a panel is drawn on.
+/// The kind of device that shows a panel.
 #[derive(Clone, Copy, Debug)]
 pub enum Device {
-    /// With a mouse, in a wide window.
+    /// A wide window with a mouse.
     Desktop,
-    /// With a finger, in a window 360 pixels wide.
+    /// A window 360 pixels wide with touch.
     Phone,
 }
 
-/// Draws on the panel of a page, or of a notebook, which is opened in JupyterLab, and has it look at images; returns what it
-/// shows, in the words of `panel.py`. A screenshot is left in a file.
+/// Draws on the panel in a page or in a notebook, which is opened in JupyterLab, and lets it
+/// predict images. Returns the JSON output of `panel.py` and saves a screenshot.
 ///
 /// # Errors
-/// When there is no panel, or it does not answer.
+/// When the panel is missing or does not respond.
 pub fn use_panel(
     project: &Project,
     place: &Path,
@@ -105,23 +107,23 @@ pub fn use_panel(
     let answer = driver.wait_with_output()?;
     ensure!(
         answer.status.success(),
-        "the panel in {} does not work, see {}",
+        "the panel in {} does not work: see {}",
         place.display(),
         screenshot.display()
     );
     Ok(serde_json::from_slice(&answer.stdout)?)
 }
 
-/// A seven, as strokes of points from 0 (left, top) to 1.
+/// The strokes of a seven, as points `[x, y]` from 0 (left, top) to 1.
 pub fn seven() -> Value {
     json!([[[0.25, 0.2], [0.5, 0.2], [0.75, 0.2], [0.65, 0.4], [0.55, 0.6], [0.45, 0.85]]])
 }
 
-/// Draws on the panel of an executed notebook, in JupyterLab and in the page made of it, there also as on a phone. Without
-/// chromedriver, says that it does not.
+/// Draws a seven on the panel of an executed notebook: in JupyterLab and in its HTML page, there
+/// also as on a phone. Skipped without chromedriver.
 ///
 /// # Errors
-/// When a drawing does not move the bars, or the page is wider than a phone.
+/// When the bars do not move, the page is wider than the window, or the answer is wrong.
 pub fn test_panel(project: &Project, notebook: &Path, page: &Path) -> Result<()> {
     if let Err(reason) = is_there() {
         println!("skipped the panel in a browser: {reason}");
@@ -140,7 +142,7 @@ pub fn test_panel(project: &Project, notebook: &Path, page: &Path) -> Result<()>
         let states = answer["states"].as_array().map_or(0, Vec::len);
         ensure!(
             states > 2,
-            "the panel {name} does not move while one draws, see {}",
+            "the panel {name} does not move while drawing: see {}",
             screenshot.display()
         );
         ensure!(answer["overflow"] == 0, "the panel {name} is too wide");
@@ -148,7 +150,7 @@ pub fn test_panel(project: &Project, notebook: &Path, page: &Path) -> Result<()>
         println!("The panel {name}: {seen}");
         ensure!(
             seen.contains('7'),
-            "the panel {name} did not see the seven, see {}",
+            "the panel {name} did not recognize the seven: see {}",
             screenshot.display()
         );
     }
@@ -159,7 +161,8 @@ pub fn test_panel(project: &Project, notebook: &Path, page: &Path) -> Result<()>
 mod tests {
     use super::*;
 
-    /// What a script prints that goes on from `webdriver.py`; its argument is an empty folder.
+    /// Runs a script appended to `webdriver.py`, with an empty folder as argument. Returns its
+    /// output.
     fn run_script(text: &str) -> String {
         let folder = tempfile::tempdir().unwrap();
         let mut python = command("python3");
@@ -167,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn a_driver_that_loses_its_port_is_started_again() {
+    fn chromedriver_is_restarted_when_it_loses_its_port() {
         let script = r##"
 fake = Path(sys.argv[1], "chromedriver")
 fake.write_text("""#!/bin/sh
@@ -186,7 +189,7 @@ print(start_driver(), len(Path(f"{fake}.starts").read_text()))
     }
 
     #[test]
-    fn a_jupyter_lab_that_loses_its_port_is_started_again() {
+    fn jupyter_lab_is_restarted_when_it_loses_its_port() {
         let script = r##"
 import types
 

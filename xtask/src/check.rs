@@ -1,9 +1,9 @@
-//! What failed in an executed notebook.
+//! Finds failures in an executed notebook.
 //!
-//! Executing alone does not tell: evcxr answers `ok` for a cell that panics or returns an error through `?`, and only
-//! its standard error shows it. So any output on standard error counts as a failure, and so does any `error` output
-//! and any cell that never ran. A panic of which even standard error says nothing is found while the notebook is
-//! executed and added to the outputs ([`crate::execute`]).
+//! evcxr answers `ok` even if a cell panics or returns an error through `?`: only standard error
+//! shows it. So any output on standard error counts as a failure, and so do `error` outputs and
+//! cells that never ran. Panics without output are detected during execution, which adds an `error`
+//! output ([`crate::execute`]).
 
 use std::fmt;
 
@@ -11,28 +11,28 @@ use serde_json::Value;
 
 use crate::notebook::{CodeCell, Notebook, joined};
 
-/// The name of the error output for a kernel that died.
+/// The name of the error if the kernel died.
 pub const KERNEL_DIED: &str = "KernelDied";
-/// The name of the error output for a cell that was ended because it took too long.
+/// The name of the error if the cell exceeded its time limit.
 pub const TIME_LIMIT: &str = "TimeLimit";
-/// The name of the error output for a cell that evcxr never ends, because its last line has no end.
+/// The name of the error if the cell's last line has no end, for which evcxr would wait forever.
 pub const OPEN_LINE: &str = "OpenLine";
 
-/// A cell that did not do what it should, and why.
+/// A failed cell and the reason.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failure {
-    /// Position among the code cells; counts from 1.
+    /// Position among the code cells, from 1.
     pub number: usize,
     /// The last heading above the cell.
     pub title: String,
     /// The cell's code.
     pub source: String,
-    /// What happened, as the kernel said it.
+    /// The reason, usually in the kernel's words.
     pub problem: String,
 }
 
 impl Failure {
-    /// A failure of this cell.
+    /// A failure of `cell`.
     pub fn new(cell: &CodeCell, problem: impl Into<String>) -> Self {
         Self {
             number: cell.number,
@@ -61,7 +61,7 @@ impl fmt::Display for Failure {
     }
 }
 
-/// All failures of `executed`, which must hold every code cell of `source`, in its order.
+/// All failures in `executed`, which must contain every code cell of `source` in the same order.
 pub fn failures(source: &Notebook, executed: &Notebook) -> Vec<Failure> {
     let executed = executed.code_cells();
     let mut rest = executed.iter();
@@ -70,7 +70,7 @@ pub fn failures(source: &Notebook, executed: &Notebook) -> Vec<Failure> {
     for cell in source.code_cells() {
         let Some(ran) = rest.clone().find(|ran| ran.source == cell.source && ran.id == cell.id)
         else {
-            failures.push(Failure::new(&cell, "the executed notebook does not hold this cell"));
+            failures.push(Failure::new(&cell, "is missing in the executed notebook"));
             continue;
         };
         while rest.next().is_some_and(|passed| passed.index != ran.index) {}
@@ -88,9 +88,9 @@ pub fn failures(source: &Notebook, executed: &Notebook) -> Vec<Failure> {
     failures
 }
 
-/// What went wrong in a cell that ran, judged by its outputs; nothing when all is well.
+/// The problem of an executed cell, if any, judged by its outputs.
 ///
-/// A cell tagged `raises-exception` must fail, but neither kill the kernel nor outlast its time.
+/// A cell tagged `raises-exception` must fail, but not kill the kernel or exceed its time limit.
 pub fn problem(cell: &CodeCell) -> Option<String> {
     let messages = messages(&cell.outputs);
     let is_fatal = |output: &&Value| {
@@ -104,38 +104,40 @@ pub fn problem(cell: &CodeCell) -> Option<String> {
     }
 }
 
-/// How far an accuracy may fall, in percentage points: processors round differently, and runs part ways.
+/// How far an accuracy may fall, in percentage points: processors round differently, so runs
+/// diverge.
 const TOLERANCE: f64 = 2.0;
 
-/// All cells that train to a lower accuracy than what `source`, as it was executed before, shows.
+/// All cells that reach a lower accuracy than the outputs in `source` show.
 pub fn less_accurate(source: &Notebook, executed: &Notebook) -> Vec<Failure> {
     let executed = executed.code_cells();
     let lower = |cell: &CodeCell| {
         let shown = last_accuracy(cell)?;
         let found = executed.iter().find(|ran| ran.id == cell.id).and_then(last_accuracy)?;
-        // What is no number is not enough, either.
+        // Written so that NaN counts as too low.
         let is_enough = found >= shown - TOLERANCE;
         let problem = format!(
-            "the accuracy on the test set is {found} % in the end, where the notebook shows {shown} %"
+            "the accuracy on the test set is {found} % in the end, where the notebook shows \
+             {shown} %"
         );
         (!is_enough).then(|| Failure::new(cell, problem))
     };
     source.code_cells().iter().filter_map(lower).collect()
 }
 
-/// The accuracy on the test set after the last epoch that a cell tells of, in percent.
+/// The test accuracy, in percent, after the last epoch that a cell printed.
 fn last_accuracy(cell: &CodeCell) -> Option<f64> {
     let texts = cell.outputs.iter().map(|output| joined(&output["text"])).collect::<String>();
     let last = texts.lines().rfind(|line| line.starts_with("Testing - epoch: "))?;
     last.rsplit_once("accuracy: ")?.1.trim().parse().ok()
 }
 
-/// What outputs say about failures, one message each.
+/// The messages of all outputs that report failures.
 pub fn messages(outputs: &[Value]) -> Vec<String> {
     outputs.iter().filter_map(message).collect()
 }
 
-/// The message of an output that stands for a failure.
+/// The message of an output that reports a failure.
 fn message(output: &Value) -> Option<String> {
     if output["output_type"] == "stream" && output["name"] == "stderr" {
         return Some(format!("standard error: {}", joined(&output["text"]).trim_end()));
@@ -149,12 +151,12 @@ fn message(output: &Value) -> Option<String> {
     Some(if traceback.is_empty() {
         format!("{}: {value}", output["ename"].as_str().unwrap_or("error"))
     } else {
-        without_colours(&traceback.join("\n"))
+        strip_color_codes(&traceback.join("\n"))
     })
 }
 
-/// The text without terminal colour codes (`ESC [ … m`).
-fn without_colours(text: &str) -> String {
+/// The text without terminal color codes (`ESC [ … m`).
+fn strip_color_codes(text: &str) -> String {
     let mut pieces = text.split("\u{1b}[");
     let mut plain = pieces.next().unwrap_or_default().to_owned();
     for piece in pieces {
@@ -215,9 +217,10 @@ mod tests {
     }
 
     #[test]
-    fn an_error_output_is_a_failure_with_its_traceback_in_plain_text() {
+    fn an_error_output_is_a_failure_with_a_plain_traceback() {
         let error = json!([{"output_type": "error", "ename": "Error", "evalue": "mismatched types",
-                            "traceback": ["\u{1b}[31m[E0308] Error:\u{1b}[0m mismatched types", "line 2"]}]);
+                            "traceback": ["\u{1b}[31m[E0308] Error:\u{1b}[0m mismatched types",
+                                          "line 2"]}]);
         let found = problems(&[cell("a", json!(1), error)]);
         assert_eq!(found, [(1, "[E0308] Error: mismatched types\nline 2".to_owned())]);
     }
@@ -274,13 +277,14 @@ mod tests {
     }
 
     #[test]
-    fn a_cell_tagged_as_raising_must_raise_and_leave_the_kernel_alive() {
+    fn cells_tagged_as_raising_must_fail_without_killing_the_kernel() {
         let tagged = |outputs: Value| {
             let mut cell = cell("a", json!(1), outputs);
             cell["metadata"]["tags"] = json!(["raises-exception"]);
             problems(&[cell])
         };
-        let died = json!([{"output_type": "error", "ename": KERNEL_DIED, "evalue": "gone", "traceback": []}]);
+        let died = json!([{"output_type": "error", "ename": KERNEL_DIED, "evalue": "gone",
+                           "traceback": []}]);
         assert_eq!(tagged(stderr("wrong shape")), []);
         assert_eq!(
             tagged(json!([])),

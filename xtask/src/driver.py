@@ -1,9 +1,9 @@
 """Runs code in a Jupyter kernel, for `xtask/src/kernel.rs`.
 
-Arguments: kernel name, working folder. Reads one request a line from standard input,
-`{"code": "...", "limit": seconds or null}`, and answers in lines on standard output: `{"ready": true}` once at the start,
-then for each request any number of `{"output": <nbformat output>}` and one
-`{"done": "idle" | "dead" | "time limit"}`. The end of standard input ends the kernel.
+Arguments: kernel name, working folder. Reads requests from standard input, one per line:
+`{"code": "...", "limit": seconds or null}`. Writes lines to standard output: `{"ready": true}` at
+the start, then for each request any number of `{"output": <nbformat output>}` and one
+`{"done": "idle" | "dead" | "time limit"}`. The kernel stops at the end of standard input.
 """
 
 import json
@@ -17,8 +17,9 @@ from nbformat.v4 import output_from_msg
 
 START_LIMIT = 180  # seconds
 STARTS = 3
-# The kernel passes its standard error on in a thread of its own: lines may follow the "idle" that ends a cell.
-AFTERMATH = 0.05  # seconds
+# How long to wait for more output after a cell: the kernel passes on standard error in a separate
+# thread, so lines may follow the "idle" that ends the cell.
+GRACE_PERIOD = 0.05  # seconds
 
 
 def emit(**event):
@@ -29,7 +30,7 @@ def read_requests(requests):
     try:
         for line in sys.stdin.buffer:  # UTF-8 in any locale
             requests.put(json.loads(line))
-    finally:  # what cannot be read ends the kernel, too: nothing else would
+    finally:  # stop the kernel after invalid input, too
         requests.put(None)
 
 
@@ -39,7 +40,7 @@ def execute(manager, client, code, limit, requests):
     idle = False
     while True:
         try:
-            message = client.get_iopub_msg(timeout=AFTERMATH if idle else 0.5)
+            message = client.get_iopub_msg(timeout=GRACE_PERIOD if idle else 0.5)
         except queue.Empty:
             if idle:
                 return "idle"
@@ -55,12 +56,12 @@ def execute(manager, client, code, limit, requests):
             return "dead"
         if deadline is not None and time.monotonic() > deadline:
             return "time limit"
-        if not requests.empty():  # only the end of the input comes while a request is under way
+        if not requests.empty():  # during a request, this can only be the end of the input
             return "dead"
 
 
 def start(name, folder):
-    # Two kernels that start at once may be given the same port: then one of them never answers.
+    # Kernels that start at the same time may get the same port, and then one of them never answers.
     for attempt in range(STARTS):
         manager = KernelManager(kernel_name=name)
         manager.start_kernel(cwd=folder, stdout=sys.stderr)

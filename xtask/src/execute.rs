@@ -1,4 +1,4 @@
-//! Executes a notebook cell by cell, showing on screen what it does.
+//! Executes a notebook, cell by cell.
 
 use std::time::{Duration, Instant};
 
@@ -10,7 +10,7 @@ use crate::kernel::Kernel;
 use crate::notebook::{CodeCell, Notebook, joined, start_of_code};
 use crate::ui::Spinner;
 
-/// Told what happens while a notebook is executed.
+/// Receives events while a notebook is executed.
 pub trait Watcher {
     /// A cell starts; `total` is the number of code cells.
     fn cell(&mut self, cell: &CodeCell, total: usize);
@@ -22,10 +22,10 @@ pub trait Watcher {
 
 /// Executes all code cells in order and returns the notebook with their outputs.
 ///
-/// Stops at the first cell that fails ([`check::problem`]): the cells after it would fail for its sake.
+/// Stops at the first cell that fails ([`check::problem`]), because later cells depend on it.
 ///
 /// # Errors
-/// When the kernel is gone before the first cell.
+/// When the kernel is not running or its driver fails.
 pub fn execute(
     source: &Notebook,
     kernel: &mut Kernel,
@@ -40,7 +40,7 @@ pub fn execute(
         let start = Instant::now();
         cell.outputs = run(&cell.source, kernel, limit, watcher)?;
         if cell.number == cells.len() && kernel.is_alive() {
-            cell.outputs.extend(late_errors(kernel)?);
+            cell.outputs.extend(pending_stderr(kernel)?);
         }
         executed.set_outputs(cell.index, cell.number, &cell.outputs);
         watcher.done(start.elapsed());
@@ -51,7 +51,7 @@ pub fn execute(
     Ok(executed)
 }
 
-/// The outputs of a cell, among them any panic that it has kept to itself.
+/// Runs a cell and returns its outputs, with an error if it panicked silently.
 fn run(
     source: &str,
     kernel: &mut Kernel,
@@ -65,13 +65,13 @@ fn run(
             }
         })
     };
-    let Some(marked) = with_mark(source) else {
+    let Some(marked) = with_marker(source) else {
         return execute(kernel, source);
     };
     let mut outputs = execute(kernel, &marked)?;
     let messages = check::messages(&outputs);
-    if messages.iter().any(|message| message.contains(MARK)) {
-        // The compiler quotes the line with the mark, so nothing has run: let it quote the cell as it is.
+    if messages.iter().any(|message| message.contains(MARKER)) {
+        // A compile error that quotes the marker: nothing has run. Get the error for the original.
         return execute(kernel, source);
     }
     if messages.is_empty() {
@@ -80,34 +80,35 @@ fn run(
     Ok(outputs)
 }
 
-/// A variable that a cell defines first; evcxr keeps it only if the cell does not panic.
+/// A variable defined at the start of each cell. evcxr keeps it only if the cell does not panic.
 ///
-/// evcxr itself says nothing of a panic: it leaves that to the panic hook, which the notebook, or any crate, may have
-/// replaced by one that says nothing, if only for a moment.
-const MARK: &str = "this_cell_did_not_panic";
+/// evcxr does not report panics itself but relies on the panic hook, which the notebook or a crate
+/// may have replaced, even temporarily, by a silent one.
+const MARKER: &str = "this_cell_did_not_panic";
 
-/// The code of a cell that defines [`MARK`], too; `None` if there is none, but only commands of evcxr and comments.
-fn with_mark(source: &str) -> Option<String> {
+/// The cell with the definition of [`MARKER`], or `None` if it has no code.
+fn with_marker(source: &str) -> Option<String> {
     let is_code = |line: &&str| {
         let line = line.trim_start();
         let is_comment = line.starts_with("//") && !line.starts_with("///");
-        // An attribute of the whole crate, `#![…]`, must stay in front.
+        // Crate attributes, `#![…]`, must come first.
         !(line.is_empty() || is_comment || line.starts_with("#!["))
     };
     let code = &source[start_of_code(source)..];
     let first = code.split_inclusive('\n').find(is_code)?;
     let start = first.as_ptr().addr() - source.as_ptr().addr();
-    Some(format!("{}let {MARK}: () = (); {}", &source[..start], &source[start..]))
+    Some(format!("{}let {MARKER}: () = (); {}", &source[..start], &source[start..]))
 }
 
-/// What there is to say of the last cell, which has said nothing of a failure: that it has panicked all the same, or
-/// what it wrote to standard error and the kernel passes on only now.
+/// More outputs of the last cell, which has shown no failure: standard error that arrives only now,
+/// or else an error if the cell panicked silently.
 fn silent_failure(kernel: &mut Kernel) -> Result<Vec<Value>> {
-    let mut outputs = kernel.execute(&format!(":type {MARK}"), None, |_| {})?;
+    let mut outputs = kernel.execute(&format!(":type {MARKER}"), None, |_| {})?;
     let has_panicked = outputs.iter().any(|output| output["output_type"] == "error");
     outputs.retain(|output| output["output_type"] == "stream" && output["name"] == "stderr");
     if has_panicked && outputs.is_empty() {
-        let value = "the cell panicked, and the panic hook, which the notebook or a crate has replaced, said nothing";
+        let value = "the cell panicked, but the panic hook, which the notebook or a crate has \
+                     replaced, said nothing";
         outputs.push(
             json!({"output_type": "error", "ename": "Panic", "evalue": value, "traceback": []}),
         );
@@ -115,11 +116,11 @@ fn silent_failure(kernel: &mut Kernel) -> Result<Vec<Value>> {
     Ok(outputs)
 }
 
-/// What the last cell wrote to standard error and the kernel has not passed on yet.
+/// The last cell's standard error that the kernel has not passed on yet.
 ///
-/// The kernel passes on standard error line by line, in order, and not before a cell ends. So once a line of our own
-/// has come, all lines before it have come, too.
-fn late_errors(kernel: &mut Kernel) -> Result<Vec<Value>> {
+/// The kernel passes on standard error line by line and in order, possibly after the cell has
+/// ended. So this prints one more line and waits for it.
+fn pending_stderr(kernel: &mut Kernel) -> Result<Vec<Value>> {
     const LAST: &str = "end of the notebook's standard error";
     const LIMIT: Duration = Duration::from_secs(60);
     let mut outputs = kernel.execute(&format!("eprintln!({LAST:?});"), Some(LIMIT), |_| {})?;
@@ -132,7 +133,7 @@ fn late_errors(kernel: &mut Kernel) -> Result<Vec<Value>> {
     Ok(outputs)
 }
 
-/// Shows the execution in a terminal, or as plain lines elsewhere.
+/// Shows the execution on screen.
 pub struct Screen {
     spinner: Spinner,
 }
@@ -171,17 +172,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_mark_goes_before_the_first_line_of_code() {
-        let marked = with_mark(":dep a = \"1\"\n\n// Text\nf(\n  \":\")").unwrap();
-        let expected = format!(":dep a = \"1\"\n\n// Text\nlet {MARK}: () = (); f(\n  \":\")");
+    fn the_marker_goes_before_the_first_line_of_code() {
+        let marked = with_marker(":dep a = \"1\"\n\n// Text\nf(\n  \":\")").unwrap();
+        let expected = format!(":dep a = \"1\"\n\n// Text\nlet {MARKER}: () = (); f(\n  \":\")");
         assert_eq!(marked, expected);
-        let marked = with_mark("#![allow(dead_code)]\n/// Text\nfn f() {}").unwrap();
+        let marked = with_marker("#![allow(dead_code)]\n/// Text\nfn f() {}").unwrap();
         assert_eq!(
             marked,
-            format!("#![allow(dead_code)]\nlet {MARK}: () = (); /// Text\nfn f() {{}}")
+            format!("#![allow(dead_code)]\nlet {MARKER}: () = (); /// Text\nfn f() {{}}")
         );
         for no_code in ["", "\n", ":vars", "// Text\n!ls\n"] {
-            assert_eq!(with_mark(no_code), None, "{no_code:?}");
+            assert_eq!(with_marker(no_code), None, "{no_code:?}");
         }
     }
 }

@@ -9,17 +9,17 @@ use anyhow::{Context, Result, ensure};
 use crate::process::command;
 use crate::project::Project;
 
-/// How many faults tests injected, and how many of them lost data or went unnoticed.
+/// The number of faults that tests injected, and of those that lost data or went unnoticed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Faults {
-    /// All of them.
+    /// All injected faults.
     pub injected: usize,
-    /// Those that did harm.
+    /// Faults that lost data or went unnoticed.
     pub lost: usize,
 }
 
 impl Faults {
-    /// The counts in a line that a test has printed, if it has some.
+    /// Parses the counts in a line of test output.
     pub fn in_line(line: &str) -> Option<Self> {
         let (_, counts) = line.split_once("faults injected: ")?;
         let (injected, rest) = counts.split_once(',')?;
@@ -35,8 +35,8 @@ impl fmt::Display for Faults {
     }
 }
 
-/// Runs `cargo test` with these arguments, shows what it prints, and adds up the faults; `long`
-/// injects some ten times as many.
+/// Runs `cargo test` with these arguments, passes its output on, and adds up the faults. `long`
+/// injects more than ten times as many.
 ///
 /// # Errors
 /// When a test fails.
@@ -66,7 +66,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn counts_are_found_wherever_the_test_runner_puts_them() {
+    fn counts_are_found_anywhere_in_a_line() {
         for line in [
             "SIGKILL: faults injected: 12, survived: 11, lost: 1",
             "test killed_training_resumes ... SIGKILL: faults injected: 12, refused: 11, lost: 1",

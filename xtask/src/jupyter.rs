@@ -1,4 +1,4 @@
-//! The Python environment of JupyterLab.
+//! Installs JupyterLab's Python environment.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -7,19 +7,18 @@ use anyhow::{Context, Result};
 use warm_evcxr::files;
 
 use crate::project::Project;
-use crate::python::{Environment, OLDEST, names};
+use crate::python::{Environment, OLDEST, package_names};
 
-/// JupyterLab asks nothing of the network: no news, no updates.
+/// Keeps JupyterLab off the network: no news, no update checks.
 const LAB_SETTINGS: &str = r#"{
   "@jupyterlab/apputils-extension:notification": { "fetchNews": "false", "checkForUpdates": false }
 }
 "#;
 
-/// The environment of JupyterLab, with what `notebooks/requirements.txt` pins.
+/// Installs JupyterLab at the versions pinned in `notebooks/requirements.txt`.
 ///
 /// # Errors
-/// When there is no Python for it, or something that the notebooks cannot do without is not to be
-/// had.
+/// When there is no suitable Python, or a required package cannot be installed.
 pub(crate) fn set_up(project: &Project) -> Result<()> {
     let notebooks = project.notebooks();
     let [pins, jupyter, cells] =
@@ -27,25 +26,26 @@ pub(crate) fn set_up(project: &Project) -> Result<()> {
     let texts = [&pins, &jupyter, &cells].map(|path| {
         fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))
     });
-    let [pinned, wanted, called] = texts;
-    let called = called?;
-    let environment = Environment::new(project.venv(), [pinned?, wanted?, called.clone()].concat());
-    if environment.is_made(&["zmq", "jupyter_client", "jupyterlab", "nbconvert"]) {
+    let [pins_text, jupyter_text, cells_text] = texts;
+    let cells_text = cells_text?;
+    let description = [pins_text?, jupyter_text?, cells_text.clone()].concat();
+    let environment = Environment::new(project.venv(), description);
+    if environment.is_up_to_date(&["zmq", "jupyter_client", "jupyterlab", "nbconvert"]) {
         return Ok(());
     }
-    let python = environment.make(OLDEST)?;
+    let python = environment.create(OLDEST)?;
     println!("Installing JupyterLab in .tools/venv, with {python}");
-    let pinned = [OsStr::new("--constraint"), pins.as_os_str()];
+    let constraint = [OsStr::new("--constraint"), pins.as_os_str()];
     environment
-        .install(pinned.into_iter().chain([OsStr::new("--requirement"), jupyter.as_os_str()]))
+        .install(constraint.into_iter().chain([OsStr::new("--requirement"), jupyter.as_os_str()]))
         .context("cannot install notebooks/jupyter.in")?;
-    for package in names(&called) {
-        // Each by itself, and only as a wheel: some platforms lack one.
-        let only = [OsStr::new("--only-binary=:all:"), OsStr::new(package)];
-        if environment.install(pinned.into_iter().chain(only)).is_err() {
+    for package in package_names(&cells_text) {
+        // One at a time and only as wheels: some platforms lack one.
+        let wheel = [OsStr::new("--only-binary=:all:"), OsStr::new(package)];
+        if environment.install(constraint.into_iter().chain(wheel)).is_err() {
             println!(
-                "Going on without {package}, which a cell calls: pip finds no wheel of it for this \
-                 machine (remove .tools/venv to try again)"
+                "Going on without {package}, which some cells need: pip cannot install a wheel on \
+                 this machine (remove .tools/venv to try again)"
             );
         }
     }

@@ -1,4 +1,4 @@
-//! A running Jupyter kernel, spoken to through `driver.py`.
+//! A running Jupyter kernel, controlled through `driver.py`.
 
 use std::io::{BufRead, BufReader, Lines, Write};
 use std::path::Path;
@@ -16,13 +16,13 @@ use crate::project::Project;
 
 const DRIVER: &str = include_str!("driver.py");
 
-/// The line by which the process that runs the cells tells evcxr that one has ended.
-const END_OF_CELL: &str = "EVCXR_EXECUTION_COMPLETE";
+/// The line with which the process that runs the cells tells evcxr that a cell has ended.
+const END_MARKER: &str = "EVCXR_EXECUTION_COMPLETE";
 
-/// Called with what the kernel reports of its builds, such as `Compiling candle-core v0.11.1`.
+/// Called with the lines of the kernel's builds, such as `Compiling candle-core v0.11.1`.
 pub type OnBuild = Box<dyn Fn(&str) + Send>;
 
-/// A kernel of the project's own kernelspec. Dropping it ends the kernel.
+/// A kernel of the project's kernelspec. Dropping it stops the kernel.
 pub struct Kernel {
     driver: Child,
     requests: Option<ChildStdin>,
@@ -32,10 +32,10 @@ pub struct Kernel {
 }
 
 impl Kernel {
-    /// Starts a kernel in `folder`, against which relative paths in cells resolve, and waits until it is ready.
+    /// Starts a kernel with `folder` as its current folder and waits until it is ready.
     ///
     /// # Errors
-    /// When the kernel does not start; the message carries what it wrote.
+    /// When the kernel does not start; the message includes its last lines.
     pub fn start(
         project: &Project,
         folder: &Path,
@@ -51,7 +51,7 @@ impl Kernel {
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
-            .context("cannot start the project's Python: run `cargo xtask run` to set it up")?;
+            .context("cannot start the project's Python: run `cargo xtask setup` first")?;
         let last_messages = Arc::default();
         let messages =
             driver.stderr.take().map(|stderr| follow(stderr, Arc::clone(&last_messages), on_build));
@@ -67,13 +67,14 @@ impl Kernel {
         Ok(kernel)
     }
 
-    /// Runs `code` and hands each output (an nbformat object) to `on_output` as it comes. Returns all of them.
+    /// Runs `code`, passes each output (an nbformat object) to `on_output` as it arrives, and
+    /// returns all of them.
     ///
-    /// A kernel that dies, a cell that outlasts `limit`, and one that evcxr would never end show as
-    /// an `error` output; the kernel is gone then.
+    /// If the kernel dies, the cell exceeds `limit`, or evcxr would wait for it forever, the last
+    /// output is an `error`, and the kernel is stopped.
     ///
     /// # Errors
-    /// When the kernel is gone.
+    /// When the kernel is not running.
     pub fn execute(
         &mut self,
         code: &str,
@@ -81,8 +82,8 @@ impl Kernel {
         mut on_output: impl FnMut(&Value),
     ) -> Result<Vec<Value>> {
         let request = json!({"code": code, "limit": limit.map(|limit| limit.as_secs_f64())});
-        let pipe = self.requests.as_mut().context("the kernel is gone")?;
-        writeln!(pipe, "{request}").context("the kernel is gone")?;
+        let pipe = self.requests.as_mut().context("the kernel is not running")?;
+        writeln!(pipe, "{request}").context("the kernel is not running")?;
         let mut outputs = Vec::new();
         let outcome = loop {
             let mut event = self.event()?;
@@ -90,7 +91,7 @@ impl Kernel {
                 break outcome.to_owned();
             }
             let mut output = event["output"].take();
-            let is_open = take_end_of_cell(&mut output);
+            let is_open = strip_end_marker(&mut output);
             on_output(&output);
             outputs.push(output);
             if is_open {
@@ -105,13 +106,13 @@ impl Kernel {
             }
             "open line" => Some((
                 OPEN_LINE,
-                "the last line that the cell printed has no end, for which evcxr waits for ever: \
-                 end it with `println!()`"
+                "the last line that the cell printed has no end, so evcxr waits forever: end it \
+                 with `println!()`"
                     .to_owned(),
             )),
             _ => {
                 self.end();
-                Some((KERNEL_DIED, self.why_it_died()))
+                Some((KERNEL_DIED, self.cause_of_death()))
             }
         };
         if let Some((name, value)) = fatal {
@@ -137,16 +138,14 @@ impl Kernel {
         }
         self.end();
         let messages = self.last_messages.lock().map(|lines| lines.join("\n")).unwrap_or_default();
-        bail!("the kernel did not start or is gone:\n{messages}")
+        bail!("the kernel did not start or has ended:\n{messages}")
     }
 
-    fn why_it_died(&self) -> String {
+    fn cause_of_death(&self) -> String {
         let died = "the kernel died while it ran the cell";
         match self.last_messages.lock() {
-            Ok(lines) if lines.iter().any(|line| is_of_memory(line)) => {
-                format!(
-                    "{died}: it got no more memory (`ulimit -v` shows whether there is a limit)"
-                )
+            Ok(lines) if lines.iter().any(|line| is_out_of_memory(line)) => {
+                format!("{died}: it ran out of memory (`ulimit -v` shows whether there is a limit)")
             }
             _ => died.to_owned(),
         }
@@ -154,7 +153,7 @@ impl Kernel {
 
     fn end(&mut self) {
         self.requests = None;
-        // Nothing can be done about a driver that cannot be waited for.
+        // Errors are ignored: nothing more can be done about the driver.
         let _ = self.driver.wait();
         if let Some(messages) = self.messages.take() {
             let _ = messages.join();
@@ -168,28 +167,28 @@ impl Drop for Kernel {
     }
 }
 
-/// Whether a message of the kernel says that memory has run out.
-fn is_of_memory(message: &str) -> bool {
+/// Whether a message of the kernel reports a failed allocation.
+fn is_out_of_memory(message: &str) -> bool {
     let message = message.to_lowercase();
     ["memory allocation", "out of memory", "cannot allocate memory"]
         .iter()
         .any(|words| message.contains(words))
 }
 
-/// Takes evcxr's mark from a line that the cell has left open; whether there was one.
+/// Removes evcxr's end marker from an unfinished line. Returns whether there was one.
 ///
-/// evcxr looks for its mark alone on a line. After text without an end it takes it for more of the
-/// text, and waits.
-fn take_end_of_cell(output: &mut Value) -> bool {
+/// evcxr expects the marker alone on a line. After an unfinished line, it takes the marker for
+/// output and keeps waiting.
+fn strip_end_marker(output: &mut Value) -> bool {
     let text = joined(&output["text"]);
-    let Some(printed) = text.trim_end_matches('\n').strip_suffix(END_OF_CELL) else {
+    let Some(printed) = text.trim_end_matches('\n').strip_suffix(END_MARKER) else {
         return false;
     };
     output["text"] = printed.into();
     true
 }
 
-/// Reads what driver and kernel write to standard error, keeping the last lines for an error message.
+/// Reads standard error of the driver and the kernel, and keeps the last lines for error messages.
 fn follow(stderr: ChildStderr, last: Arc<Mutex<Vec<String>>>, on_build: OnBuild) -> JoinHandle<()> {
     const KEPT: usize = 30;
     std::thread::spawn(move || {
@@ -212,25 +211,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn memory_that_has_run_out_is_known_by_what_the_kernel_says() {
-        assert!(is_of_memory("memory allocation of 152 bytes failed"));
-        assert!(is_of_memory("error: Cannot allocate memory (os error 12)"));
-        assert!(!is_of_memory("Subprocess terminated with status: exit status: 99"));
+    fn out_of_memory_messages_are_recognized() {
+        assert!(is_out_of_memory("memory allocation of 152 bytes failed"));
+        assert!(is_out_of_memory("error: Cannot allocate memory (os error 12)"));
+        assert!(!is_out_of_memory("Subprocess terminated with status: exit status: 99"));
     }
 
     #[test]
-    fn the_mark_at_the_end_of_an_open_line_is_found_and_not_shown() {
+    fn the_end_marker_is_stripped_from_unfinished_lines() {
         let stream = |text: &str| json!({"output_type": "stream", "name": "stdout", "text": text});
         let mut open = stream("0 1 2 EVCXR_EXECUTION_COMPLETE\n");
-        assert!(take_end_of_cell(&mut open));
+        assert!(strip_end_marker(&mut open));
         assert_eq!(open, stream("0 1 2 "));
         for mut other in [
             stream("0 1 2 \n"),
-            stream("EVCXR_EXECUTION_COMPLETE is evcxr's mark\n"),
-            json!({"output_type": "execute_result", "data": {"text/plain": END_OF_CELL}}),
+            stream("EVCXR_EXECUTION_COMPLETE is evcxr's end marker\n"),
+            json!({"output_type": "execute_result", "data": {"text/plain": END_MARKER}}),
         ] {
             let before = other.clone();
-            assert!(!take_end_of_cell(&mut other));
+            assert!(!strip_end_marker(&mut other));
             assert_eq!(other, before);
         }
     }

@@ -1,28 +1,28 @@
-//! What stands behind `cargo xtask`: setting up, executing, checking and measuring the notebooks.
+//! The library behind `cargo xtask`: sets up, executes, checks and measures the notebooks.
 //!
 //! | module | what it does |
 //! |---|---|
-//! | [`process`] | other programs: how they are started and end |
-//! | [`mod@python`] | finds Python, makes environments, keeps them apart from the user's own |
-//! | [`project`] | where things are |
-//! | [`jupyter`] | the Python environment of JupyterLab |
-//! | [`setup`] | that environment, evcxr kernel, kernelspec, warm build folder |
-//! | [`lock`] | pins of Python packages that hold for every supported Python |
-//! | [`kernel`] | a running kernel, through a small Python program |
-//! | [`notebook`] | reads and writes `.ipynb` |
+//! | [`process`] | starts other programs |
+//! | [`mod@python`] | finds Python and makes isolated environments |
+//! | [`project`] | paths in the project folder |
+//! | [`jupyter`] | installs JupyterLab's Python environment |
+//! | [`setup`] | sets up that environment, the evcxr kernel and its warm build folder |
+//! | [`lock`] | pins Python packages for every supported Python version |
+//! | [`kernel`] | talks to a running kernel through a small Python program |
+//! | [`notebook`] | reads and writes `.ipynb` files |
 //! | [`execute`] | executes a notebook, cell by cell |
-//! | [`check`] | finds what failed in an executed notebook |
+//! | [`check`] | finds failures in an executed notebook |
 //! | [`faults`] | runs tests and adds up the faults that they inject |
-//! | [`tidy`] | what a committed notebook must look like |
-//! | [`mod@bench`] | how long a reader waits |
-//! | [`speed`] | how fast training is, beside JAX and PyTorch |
-//! | [`script`] | a notebook as an ordinary Rust program |
-//! | [`cuda`] | the feature `cuda` built without a GPU |
-//! | [`browser`] | the walkthrough in a real browser |
-//! | [`ui`] | progress on screen |
+//! | [`tidy`] | checks the form of committed notebooks |
+//! | [`mod@bench`] | measures how long a reader waits |
+//! | [`speed`] | compares training speed with JAX and PyTorch |
+//! | [`script`] | converts a notebook into a Rust program |
+//! | [`cuda`] | builds the feature `cuda` without a GPU |
+//! | [`browser`] | runs the walkthrough in a real browser |
+//! | [`ui`] | shows progress |
 
-/// Prints a line as std's macro of this name does, and drops it where it cannot be written: no
-/// reader that has gone (`| head`) and no full disk ends what runs here.
+/// Like std's `println!`, but ignores write errors: a closed pipe (`| head`) or a full disk must
+/// not stop a command.
 #[macro_export]
 macro_rules! println {
     ($($text:tt)*) => {{

@@ -1,13 +1,13 @@
-//! Pins of Python packages that hold for every Python that the project supports.
+//! Pins Python packages for every Python version that the project supports.
 //!
-//! uv chooses them for all versions at once, down to the third number, and pip tells what each pin
-//! asks of Python, which is noted beside it:
+//! uv chooses versions for all Pythons at once, down to the patch release. pip reports which Python
+//! each pin requires, and that is written beside it:
 //!
 //! ```text
 //! soupsieve==4.1.3 ; python_full_version >= '3.11.5'  # Python >=3.11.5
 //! ```
 //!
-//! So a test can ask, without a network, whether every supported Python may install its pins.
+//! So a test can check offline that every supported Python can install its pins.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -23,11 +23,13 @@ use crate::project::Project;
 use crate::python::{Environment, NEWEST, OLDEST, OLDEST_WITH_JAX, Series, python};
 use warm_evcxr::files;
 
-/// A file of pins and what it is made of.
+/// A file of pins and how it is made. Paths are relative to the project folder.
 struct Lock {
     pins: &'static str,
+    /// The files that name the wanted packages.
     wanted: &'static [&'static str],
     oldest: Series,
+    /// More options for `uv pip compile`.
     options: &'static [&'static str],
 }
 
@@ -52,28 +54,27 @@ const LOCKS: [Lock; 3] = [
     },
 ];
 
-/// What the project runs on, in Python's words.
+/// The supported systems, as Python's `sys.platform`.
 const SYSTEMS: [&str; 2] = ["darwin", "linux"];
-/// Has uv choose for these systems.
+/// Tells uv to choose versions for these systems.
 const SETTINGS: &str = "[tool.uv]
 environments = [\"sys_platform == 'darwin'\", \"sys_platform == 'linux'\"]
 ";
-/// What uv then says of every pin.
-const EITHER: &str = "sys_platform == 'darwin' or sys_platform == 'linux'";
+/// The condition that uv then adds to every pin.
+const ANY_SYSTEM: &str = "sys_platform == 'darwin' or sys_platform == 'linux'";
 
-/// Between a pin and what it asks of Python.
+/// Separates a pin from the Python that it requires.
 const NOTE: &str = "  # Python ";
 
-/// Writes all files of pins anew: what is pinned stays unless it no longer fits, or everything is
-/// the newest.
+/// Rewrites all files of pins. Keeps pinned versions that still fit, unless `upgrade` asks for the
+/// newest.
 ///
 /// # Errors
-/// When uv finds no versions that fit each other, or pip cannot find one of them for one of the
-/// Pythons.
+/// When uv finds no compatible versions, or pip finds no wheel of one for a supported Python.
 pub fn renew(project: &Project, upgrade: bool) -> Result<()> {
     let environment = Environment::new(project.tools().join("lock"), "uv\n".to_owned());
-    if !environment.is_made(&["uv"]) {
-        environment.make(OLDEST)?;
+    if !environment.is_up_to_date(&["uv"]) {
+        environment.create(OLDEST)?;
         environment.install(["--upgrade", "pip", "uv"])?;
         environment.finish()?;
     }
@@ -82,10 +83,10 @@ pub fn renew(project: &Project, upgrade: bool) -> Result<()> {
         let path = project.root().join(lock.pins);
         let text = lock.resolve(project, &environment, upgrade)?;
         let pins = text.lines().map(Pin::parse).collect::<Result<Vec<_>>>()?;
-        let asked = lock.ask(&environment, &pins)?;
+        let required = lock.required_pythons(&environment, &pins)?;
         let mut file = format!(
-            "# Made by `cargo xtask lock` of {}\n# for Python {}.{} to {}.{}.\n\
-             # Behind each pin stands what it asks of Python.\n",
+            "# Made by `cargo xtask lock` from {}\n# for Python {}.{} to {}.{}.\n\
+             # The comment after each pin is the Python that it requires.\n",
             lock.wanted.join(" and "),
             lock.oldest.0,
             lock.oldest.1,
@@ -93,9 +94,9 @@ pub fn renew(project: &Project, upgrade: bool) -> Result<()> {
             NEWEST.1
         );
         for (line, pin) in text.lines().zip(&pins) {
-            let asks = asked.get(&pin.requirement);
-            let asks = asks.with_context(|| format!("no Python would install `{line}`"))?;
-            file += &format!("{line}{NOTE}{asks}\n");
+            let python = required.get(&pin.requirement);
+            let python = python.with_context(|| format!("no Python would install `{line}`"))?;
+            file += &format!("{line}{NOTE}{python}\n");
         }
         files::write(&path, &file)?;
     }
@@ -103,7 +104,7 @@ pub fn renew(project: &Project, upgrade: bool) -> Result<()> {
 }
 
 impl Lock {
-    /// The lines of the new file, as uv chooses them.
+    /// The lines of the new file, as chosen by uv.
     fn resolve(
         &self,
         project: &Project,
@@ -112,7 +113,7 @@ impl Lock {
     ) -> Result<String> {
         let folder = project.tools().join("lock");
         files::write(&folder.join("pyproject.toml"), SETTINGS)?;
-        // uv takes what is there as its first choice.
+        // uv prefers the versions in its output file.
         let pins = folder.join("pins.txt");
         let path = project.root().join(self.pins);
         fs::write(&pins, fs::read_to_string(path).unwrap_or_default())?;
@@ -123,19 +124,24 @@ impl Lock {
         uv.args(["--quiet", "--python-version", &format!("{}.{}", self.oldest.0, self.oldest.1)]);
         uv.args(self.options).args(upgrade.then_some("--upgrade"));
         uv.arg("--output-file").arg(&pins).args(wanted).current_dir(&folder);
-        output(&mut uv).with_context(|| format!("no versions for {}", self.pins))?;
+        output(&mut uv).with_context(|| format!("cannot choose versions for {}", self.pins))?;
         let text = fs::read_to_string(pins)?;
-        Ok(text.replace(&format!(" and ({EITHER})"), "").replace(&format!(" ; {EITHER}"), ""))
+        let text = text.replace(&format!(" and ({ANY_SYSTEM})"), "");
+        Ok(text.replace(&format!(" ; {ANY_SYSTEM}"), ""))
     }
 
-    /// What each pin asks of Python, from pip, which has to find a wheel of it for every series
-    /// that it is meant for.
-    fn ask(&self, environment: &Environment, pins: &[Pin]) -> Result<BTreeMap<String, String>> {
-        let mut asked = BTreeMap::new();
+    /// The Python that each pin requires, as reported by pip, which must find a wheel for every
+    /// series that the pin is for.
+    fn required_pythons(
+        &self,
+        environment: &Environment,
+        pins: &[Pin],
+    ) -> Result<BTreeMap<String, String>> {
+        let mut required = BTreeMap::new();
         for minor in self.oldest.1..=NEWEST.1 {
             let mut found = BTreeMap::new();
-            // Two versions of a package may share a series: the first and the last patch release
-            // tell them apart.
+            // A series may be split between two versions of a package: its first and its last patch
+            // release cover both.
             for patch in [0, 99] {
                 let version = [NEWEST.0, minor, patch];
                 let holds = |pin: &&Pin| SYSTEMS.iter().any(|system| pin.holds(version, system));
@@ -143,17 +149,18 @@ impl Lock {
                 let wanted = wanted.filter(|requirement| !found.contains_key(requirement));
                 let wanted: Vec<String> = wanted.collect();
                 if !wanted.is_empty() {
-                    found.extend(report(environment, &wanted, &format!("{}.{minor}", NEWEST.0))?);
+                    let series = format!("{}.{minor}", NEWEST.0);
+                    found.extend(ask_pip(environment, &wanted, &series)?);
                 }
             }
-            asked.extend(found);
+            required.extend(found);
         }
-        Ok(asked)
+        Ok(required)
     }
 }
 
-/// What packages ask of the Python of a series, as pip finds them for it.
-fn report(
+/// The Python that each package requires, as reported by pip for one series.
+fn ask_pip(
     environment: &Environment,
     wanted: &[String],
     series: &str,
@@ -167,31 +174,31 @@ fn report(
     pip.extend(wanted.iter().map(OsStr::new));
     environment.install(pip).with_context(|| format!("no wheels for Python {series}"))?;
     let report: Value = serde_json::from_str(&fs::read_to_string(report)?)?;
-    let packages = report["install"].as_array().context("pip reports nothing")?;
+    let packages = report["install"].as_array().context("pip's report lists no packages")?;
     packages
         .iter()
         .map(|package| {
             let metadata = &package["metadata"];
             let text = |key: &str| metadata[key].as_str();
-            let name = text("name").context("a package without a name")?;
-            let version = text("version").context("a package without a version")?;
-            let asks = text("requires_python").unwrap_or("any");
-            Ok((format!("{}=={version}", normalized(name)), asks.to_owned()))
+            let name = text("name").context("pip reports a package without a name")?;
+            let version = text("version").context("pip reports a package without a version")?;
+            let python = text("requires_python").unwrap_or("any");
+            Ok((format!("{}=={version}", normalized(name)), python.to_owned()))
         })
         .collect()
 }
 
-/// A package's name as it is compared.
+/// A package name in its normalized form, for comparisons.
 fn normalized(name: &str) -> String {
     let parts = name.split(['-', '_', '.']).filter(|part| !part.is_empty());
     parts.collect::<Vec<_>>().join("-").to_lowercase()
 }
 
-/// One line of a file of pins.
+/// A line in a file of pins.
 struct Pin {
     /// `name==version`.
     requirement: String,
-    /// The Pythons and systems that it is for.
+    /// The Pythons and systems that the pin is for.
     marker: Marker,
 }
 
@@ -200,17 +207,17 @@ impl Pin {
         let (pin, _) = line.split_once(NOTE).unwrap_or((line, ""));
         let (requirement, marker) = pin.split_once(" ; ").unwrap_or((pin, ""));
         ensure!(requirement.contains("=="), "not pinned: {line}");
-        let marker = Marker::parse(marker).with_context(|| format!("cannot read `{line}`"))?;
+        let marker = Marker::parse(marker).with_context(|| format!("cannot parse `{line}`"))?;
         Ok(Self { requirement: requirement.to_owned(), marker })
     }
 
-    /// Whether it is for this Python on this system.
+    /// Whether the pin is for this Python on this system.
     fn holds(&self, version: Version, system: &str) -> bool {
         self.marker.holds(version, system)
     }
 }
 
-/// The numbers of a version of Python.
+/// A Python version: major, minor, patch.
 type Version = [u32; 3];
 
 /// A condition such as `python_full_version < '3.11' and sys_platform == 'linux'`.
@@ -219,7 +226,7 @@ enum Marker {
     All(Vec<Marker>),
     Any(Vec<Marker>),
     Python(Constraint),
-    /// A variable, whether it is to be equal, and to what.
+    /// A variable, whether it must be equal or different, and the value.
     Text(String, bool, String),
 }
 
@@ -231,7 +238,7 @@ impl Marker {
             return Ok(Self::All(Vec::new()));
         }
         let marker = Self::parse_any(&mut words)?;
-        ensure!(words.next().is_none(), "more follows the condition");
+        ensure!(words.next().is_none(), "unexpected text after the condition");
         Ok(marker)
     }
 
@@ -252,19 +259,19 @@ impl Marker {
     }
 
     fn parse_one<'a>(words: &mut Peekable<impl Iterator<Item = &'a str>>) -> Result<Self> {
-        let mut next = || words.next().context("the condition breaks off");
+        let mut next = || words.next().context("the condition is incomplete");
         let variable = next()?;
         if variable == "(" {
             let marker = Self::parse_any(words)?;
-            ensure!(words.next() == Some(")"), "a parenthesis is not closed");
+            ensure!(words.next() == Some(")"), "missing `)`");
             return Ok(marker);
         }
         let (operator, value) = (next()?, next()?.trim_matches('\''));
         if variable == "python_full_version" {
             return Ok(Self::Python(Constraint::parse(&format!("{operator}{value}"))?));
         }
-        // `python_version` has two numbers: it cannot tell 3.11.2 from 3.11.5.
-        ensure!(variable != "python_version", "python_full_version wanted");
+        // `python_version` has no patch release: it cannot tell 3.11.2 from 3.11.5.
+        ensure!(variable != "python_version", "use python_full_version, not python_version");
         ensure!(matches!(operator, "==" | "!="), "unknown operator {operator}");
         Ok(Self::Text(variable.to_owned(), operator == "==", value.to_owned()))
     }
@@ -302,20 +309,20 @@ impl Constraint {
         let text = text.trim();
         let operators = ["~=", "==", "!=", "<=", ">=", "<", ">"];
         let operator = operators.into_iter().find(|operator| text.starts_with(operator));
-        let operator = operator.with_context(|| format!("no condition on a version: {text}"))?;
+        let operator = operator.with_context(|| format!("not a version constraint: {text}"))?;
         let version = text[operator.len()..].trim();
         let (numbers, is_prefix) = match version.strip_suffix(".*") {
             Some(prefix) => (prefix, true),
             None => (version, false),
         };
         let numbers = numbers.split('.').map(str::parse).collect::<Result<Vec<u32>, _>>();
-        let numbers = numbers.with_context(|| format!("not a version of Python: {version}"))?;
+        let numbers = numbers.with_context(|| format!("not a Python version: {version}"))?;
         Ok(Self { operator, numbers, is_prefix })
     }
 
     fn holds(&self, version: Version) -> bool {
-        let padded = |index: usize| self.numbers.get(index).copied().unwrap_or(0);
-        let order = version.cmp(&[padded(0), padded(1), padded(2)]);
+        let number = |index: usize| self.numbers.get(index).copied().unwrap_or(0);
+        let order = version.cmp(&[number(0), number(1), number(2)]);
         let starts_with = |prefix: &[u32]| version.iter().zip(prefix).all(|(a, b)| a == b);
         let equal = if self.is_prefix { starts_with(&self.numbers) } else { order.is_eq() };
         match self.operator {
@@ -325,7 +332,7 @@ impl Constraint {
             ">" => order.is_gt(),
             "<=" => order.is_le(),
             ">=" => order.is_ge(),
-            // `~=3.10` means 3.10 or later, but still 3.
+            // `~=3.10` means at least 3.10, but below 4.
             _ => order.is_ge() && starts_with(&self.numbers[..self.numbers.len() - 1]),
         }
     }
@@ -334,19 +341,18 @@ impl Constraint {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::python::names;
+    use crate::python::package_names;
 
-    /// Whether a package that asks this of Python may be installed by it.
-    fn may_install(asks: &str, version: Version) -> Result<bool> {
-        if asks == "any" {
+    /// Whether this Python may install a package that requires `required`.
+    fn may_install(required: &str, version: Version) -> Result<bool> {
+        if required == "any" {
             return Ok(true);
         }
-        let parts = asks.split(',').map(Constraint::parse).collect::<Result<Vec<_>>>()?;
+        let parts = required.split(',').map(Constraint::parse).collect::<Result<Vec<_>>>()?;
         Ok(parts.iter().all(|part| part.holds(version)))
     }
 
-    /// What keeps a Python on a system from installing its pins, in words; nothing when all is
-    /// well.
+    /// The reasons why a Python on a system cannot install its pins.
     fn problems(
         pins: &[(Pin, &str)],
         wanted: &[String],
@@ -355,17 +361,17 @@ mod tests {
     ) -> Vec<String> {
         let mut found = Vec::new();
         let mut chosen: Vec<&str> = Vec::new();
-        for (pin, asks) in pins.iter().filter(|(pin, _)| pin.holds(version, system)) {
+        for (pin, required) in pins.iter().filter(|(pin, _)| pin.holds(version, system)) {
             let (name, _) = pin.requirement.split_once("==").unwrap();
             if chosen.contains(&name) {
                 found.push(format!("{version:?} has several pins of {name}"));
             }
             chosen.push(name);
-            if !may_install(asks, version).unwrap() {
+            if !may_install(required, version).unwrap() {
                 found.push(format!("{version:?} may not install {}", pin.requirement));
             }
         }
-        // A package that is pinned twice is for everybody: the pins share the versions among them.
+        // If a package has several pins, together they must cover every version.
         let mut names: Vec<&str> =
             pins.iter().map(|(pin, _)| pin.requirement.split_once("==").unwrap().0).collect();
         let twice = |name: &&str| names.iter().filter(|other| other == &name).count() > 1;
@@ -382,27 +388,26 @@ mod tests {
         (oldest.1..=NEWEST.1).flat_map(|minor| (0..=30).map(move |patch| [3, minor, patch]))
     }
 
-    /// The pins and what they ask of Python.
+    /// The pins and the Pythons that they require.
     fn pins(text: &str) -> Vec<(Pin, &str)> {
         let lines = text.lines().filter(|line| !line.starts_with('#'));
         lines.map(|line| (Pin::parse(line).unwrap(), line.split_once(NOTE).unwrap().1)).collect()
     }
 
     #[test]
-    fn every_supported_python_may_install_its_pins() {
+    fn every_supported_python_can_install_its_pins() {
         let project = Project::new();
         let read = |name: &str| fs::read_to_string(project.root().join(name)).unwrap();
         for lock in LOCKS {
             let text = read(lock.pins);
             let pins = pins(&text);
-            // What is wanted on one system only is no matter here: the condition stands behind the
-            // name.
+            // Packages for one system only (with a condition after the name) are not checked.
             let wanted: String = lock.wanted.iter().map(|name| read(name)).collect();
             let wanted: String = wanted
                 .lines()
                 .filter(|line| !line.contains(';'))
                 .fold(String::new(), |text, line| text + line + "\n");
-            let wanted: Vec<String> = names(&wanted).map(normalized).collect();
+            let wanted: Vec<String> = package_names(&wanted).map(normalized).collect();
             assert!(!wanted.is_empty() && pins.len() >= wanted.len(), "{}", lock.pins);
             for version in versions(lock.oldest) {
                 for system in SYSTEMS {
@@ -413,7 +418,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pin_that_a_patch_release_may_not_install_is_found() {
+    fn pins_that_fail_for_a_patch_release_are_found() {
         let wanted = ["soupsieve".to_owned()];
         let old = "soupsieve==2.10 ; python_full_version < '3.11'  # Python >=3.9\n\
                    soupsieve==4.1.3 ; python_full_version >= '3.11'  # Python >=3.11.5\n";
@@ -430,7 +435,7 @@ mod tests {
     }
 
     #[test]
-    fn conditions_hold_as_in_python() {
+    fn markers_are_evaluated_as_in_python() {
         let holds = |marker: &str, version| Marker::parse(marker).unwrap().holds(version, "linux");
         assert!(holds("", [3, 10, 0]));
         assert!(holds("python_full_version == '3.11.*'", [3, 11, 7]));
@@ -447,8 +452,8 @@ mod tests {
     }
 
     #[test]
-    fn what_packages_ask_of_python_is_understood() {
-        let may = |asks, version| may_install(asks, version).unwrap();
+    fn version_constraints_are_evaluated_as_in_python() {
+        let may = |required, version| may_install(required, version).unwrap();
         assert!(may(">=3.9,!=3.11.*, <4", [3, 10, 2]) && !may(">=3.9,!=3.11.*, <4", [3, 11, 2]));
         assert!(may("~=3.10", [3, 13, 0]) && !may("~=3.10.2", [3, 11, 0]));
         assert!(!may(">=3.11.5", [3, 11, 4]) && may(">=3.11.5", [3, 11, 5]));

@@ -1,4 +1,4 @@
-//! `cargo xtask`: sets up, runs, opens and tests the notebooks.
+//! `cargo xtask`: sets up, runs, opens, tests and measures the notebooks.
 
 use std::ffi::OsString;
 use std::fs;
@@ -30,76 +30,78 @@ use xtask::setup::{self, minutes, set_up};
 use xtask::speed::compare;
 use xtask::tidy;
 
-/// The walkthrough, which `run` executes and `lab` opens.
+/// The notebook that `run` executes and `lab` opens by default.
 const WALKTHROUGH: &str = "annotated_mnist.ipynb";
-/// The notebook with the panel to draw on.
+/// The notebook with the draw-a-digit panel.
 const DRAWING: &str = "take_it_away.ipynb";
-/// What nbconvert's page lacks: source code shown by a cell in the font of code.
+/// Gives source code in cell outputs a code font, which nbconvert's page lacks.
 const PAGE_STYLE: &str = "<style>
-.jp-OutputArea-output .highlight pre { font-family: var(--jp-code-font-family); font-size: var(--jp-code-font-size); }
+.jp-OutputArea-output .highlight pre {
+  font-family: var(--jp-code-font-family);
+  font-size: var(--jp-code-font-size);
+}
 </style>
 </head>";
-/// How long one cell may run in a test: the first one may have to compile all dependencies.
+/// How long a cell may run in a test: the first one may have to compile all dependencies.
 const CELL_LIMIT: Duration = Duration::from_secs(30 * 60);
 
-/// Tells a notebook that trains for long to train less: tests want to know that it works, not how well.
+/// Shortens long training: tests check that it works, not how well.
 const SHORT: &[(&str, &str)] = &[("MNIST_NOTEBOOK_SHORT", "1")];
 
 /// Sets up, runs, opens, tests and measures the notebooks.
 #[derive(Parser)]
 #[command(name = "cargo xtask", disable_help_subcommand = true)]
 enum Arguments {
-    /// Execute the walkthrough, or another notebook, in full and leave it, executed and as a page, under
-    /// target/notebooks
+    /// Execute a notebook and save it under target/notebooks, also as an HTML page
     Run {
-        /// The notebook; if none is named, notebooks/annotated_mnist.ipynb
+        /// The notebook [default: notebooks/annotated_mnist.ipynb]
         notebook: Option<PathBuf>,
     },
-    /// Make all that the notebooks need, and say how to use it elsewhere
+    /// Set up everything that the notebooks need, and show how to use it elsewhere
     Setup {
-        /// Register the kernel for your own Jupyter and VS Code, too
+        /// Also register the kernel for your own Jupyter and VS Code
         #[arg(long)]
         user: bool,
     },
-    /// Take away all that the other commands have made, but for target
+    /// Remove everything that the other commands have set up, except target
     Clean,
     /// Open the notebooks in JupyterLab
     Lab {
-        /// What else JupyterLab is told, such as --no-browser --port 8889 --ip 0.0.0.0
+        /// Arguments for JupyterLab, such as --no-browser --port 8889 --ip 0.0.0.0
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<OsString>,
     },
-    /// Run all tests: `cargo test` on the workspace, the notebooks' cells compiled as programs, then every notebook
-    /// executed, then the walkthrough in a browser
+    /// Run all tests: the workspace's tests, the notebooks' cells compiled as programs, every
+    /// notebook executed, and the notebooks in a browser
     Test,
-    /// Run only the tests that inject faults, and count what those cost
+    /// Run only the tests that inject faults, and count the faults that did harm
     Faults {
-        /// A hundred of a kind instead of ten, and 20,000 changed files instead of 300: takes minutes
+        /// Inject 100 faults of each kind instead of 10, and change 20,000 files instead of 300
+        /// (takes minutes)
         #[arg(long)]
         long: bool,
     },
-    /// Measure training beside JAX and PyTorch, or what `bench` names, and leave tables under target
+    /// Compare training with JAX and PyTorch, or run the named benchmark; saves tables under target
     #[command(args_conflicts_with_subcommands = true)]
     Bench {
-        /// Follow memory through all ten epochs, not two
+        /// Measure memory over all ten epochs instead of two
         #[arg(long)]
         full: bool,
         #[command(subcommand)]
         what: Option<Bench>,
     },
-    /// Turn the cells of a notebook into a Rust program under target/script and build it
+    /// Convert a notebook into a Rust program under target/script and build it
     Script {
         /// The notebook
         notebook: PathBuf,
     },
-    /// Pin the Python packages anew, for every supported Python; what is pinned stays unless it no
-    /// longer fits
+    /// Renew the pins of Python packages for every supported Python; keeps versions that still fit
     Lock {
-        /// Take the newest versions
+        /// Use the newest versions
         #[arg(long)]
         upgrade: bool,
     },
-    /// Build with the feature `cuda`, without a GPU, and bundle what runs on a machine that has one
+    /// Build with the feature `cuda` and make a bundle for a machine with a GPU; needs no GPU
     CudaBuild,
     #[command(flatten)]
     Call(Call),
@@ -107,14 +109,14 @@ enum Arguments {
 
 #[derive(Subcommand)]
 enum Bench {
-    /// How long a reader waits for starts and cells
+    /// Measure how long a reader waits for starts and cells
     Notebook,
 }
 
 fn main() -> ExitCode {
     let result = match Arguments::parse() {
         Arguments::Run { notebook } => run_notebook(&Project::new(), notebook),
-        Arguments::Setup { user } => set_up_alone(&Project::new(), user),
+        Arguments::Setup { user } => set_up_only(&Project::new(), user),
         Arguments::Clean => clean(&Project::new()),
         Arguments::Lab { arguments } => lab(&Project::new(), arguments),
         Arguments::Test => test(&Project::new()),
@@ -129,7 +131,7 @@ fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            // Where nobody can read it, the exit code has to do.
+            // If it cannot be written, the exit code has to do.
             let _ = writeln!(io::stderr(), "error: {error:#}");
             ExitCode::FAILURE
         }
@@ -139,20 +141,20 @@ fn main() -> ExitCode {
 fn run_notebook(project: &Project, notebook: Option<PathBuf>) -> Result<()> {
     let start = Instant::now();
     let source = notebook.unwrap_or_else(|| project.notebooks().join(WALKTHROUGH));
-    let shown = Notebook::read_rust(&source)?; // before minutes of setting up
+    let committed = Notebook::read_rust(&source)?; // fail before minutes of set-up
     set_up(project, slice::from_ref(&source))?;
     let executed = execute_file(project, &source, &[], None)?;
     let page = page(project, &executed)?;
-    println!("\nThe executed notebook: {}", executed.display());
-    println!("The same as a page:    {}", page.display());
+    println!("\nExecuted notebook: {}", executed.display());
+    println!("As a page:         {}", page.display());
     let executed = Notebook::read(&executed)?;
-    for cell in tidy::differences(&shown, &executed) {
-        println!("Not the text that the notebook shows: {cell}");
+    for cell in tidy::differences(&committed, &executed) {
+        println!("Output differs from the original notebook: {cell}");
     }
     if let Some(line) = last_accuracy(&executed.code_cells()) {
         println!("{line}");
     }
-    println!("In all: {} minutes", minutes(start.elapsed()));
+    println!("Total time: {} minutes", minutes(start.elapsed()));
     Ok(())
 }
 
@@ -167,29 +169,29 @@ fn lab(project: &Project, arguments: Vec<OsString>) -> Result<()> {
     run(lab.current_dir(project.notebooks()))
 }
 
-fn set_up_alone(project: &Project, user: bool) -> Result<()> {
+fn set_up_only(project: &Project, user: bool) -> Result<()> {
     set_up(project, &project.notebook_files()?)?;
     if user {
         let name = setup::register(project)?;
         println!("Registered the kernel `{name}` for your own Jupyter and VS Code.");
     }
-    println!("{}", setup::elsewhere(project));
+    println!("{}", setup::instructions(project));
     Ok(())
 }
 
 fn clean(project: &Project) -> Result<()> {
-    for folder in setup::made(project)? {
+    for folder in setup::created_folders(project)? {
         if folder.exists() {
             files::remove(&folder)
                 .with_context(|| format!("cannot remove {}", folder.display()))?;
             println!("Removed {}", folder.display());
         }
     }
-    println!("The build folder `target` is left: `cargo clean` removes it.");
+    println!("The build folder `target` is kept: `cargo clean` removes it.");
     Ok(())
 }
 
-/// What JupyterLab is told: the user's own arguments, and ours where they leave it open.
+/// JupyterLab's arguments: the user's, and our defaults where the user sets nothing.
 fn lab_arguments(mut arguments: Vec<OsString>) -> Vec<OsString> {
     let names_address = |argument: &OsString| {
         let argument = argument.to_string_lossy();
@@ -199,7 +201,7 @@ fn lab_arguments(mut arguments: Vec<OsString>) -> Vec<OsString> {
     if !arguments.iter().any(names_address) {
         arguments.push("--ServerApp.ip=127.0.0.1".into());
     }
-    arguments.push(WALKTHROUGH.into()); // of several notebooks JupyterLab opens the first
+    arguments.push(WALKTHROUGH.into()); // JupyterLab opens only the first notebook named
     arguments
 }
 
@@ -217,7 +219,7 @@ fn test(project: &Project) -> Result<()> {
         }
     }
     ensure!(failed.is_empty(), "notebooks failed: {}", failed.join(", "));
-    println!("All notebooks were executed without a failure.");
+    println!("All notebooks ran without failures.");
     browser::test(project, &project.notebooks().join(WALKTHROUGH))?;
     let drawing = project.output().join(DRAWING);
     browser::test_panel(project, &drawing, &page(project, &drawing)?)
@@ -236,15 +238,15 @@ fn bench_notebook(project: &Project) -> Result<()> {
     let table = bench::measure(project, &project.notebooks().join(WALKTHROUGH))?;
     let path = project.output().join("bench.md");
     files::write(&path, &table)?;
-    println!("\n{table}\nThis table: {}", path.display());
+    println!("\n{table}\nSaved in {}", path.display());
     Ok(())
 }
 
 fn script(project: &Project, notebook: PathBuf) -> Result<()> {
     let scripts = Scripts::write(project, &[notebook])?;
-    println!("The program: {}", scripts.source(0).display());
+    println!("Source: {}", scripts.source(0).display());
     for program in scripts.build()? {
-        println!("Built:       {} (start it in the notebook's folder)", program.display());
+        println!("Built:  {} (start it in the notebook's folder)", program.display());
     }
     Ok(())
 }
@@ -253,7 +255,7 @@ fn cuda_build(project: &Project) -> Result<()> {
     cuda::build(project, &project.notebooks().join(WALKTHROUGH))
 }
 
-/// Executes a notebook and writes what came of it, failed or not, to the output folder.
+/// Executes a notebook and writes the result, even of a failed run, to the output folder.
 fn execute_file(
     project: &Project,
     path: &Path,
@@ -271,12 +273,12 @@ fn execute_file(
     Ok(target)
 }
 
-/// Fails if a notebook has trained to a lower accuracy than it shows.
+/// Fails if a notebook's accuracy is lower than committed.
 fn compare_accuracy(path: &Path, executed: &Path) -> Result<()> {
     report(path, &check::less_accurate(&Notebook::read(path)?, &Notebook::read(executed)?))
 }
 
-/// Fails with the first of the failures of a notebook, if there is one.
+/// Fails with the first of a notebook's failures, if there are any.
 fn report(path: &Path, failures: &[Failure]) -> Result<()> {
     let Some(first) = failures.first() else {
         return Ok(());
@@ -288,18 +290,18 @@ fn report(path: &Path, failures: &[Failure]) -> Result<()> {
     bail!("{} failed in {first}{more}", name(path));
 }
 
-/// Turns an executed notebook into a page beside it.
+/// Converts an executed notebook into an HTML page beside it.
 fn page(project: &Project, notebook: &Path) -> Result<PathBuf> {
     let mut convert = project.jupyter();
     convert.args(["-m", "nbconvert", "--to", "html", "--log-level", "WARN"]).arg(notebook);
-    run(&mut convert).context("cannot make a page of the notebook")?;
+    run(&mut convert).context("cannot convert the notebook to HTML")?;
     let page = notebook.with_extension("html");
     let html = fs::read_to_string(&page)?.replacen("</head>", PAGE_STYLE, 1);
     fs::write(&page, html)?;
     Ok(page)
 }
 
-/// The line about the test set after the walkthrough's last epoch.
+/// The walkthrough's line about the test set after the last epoch.
 fn last_accuracy(cells: &[CodeCell]) -> Option<String> {
     let epoch = |line: &str| -> Option<u32> {
         line.strip_prefix("Testing - epoch: ")?.split(',').next()?.parse().ok()
@@ -315,7 +317,8 @@ fn name(path: &Path) -> String {
     path.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }
 
-/// Whether root runs this: Jupyter wants to be told so. Set-up made the folder `.tools`, so it is this user's.
+/// Whether root runs this, which Jupyter must be told. Set-up has just created the lock file, so it
+/// belongs to the current user.
 fn is_root(project: &Project) -> Result<bool> {
     use std::os::unix::fs::MetadataExt;
     let lock = project.tools().join("setup.lock");
@@ -330,12 +333,12 @@ mod tests {
     fn lab(arguments: &[&str]) -> Vec<OsString> {
         match Arguments::try_parse_from([&["xtask", "lab"], arguments].concat()).unwrap() {
             Arguments::Lab { arguments } => lab_arguments(arguments),
-            _ => unreachable!("`lab` was asked for"),
+            _ => unreachable!("the arguments start with `lab`"),
         }
     }
 
     #[test]
-    fn jupyter_lab_is_told_what_the_user_adds() {
+    fn lab_arguments_keep_those_of_the_user() {
         assert_eq!(lab(&[]), ["--ServerApp.ip=127.0.0.1", WALKTHROUGH]);
         assert_eq!(
             lab(&["--no-browser", "--port", "8889", "--ip", "0.0.0.0"]),

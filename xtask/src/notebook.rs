@@ -1,4 +1,4 @@
-//! Notebook files (`.ipynb`, nbformat 4): reading, the view of a code cell, writing.
+//! Reads and writes notebook files (`.ipynb`, nbformat 4).
 
 use std::path::{Path, PathBuf};
 
@@ -11,22 +11,22 @@ pub struct Notebook {
     json: Value,
 }
 
-/// One code cell with what a reader needs to find it again.
+/// A code cell and its place in the notebook.
 #[derive(Clone, Debug)]
 pub struct CodeCell {
-    /// Position among all cells, text cells included; counts from 0.
+    /// Position among all cells, including text cells, from 0.
     pub index: usize,
-    /// Position among the code cells; counts from 1.
+    /// Position among the code cells, from 1.
     pub number: usize,
-    /// The last heading above the cell, without its `#`; empty when there is none.
+    /// The last heading above the cell, without its `#`; may be empty.
     pub title: String,
-    /// The cell's identifier, empty when the notebook has none.
+    /// The cell's identifier; empty if it has none.
     pub id: String,
     /// The code.
     pub source: String,
     /// Whether the cell is tagged `raises-exception`: it shows a failure on purpose.
     pub raises: bool,
-    /// The execution count, none for a cell that never ran.
+    /// The execution count; `None` if the cell never ran.
     pub count: Option<u64>,
     /// The outputs as nbformat objects.
     pub outputs: Vec<Value>,
@@ -36,7 +36,7 @@ impl Notebook {
     /// Reads a notebook.
     ///
     /// # Errors
-    /// When the file cannot be read, is no JSON, or has no list of cells (nbformat before 4).
+    /// When the file cannot be read, is not JSON, or has no list of cells (nbformat before 4).
     pub fn read(path: &Path) -> Result<Self> {
         let text = std::fs::read_to_string(path)
             .with_context(|| format!("cannot read notebook {}", path.display()))?;
@@ -46,19 +46,19 @@ impl Notebook {
     /// Reads a notebook from its text.
     ///
     /// # Errors
-    /// When the text is no JSON or has no list of cells.
+    /// When the text is not JSON or has no list of cells.
     pub fn parse(text: &str) -> Result<Self> {
-        // Some editors begin a file with a byte order mark.
+        // Some editors add a byte order mark.
         let text = text.strip_prefix('\u{feff}').unwrap_or(text);
         let json: Value = serde_json::from_str(text)?;
-        ensure!(json["cells"].is_array(), "there is no list of `cells`");
+        ensure!(json["cells"].is_array(), "it has no list of `cells`");
         Ok(Self { json })
     }
 
-    /// Reads a notebook whose cells shall run as Rust.
+    /// Reads a notebook that must be in Rust.
     ///
     /// # Errors
-    /// Those of [`Notebook::read`], and when the notebook says that it is in another language.
+    /// Those of [`Notebook::read`], and when the notebook's metadata name another language.
     pub fn read_rust(path: &Path) -> Result<Self> {
         let notebook = Self::read(path)?;
         let metadata = &notebook.json["metadata"];
@@ -66,8 +66,8 @@ impl Notebook {
         let language = languages.into_iter().find_map(Value::as_str).unwrap_or("rust");
         ensure!(
             language.eq_ignore_ascii_case("rust"),
-            "{} is in {language}, and only notebooks in Rust are run here: open it in JupyterLab \
-             under a kernel for {language}",
+            "{} is in {language}, but only Rust notebooks can be run here: open it in JupyterLab \
+             with a kernel for {language}",
             path.display()
         );
         Ok(notebook)
@@ -78,17 +78,18 @@ impl Notebook {
         &self.json
     }
 
-    /// The file's text in the form that Jupyter itself writes: sorted keys, one blank of indent, a final newline.
+    /// The file's text, formatted as Jupyter does: sorted keys, an indent of one space, a final
+    /// newline.
     pub fn text(&self) -> String {
         let mut bytes = Vec::new();
         let format = serde_json::ser::PrettyFormatter::with_indent(b" ");
         let mut writer = serde_json::Serializer::with_formatter(&mut bytes, format);
         serde::Serialize::serialize(&self.json, &mut writer)
-            .expect("a JSON value is always written");
+            .expect("JSON values can always be serialized");
         String::from_utf8(bytes).expect("JSON is UTF-8") + "\n"
     }
 
-    /// Writes the notebook, making the folder if need be.
+    /// Writes the notebook, creating its folder if needed.
     ///
     /// # Errors
     /// When the folder or the file cannot be written.
@@ -105,7 +106,7 @@ impl Notebook {
         self.json["cells"].as_array().map_or(&[], Vec::as_slice)
     }
 
-    /// The code cells in order. Cells without code (blank ones) are passed over, as Jupyter does.
+    /// The code cells in order, without blank ones, which Jupyter does not run either.
     pub fn code_cells(&self) -> Vec<CodeCell> {
         let mut title = String::new();
         let mut code = Vec::new();
@@ -129,7 +130,7 @@ impl Notebook {
         code
     }
 
-    /// Empties every code cell of outputs and counts.
+    /// Removes the outputs and execution counts of all code cells.
     pub fn clear(&mut self) {
         for cell in self.json["cells"].as_array_mut().into_iter().flatten() {
             if cell["cell_type"] == "code" {
@@ -139,8 +140,8 @@ impl Notebook {
         }
     }
 
-    /// Stores what a cell gave: joins consecutive pieces of one stream, numbers the results by `count`, and leaves out
-    /// progress lines, which tell how fast the machine was.
+    /// Stores a cell's outputs. Joins consecutive pieces of a stream, sets the execution count, and
+    /// drops progress lines, which depend on the machine's speed.
     pub fn set_outputs(&mut self, index: usize, count: usize, outputs: &[Value]) {
         let cell = &mut self.json["cells"][index];
         cell["execution_count"] = json!(count);
@@ -148,30 +149,30 @@ impl Notebook {
     }
 }
 
-/// The folder that a notebook lies in, against which its relative paths resolve.
+/// The folder of a notebook, to which its relative paths refer.
 ///
 /// # Errors
 /// When the path is empty, or there is no current folder.
 pub fn folder(notebook: &Path) -> Result<PathBuf> {
     let path = std::path::absolute(notebook)?;
-    Ok(path.parent().context("a notebook lies in a folder")?.to_owned())
+    Ok(path.parent().context("the notebook has no parent folder")?.to_owned())
 }
 
-/// Where the Rust code of a cell begins: only above are there lines that speak to evcxr.
+/// The byte position where a cell's Rust code begins. Only lines above it can be evcxr commands.
 ///
-/// Blank lines and comments may stand between those; whatever else there is, evcxr takes for code.
+/// They may be mixed with blank lines and comments. evcxr treats anything else as code.
 pub fn start_of_code(source: &str) -> usize {
     let is_head =
         |line: &&str| is_command(line) || line.starts_with("//") || line.trim().is_empty();
     source.split_inclusive('\n').take_while(is_head).map(str::len).sum()
 }
 
-/// Whether a line above the code speaks to evcxr, or to the shell through it.
+/// Whether a line above the code is a command for evcxr or the shell.
 pub fn is_command(line: &str) -> bool {
     line.starts_with('!') || line.trim_start_matches(' ').starts_with(':')
 }
 
-/// A notebook text, kept as one string or as a list of lines, as one string.
+/// Joins notebook text, which is stored as a string or as a list of lines.
 pub fn joined(text: &Value) -> String {
     match text {
         Value::String(text) => text.clone(),
@@ -180,7 +181,7 @@ pub fn joined(text: &Value) -> String {
     }
 }
 
-/// Whether a line shows the progress of a training: a bar, and how much time is left.
+/// Whether a line is a progress bar.
 pub fn is_progress(line: &str) -> bool {
     line.starts_with('▕')
 }
@@ -201,7 +202,7 @@ fn has_tag(cell: &Value, tag: &str) -> bool {
     cell["metadata"]["tags"].as_array().is_some_and(|tags| tags.iter().any(|t| t == tag))
 }
 
-/// Outputs as a notebook file keeps them.
+/// Converts outputs to the form in which they are stored.
 fn stored(outputs: &[Value], count: usize) -> Vec<Value> {
     let mut kept: Vec<Value> = Vec::new();
     for output in outputs {
@@ -213,7 +214,7 @@ fn stored(outputs: &[Value], count: usize) -> Vec<Value> {
             if text.is_empty() {
                 continue;
             }
-            // Each line that a cell prints comes as a piece of its own.
+            // evcxr sends each line as a separate output.
             if let Some(last) = kept.last_mut()
                 && last["output_type"] == "stream"
                 && last["name"] == output["name"]
@@ -251,16 +252,18 @@ mod tests {
         Notebook::parse(
             r###"{"cells": [
                 {"cell_type": "markdown", "source": ["# Top\n", "text\n", "## 2. Loss\n", "#hash"]},
-                {"cell_type": "code", "id": "a", "metadata": {}, "source": ["let a = 1;\n", "a"], "outputs": []},
+                {"cell_type": "code", "id": "a", "metadata": {}, "source": ["let a = 1;\n", "a"],
+                 "outputs": []},
                 {"cell_type": "code", "id": "blank", "metadata": {}, "source": "", "outputs": []},
-                {"cell_type": "code", "id": "b", "metadata": {"tags": ["raises-exception"]}, "source": "b", "outputs": []}
+                {"cell_type": "code", "id": "b", "metadata": {"tags": ["raises-exception"]},
+                 "source": "b", "outputs": []}
             ], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}"###,
         )
         .unwrap()
     }
 
     #[test]
-    fn code_cells_carry_their_heading_and_number() {
+    fn code_cells_have_their_heading_and_number() {
         let cells = notebook().code_cells();
         assert_eq!(cells.len(), 2);
         assert_eq!((cells[0].number, cells[0].index, &*cells[0].title), (1, 1, "2. Loss"));
@@ -269,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn pieces_of_one_stream_are_joined_without_progress_and_results_renumbered() {
+    fn streams_are_joined_progress_dropped_and_results_renumbered() {
         let mut notebook = notebook();
         notebook.set_outputs(
             1,
@@ -294,8 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cell_may_print_a_line_for_every_step() {
-        // If each line copied all lines before it, this would take hours.
+    fn many_lines_are_joined_in_linear_time() {
         let line =
             |step| json!({"output_type": "stream", "name": "stdout", "text": format!("{step}\n")});
         let outputs: Vec<Value> = (0..300_000).map(line).collect();
@@ -308,7 +310,7 @@ mod tests {
     }
 
     #[test]
-    fn the_folder_of_a_bare_name_is_the_current_one() {
+    fn the_folder_of_a_bare_name_is_the_current_folder() {
         let current = std::env::current_dir().unwrap();
         assert_eq!(folder(Path::new("small.ipynb")).unwrap(), current);
         assert_eq!(folder(Path::new("notebooks/small.ipynb")).unwrap(), current.join("notebooks"));
@@ -316,7 +318,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_stands_above_the_code_speaks_to_evcxr() {
+    fn commands_end_where_the_code_begins() {
         let start = |source: &'static str| &source[start_of_code(source)..];
         assert_eq!(start(":dep a\n\n// Text\n  :opt 2\n!ls\nf();\n:x\n!y"), "f();\n:x\n!y");
         assert_eq!(start("let text = \"\n:a\n!b\";"), "let text = \"\n:a\n!b\";");
@@ -325,14 +327,14 @@ mod tests {
     }
 
     #[test]
-    fn a_byte_order_mark_is_no_part_of_a_notebook() {
+    fn byte_order_marks_are_ignored() {
         let text = notebook().text();
         let marked = Notebook::parse(&format!("\u{feff}{text}")).unwrap();
         assert_eq!(marked.text(), text);
     }
 
     #[test]
-    fn only_notebooks_in_rust_are_run() {
+    fn notebooks_in_other_languages_are_refused() {
         let read = |metadata: Value| {
             let folder = tempfile::tempdir().unwrap();
             let path = folder.path().join("other.ipynb");
@@ -350,7 +352,7 @@ mod tests {
     }
 
     #[test]
-    fn text_has_the_form_that_jupyter_writes() {
+    fn text_is_formatted_as_by_jupyter() {
         let text = notebook().text();
         assert!(
             text.starts_with("{\n \"cells\": [\n  {\n   \"cell_type\": \"markdown\","),

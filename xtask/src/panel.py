@@ -1,42 +1,58 @@
-"""Uses the draw-a-digit panel as readers do, for `xtask/src/browser.rs`; goes on from `webdriver.py`.
+"""Uses the draw-a-digit panel like a reader, for `xtask/src/browser.rs`.
 
-Arguments: where the panel is, a page or a notebook, which is opened in JupyterLab; a file for a screenshot; "desktop", with
-a mouse, or "phone", 360 pixels wide and with a finger.
-Reads {"images": [[pixel, …], …], "strokes": [[[x, y], …], …]} from standard input, places from 0 to 1, and writes as JSON
-to standard output what the panel makes of them.
+Appended to `webdriver.py`. Arguments: the page or notebook with the panel (a notebook is opened in
+JupyterLab); a file for a screenshot; "desktop" (with a mouse) or "phone" (360 pixels wide, with
+touch).
+Reads {"images": [[pixel, …], …], "strokes": [[[x, y], …], …]} from standard input, with coordinates
+from 0 to 1, and writes the panel's results to standard output as JSON.
 """
 
 PHONE = {"deviceMetrics": {"width": 360, "height": 760, "pixelRatio": 2, "touch": True}}
 TAB, ENTER = "\ue004", "\ue007"
-PERCENTS = "[...document.querySelectorAll('#bars li')].map(bar => parseFloat(bar.lastChild.textContent))"
-# Notes the percentages whenever they change.
+BARS = "[...document.querySelectorAll('#bars li')]"
+PERCENTS = f"{BARS}.map(bar => parseFloat(bar.lastChild.textContent))"
+# Records the percentages whenever they change.
 WATCH = f"""
 window.states = [];
 new MutationObserver(() => window.states.push({PERCENTS})).observe(
     document.querySelector('#bars'), {{ childList: true, subtree: true }});
 """
-# The canvas's middle in the window, which is what a finger meets: the panel may be in a frame.
-MIDDLE = """
+# The center of the canvas in window coordinates, which touch events need: the panel may be in a
+# frame.
+CENTER = """
 const area = arguments[0].getBoundingClientRect();
-const middle = [area.x + area.width / 2, area.y + area.height / 2];
+const center = [area.x + area.width / 2, area.y + area.height / 2];
 for (let page = window; page.frameElement; page = page.parent) {
     const frame = page.frameElement.getBoundingClientRect();
-    middle[0] += frame.x;
-    middle[1] += frame.y;
+    center[0] += frame.x;
+    center[1] += frame.y;
 }
-return middle;
+return center;
+"""
+# The panel's frames, or [null] if the page is the panel itself.
+FRAMES = """
+const frames = [...document.querySelectorAll('iframe')];
+return document.querySelector('#drawing')
+    ? [null] : frames.filter(frame => frame.title === 'Draw a digit');
+"""
+OVERFLOW = """
+const page = document.documentElement;
+return page.scrollWidth - page.clientWidth;
+"""
+# Milliseconds per update of the bars.
+TIMING = """
+const start = performance.now();
+for (let i = 0; i < 20; i++) show();
+return (performance.now() - start) / 20;
 """
 
 
 def enter_panel(browser):
-    """Goes into the panel's frame, unless the page is the panel itself."""
-    frames = "return [...document.querySelectorAll('iframe')].filter(frame => frame.title === 'Draw a digit')"
-    there = "return document.querySelector('#drawing') ? [null] : " + frames.removeprefix("return ")
-    frame = wait("the panel", lambda: browser.js(there), LIMIT)[0]
+    """Enters the panel's frame, unless the page is the panel itself."""
+    frame = wait("the panel", lambda: browser.js(FRAMES), LIMIT)[0]
     if frame:
         browser.call("POST", "/frame", id=frame)
-    bars = "return !!document.querySelector('#bars li')"
-    wait("the panel's script", lambda: browser.js(bars), LIMIT)
+    wait("the panel's script", lambda: browser.js(f"return {BARS}.length > 0"), LIMIT)
 
 
 def percents(browser):
@@ -44,41 +60,41 @@ def percents(browser):
     return browser.js(f"return {PERCENTS}")
 
 
-def mouse(browser, canvas, what, x, y):
-    """Presses, moves or releases a button; places count from the canvas's middle, in pixels."""
+def mouse(browser, canvas, action, x, y):
+    """Presses, moves or releases the mouse at a point in pixels from the center of the canvas."""
     move = {"type": "pointerMove", "origin": canvas, "x": x, "y": y}
     press, release = {"type": "pointerDown", "button": 0}, {"type": "pointerUp", "button": 0}
-    actions = {"press": [move, press], "move": [move], "release": [release]}[what]
+    actions = {"press": [move, press], "move": [move], "release": [release]}[action]
     pointer = {"type": "pointer", "id": "mouse", "actions": actions}
     browser.call("POST", "/actions", actions=[pointer])
 
 
-def touch(browser, canvas, what, x, y):
-    """The same with a finger; chromedriver's own actions forget between calls that it is down."""
-    left, top = browser.js(MIDDLE, canvas)
-    kind = {"press": "touchStart", "move": "touchMove", "release": "touchEnd"}[what]
-    points = [] if what == "release" else [{"x": left + x, "y": top + y}]
+def touch(browser, canvas, action, x, y):
+    """The same with touch events. chromedriver's actions lose the touch between calls."""
+    left, top = browser.js(CENTER, canvas)
+    kind = {"press": "touchStart", "move": "touchMove", "release": "touchEnd"}[action]
+    points = [] if action == "release" else [{"x": left + x, "y": top + y}]
     event = {"type": kind, "touchPoints": points}
     browser.call("POST", "/goog/cdp/execute", cmd="Input.dispatchTouchEvent", params=event)
 
 
 def draw(browser, strokes, pointer):
-    """Draws, and returns the percentages that showed one after the other.
+    """Draws and returns the successive percentages.
 
-    Each point waits for the bars: a busy machine would show several of them in one frame.
+    Waits for the bars after each point: a busy machine may show several points in one frame.
     """
     canvas = browser.find("#drawing")
     browser.js("arguments[0].scrollIntoView({block: 'center'})", canvas)
     side = browser.js("return arguments[0].clientWidth", canvas)
     browser.js("window.states.length = 0")
     for stroke in strokes:
-        places = [[round((place - 0.5) * side) for place in point] for point in stroke]
-        for what, place in zip(["press"] + ["move"] * (len(places) - 1), places):
-            pointer(browser, canvas, what, *place)
+        points = [[round((value - 0.5) * side) for value in point] for point in stroke]
+        for action, point in zip(["press"] + ["move"] * (len(points) - 1), points):
+            pointer(browser, canvas, action, *point)
             percents(browser)
         if browser.js("return last === null"):
-            sys.exit("the panel has not followed the pen")
-        pointer(browser, canvas, "release", *places[-1])
+            sys.exit("the panel did not follow the pointer")
+        pointer(browser, canvas, "release", *points[-1])
     return browser.js("return window.states")
 
 
@@ -92,11 +108,10 @@ def clear_by_keyboard(browser):
 
 
 def press(browser, key):
-    actions = [{"type": "keyDown", "value": key}, {"type": "keyUp", "value": key}]
-    browser.call("POST", "/actions", actions=[{"type": "key", "id": "keyboard", "actions": actions}])
+    browser.press_keys([{"type": "keyDown", "value": key}, {"type": "keyUp", "value": key}])
 
 
-def use(browser, pointer, images, strokes):
+def use_panel(browser, pointer, images, strokes):
     enter_panel(browser)
     browser.js(WATCH)
     draw(browser, strokes, pointer)
@@ -110,10 +125,8 @@ def use(browser, pointer, images, strokes):
         "drawing": browser.js("return Array.from(readDrawing().data)"),
         "image": browser.js("return Array.from(prepare(readDrawing()))"),
         "drawn": browser.js("return predict(prepare(readDrawing()))"),
-        "overflow": browser.js("return document.documentElement.scrollWidth - document.documentElement.clientWidth"),
-        "milliseconds": browser.js(
-            "const start = performance.now(); for (let i = 0; i < 20; i++) show(); return (performance.now() - start) / 20"
-        ),
+        "overflow": browser.js(OVERFLOW),
+        "milliseconds": browser.js(TIMING),
     }
 
 
@@ -124,10 +137,11 @@ def main(place, screenshot, device):
     with contextlib.ExitStack() as stack:
         address = place.as_uri()
         if place.suffix == ".ipynb":
-            address = stack.enter_context(Lab(place.parent, Path(screenshot).with_suffix(".log"))).address(place.name)
+            log = Path(screenshot).with_suffix(".log")
+            address = stack.enter_context(Lab(place.parent, log)).address(place.name)
         browser = stack.enter_context(Browser(screenshot, **options))
         browser.open(address)
-        json.dump(use(browser, pointer, **request), sys.stdout)
+        json.dump(use_panel(browser, pointer, **request), sys.stdout)
 
 
 main(*sys.argv[1:])

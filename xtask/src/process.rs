@@ -1,4 +1,4 @@
-//! Other programs: how they are started, and what is made of their ends.
+//! Starts other programs.
 
 use std::ffi::OsStr;
 use std::path::PathBuf;
@@ -9,20 +9,20 @@ use serde_json::Value;
 
 pub use warm_evcxr::toolchain::output;
 
-/// A program to start, without the variables by which Cargo describes the package that it is running (this one).
+/// A command without the variables in which Cargo describes the running package (this one).
 pub fn command(program: impl AsRef<OsStr>) -> Command {
     let mut command = Command::new(program);
-    let describes = |name: &OsStr| {
+    let describes_package = |name: &OsStr| {
         let name = name.to_string_lossy();
         name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_")
     };
-    for (name, _) in std::env::vars_os().filter(|(name, _)| describes(name)) {
+    for (name, _) in std::env::vars_os().filter(|(name, _)| describes_package(name)) {
         command.env_remove(name);
     }
     command
 }
 
-/// Runs a program whose own output the user shall see.
+/// Runs a program and lets it print to the terminal.
 ///
 /// # Errors
 /// When it cannot be started or fails.
@@ -35,16 +35,16 @@ pub fn run(command: &mut Command) -> Result<()> {
     Ok(())
 }
 
-/// Has Cargo build, and returns the names and paths of the programs that it made: settings of the
-/// user's own decide where they lie.
+/// Runs `cargo build` and returns the names and paths of the programs, as reported by Cargo: the
+/// user's settings may change where they are.
 ///
 /// # Errors
-/// When something does not compile; the compiler has said why.
+/// When something does not compile; the compiler has printed why.
 pub fn build(cargo: &mut Command) -> Result<Vec<(String, PathBuf)>> {
     cargo.args(["--message-format", "json-render-diagnostics"]).stderr(Stdio::inherit());
-    let made = cargo.output().context("cannot start `cargo`")?;
-    ensure!(made.status.success(), "`cargo build` failed ({})", made.status);
-    let messages = String::from_utf8_lossy(&made.stdout);
+    let output = cargo.output().context("cannot start `cargo`")?;
+    ensure!(output.status.success(), "`cargo build` failed ({})", output.status);
+    let messages = String::from_utf8_lossy(&output.stdout);
     let messages = messages.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
     let program = |message: Value| {
         let name = message["target"]["name"].as_str()?.to_owned();

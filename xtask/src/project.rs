@@ -1,4 +1,4 @@
-//! Where things are in the project folder.
+//! Paths in the project folder.
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
@@ -10,17 +10,17 @@ use warm_evcxr::pool::Pool;
 
 use crate::python::python;
 
-/// The project folder. Everything that set-up makes lies in its `.tools`, everything that commands write in its `target`.
+/// The project folder. Set-up writes to its `.tools`, other commands to its `target`.
 #[derive(Clone, Debug)]
 pub struct Project {
     root: PathBuf,
 }
 
 impl Project {
-    /// The project whose command or test runs.
+    /// The project that this command or test belongs to.
     pub fn new() -> Self {
-        // Cargo says in which folder it is. What was noted when this program was built may be
-        // another one: a build folder is copied, moved with its checkout, or shared by two.
+        // Cargo sets the variable at run time. The compile-time value may be outdated: build
+        // folders are copied, moved, or shared by two checkouts.
         let manifest = std::env::var_os("CARGO_MANIFEST_DIR").map(PathBuf::from);
         let manifest = manifest.unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into());
         Self { root: manifest.parent().unwrap_or(&manifest).to_owned() }
@@ -31,7 +31,7 @@ impl Project {
         &self.root
     }
 
-    /// What set-up makes: the Python environment, the kernel's launcher, its build folders.
+    /// The files of set-up: the Python environment, the kernel's launcher and its build folders.
     pub fn tools(&self) -> PathBuf {
         self.root.join(".tools")
     }
@@ -46,36 +46,36 @@ impl Project {
         self.venv().join("bin/python")
     }
 
-    /// The kernelspec that the notebooks name, where the project's Jupyter looks for it.
+    /// The kernelspec that the notebooks use, in the data folder of the project's Jupyter.
     pub fn kernelspec(&self) -> PathBuf {
         self.tools().join("jupyter/data/kernels/rust/kernel.json")
     }
 
-    /// The folder of the kernels' build folders.
+    /// The pool of the kernels' build folders.
     pub fn pool(&self) -> Pool {
         Pool::new(self.tools().join("kernels"))
     }
 
-    /// Takes away what names another folder, if the project was moved or copied since it was set up;
-    /// what is compiled stays.
+    /// If the project was moved or copied since set-up, removes files that refer to the old folder.
+    /// Compiled dependencies stay.
     ///
     /// # Errors
     /// When something cannot be removed.
     pub fn claim_tools(&self) -> Result<()> {
-        let note = self.tools().join("made-in");
+        let stamp = self.tools().join("made-in");
         let here = self.root.to_string_lossy();
-        if std::fs::read_to_string(&note).is_ok_and(|there| there == here) {
+        if std::fs::read_to_string(&stamp).is_ok_and(|there| there == here) {
             return Ok(());
         }
-        if note.exists() {
-            println!("The project was moved or copied: setting it up anew");
+        if stamp.exists() {
+            println!("The project was moved or copied: setting it up again");
         }
         for part in ["venv", "jupyter", "kernels/slots", "cuda"] {
             let folder = self.tools().join(part);
             files::remove(&folder)
                 .with_context(|| format!("cannot remove {}", folder.display()))?;
         }
-        files::write(&note, &here)
+        files::write(&stamp, &here)
     }
 
     /// The folder of the notebooks.
@@ -97,17 +97,17 @@ impl Project {
         Ok(files)
     }
 
-    /// Where executed notebooks, pages and tables are written.
+    /// The folder for executed notebooks, pages and tables.
     pub fn output(&self) -> PathBuf {
         self.root.join("target/notebooks")
     }
 
-    /// The Python environment's interpreter, apart from the user's own, with Jupyter's files kept
-    /// inside `.tools`.
+    /// The Python environment's interpreter, isolated from the user's, with Jupyter's files in
+    /// `.tools`.
     pub fn jupyter(&self) -> Command {
         let files = self.tools().join("jupyter");
         let mut python = python(self.python());
-        // Jupyter looks for its own programs in PATH.
+        // Jupyter finds its own programs in PATH.
         let path = std::env::var_os("PATH").unwrap_or_default();
         let path = std::iter::once(self.venv().join("bin")).chain(std::env::split_paths(&path));
         if let Ok(path) = std::env::join_paths(path) {
@@ -137,32 +137,31 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_project_is_the_one_whose_command_runs() {
-        // Cargo sets the variable to where the manifest is now.
+    fn the_project_is_found_at_run_time() {
         let here = Path::new(&std::env::var("CARGO_MANIFEST_DIR").unwrap()).join("..");
         assert_eq!(Project::new().root(), here.canonicalize().unwrap());
     }
 
     #[test]
-    fn a_moved_project_keeps_what_is_compiled_and_nothing_that_names_its_old_place() {
+    fn a_moved_project_keeps_only_compiled_dependencies() {
         let folder = tempfile::tempdir().unwrap();
         let project = |name: &str| Project { root: folder.path().join(name) };
         let parts = ["venv", "jupyter", "kernels/slots", "kernels/template", "cuda"];
-        let there = |project: &Project| parts.map(|part| project.tools().join(part).exists());
+        let exist = |project: &Project| parts.map(|part| project.tools().join(part).exists());
         let old = project("old");
         for part in parts {
             fs::create_dir_all(old.tools().join(part)).unwrap();
         }
         old.claim_tools().unwrap();
-        assert_eq!(there(&old), [false, false, false, true, false], "made by nobody known");
+        assert_eq!(exist(&old), [false, false, false, true, false], "of unknown origin");
         for part in parts {
             fs::create_dir_all(old.tools().join(part)).unwrap();
         }
         old.claim_tools().unwrap();
-        assert_eq!(there(&old), [true; 5], "in the same place");
+        assert_eq!(exist(&old), [true; 5], "in the same place");
         let new = project("new");
         fs::rename(old.root(), new.root()).unwrap();
         new.claim_tools().unwrap();
-        assert_eq!(there(&new), [false, false, false, true, false]);
+        assert_eq!(exist(&new), [false, false, false, true, false]);
     }
 }

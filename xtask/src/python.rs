@@ -1,8 +1,8 @@
-//! Python environments of the project's own, and how Python is started in them.
+//! Creates Python environments and starts Python in isolation.
 //!
-//! What variables, an active environment or files in the current folder tell Python concerns the
-//! user's own work. The project's Pythons are started as if nothing of that were there; only where
-//! pip finds packages, and how it gets there, is the user's to say.
+//! Environment variables, an active environment and files in the current folder are for the user's
+//! own work and must not affect the project's Pythons. Only pip's settings for package sources and
+//! the network are kept.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -15,18 +15,18 @@ use crate::process::{command, output};
 use crate::ui::Spinner;
 use warm_evcxr::files;
 
-/// A series of Python, such as 3.11.
+/// A Python series, such as 3.11.
 pub(crate) type Series = (u32, u32);
 
-/// The oldest and the newest series that the pinned packages are chosen for.
+/// The oldest and newest series that packages are pinned for.
 pub(crate) const OLDEST: Series = (3, 10);
 pub(crate) const NEWEST: Series = (3, 14);
-/// The oldest that JAX takes, as it is pinned for comparison.
+/// The oldest series that the pinned JAX supports.
 pub(crate) const OLDEST_WITH_JAX: Series = (3, 11);
 
-/// Names under which Python may be found. The user's own choice comes first; the last one is hidden
-/// where an environment is active that lacks something.
-const NAMES: [&str; 7] = [
+/// Pythons to try. The user's default comes first. The last one works even if an active environment
+/// that lacks something hides the system's Python.
+const PROGRAMS: [&str; 7] = [
     "python3",
     "python3.14",
     "python3.13",
@@ -36,14 +36,13 @@ const NAMES: [&str; 7] = [
     "/usr/bin/python3",
 ];
 
-/// Prints a line each: the program itself, its version, and what keeps it from making an
-/// environment for these packages.
+/// Prints the program's path, its version, and its problems, one per line.
 const PROBE: &str = "
 import sys, sysconfig
 print(sys.executable)
 print(*sys.version_info[:3])
 if sys.implementation.name != 'cpython' or sysconfig.get_config_var('Py_GIL_DISABLED'):
-    print('not the common CPython')
+    print('not the standard CPython')
 try:
     import venv, ensurepip
     ensurepip.version()
@@ -51,8 +50,8 @@ except Exception:
     print('without `venv` and `ensurepip`')
 ";
 
-/// What of pip's variables stays the user's: where packages come from, and how to get there.
-const PIP: [&str; 14] = [
+/// The user's pip variables that are kept: package sources and network settings.
+const KEPT_PIP_VARIABLES: [&str; 14] = [
     "PIP_CACHE_DIR",
     "PIP_CERT",
     "PIP_CLIENT_CERT",
@@ -69,38 +68,37 @@ const PIP: [&str; 14] = [
     "PIP_TRUSTED_HOST",
 ];
 
-/// A Python to start with arguments such as `-c` or `-m`, apart from everything of the user's own.
+/// A command that runs Python in isolation from the user's settings.
 pub fn python(program: impl AsRef<OsStr>) -> Command {
     let mut python = command(program);
-    // Isolated: without the modules in the current folder, too. A variable could not say that to
-    // Python 3.10.
-    apart(&mut python).args(["-I", "-X", "utf8"]);
+    // `-I` also ignores modules in the current folder. Python 3.10 has no variable for that.
+    isolate(&mut python).args(["-I", "-X", "utf8"]);
     python
 }
 
-/// Takes from a program all that the user has told other Pythons, so that those it starts are apart
-/// from it, too.
-pub fn apart(program: &mut Command) -> &mut Command {
+/// Removes the user's Python settings from a command's environment, so that any Python it starts is
+/// isolated, too.
+pub fn isolate(program: &mut Command) -> &mut Command {
     for (name, _) in std::env::vars_os() {
-        if name.to_str().is_some_and(is_for_others) {
+        if name.to_str().is_some_and(is_user_setting) {
             program.env_remove(name);
         }
     }
-    // In any locale; without the packages that the user has for all environments.
+    // UTF-8 in any locale, and no packages from the user's site folder.
     program.env("PYTHONUTF8", "1").env("PYTHONNOUSERSITE", "1")
 }
 
-/// Whether a variable tells Python, pip or Jupyter something that concerns other environments.
-fn is_for_others(variable: &str) -> bool {
-    const STARTS: [&str; 7] =
+/// Whether a variable holds the user's settings for Python, pip or Jupyter.
+fn is_user_setting(variable: &str) -> bool {
+    const PREFIXES: [&str; 7] =
         ["PYTHON", "PIP_", "CONDA_", "_CONDA_", "JUPYTER_", "IPYTHON", "VIRTUAL_ENV"];
     let others = ["_CE_CONDA", "_CE_M", "__PYVENV_LAUNCHER__"];
-    let is_meant = STARTS.iter().any(|start| variable.starts_with(start));
-    (is_meant && !PIP.contains(&variable)) || others.contains(&variable)
+    let has_prefix = PREFIXES.iter().any(|prefix| variable.starts_with(prefix));
+    (has_prefix && !KEPT_PIP_VARIABLES.contains(&variable)) || others.contains(&variable)
 }
 
-/// The packages that a file for pip names, one a line.
-pub(crate) fn names(text: &str) -> impl Iterator<Item = &str> {
+/// The package names in a requirements file, one per line.
+pub(crate) fn package_names(text: &str) -> impl Iterator<Item = &str> {
     let is_name = |letter: char| letter.is_ascii_alphanumeric() || "-_.".contains(letter);
     let lines = text.lines().map(|line| line.split('#').next().unwrap_or_default().trim());
     lines
@@ -108,61 +106,61 @@ pub(crate) fn names(text: &str) -> impl Iterator<Item = &str> {
         .map(move |line| line.split(|letter| !is_name(letter)).next().unwrap_or_default())
 }
 
-/// A Python environment that is made in one go, and made anew when what it was made of has changed.
+/// A Python environment that is created anew whenever its requirements change.
 pub(crate) struct Environment {
     folder: PathBuf,
-    wanted: String,
+    requirements: String,
 }
 
 impl Environment {
-    /// The environment in a folder that holds what the text `wanted` asks for.
-    pub(crate) fn new(folder: PathBuf, wanted: String) -> Self {
-        Self { folder, wanted }
+    /// The environment in a folder; it is up to date only for the text in `requirements`.
+    pub(crate) fn new(folder: PathBuf, requirements: String) -> Self {
+        Self { folder, requirements }
     }
 
-    /// Where it is.
+    /// The environment's folder.
     pub(crate) fn folder(&self) -> &Path {
         &self.folder
     }
 
-    /// Its interpreter.
+    /// The environment's interpreter.
     pub(crate) fn python(&self) -> PathBuf {
         self.folder.join("bin/python")
     }
 
-    /// Whether it was made to the end, here, of just this, and works: the system's Python that it
-    /// stands on may have been removed, or may be another one by now, which looks for packages in
-    /// another place.
-    pub(crate) fn is_made(&self, modules: &[&str]) -> bool {
-        let made = fs::read_to_string(self.stamp()).unwrap_or_default();
-        // The first is loaded, which takes a moment: one with machine code shows whether that fits.
+    /// Whether the environment is complete, in its place, matches the requirements and works. It
+    /// breaks when the system's Python is removed or upgraded to another series, which looks for
+    /// packages elsewhere.
+    pub(crate) fn is_up_to_date(&self, modules: &[&str]) -> bool {
+        let stamp = fs::read_to_string(self.stamp()).unwrap_or_default();
+        // Import only the first, because it takes time: native code in it shows whether it fits.
         let first = modules.first().map(|first| format!("import {first}\n")).unwrap_or_default();
         let check = format!(
             "{first}import sys\n\
              from importlib.util import find_spec\n\
              sys.exit(not all(map(find_spec, sys.argv[1:])))"
         );
-        self.series().is_ok_and(|series| made == self.description(&series))
+        self.series().is_ok_and(|series| stamp == self.description(&series))
             && output(python(self.python()).args(["-c", &check]).args(modules)).is_ok()
     }
 
-    /// Makes it anew, empty, with the first Python that can. Says which one that is.
-    pub(crate) fn make(&self, oldest: Series) -> Result<String> {
+    /// Creates the environment anew, without packages. Returns a description of the Python used.
+    pub(crate) fn create(&self, oldest: Series) -> Result<String> {
         let found = find(oldest)?;
-        self.make_with(&found)?;
+        self.create_with(&found)?;
         Ok(found.to_string())
     }
 
-    fn make_with(&self, found: &Found) -> Result<()> {
+    fn create_with(&self, found: &Found) -> Result<()> {
         let folder = self.folder.display();
         files::remove(&self.folder).with_context(|| format!("cannot remove {folder}"))?;
         output(python(&found.program).args(["-m", "venv"]).arg(&self.folder)).with_context(
-            || format!("cannot make a Python environment in {folder} with {found}"),
+            || format!("cannot create a Python environment in {folder} with {found}"),
         )?;
         Ok(())
     }
 
-    /// Installs what these arguments of `pip install` ask for.
+    /// Runs `pip install` with these arguments.
     pub(crate) fn install(
         &self,
         arguments: impl IntoIterator<Item = impl AsRef<OsStr>>,
@@ -170,15 +168,16 @@ impl Environment {
         let _spinner = Spinner::new("pip install");
         let mut pip = python(self.python());
         pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check"]);
-        // These outrank pip's configuration file.
+        // These override pip's configuration file.
         pip.env("PIP_USER", "0").env("PIP_CONSTRAINT", "/dev/null");
         output(pip.args(arguments)).map(drop).context(
-            "pip failed (is the package index within reach, directly or as PIP_PROXY and \
-             PIP_INDEX_URL say?)",
+            "pip failed (is the package index reachable, directly or through PIP_PROXY and \
+             PIP_INDEX_URL?)",
         )
     }
 
-    /// Notes that everything is in it: written last, so that what was killed halfway is begun anew.
+    /// Marks the environment as complete. Call this last, so that an interrupted installation is
+    /// started over.
     pub(crate) fn finish(&self) -> Result<()> {
         let stamp = self.stamp();
         fs::write(&stamp, self.description(&self.series()?))
@@ -190,7 +189,7 @@ impl Environment {
     }
 
     fn description(&self, series: &str) -> String {
-        format!("Python {series} in {}\n{}", self.folder.display(), self.wanted)
+        format!("Python {series} in {}\n{}", self.folder.display(), self.requirements)
     }
 
     fn series(&self) -> Result<String> {
@@ -198,7 +197,7 @@ impl Environment {
     }
 }
 
-/// A Python, and what keeps it from being a good choice.
+/// A Python program and its problem, if it has one.
 #[derive(Clone, Debug)]
 struct Found {
     program: PathBuf,
@@ -208,9 +207,9 @@ struct Found {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Problem {
-    /// It cannot do what is needed.
+    /// It cannot be used.
     Fatal(String),
-    /// It may do; there may be no wheels for it.
+    /// It may work, but there may be no wheels for it.
     Untested(String),
 }
 
@@ -225,9 +224,9 @@ impl std::fmt::Display for Found {
     }
 }
 
-/// The first Python that fits, else one that may.
+/// The first suitable Python, or else one that may work.
 fn find(oldest: Series) -> Result<Found> {
-    find_among(&NAMES.map(PathBuf::from), oldest)
+    find_among(&PROGRAMS.map(PathBuf::from), oldest)
 }
 
 fn find_among(names: &[PathBuf], oldest: Series) -> Result<Found> {
@@ -236,7 +235,7 @@ fn find_among(names: &[PathBuf], oldest: Series) -> Result<Found> {
         if found.problem.is_none() {
             return Ok(found);
         }
-        // The same one under another name is no news.
+        // Skip the same Python under another name.
         let is_known =
             |other: &Found| (other.version, &other.problem) == (found.version, &found.problem);
         if !others.iter().any(is_known) {
@@ -249,8 +248,8 @@ fn find_among(names: &[PathBuf], oldest: Series) -> Result<Found> {
     }
     let found: Vec<String> = others.iter().map(ToString::to_string).collect();
     bail!(
-        "no Python {} to {} that can make environments ({}): install one with its module `venv` \
-         (Debian and Ubuntu: `apt install python3-venv`)",
+        "found no Python {} to {} that can create environments ({}): install one with its `venv` \
+         module (Debian and Ubuntu: `apt install python3-venv`)",
         name(oldest),
         name(NEWEST),
         if found.is_empty() {
@@ -261,23 +260,23 @@ fn find_among(names: &[PathBuf], oldest: Series) -> Result<Found> {
     )
 }
 
-/// What is to be said of the Python of this name, if there is one.
+/// Runs a Python and returns its version and problem, or `None` if it does not run.
 fn probe(program: &Path, oldest: Series) -> Option<Found> {
     let answer = output(python(program).args(["-c", PROBE])).ok()?;
     let mut lines = answer.lines();
     let program = lines.next()?.into();
     let version: Vec<u32> = lines.next()?.split(' ').filter_map(|part| part.parse().ok()).collect();
     let version: [u32; 3] = version.try_into().ok()?;
-    let lacks = lines.collect::<Vec<_>>();
+    let problems = lines.collect::<Vec<_>>();
     let series = (version[0], version[1]);
     let problem = if series < oldest {
         Some(Problem::Fatal(format!("older than {}", name(oldest))))
-    } else if let Some(lack) = lacks.iter().find(|lack| lack.starts_with("without")) {
-        Some(Problem::Fatal((*lack).to_owned()))
+    } else if let Some(problem) = problems.iter().find(|it| it.starts_with("without")) {
+        Some(Problem::Fatal((*problem).to_owned()))
     } else if series > NEWEST {
-        Some(Problem::Untested(format!("newer than {}, the newest tried", name(NEWEST))))
+        Some(Problem::Untested(format!("newer than {}, the newest tested", name(NEWEST))))
     } else {
-        lacks.first().map(|lack| Problem::Untested((*lack).to_owned()))
+        problems.first().map(|problem| Problem::Untested((*problem).to_owned()))
     };
     Some(Found { program, version, problem })
 }
@@ -293,8 +292,7 @@ mod tests {
 
     use super::*;
 
-    /// What stands for a Python of this version, with these lines after those that every Python
-    /// prints.
+    /// A script that acts as a Python of this version and prints these problems when probed.
     fn fake(folder: &Path, name: &str, version: &str, problems: &str) -> PathBuf {
         let path = folder.join(name);
         let script = format!(
@@ -315,7 +313,7 @@ mod tests {
     const NO_VENV: &str = "without `venv` and `ensurepip`\\n";
 
     #[test]
-    fn the_first_python_that_fits_is_taken() {
+    fn the_first_suitable_python_is_used() {
         let folder = tempfile::tempdir().unwrap();
         let at = |name: &str, version: &str, problems: &str| {
             fake(folder.path(), name, version, problems)
@@ -324,7 +322,7 @@ mod tests {
         let old = at("old", "3 9 19", "");
         let bare = at("bare", "3 11 2", NO_VENV);
         let new = at("new", "3 15 0", "");
-        let free = at("free", "3 14 1", "not the common CPython\\n");
+        let free = at("free", "3 14 1", "not the standard CPython\\n");
         let good = at("good", "3 12 1", "");
         let other = at("other", "3 13 0", "");
         let find = |names: &[&PathBuf]| {
@@ -336,7 +334,7 @@ mod tests {
         let found = find(&all[..5]).unwrap().to_string();
         assert_eq!(
             found,
-            format!("Python 3.15.0 ({}), newer than 3.14, the newest tried", new.display())
+            format!("Python 3.15.0 ({}), newer than 3.14, the newest tested", new.display())
         );
         assert_eq!(find(&[&bare, &free]).unwrap().program, free);
         let again = at("again", "3 11 2", NO_VENV);
@@ -351,40 +349,43 @@ mod tests {
     }
 
     #[test]
-    fn an_environment_is_made_anew_when_anything_about_it_has_changed() {
+    fn changed_environments_are_not_up_to_date() {
         let folder = tempfile::tempdir().unwrap();
         let program = fake(folder.path(), "python3", "3 11 2", "");
         let found = Found { program, version: [3, 11, 2], problem: None };
-        let at = |name: &str, wanted: &str| {
-            Environment::new(folder.path().join(name), wanted.to_owned())
+        let at = |name: &str, requirements: &str| {
+            Environment::new(folder.path().join(name), requirements.to_owned())
         };
         let environment = at("venv", "a==1\n");
-        assert!(!environment.is_made(&["a"]));
-        environment.make_with(&found).unwrap();
-        assert!(!environment.is_made(&["a"]), "pip was killed");
+        assert!(!environment.is_up_to_date(&["a"]));
+        environment.create_with(&found).unwrap();
+        assert!(!environment.is_up_to_date(&["a"]), "pip was killed");
         environment.finish().unwrap();
-        assert!(environment.is_made(&["a"]));
-        assert!(!environment.is_made(&["gone"]), "a module cannot be loaded");
-        assert!(!at("venv", "a==2\n").is_made(&["a"]), "the pins have changed");
+        assert!(environment.is_up_to_date(&["a"]));
+        assert!(!environment.is_up_to_date(&["gone"]), "a module cannot be imported");
+        assert!(!at("venv", "a==2\n").is_up_to_date(&["a"]), "the pins have changed");
 
         fs::rename(folder.path().join("venv"), folder.path().join("moved")).unwrap();
-        assert!(!at("moved", "a==1\n").is_made(&["a"]), "programs in it name the old place");
+        assert!(
+            !at("moved", "a==1\n").is_up_to_date(&["a"]),
+            "its scripts refer to the old folder"
+        );
         fs::rename(folder.path().join("moved"), folder.path().join("venv")).unwrap();
-        assert!(environment.is_made(&["a"]));
+        assert!(environment.is_up_to_date(&["a"]));
 
         fake(&folder.path().join("venv/bin"), "python", "3 13 1", "");
-        assert!(!environment.is_made(&["a"]), "the system's Python was upgraded");
+        assert!(!environment.is_up_to_date(&["a"]), "the system's Python was upgraded");
         fs::remove_file(environment.python()).unwrap();
-        assert!(!environment.is_made(&["a"]), "the system's Python was removed");
+        assert!(!environment.is_up_to_date(&["a"]), "the system's Python was removed");
 
-        environment.make_with(&found).unwrap();
-        assert!(!environment.is_made(&["a"]), "only begun anew");
+        environment.create_with(&found).unwrap();
+        assert!(!environment.is_up_to_date(&["a"]), "not finished");
         environment.finish().unwrap();
-        assert!(environment.is_made(&["a"]));
+        assert!(environment.is_up_to_date(&["a"]));
     }
 
     #[test]
-    fn a_folder_that_cannot_be_written_is_named() {
+    fn errors_name_the_folder_that_cannot_be_written() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("file");
         fs::write(&file, "").unwrap();
@@ -392,14 +393,14 @@ mod tests {
         let found = Found { program, version: [3, 11, 2], problem: None };
         let environment = Environment::new(file.join("venv"), String::new());
         let path = environment.folder().display().to_string();
-        for error in [environment.make_with(&found).err(), environment.finish().err()] {
+        for error in [environment.create_with(&found).err(), environment.finish().err()] {
             assert!(format!("{:#}", error.unwrap()).contains(&path));
         }
     }
 
     #[test]
-    fn only_where_packages_come_from_is_the_users_to_say() {
-        let others = [
+    fn only_package_sources_and_network_settings_are_kept() {
+        let removed = [
             "PYTHONPATH",
             "PYTHONHOME",
             "PYTHONIOENCODING",
@@ -416,20 +417,20 @@ mod tests {
             "JUPYTER_CONFIG_DIR",
             "IPYTHONDIR",
         ];
-        for variable in others {
-            assert!(is_for_others(variable), "{variable}");
+        for variable in removed {
+            assert!(is_user_setting(variable), "{variable}");
         }
-        let ours = ["PATH", "HOME", "HTTPS_PROXY", "SSL_CERT_FILE", "PYENV_VERSION", "LC_ALL"];
-        for variable in ours.into_iter().chain(PIP) {
-            assert!(!is_for_others(variable), "{variable}");
+        let kept = ["PATH", "HOME", "HTTPS_PROXY", "SSL_CERT_FILE", "PYENV_VERSION", "LC_ALL"];
+        for variable in kept.into_iter().chain(KEPT_PIP_VARIABLES) {
+            assert!(!is_user_setting(variable), "{variable}");
         }
     }
 
-    /// What a real Python prints, if there is one, in a folder with modules of the names of
-    /// Python's own.
-    fn printed(script: &str) -> Option<String> {
+    /// The output of a real Python, if there is one, in a folder with modules that have the names
+    /// of standard ones.
+    fn python_output(script: &str) -> Option<String> {
         let Ok(found) = find(OLDEST) else {
-            println!("skipped: there is no Python");
+            println!("skipped: no Python found");
             return None;
         };
         let folder = tempfile::tempdir().unwrap();
@@ -438,31 +439,32 @@ mod tests {
         }
         let mut python = python(found.program);
         python.args(["-c", script]).current_dir(folder.path());
-        // As if this process had been told so.
+        // As if this process had inherited them.
         python.env("PYTHONPATH", folder.path()).env("PYTHONHOME", folder.path());
         python.env("PYTHONIOENCODING", "ascii").env("LC_ALL", "zh_CN.GBK");
         Some(output(&mut python).unwrap())
     }
 
     #[test]
-    fn modules_in_the_current_folder_do_no_harm() {
-        let script =
-            "import random, queue, token\ntry: import stranger\nexcept ImportError: print('apart')";
-        assert!(printed(script).is_none_or(|printed| printed == "apart"));
+    fn modules_in_the_current_folder_are_ignored() {
+        let script = "import random, queue, token\n\
+                      try: import stranger\n\
+                      except ImportError: print('ignored')";
+        assert!(python_output(script).is_none_or(|printed| printed == "ignored"));
     }
 
     #[test]
-    fn python_speaks_utf_8_in_any_locale() {
+    fn python_uses_utf_8_in_any_locale() {
         let text = "Łódź 损失 ∞";
         let script = format!("import sys; print('{text}', sys.stdin.encoding, open(0).encoding)");
         let expected = format!("{text} utf-8 utf-8");
-        let found = printed(&script).map(|printed| printed.to_lowercase().replace("utf8", "utf-8"));
-        assert!(found.is_none_or(|printed| printed == expected.to_lowercase()), "wrong letters");
+        let printed = python_output(&script).map(|it| it.to_lowercase().replace("utf8", "utf-8"));
+        assert!(printed.is_none_or(|it| it == expected.to_lowercase()), "wrong encoding");
     }
 
     #[test]
-    fn names_stand_before_conditions_and_notes() {
+    fn package_names_end_before_conditions_and_comments() {
         let text = "# Text\n\na\nb-c<26\nd==1 ; x == 'y'\ne  # Text\n";
-        assert_eq!(names(text).collect::<Vec<_>>(), ["a", "b-c", "d", "e"]);
+        assert_eq!(package_names(text).collect::<Vec<_>>(), ["a", "b-c", "d", "e"]);
     }
 }

@@ -1,9 +1,10 @@
-//! A notebook as an ordinary Rust program: what its cells do, without Jupyter and without evcxr.
+//! Converts a notebook into an ordinary Rust program that needs neither Jupyter nor evcxr.
 //!
-//! The program of a notebook is a package of its own under `target/script`. All cells stand, in their order and with
-//! their own text, in the body of one function. There Rust's own rules do what evcxr does: a variable shadows the one
-//! before it, an item may stand below its use, and for an item that a cell defines anew a block begins, in which the
-//! new one shadows the old. What evcxr would show of a cell's last expression is printed; figures go to files.
+//! Each program is a package under `target/script`. The cells' code is copied in order and
+//! unchanged into the body of one function, where Rust's rules give the same result as evcxr: a
+//! variable shadows an earlier one, and an item may be used before its definition. When a cell
+//! redefines an item, a new block starts, in which it shadows the old one. The value of a cell's
+//! last expression is printed, and figures are saved to files.
 
 use std::collections::HashSet;
 use std::fs;
@@ -16,21 +17,21 @@ use syn::{Block, Item, Stmt, UseTree};
 use toml::{Table, Value};
 
 use crate::notebook::{CodeCell, Notebook, folder, is_command, start_of_code};
-use crate::process::{command, run};
 use crate::process;
+use crate::process::{command, run};
 use crate::project::Project;
 use warm_evcxr::files;
 use warm_evcxr::template::parse_dependency;
 
 /// The crate whose figures are saved.
 const SUPPORT: &str = "mnist-notebook-support";
-/// What every program begins with.
+/// The beginning of every program.
 const HEAD: &str = include_str!("script/head.rs");
-/// What a program that draws begins with, too.
+/// Code for programs with figures.
 const FIGURES: &str = include_str!("script/figures.rs");
-/// The same for one that does not.
+/// The replacement for programs without figures.
 const NO_FIGURES: &str = "
-/// This notebook draws nothing.
+/// This notebook has no figures.
 trait SaveFigure {
     fn save_figure(&self) {}
 }
@@ -38,7 +39,7 @@ trait SaveFigure {
 impl<T> SaveFigure for T {}
 ";
 
-/// The programs of some notebooks: a Cargo workspace with a package for each.
+/// The programs of several notebooks: a Cargo workspace with a package for each.
 pub struct Scripts {
     folder: PathBuf,
     target: PathBuf,
@@ -49,7 +50,7 @@ impl Scripts {
     /// Writes the programs of these notebooks.
     ///
     /// # Errors
-    /// When a notebook cannot be read or a cell is no Rust; the message names the cell.
+    /// When a notebook cannot be read or a cell is not valid Rust; the message names the cell.
     pub fn write(project: &Project, notebooks: &[PathBuf]) -> Result<Self> {
         let target = project.root().join("target");
         let folder = target.join("script");
@@ -57,14 +58,14 @@ impl Scripts {
         for path in notebooks {
             let name = name(path)?;
             let program = Program::new(path)
-                .with_context(|| format!("{} does not become a program", path.display()))?;
+                .with_context(|| format!("cannot convert {} into a program", path.display()))?;
             let package = folder.join(&name);
-            write_if_changed(&package.join("Cargo.toml"), &program.manifest(&name)?)?;
-            write_if_changed(&package.join("src/main.rs"), &program.source(&name))?;
+            files::write(&package.join("Cargo.toml"), &program.manifest(&name)?)?;
+            files::write(&package.join("src/main.rs"), &program.source(&name))?;
             names.push(name);
         }
         let manifest = workspace_manifest(project, &names)?;
-        write_if_changed(&folder.join("Cargo.toml"), &manifest)?;
+        files::write(&folder.join("Cargo.toml"), &manifest)?;
         fs::copy(project.root().join("Cargo.lock"), folder.join("Cargo.lock"))?;
         Ok(Self { folder, target, names })
     }
@@ -74,10 +75,10 @@ impl Scripts {
         self.folder.join(&self.names[index]).join("src/main.rs")
     }
 
-    /// Compiles all programs as far as errors can show.
+    /// Runs `cargo check` on all programs.
     ///
     /// # Errors
-    /// When one does not compile; the compiler has said why.
+    /// When one does not compile; the compiler has printed why.
     pub fn check(&self) -> Result<()> {
         run(&mut self.cargo("check")).context("the cells of a notebook do not compile")
     }
@@ -85,24 +86,25 @@ impl Scripts {
     /// Builds all programs and returns their paths.
     ///
     /// # Errors
-    /// When one does not compile; the compiler has said why.
+    /// When one does not compile; the compiler has printed why.
     pub fn build(&self) -> Result<Vec<PathBuf>> {
         let programs = process::build(&mut self.cargo("build"))
             .context("the cells of a notebook do not compile")?;
         Ok(programs.into_iter().map(|(_, program)| program).collect())
     }
 
-    /// Cargo, to do something with all programs. They share the project's build folder, and so what is compiled there
-    /// already.
-    fn cargo(&self, what: &str) -> Command {
+    /// A Cargo command for all programs. It uses the project's build folder, to reuse what is
+    /// compiled there.
+    fn cargo(&self, subcommand: &str) -> Command {
         let mut cargo = command("cargo");
-        cargo.args([what, "--quiet", "--workspace", "--target-dir"]).arg(&self.target);
+        cargo.args([subcommand, "--quiet", "--workspace", "--target-dir"]).arg(&self.target);
         cargo.current_dir(&self.folder);
         cargo
     }
 }
 
-/// Writes the programs of all notebooks and compiles them: a cell that no longer does is found within a minute.
+/// Writes the programs of all notebooks and checks them: finds cells that do not compile within a
+/// minute.
 ///
 /// # Errors
 /// Those of [`Scripts::write`] and [`Scripts::check`].
@@ -111,30 +113,23 @@ pub fn check_all(project: &Project) -> Result<()> {
     Scripts::write(project, &project.notebook_files()?)?.check()
 }
 
-/// The notebook's name in the form that Cargo wants.
+/// The notebook's name as a valid package name.
 fn name(path: &Path) -> Result<String> {
-    let stem = path.file_stem().and_then(|stem| stem.to_str()).context("a notebook has a name")?;
+    let stem = path.file_stem().and_then(|stem| stem.to_str());
+    let stem = stem.context("the notebook's file name is missing or not UTF-8")?;
     let plain = |letter: char| if letter.is_ascii_alphanumeric() { letter } else { '_' };
     Ok(stem.chars().map(plain).collect())
 }
 
-/// Cargo builds anew what is newer than its result.
-fn write_if_changed(path: &Path, text: &str) -> Result<()> {
-    if fs::read_to_string(path).is_ok_and(|old| old == text) {
-        return Ok(());
-    }
-    fs::create_dir_all(path.parent().context("a file lies in a folder")?)?;
-    files::write(path, text)
-}
-
-/// One workspace for all programs, with the project's profiles: so they share what is compiled for it already.
+/// A workspace for all programs. It has the project's profiles, to reuse what is compiled for it.
 fn workspace_manifest(project: &Project, names: &[String]) -> Result<String> {
     let text = fs::read_to_string(project.root().join("Cargo.toml"))?;
     let mut profiles = text.parse::<Table>()?.remove("profile");
     if let Some(packages) = profiles.as_mut().and_then(|all| all.get_mut("dev")?.get_mut("package"))
     {
-        // What the project says of its own packages has no place here.
-        packages.as_table_mut().context("a table")?.retain(|package, _| package == "*");
+        // Settings for the project's own packages do not apply here.
+        let packages = packages.as_table_mut().context("`profile.dev.package` is not a table")?;
+        packages.retain(|package, _| package == "*");
     }
     let members: Value =
         names.iter().map(|name| Value::from(name.as_str())).collect::<Vec<_>>().into();
@@ -145,15 +140,15 @@ fn workspace_manifest(project: &Project, names: &[String]) -> Result<String> {
     Ok(manifest.to_string())
 }
 
-/// What a notebook's cells come to.
+/// The program made from a notebook's cells.
 #[derive(Default)]
 struct Program {
     dependencies: Table,
     body: String,
     /// Items that the innermost block defines or imports.
     items: HashSet<String>,
-    /// Blocks that are open in the body.
-    open: usize,
+    /// The number of open blocks in the body.
+    open_blocks: usize,
 }
 
 impl Program {
@@ -161,42 +156,43 @@ impl Program {
         let mut program = Self::default();
         let folder = folder(notebook)?;
         for cell in Notebook::read_rust(notebook)?.code_cells() {
-            program.cell(&cell, &folder).with_context(|| {
+            program.add_cell(&cell, &folder).with_context(|| {
                 format!("cell {} (id {}, under “{}”)", cell.number, cell.id, cell.title)
             })?;
         }
         Ok(program)
     }
 
-    fn cell(&mut self, cell: &CodeCell, folder: &Path) -> Result<()> {
-        let (commands, code) = head_and_code(&cell.source);
+    fn add_cell(&mut self, cell: &CodeCell, folder: &Path) -> Result<()> {
+        let (commands, code) = split_commands(&cell.source);
         for command in commands {
             if let Some(dependency) = command.strip_prefix(":dep ") {
-                let (name, wanted) = parse_dependency(dependency, folder)
-                    .with_context(|| format!("`{command}` names no dependency"))?;
-                self.dependencies.insert(name, wanted);
+                let (name, spec) = parse_dependency(dependency, folder)
+                    .with_context(|| format!("`{command}` is not a valid dependency"))?;
+                self.dependencies.insert(name, spec);
             }
         }
         self.body += &format!("\n// Cell {} · {}\n", cell.number, cell.title);
-        match cell.raises {
-            true => self.body += "// Left out: it shows a failure on purpose.\n",
-            false => self.code(&code)?,
+        if cell.raises {
+            self.body += "// Left out: it shows a failure on purpose.\n";
+        } else {
+            self.add_code(&code)?;
         }
         Ok(())
     }
 
-    /// Appends the statements of a cell as they stand there.
-    fn code(&mut self, code: &str) -> Result<()> {
-        // The braces make statements of it; byte positions are those of this text.
+    /// Appends a cell's statements unchanged, except that the last expression is shown.
+    fn add_code(&mut self, code: &str) -> Result<()> {
+        // syn parses statements only within a block. Byte positions refer to this text.
         let text = format!("{{{code}\n}}");
         let block: Block = syn::parse_str(&text).map_err(|error| {
             let at = error.span().start();
             anyhow!("line {}, column {}: {error}", at.line, at.column)
         })?;
-        let names: Vec<String> = block.stmts.iter().flat_map(defined).collect();
+        let names: Vec<String> = block.stmts.iter().flat_map(defined_names).collect();
         if names.iter().any(|name| self.items.contains(name)) {
             self.body += "{\n";
-            self.open += 1;
+            self.open_blocks += 1;
             self.items.clear();
         }
         self.items.extend(names);
@@ -212,7 +208,7 @@ impl Program {
         Ok(())
     }
 
-    fn draws(&self) -> bool {
+    fn has_figures(&self) -> bool {
         self.dependencies.contains_key(SUPPORT)
     }
 
@@ -220,9 +216,9 @@ impl Program {
         format!(
             "//! The notebook `{name}` as a program, made by `cargo xtask script`.\n{HEAD}{}\n\
              fn cells() -> Result<(), Box<dyn std::error::Error>> {{\n{}{}\nOk(())\n}}\n",
-            if self.draws() { FIGURES } else { NO_FIGURES },
+            if self.has_figures() { FIGURES } else { NO_FIGURES },
             self.body,
-            "}\n".repeat(self.open),
+            "}\n".repeat(self.open_blocks),
         )
         .replace("{name}", name)
     }
@@ -238,16 +234,16 @@ impl Program {
     }
 }
 
-/// What a cell says to evcxr, and the same cell with blank lines in its place.
-fn head_and_code(source: &str) -> (Vec<&str>, String) {
+/// Splits a cell into evcxr commands and code, in which blank lines replace the commands.
+fn split_commands(source: &str) -> (Vec<&str>, String) {
     let (head, code) = source.split_at(start_of_code(source));
     let blank = |line| if is_command(line) { "" } else { line };
     let rest: String = head.lines().map(|line| format!("{}\n", blank(line))).collect();
     (head.lines().filter(|line| is_command(line)).map(str::trim).collect(), rest + code)
 }
 
-/// The names of what a statement defines or imports for others, variables aside.
-fn defined(statement: &Stmt) -> Vec<String> {
+/// The names of the items that a statement defines or imports.
+fn defined_names(statement: &Stmt) -> Vec<String> {
     let Stmt::Item(item) = statement else {
         return Vec::new();
     };
@@ -262,19 +258,19 @@ fn defined(statement: &Stmt) -> Vec<String> {
         Item::TraitAlias(item) => &item.ident,
         Item::Type(item) => &item.ident,
         Item::Union(item) => &item.ident,
-        Item::Use(item) => return imported(&item.tree),
+        Item::Use(item) => return imported_names(&item.tree),
         _ => return Vec::new(),
     };
     vec![ident.to_string()]
 }
 
-/// The names that a `use` brings; those of a `*` give way to others by themselves.
-fn imported(tree: &UseTree) -> Vec<String> {
+/// The names that a `use` imports, except by `*`: glob imports may be shadowed anyway.
+fn imported_names(tree: &UseTree) -> Vec<String> {
     match tree {
-        UseTree::Path(path) => imported(&path.tree),
+        UseTree::Path(path) => imported_names(&path.tree),
         UseTree::Name(name) => vec![name.ident.to_string()],
         UseTree::Rename(rename) if rename.rename != "_" => vec![rename.rename.to_string()],
-        UseTree::Group(group) => group.items.iter().flat_map(imported).collect(),
+        UseTree::Group(group) => group.items.iter().flat_map(imported_names).collect(),
         UseTree::Rename(_) | UseTree::Glob(_) => Vec::new(),
     }
 }
@@ -290,15 +286,16 @@ mod tests {
     fn program(cells: &[&str]) -> Result<Program> {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("small.ipynb");
-        let cells: Vec<_> = (1..)
-            .zip(cells)
-            .map(|(id, source)| json!({"cell_type": "code", "id": format!("c{id}"), "source": source}))
-            .collect();
+        let cell = |(number, source): (i32, &&str)| {
+            let id = format!("c{number}");
+            json!({"cell_type": "code", "id": id, "source": source})
+        };
+        let cells: Vec<_> = (1..).zip(cells).map(cell).collect();
         fs::write(&path, json!({"cells": cells}).to_string()).unwrap();
         Program::new(&path)
     }
 
-    /// What the program prints.
+    /// Runs the program of these cells and returns its output.
     fn run_cells(cells: &[&str]) -> String {
         let folder = tempfile::tempdir().unwrap();
         let (source, built) = (folder.path().join("main.rs"), folder.path().join("main"));
@@ -320,18 +317,20 @@ mod tests {
     }
 
     #[test]
-    fn what_is_defined_anew_shadows_what_was_there() {
+    fn new_definitions_shadow_old_ones() {
         let printed = run_cells(&[
             "use std::collections::BTreeMap;\nfn f() -> u32 { 1 }\nlet a: u32 = f();",
-            "use std::collections::BTreeMap;\nfn f() -> u32 { 2 }\nlet b: BTreeMap<u32, u32> = [(a, f())].into();",
-            "let a: &str = \"new\";\nstruct Shown;\nimpl Shown { fn evcxr_display(&self) { println!(\"itself\") } }\nShown",
+            "use std::collections::BTreeMap;\nfn f() -> u32 { 2 }\n\
+             let b: BTreeMap<u32, u32> = [(a, f())].into();",
+            "let a: &str = \"new\";\nstruct Shown;\n\
+             impl Shown { fn evcxr_display(&self) { println!(\"itself\") } }\nShown",
             "(a, b)",
         ]);
         assert_eq!(printed, "itself\n(\"new\", {1: 2})");
     }
 
     #[test]
-    fn dep_lines_become_dependencies_and_other_commands_nothing() {
+    fn dep_lines_become_dependencies_and_other_commands_are_dropped() {
         let cell = ":dep one = \"1.2\"\n// a remark\n:dep two\n:opt 2\n\nlet a: u32 = 1;";
         let program = program(&[cell]).unwrap();
         let manifest: Table = program.manifest("small").unwrap().parse().unwrap();
@@ -351,7 +350,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cell_that_is_no_rust_is_named_with_its_line() {
+    fn syntax_errors_name_the_cell_and_line() {
         let error = format!("{:#}", program(&["1", "let a = 1;\nlet = 2;"]).err().unwrap());
         assert!(error.contains("cell 2 (id c2") && error.contains("line 2, column 4"), "{error}");
         let below = "// a remark\n:dep one\n\nlet a = 1;\nlet = 2;";

@@ -1,7 +1,7 @@
-//! Makes everything that the notebooks need, once; what is in place already is left alone.
+//! Sets up everything that the notebooks need; parts that are up to date are left alone.
 //!
-//! Nothing is installed outside the project's `.tools` and Cargo's home, apart from rustup's
-//! component `rust-src`.
+//! Installs only to the project's `.tools` and Cargo's home, except for rustup's component
+//! `rust-src`.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -14,59 +14,58 @@ use warm_evcxr::pool::{Pool, Settings};
 use warm_evcxr::template::{self, Dependencies, parse_dependency};
 use warm_evcxr::{evcxr, files};
 
+use crate::jupyter;
 use crate::notebook::Notebook;
 use crate::process::{command, output};
 use crate::project::Project;
-use crate::jupyter;
 use crate::ui::Spinner;
 
-/// How the notebooks' kernel compiles.
+/// The Cargo configuration of the notebooks' kernel.
 const CARGO_CONFIG: &str = include_str!("kernel-profile.toml");
 
-/// Variables with which the crate computes faster, and which have to be set before the program
-/// starts.
-pub(crate) const FASTER: [(&str, &str); 3] = [
-    // candle adds up gradients on threads of its own, which spin beside Rayon's while they wait.
+/// Environment variables that make training faster and must be set before the program starts.
+pub(crate) const PERFORMANCE_VARIABLES: [(&str, &str); 3] = [
+    // candle adds up gradients on its own threads, which spin beside Rayon's while they wait.
     ("CANDLE_NUM_THREADS", "1"),
-    // What a training step frees the next one needs again: glibc shall keep it, since fetching
-    // megabytes of fresh pages each time costs nearly as much as computing on them.
+    // Each training step needs the memory that the last one freed. glibc must keep it: getting
+    // megabytes of fresh pages for every step costs nearly as much as the computation.
     ("MALLOC_MMAP_THRESHOLD_", "33554432"),
     ("MALLOC_TRIM_THRESHOLD_", "1073741824"),
 ];
-/// The same for Pythons that cells start: the project's own, apart from what is beside the
+/// Environment variables that isolate the Pythons that cells start, also from modules beside the
 /// notebook.
-const PYTHON: [(&str, &str); 4] =
+const PYTHON_VARIABLES: [(&str, &str); 4] =
     [("PYTHONNOUSERSITE", "1"), ("PYTHONPATH", ""), ("PYTHONSAFEPATH", "1"), ("PYTHONUTF8", "1")];
 
-/// The name and the title under which the kernel is registered for the user, beside one of the
-/// user's own.
+/// The name and title under which the kernel is registered for the user. They differ from those of
+/// evcxr's own kernel.
 const USER_KERNEL: (&str, &str) = ("mnist-notebook", "Rust (MNIST notebooks)");
 
-/// Makes what these notebooks need, and prints how long it took if it took long.
+/// Sets up what these notebooks need and, if that took long, prints the times.
 ///
 /// # Errors
-/// When something needed is missing and cannot be made; the message says what to install.
+/// When something is missing and cannot be installed; the message says what to do.
 pub fn set_up(project: &Project, notebooks: &[PathBuf]) -> Result<()> {
     let start = Instant::now();
     let lock = project.tools().join("setup.lock");
     files::make_folder(&project.tools().join("jupyter"))?;
     let lock = File::create(&lock).with_context(|| format!("cannot write {}", lock.display()))?;
     if lock.try_lock().is_err() {
-        println!("Waiting for another `cargo xtask` to finish setting up");
+        println!("Waiting for another `cargo xtask` to finish its set-up");
         lock.lock()?;
     }
     project.claim_tools()?;
     let dependencies = dependencies(notebooks)?;
-    rust_src(project)?;
+    add_rust_src(project)?;
     let pool = project.pool();
     pool.furnish(CARGO_CONFIG)?;
-    let parts = side_by_side([
+    let parts = run_in_parallel([
         ("JupyterLab", &|| jupyter::set_up(project)),
-        ("the kernel", &|| kernelspec(project, &pool)),
+        ("the kernel", &|| install_kernel(project, &pool)),
         ("the notebooks' dependencies", &|| warm(project, &pool, &dependencies)),
     ])?;
     if start.elapsed() > Duration::from_secs(20) {
-        println!("Set up in {}, side by side:", minutes(start.elapsed()));
+        println!("Set up in {}, in parallel:", minutes(start.elapsed()));
         for (name, took) in parts {
             println!("        {:>6}  {name}", minutes(took));
         }
@@ -74,17 +73,17 @@ pub fn set_up(project: &Project, notebooks: &[PathBuf]) -> Result<()> {
     Ok(())
 }
 
-/// A part of set-up: its name, and what makes it.
+/// A part of set-up: its name and the function that runs it.
 type Part<'a> = (&'static str, &'a (dyn Fn() -> Result<()> + Sync));
 
-/// Makes parts that do not need each other at the same time, and returns how long each took. All
-/// are brought to an end before the first error is returned, so that nothing is left half done.
-fn side_by_side<const N: usize>(parts: [Part; N]) -> Result<[(&'static str, Duration); N]> {
+/// Runs independent parts in parallel and returns how long each took. If a part fails, the others
+/// are still finished before the first error is returned.
+fn run_in_parallel<const N: usize>(parts: [Part; N]) -> Result<[(&'static str, Duration); N]> {
     let results = thread::scope(|scope| {
-        let running = parts.map(|(name, make)| {
+        let running = parts.map(|(name, run)| {
             scope.spawn(move || {
                 let start = Instant::now();
-                make().map(|()| (name, start.elapsed()))
+                run().map(|()| (name, start.elapsed()))
             })
         });
         running.map(|thread| thread.join().unwrap_or_else(|_| Err(anyhow!("set-up panicked"))))
@@ -96,37 +95,37 @@ fn side_by_side<const N: usize>(parts: [Part; N]) -> Result<[(&'static str, Dura
     Ok(times)
 }
 
-/// A duration as minutes and seconds.
+/// Formats a duration as minutes and seconds, such as `1:05`.
 pub fn minutes(duration: Duration) -> String {
     let seconds = duration.as_secs_f64().round() as u64;
     format!("{}:{:02}", seconds / 60, seconds % 60)
 }
 
-/// The standard library's source, by which evcxr infers the types of variables. Does without it
-/// where it cannot be had.
-fn rust_src(project: &Project) -> Result<()> {
+/// Installs the standard library's source, which evcxr uses to infer the types of variables. Not
+/// having it is no error.
+fn add_rust_src(project: &Project) -> Result<()> {
     let sysroot = output(command("rustc").args(["--print", "sysroot"]))?;
     if Path::new(&sysroot).join("lib/rustlib/src/rust/library").is_dir() {
         return Ok(());
     }
     let unavailable = project.tools().join("rust-src-unavailable");
-    if fs::read_to_string(&unavailable).is_ok_and(|without| without == sysroot) {
+    if fs::read_to_string(&unavailable).is_ok_and(|tried| tried == sysroot) {
         return Ok(());
     }
     println!("Adding rust-src to the Rust toolchain");
     if let Err(error) = output(command("rustup").args(["component", "add", "rust-src"])) {
         println!(
-            "Going on without rust-src: some variables in cells need their type written out ({error:#})"
+            "Going on without rust-src: some variables in cells need explicit types ({error:#})"
         );
         fs::write(unavailable, sysroot)?;
     }
     Ok(())
 }
 
-/// The kernel, and the kernelspec that the notebooks name.
-fn kernelspec(project: &Project, pool: &Pool) -> Result<()> {
+/// Installs the kernel and the kernelspec that the notebooks use.
+fn install_kernel(project: &Project, pool: &Pool) -> Result<()> {
     if evcxr::installed()?.is_none() {
-        println!("Building the kernel evcxr_jupyter {}, once for this user", evcxr::VERSION);
+        println!("Building the kernel evcxr_jupyter {} (once per user)", evcxr::VERSION);
     }
     let spinner = Spinner::new("");
     let evcxr = evcxr::find_or_build(&spinner.messages())?;
@@ -136,11 +135,11 @@ fn kernelspec(project: &Project, pool: &Pool) -> Result<()> {
 }
 
 fn folder_of(file: &Path) -> Result<PathBuf> {
-    Ok(file.parent().context("a file lies in a folder")?.to_owned())
+    Ok(file.parent().context("the file has no parent folder")?.to_owned())
 }
 
 fn spec(folder: PathBuf, title: &str) -> Kernelspec {
-    let environment = FASTER.into_iter().chain(PYTHON);
+    let environment = PERFORMANCE_VARIABLES.into_iter().chain(PYTHON_VARIABLES);
     Kernelspec {
         folder,
         display_name: title.to_owned(),
@@ -148,8 +147,7 @@ fn spec(folder: PathBuf, title: &str) -> Kernelspec {
     }
 }
 
-/// Registers the kernel for the user's own Jupyter and VS Code, under a name that leaves a kernel
-/// of the user's own alone. Returns the name.
+/// Registers the kernel for the user's own Jupyter and VS Code. Returns its name.
 ///
 /// # Errors
 /// When the user's folder is not known or cannot be written.
@@ -159,7 +157,7 @@ pub fn register(project: &Project) -> Result<&'static str> {
     Ok(name)
 }
 
-/// Where the kernel is registered for the user.
+/// The folder in which the kernel is registered for the user.
 ///
 /// # Errors
 /// When the user's folder is not known.
@@ -168,32 +166,32 @@ pub fn user_kernelspec() -> Result<PathBuf> {
     Ok(data.join("kernels").join(USER_KERNEL.0))
 }
 
-/// How the kernel is used outside the project's own JupyterLab.
-pub fn elsewhere(project: &Project) -> String {
+/// How to use the kernel in the project's JupyterLab and elsewhere.
+pub fn instructions(project: &Project) -> String {
     let (name, title) = USER_KERNEL;
     let registered = user_kernelspec().is_ok_and(|folder| folder.exists());
     let kernel = if registered {
         format!("the kernel is registered as `{name}`")
     } else {
-        "first `cargo xtask setup --user`, which registers the kernel for you".to_owned()
+        "run `cargo xtask setup --user` first, to register the kernel".to_owned()
     };
     format!(
         "\nThe notebooks run in `cargo xtask lab`. Elsewhere, {kernel}:\n\
-         VS Code, with its extension Jupyter: open a notebook, `Select Kernel`, `Jupyter Kernel…`, \
+         VS Code with the Jupyter extension: open a notebook, `Select Kernel`, `Jupyter Kernel…`, \
          `{title}`.\n\
-         A JupyterLab of your own: start it in {}, and choose `{title}` from the menu `Kernel`.\n\
-         `cargo xtask clean` takes all of it away.",
+         Your own JupyterLab: start it in {} and choose `{title}` from the `Kernel` menu.\n\
+         `cargo xtask clean` removes all of it.",
         project.notebooks().display()
     )
 }
 
-/// All folders that set-up makes: the project's, the user's kernelspec, and the kernel's program.
+/// All folders that set-up creates: the project's, the kernel program and the user's kernelspec.
 ///
 /// # Errors
 /// When the user's folders are not known.
-pub fn made(project: &Project) -> Result<Vec<PathBuf>> {
+pub fn created_folders(project: &Project) -> Result<Vec<PathBuf>> {
     let mut folders = vec![project.tools(), evcxr::own_root()?];
-    // One that another checkout has registered is its own.
+    // Leave a kernelspec that another checkout has registered.
     let spec = user_kernelspec()?;
     let text = fs::read_to_string(spec.join("kernel.json")).unwrap_or_default();
     if text.contains(&*project.tools().to_string_lossy()) {
@@ -202,21 +200,21 @@ pub fn made(project: &Project) -> Result<Vec<PathBuf>> {
     Ok(folders)
 }
 
-/// The build folder with all dependencies of the notebooks compiled.
+/// Compiles all dependencies of the notebooks.
 fn warm(project: &Project, pool: &Pool, dependencies: &Dependencies) -> Result<()> {
     let spinner = Spinner::new("");
     let lock = project.root().join("Cargo.lock");
     template::warm(pool, dependencies, Some(&lock), &spinner.messages()).map(drop)
 }
 
-/// What the `:dep` lines of notebooks ask for.
+/// The dependencies in the notebooks' `:dep` lines.
 fn dependencies(notebooks: &[PathBuf]) -> Result<Dependencies> {
     let mut dependencies = Dependencies::new();
     for path in notebooks {
-        let folder = path.parent().context("a notebook lies in a folder")?;
+        let folder = path.parent().context("the notebook has no parent folder")?;
         for cell in Notebook::read(path)?.code_cells() {
-            for wanted in cell.source.lines().filter_map(|line| line.strip_prefix(":dep ")) {
-                dependencies.extend([parse_dependency(wanted, folder)
+            for line in cell.source.lines().filter_map(|line| line.strip_prefix(":dep ")) {
+                dependencies.extend([parse_dependency(line, folder)
                     .with_context(|| format!("in {}", path.display()))?]);
             }
         }
@@ -229,19 +227,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn all_parts_end_before_an_error_is_told() {
+    fn all_parts_finish_before_an_error_is_returned() {
         let last = std::sync::atomic::AtomicBool::new(false);
         let done = || {
             last.store(true, std::sync::atomic::Ordering::Relaxed);
             Ok(())
         };
-        let error = side_by_side([("one", &|| Err(anyhow!("no disk"))), ("two", &done)]);
+        let error = run_in_parallel([("one", &|| Err(anyhow!("no disk"))), ("two", &done)]);
         assert_eq!(error.unwrap_err().to_string(), "no disk");
         assert!(last.into_inner());
     }
 
     #[test]
-    fn the_profile_says_everything_that_the_general_one_says() {
+    fn the_profile_sets_every_option_of_the_default_one() {
         let keys = |text: &str| -> Vec<String> {
             let table: toml::Table = text.parse().unwrap();
             let profile = table["profile"]["dev"].as_table().unwrap();
@@ -252,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn durations_read_as_clocks_do() {
+    fn durations_are_minutes_and_seconds() {
         assert_eq!(minutes(Duration::from_millis(61_400)), "1:01");
         assert_eq!(minutes(Duration::from_millis(59_600)), "1:00");
     }

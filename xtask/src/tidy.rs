@@ -1,33 +1,35 @@
-//! What a committed notebook must look like, so that a change to it shows what changed and nothing else.
+//! Checks the form of committed notebooks, so that diffs show only real changes.
 
 use serde_json::{Value, json};
 
 use crate::check::failures;
 use crate::notebook::{CodeCell, Notebook, is_progress, joined};
 
-/// The kernel that notebooks name: evcxr's own kernelspec has the same, so they open under either.
+/// The kernelspec of notebooks. It equals evcxr's own, so notebooks open with either kernel.
 fn kernelspec() -> Value {
     json!({"display_name": "Rust", "language": "rust", "name": "rust"})
 }
 
-/// All that is untidy in a notebook, one line each; nothing when all is well.
+/// The problems of a notebook, one line each.
 ///
-/// Wanted: executed in order and without failures; no more metadata than the kernel, the language, and cells' tags; an
-/// identifier for each cell, all different; no paths of a machine; no progress lines, which tell of speed.
+/// A tidy notebook was executed in order without failures. Its metadata are only the kernel, the
+/// language and cell tags. Each cell has a unique identifier. Outputs have no local paths and no
+/// progress lines.
 pub fn untidy(notebook: &Notebook) -> Vec<String> {
-    let mut found = metadata(notebook.json());
-    found.extend(identifiers(notebook.cells()));
+    let mut found = metadata_problems(notebook.json());
+    found.extend(identifier_problems(notebook.cells()));
     let cells = notebook.code_cells();
     for (cell, count) in cells.iter().zip(1..) {
         if cell.count != Some(count) {
-            let was = cell.count.map_or("no number".to_owned(), |count| count.to_string());
-            found.push(format!("{}: execution count {count} wanted, found {was}", name(cell)));
+            let found_count = cell.count.map_or("none".to_owned(), |count| count.to_string());
+            let name = name(cell);
+            found.push(format!("{name}: expected execution count {count}, found {found_count}"));
         }
         found.extend(texts(cell).iter().flat_map(|text| text.lines()).filter_map(|line| {
             let what = if is_progress(line) {
-                "a progress line"
-            } else if has_path(line) {
-                "a path of a machine"
+                "progress line"
+            } else if has_local_path(line) {
+                "local path"
             } else {
                 return None;
             };
@@ -38,33 +40,30 @@ pub fn untidy(notebook: &Notebook) -> Vec<String> {
     found
 }
 
-fn metadata(json: &Value) -> Vec<String> {
+fn metadata_problems(json: &Value) -> Vec<String> {
     let mut found = Vec::new();
     if json["nbformat"] != 4 || json["nbformat_minor"].as_u64() < Some(5) {
-        found.push("nbformat 4.5 wanted: earlier ones have no cell identifiers".to_owned());
+        found.push("expected nbformat 4.5: earlier ones have no cell identifiers".to_owned());
     }
     if json["metadata"]["kernelspec"] != kernelspec() {
-        found.push(format!("metadata: kernelspec {} wanted", kernelspec()));
+        found.push(format!("metadata: expected kernelspec {}", kernelspec()));
     }
-    found.extend(others(&json["metadata"], &["kernelspec", "language_info"], "metadata"));
+    found.extend(extra_keys(&json["metadata"], &["kernelspec", "language_info"], "metadata"));
     for (cell, number) in json["cells"].as_array().into_iter().flatten().zip(1..) {
-        found.extend(others(
-            &cell["metadata"],
-            &["tags"],
-            &format!("metadata of cell {number} (of all)"),
-        ));
+        let place = format!("metadata of cell {number} (of all)");
+        found.extend(extra_keys(&cell["metadata"], &["tags"], &place));
     }
     found
 }
 
-fn others(metadata: &Value, wanted: &[&str], place: &str) -> Vec<String> {
+fn extra_keys(metadata: &Value, allowed: &[&str], place: &str) -> Vec<String> {
     let keys = metadata.as_object().into_iter().flatten().map(|(key, _)| key);
-    keys.filter(|key| !wanted.contains(&key.as_str()))
-        .map(|key| format!("{place}: `{key}`"))
+    keys.filter(|key| !allowed.contains(&key.as_str()))
+        .map(|key| format!("{place}: unexpected `{key}`"))
         .collect()
 }
 
-fn identifiers(cells: &[Value]) -> Vec<String> {
+fn identifier_problems(cells: &[Value]) -> Vec<String> {
     let mut seen = Vec::new();
     let mut found = Vec::new();
     for (cell, number) in cells.iter().zip(1..) {
@@ -79,8 +78,8 @@ fn identifiers(cells: &[Value]) -> Vec<String> {
     found
 }
 
-/// Text outputs that differ in more than digits between two executions of the same notebook, as
-/// names of cells. A cell of `one` that was never executed shows nothing to differ from.
+/// The cells whose text output differs between two executions of a notebook, ignoring digits. Cells
+/// that were never executed in `one` are skipped.
 pub fn differences(one: &Notebook, other: &Notebook) -> Vec<String> {
     let shapes =
         |cell: &CodeCell| texts(cell).iter().map(|text| without_digits(text)).collect::<Vec<_>>();
@@ -92,7 +91,8 @@ pub fn differences(one: &Notebook, other: &Notebook) -> Vec<String> {
         .collect()
 }
 
-/// The text with each number replaced by `#`, and blanks and rules, by which tables are aligned, taken together.
+/// The text with numbers replaced by `#` and runs of spaces and rules, which align tables, by a
+/// single space.
 fn without_digits(text: &str) -> String {
     let mut shape = String::new();
     for character in text.chars() {
@@ -108,7 +108,7 @@ fn without_digits(text: &str) -> String {
     shape
 }
 
-/// What a cell shows as text.
+/// The text outputs of a cell.
 fn texts(cell: &CodeCell) -> Vec<String> {
     let text = |output: &Value| {
         joined(if output["output_type"] == "stream" {
@@ -120,7 +120,7 @@ fn texts(cell: &CodeCell) -> Vec<String> {
     cell.outputs.iter().map(text).collect()
 }
 
-fn has_path(line: &str) -> bool {
+fn has_local_path(line: &str) -> bool {
     ["/home/", "/root/", "/tmp/", "/Users/", "C:\\"].iter().any(|start| line.contains(start))
 }
 
@@ -136,8 +136,10 @@ mod tests {
         json!({
             "cells": [
                 {"cell_type": "markdown", "id": "title", "metadata": {}, "source": "# Title"},
-                {"cell_type": "code", "id": "one", "metadata": {}, "source": "one", "execution_count": 1,
-                 "outputs": [{"output_type": "stream", "name": "stdout", "text": ["loss 0.1317\n"]}]},
+                {"cell_type": "code", "id": "one", "metadata": {}, "source": "one",
+                 "execution_count": 1,
+                 "outputs": [{"output_type": "stream", "name": "stdout",
+                              "text": ["loss 0.1317\n"]}]},
                 {"cell_type": "code", "id": "two", "metadata": {"tags": ["long"]}, "source": "two",
                  "execution_count": 2, "outputs": []},
             ],
@@ -153,21 +155,22 @@ mod tests {
     }
 
     #[test]
-    fn a_tidy_notebook_is_not_reported() {
+    fn tidy_notebooks_have_no_problems() {
         assert_eq!(found(|_| {}), [""; 0]);
     }
 
     #[test]
-    fn metadata_that_editors_leave_behind_is_untidy() {
-        assert_eq!(found(|n| n["metadata"]["widgets"] = json!({})), ["metadata: `widgets`"]);
+    fn extra_metadata_of_editors_is_untidy() {
+        let widgets = found(|n| n["metadata"]["widgets"] = json!({}));
+        assert_eq!(widgets, ["metadata: unexpected `widgets`"]);
         let times = found(|n| n["cells"][1]["metadata"]["execution"] = json!({"start": "12:00"}));
-        assert_eq!(times, ["metadata of cell 2 (of all): `execution`"]);
+        assert_eq!(times, ["metadata of cell 2 (of all): unexpected `execution`"]);
         assert_eq!(found(|n| n["metadata"]["kernelspec"]["name"] = json!("rust-2")).len(), 1);
         assert_eq!(found(|n| n["nbformat_minor"] = json!(4)).len(), 1);
     }
 
     #[test]
-    fn cells_need_identifiers_of_their_own() {
+    fn cells_need_unique_identifiers() {
         assert_eq!(
             found(|n| n["cells"][0]["id"] = Value::Null),
             ["cell 1 (of all) has no identifier"]
@@ -179,11 +182,11 @@ mod tests {
     }
 
     #[test]
-    fn a_notebook_must_have_been_executed_from_top_to_bottom() {
+    fn notebooks_must_be_executed_from_top_to_bottom() {
         let gap = found(|n| n["cells"][2]["execution_count"] = json!(3));
-        assert_eq!(gap, ["code cell 2 (Title): execution count 2 wanted, found 3"]);
+        assert_eq!(gap, ["code cell 2 (Title): expected execution count 2, found 3"]);
         let never = found(|n| n["cells"][2]["execution_count"] = Value::Null);
-        assert!(never[0].ends_with("execution count 2 wanted, found no number"), "{never:?}");
+        assert!(never[0].ends_with("expected execution count 2, found none"), "{never:?}");
     }
 
     #[test]
@@ -191,18 +194,18 @@ mod tests {
         let print = |line: &str| found(|n| n["cells"][1]["outputs"][0]["text"] = json!([line]));
         assert_eq!(
             print("read /home/me/data\n"),
-            ["code cell 1 (Title): a path of a machine: read /home/me/data"]
+            ["code cell 1 (Title): local path: read /home/me/data"]
         );
         assert_eq!(
             print("▕███▏ 9 % 7 images/s"),
-            ["code cell 1 (Title): a progress line: ▕███▏ 9 % 7 images/s"]
+            ["code cell 1 (Title): progress line: ▕███▏ 9 % 7 images/s"]
         );
         let stderr = found(|n| n["cells"][1]["outputs"][0]["name"] = json!("stderr"));
         assert!(stderr[0].contains("standard error: loss 0.1317"), "{stderr:?}");
     }
 
     #[test]
-    fn executions_may_differ_in_digits_and_in_nothing_else() {
+    fn executions_may_differ_only_in_digits() {
         let with = |line: &str| {
             let mut json = notebook();
             json["cells"][1]["outputs"][0]["text"] = json!(line);

@@ -1,16 +1,16 @@
-//! Progress on screen: a spinner in a terminal, plain lines elsewhere.
+//! Shows progress: a spinner in a terminal, plain lines elsewhere.
 
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
 
-/// One line that shows that something is at work, for how long, and what it last said.
+/// A line with a spinner, the elapsed time and the last message.
 pub struct Spinner {
     bar: ProgressBar,
 }
 
 impl Spinner {
-    /// A spinner for the work that `title` names.
+    /// Starts a spinner for the task `title`.
     pub fn new(title: &str) -> Self {
         let bar = ProgressBar::new_spinner();
         if let Ok(style) =
@@ -23,14 +23,14 @@ impl Spinner {
         Self { bar }
     }
 
-    /// Sets the clock to zero and names the work anew.
+    /// Resets the clock and sets a new title.
     pub fn restart(&self, title: &str) {
         self.bar.set_prefix(title.to_owned());
         self.bar.set_message("");
         self.bar.reset_elapsed();
     }
 
-    /// Shows what the work says: the last message in a terminal, all of them as lines elsewhere.
+    /// Shows messages: only the last one in a terminal, all of them as lines elsewhere.
     pub fn messages(&self) -> impl Fn(&str) + Send + use<> {
         let bar = self.bar.clone();
         move |message: &str| {
@@ -41,7 +41,7 @@ impl Spinner {
         }
     }
 
-    /// Prints a line that stays.
+    /// Prints a permanent line.
     pub fn line(&self, line: &str) {
         self.bar.suspend(|| println!("{line}"));
     }

@@ -1,6 +1,6 @@
-"""A headless Chromium and JupyterLab to look at, for the scripts that go on from here.
+"""Controls headless Chromium and JupyterLab. The other scripts are appended to this one.
 
-Speaks WebDriver (https://www.w3.org/TR/webdriver2) with chromedriver, which is nothing more than JSON over HTTP.
+Uses WebDriver (https://www.w3.org/TR/webdriver2), which is JSON over HTTP, with chromedriver.
 """
 
 import atexit
@@ -17,47 +17,46 @@ import urllib.request
 from pathlib import Path
 
 IS_ROOT = os.geteuid() == 0
-# How often a server is started that loses its port to another program while it starts.
+# How often to retry a server that loses its port to another program while it starts.
 STARTS = 10
-# Seconds to wait for what takes a few on a machine that is not busy.
-LIMIT = 300
+# Long enough for a busy machine.
+LIMIT = 300  # seconds
 
 
 def wait(what, check, limit):
     deadline = time.monotonic() + limit
     while not (result := check()):
         if time.monotonic() > deadline:
-            sys.exit(f"waited {limit} s in vain for {what}")
+            sys.exit(f"timed out after {limit} s waiting for {what}")
         time.sleep(0.1)
     return result
 
 
 def start_driver():
-    """Starts chromedriver on a port of its own choice and returns the port.
+    """Starts chromedriver on a free port and returns the port.
 
-    It chooses a port that is free for IPv4, then wants the same for IPv6, and ends where somebody
-    else has that one.
+    chromedriver chooses a port that is free for IPv4 and exits if it is in use for IPv6.
     """
     for _ in range(STARTS):
         driver = subprocess.Popen(["chromedriver", "--port=0"], stdout=subprocess.PIPE, text=True)
         atexit.register(driver.terminate)
-        said = ""
+        output = ""
         for line in driver.stdout:
             if started := re.search(r"successfully on port (\d+)", line):
                 return int(started.group(1))
-            said += line
-    sys.exit(f"chromedriver ended {STARTS} times before it had a port, and said last:\n{said}")
+            output += line
+    sys.exit(f"chromedriver failed to start {STARTS} times; its last output:\n{output}")
 
 
 class Browser:
-    """A session of chromedriver, which leaves a screenshot in a file at its end."""
+    """A chromedriver session, which saves a screenshot when it ends."""
 
     def __init__(self, screenshot, **options):
         self.screenshot = Path(screenshot)
         self.address = f"http://127.0.0.1:{start_driver()}/session"
         arguments = ["--headless=new", "--window-size=1400,1600", "--disable-dev-shm-usage"]
         if IS_ROOT:
-            arguments.append("--no-sandbox")  # Chromium refuses to start as root otherwise
+            arguments.append("--no-sandbox")  # required to run Chromium as root
         options = {"goog:chromeOptions": {"args": arguments, **options}}
         session = self.call("POST", "", capabilities={"alwaysMatch": options})
         self.address += "/" + session["sessionId"]
@@ -71,7 +70,8 @@ class Browser:
 
     def call(self, method, path, **body):
         data = json.dumps(body).encode() if method == "POST" else None
-        request = urllib.request.Request(self.address + path, data, {"Content-Type": "application/json"}, method=method)
+        headers = {"Content-Type": "application/json"}
+        request = urllib.request.Request(self.address + path, data, headers, method=method)
         try:
             with urllib.request.urlopen(request, timeout=LIMIT) as answer:
                 return json.load(answer)["value"]
@@ -87,9 +87,13 @@ class Browser:
     def find(self, selector):
         return self.call("POST", "/element", using="css selector", value=selector)
 
+    def press_keys(self, actions):
+        keyboard = {"type": "key", "id": "keyboard", "actions": actions}
+        self.call("POST", "/actions", actions=[keyboard])
+
 
 class Lab:
-    """JupyterLab on the notebooks of a folder."""
+    """A JupyterLab server for a folder of notebooks."""
 
     def __init__(self, folder, log):
         self.token = secrets.token_hex(16)
@@ -98,15 +102,15 @@ class Lab:
             wait("JupyterLab", lambda: self.answers() or self.server.poll() is not None, LIMIT)
             if self.server.poll() is None:
                 return
-            # It lets go of the port that it has found to be free before it takes it for good.
+            # It finds a free port, releases it, and then binds it: another program may be faster.
             if "no available port" not in Path(log).read_text():
                 break
-        sys.exit(f"JupyterLab does not start, see {log}")
+        sys.exit(f"JupyterLab does not start: see {log}")
 
     def start(self, folder, log):
         from jupyter_core.paths import jupyter_runtime_dir
 
-        # Started as this program is, apart from what else the user has.
+        # Isolated from the user's settings, like this program.
         lab = [sys.executable, "-I", "-X", "utf8", "-m", "jupyterlab"]
         lab += ["--no-browser", "--ServerApp.ip=127.0.0.1", "--ServerApp.port=0"]
         lab += [f"--ServerApp.root_dir={folder}", f"--IdentityProvider.token={self.token}"]
@@ -120,7 +124,7 @@ class Lab:
     def answers(self):
         try:
             self.port = json.loads(self.record.read_text())["port"]
-            # Whoever has taken the port away does not know the token.
+            # The token tells our server from another one on the same port.
             status = f"http://127.0.0.1:{self.port}/api/status?token={self.token}"
             with urllib.request.urlopen(status, timeout=LIMIT):
                 return True

@@ -1,4 +1,4 @@
-//! `cargo xtask`'s commands as a user calls them; only those that need no Jupyter kernel.
+//! Runs the commands of `cargo xtask` that need no Jupyter kernel.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -7,7 +7,7 @@ use std::sync::{Mutex, PoisonError};
 use serde_json::json;
 use tempfile::TempDir;
 
-/// Held by who uses `target/script`.
+/// Locked by tests that use `target/script`.
 static SCRIPT: Mutex<()> = Mutex::new(());
 
 fn xtask(arguments: &[&str]) -> Command {
@@ -20,7 +20,7 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
-/// A folder with one notebook, `name`, of one cell in this language.
+/// A folder with a notebook of one cell.
 fn notebook(name: &str, language: &str, source: &str) -> TempDir {
     let folder = tempfile::tempdir().unwrap();
     let cell = json!({"cell_type": "code", "id": "a", "metadata": {}, "source": source,
@@ -32,11 +32,11 @@ fn notebook(name: &str, language: &str, source: &str) -> TempDir {
     folder
 }
 
-/// The program that `cargo xtask script` says it has built.
-fn named_program(output: &Output) -> PathBuf {
-    let said = text(&output.stdout);
-    assert!(output.status.success(), "{said}\n{}", text(&output.stderr));
-    let line = said.lines().find_map(|line| line.strip_prefix("Built:")).expect(&said);
+/// The program that `cargo xtask script` reports to have built.
+fn built_program(output: &Output) -> PathBuf {
+    let stdout = text(&output.stdout);
+    assert!(output.status.success(), "{stdout}\n{}", text(&output.stderr));
+    let line = stdout.lines().find_map(|line| line.strip_prefix("Built:")).expect(&stdout);
     line.rsplit_once(" (").expect(line).0.trim().into()
 }
 
@@ -46,8 +46,8 @@ fn host() -> String {
 }
 
 #[test]
-fn the_program_of_a_notebook_is_where_script_says_wherever_cargo_builds() {
-    let _alone = SCRIPT.lock().unwrap_or_else(PoisonError::into_inner);
+fn script_reports_the_program_wherever_cargo_builds_it() {
+    let _guard = SCRIPT.lock().unwrap_or_else(PoisonError::into_inner);
     let folder = notebook("where_it_is.ipynb", "rust", "println!(\"here\");");
     let host = host();
     let (target, build) = (folder.path().join("target"), folder.path().join("build"));
@@ -57,30 +57,29 @@ fn the_program_of_a_notebook_is_where_script_says_wherever_cargo_builds() {
         ("CARGO_BUILD_BUILD_DIR", &build),
     ];
     for (variable, value) in settings {
-        // By its bare name: the folder is the current one.
         let mut script = xtask(&["script", "where_it_is.ipynb"]);
         let output = script.current_dir(&folder).env(variable, value).output().unwrap();
-        let program = named_program(&output);
-        assert!(program.is_file(), "{variable}: there is no {}", program.display());
+        let program = built_program(&output);
+        assert!(program.is_file(), "{variable}: {} is missing", program.display());
         let printed = Command::new(&program).output().unwrap().stdout;
         assert_eq!(text(&printed), "here\n", "{variable}");
     }
 }
 
 #[test]
-fn a_notebook_in_another_language_is_refused_before_anything_is_set_up() {
+fn notebooks_in_other_languages_are_refused_before_set_up() {
     let folder = notebook("other.ipynb", "python", "import jax");
     let output = xtask(&["run", "other.ipynb"]).current_dir(&folder).output().unwrap();
-    let said = text(&output.stderr);
-    assert_eq!(output.status.code(), Some(1), "{said}");
-    assert!(said.contains("other.ipynb") && said.contains("is in python"), "{said}");
-    assert_eq!((text(&output.stdout), said.lines().count()), (String::new(), 1), "{said}");
+    let stderr = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    assert!(stderr.contains("other.ipynb") && stderr.contains("is in python"), "{stderr}");
+    assert_eq!((text(&output.stdout), stderr.lines().count()), (String::new(), 1), "{stderr}");
 }
 
 #[test]
 #[cfg(target_os = "linux")]
-fn lines_that_cannot_be_written_stop_nothing() {
-    let _alone = SCRIPT.lock().unwrap_or_else(PoisonError::into_inner);
+fn write_errors_do_not_stop_commands() {
+    let _guard = SCRIPT.lock().unwrap_or_else(PoisonError::into_inner);
     let folder = notebook("quiet.ipynb", "rust", "println!(\"here\");");
     let full = || Stdio::from(std::fs::File::create("/dev/full").unwrap());
     let mut script = xtask(&["script", "quiet.ipynb"]);

@@ -1,8 +1,9 @@
-//! Times products of matrices that stay in cache, one after the other on every thread: what a training step costs at
-//! least if it multiplies as many numbers as its definition says.
+//! Times matrix products that stay in cache, one after the other on every thread. The result is a
+//! lower bound for a training step that does all the multiplications in its definition.
 //!
-//! A request is a line on standard input, `gemm batch count`; the answer is a line `= milliseconds`, the time of the
-//! multiplications of one of `count` steps on `batch` images.
+//! A request is a line on standard input, `gemm batch count`. The answer is a line
+//! `= milliseconds`, the time of one step's multiplications on `batch` images, averaged over
+//! `count` steps.
 
 use std::error::Error;
 use std::hint::black_box;
@@ -12,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use gemm::Parallelism;
 
-/// Multiplications and additions of one step of the tutorial on one image.
+/// Floating-point operations of one of the tutorial's training steps, per image.
 const STEP_FLOP: f64 = 2.0 * 13.7e6;
 /// Rows and columns of the matrices.
 const SIZE: usize = 512;
@@ -25,14 +26,14 @@ fn main() -> Result<(), Box<dyn Error>> {
             return Err(format!("expected `gemm batch count`, not `{line}`").into());
         };
         let (batch, count) = (batch.parse::<f64>()?, count.parse::<f64>()?);
-        let took = products(count * batch * STEP_FLOP, threads);
-        println!("= {}", took.as_secs_f64() * 1e3 / count);
+        let time = time_products(count * batch * STEP_FLOP, threads);
+        println!("= {}", time.as_secs_f64() * 1e3 / count);
     }
     Ok(())
 }
 
-/// How long `flop` operations take.
-fn products(flop: f64, threads: usize) -> Duration {
+/// The time that `flop` operations take.
+fn time_products(flop: f64, threads: usize) -> Duration {
     let per_thread = flop / (2.0 * SIZE.pow(3) as f64) / threads as f64;
     let count = per_thread.ceil();
     let start = Instant::now();
@@ -51,11 +52,11 @@ fn products(flop: f64, threads: usize) -> Duration {
     start.elapsed().mul_f64(per_thread / count)
 }
 
-/// `c = a · b`, square matrices in row order.
+/// `c = a · b` for square matrices in row-major order.
 fn product(a: &[f32], b: &[f32], c: &mut [f32]) {
     assert!([a.len(), b.len(), c.len()] == [SIZE * SIZE; 3]);
     let row = SIZE as isize;
-    // SAFETY: all three matrices have SIZE rows of SIZE values, and `c` is borrowed by nobody else.
+    // SAFETY: all three matrices have SIZE rows of SIZE values, and `c` is borrowed mutably.
     unsafe {
         gemm::gemm(
             SIZE,

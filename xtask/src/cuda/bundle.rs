@@ -1,4 +1,4 @@
-//! The folder that goes to the machine with the GPU.
+//! Makes the bundle for the machine with the GPU.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -9,11 +9,11 @@ use crate::process::command;
 use crate::project::Project;
 use warm_evcxr::files;
 
-/// The largest folder that is easily passed on.
+/// The maximum size of the bundle in bytes.
 const LIMIT: u64 = 60_000_000;
-/// What starts everything there.
+/// The script that runs everything in the bundle.
 const RUN: &str = include_str!("run.sh");
-/// Files that the programs read, under the paths at which they look for them.
+/// Files that the programs read, with their paths in the project and in the bundle.
 const FILES: [&str; 6] = [
     "docs/step_times.csv",
     "tests/golden/trace_epoch_1.csv",
@@ -23,7 +23,7 @@ const FILES: [&str; 6] = [
     "data/README.md",
 ];
 
-/// Writes the folder: programs, data, and the script that runs them.
+/// Writes the bundle: programs, data, and the script that runs them.
 pub(super) fn write(project: &Project, programs: &[(String, PathBuf)]) -> Result<PathBuf> {
     let folder = project.root().join("target/cuda/bundle");
     files::remove(&folder)?;
@@ -38,7 +38,7 @@ pub(super) fn write(project: &Project, programs: &[(String, PathBuf)]) -> Result
             .status();
         ensure!(
             status.context("cannot start `gzip`")?.success(),
-            "cannot pack {}",
+            "cannot compress {}",
             program.display()
         );
     }
@@ -48,22 +48,19 @@ pub(super) fn write(project: &Project, programs: &[(String, PathBuf)]) -> Result
     for entry in fs::read_dir(project.root().join("data"))? {
         let path = entry?.path();
         if path.extension().is_some_and(|ending| ending == "gz") {
-            copy(&path, &folder.join("data").join(path.file_name().context("a file has a name")?))?;
+            let name = path.file_name().context("the file has no name")?;
+            copy(&path, &folder.join("data").join(name))?;
         }
     }
-    files::write(&folder.join("run.sh"), RUN)?;
-    ensure!(
-        command("chmod").arg("+x").arg(folder.join("run.sh")).status()?.success(),
-        "chmod failed"
-    );
+    files::write_program(&folder.join("run.sh"), RUN)?;
     let size = files::size(&folder)?;
-    println!("The bundle takes {:.1} MB.", size as f64 / 1e6);
+    println!("Size of the bundle: {:.1} MB", size as f64 / 1e6);
     ensure!(size < LIMIT, "the bundle is larger than {} MB", LIMIT / 1_000_000);
     Ok(folder)
 }
 
 fn copy(from: &Path, to: &Path) -> Result<()> {
-    fs::create_dir_all(to.parent().context("a file lies in a folder")?)?;
+    fs::create_dir_all(to.parent().context("the file has no parent folder")?)?;
     fs::copy(from, to).with_context(|| format!("cannot copy {}", from.display()))?;
     Ok(())
 }
@@ -73,11 +70,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn without_a_driver_the_bundle_says_so_in_one_line() {
+    fn without_a_driver_the_script_prints_one_error_line() {
         let folder = tempfile::tempdir().unwrap();
         let script = folder.path().join("run.sh");
         fs::write(&script, RUN).unwrap();
-        // A Python that can load nothing.
+        // `false` acts as a Python that cannot load libraries.
         let output = command("bash").arg(&script).arg("false").output().unwrap();
         let message = String::from_utf8(output.stderr).unwrap();
         assert!(!output.status.success());

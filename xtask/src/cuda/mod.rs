@@ -1,12 +1,11 @@
-//! The feature `cuda` built on a machine without a GPU, a driver or the CUDA toolkit, for one that has a GPU.
+//! Builds the feature `cuda` for a machine with a GPU; needs no GPU, driver or CUDA toolkit.
 //!
-//! candle compiles its kernels with `nvcc`, which comes from NVIDIA's Python wheels into `.tools/cuda`. What it links
-//! besides belongs to the driver and the CUDA libraries of the machine that runs the result: here stand-ins take their
-//! place, libraries that carry the names of their functions and nothing else.
+//! candle compiles its kernels with `nvcc`, which is installed to `.tools/cuda` from NVIDIA's
+//! Python wheels. The driver's and CUDA's libraries, which the target machine provides, are
+//! replaced for linking by stubs that export the same function names.
 
 mod bundle;
 
-use std::fmt::Write;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -14,14 +13,14 @@ use std::process::Command;
 use anyhow::{Context, Result};
 use serde_json::Value;
 
-use crate::process::{command, output};
 use crate::process;
+use crate::process::{command, output};
 use crate::project::Project;
 use crate::python::{Environment, OLDEST, python};
 use crate::script::Scripts;
-use warm_evcxr::files;
+use warm_evcxr::files::{self, link};
 
-/// The compiler: CUDA 13.0, as a later one writes PTX that the driver of CUDA 13.0 (580) refuses.
+/// The compiler, from CUDA 13.0: later ones write PTX that the driver of CUDA 13.0 (580) rejects.
 const WHEELS: [&str; 5] = [
     "nvidia-cuda-nvcc==13.0.88",
     "nvidia-nvvm==13.0.88",
@@ -29,7 +28,8 @@ const WHEELS: [&str; 5] = [
     "nvidia-cuda-cccl==13.0.85",
     "nvidia-cuda-runtime==13.0.96",
 ];
-/// The libraries that candle links, and the module of the crate cudarc that declares their functions.
+/// The libraries that candle links: name, file name at run time, and the module of the crate cudarc
+/// that declares their functions.
 const LIBRARIES: [(&str, &str, &str); 5] = [
     ("cuda", "libcuda.so.1", "driver"),
     ("cublas", "libcublas.so.13", "cublas"),
@@ -37,11 +37,11 @@ const LIBRARIES: [(&str, &str, &str); 5] = [
     ("curand", "libcurand.so.10", "curand"),
     ("nvrtc", "libnvrtc.so.13", "nvrtc"),
 ];
-/// What a stand-in's functions return: CUDA_ERROR_NO_DEVICE.
+/// Returned by the functions of stubs: CUDA_ERROR_NO_DEVICE.
 const NO_DEVICE: u32 = 100;
-/// The compute capability built for unless `CUDA_COMPUTE_CAP` names another: that of an H100 or H200.
+/// The default compute capability, overridden by `CUDA_COMPUTE_CAP`: that of an H100 or H200.
 const COMPUTE_CAP: &str = "90";
-/// The crate's tests that run on whichever device there is.
+/// The tests that run on any device, by folder and name.
 const TESTS: [(&str, &str); 11] = [
     ("crates/images", "augment"),
     ("crates/images", "transform"),
@@ -55,35 +55,35 @@ const TESTS: [(&str, &str); 11] = [
     ("mnist-notebook-support", "loss"),
     ("mnist-notebook-support", "train"),
 ];
-/// The package of what goes into the bundle.
+/// The manifest of the bundle's programs.
 const MANIFEST: &str = include_str!("programs.toml");
-/// In front of `nvcc`: leaves out what takes most of the time and is never called here.
+/// A wrapper for `nvcc` that skips unused kernels, which would take most of the time.
 const COMPILER: &str = include_str!("nvcc.sh");
 
-/// Builds the tests, the benchmark and a notebook's program with the feature `cuda`, and puts them into a folder that
-/// runs on a machine with a GPU.
+/// Builds the tests, the benchmark and a notebook's program with the feature `cuda`, and bundles
+/// them for a machine with a GPU.
 ///
 /// # Errors
-/// When something cannot be fetched, built or written; the message says what.
+/// When something cannot be downloaded, built or written; the message says what.
 pub fn build(project: &Project, notebook: &Path) -> Result<()> {
     let toolkit = Toolkit::new(project)?;
     toolkit.check_kernels()?;
-    println!("Building with the feature `cuda` (10 minutes of processor time at first)");
+    println!("Building with the feature `cuda` (10 minutes of CPU time for the first build)");
     let programs = toolkit.programs(notebook)?;
     let folder = bundle::write(project, &programs)?;
     println!(
-        "\nCopy this folder to a machine with an NVIDIA GPU and start its run.sh: {}",
+        "\nCopy this folder to a machine with an NVIDIA GPU and run its run.sh: {}",
         folder.display()
     );
     Ok(())
 }
 
-/// A compiler and stand-ins for the libraries, in the form of an installed CUDA toolkit.
+/// A compiler and library stubs, arranged like an installed CUDA toolkit.
 struct Toolkit {
     project: Project,
     /// `.tools/cuda`.
     folder: PathBuf,
-    /// A build folder apart from others: another feature, another profile.
+    /// A separate build folder, because features and profile differ.
     target: PathBuf,
 }
 
@@ -93,23 +93,23 @@ impl Toolkit {
         let toolkit =
             Self { project: project.clone(), folder, target: project.root().join("target/cuda") };
         let sources = Sources::new(project)?;
-        toolkit.compiler(&sources)?;
-        toolkit.stand_ins(&sources)?;
+        toolkit.install_compiler(&sources)?;
+        toolkit.build_stubs(&sources)?;
         Ok(toolkit)
     }
 
-    /// What programs take for the folder of an installed toolkit.
+    /// The folder that looks like an installed toolkit.
     fn home(&self) -> PathBuf {
         self.folder.join("toolkit")
     }
 
-    /// Fetches the compiler.
-    fn compiler(&self, sources: &Sources) -> Result<()> {
+    /// Installs the compiler and its wrapper.
+    fn install_compiler(&self, sources: &Sources) -> Result<()> {
         let venv = Environment::new(self.folder.join("venv"), WHEELS.join("\n"));
-        if !venv.is_made(&["nvidia"]) {
-            println!("Fetching NVIDIA's compiler into .tools/cuda (250 MB)");
+        if !venv.is_up_to_date(&["nvidia"]) {
+            println!("Downloading NVIDIA's compiler to .tools/cuda (250 MB)");
             let packages = ["--no-deps", "--only-binary=:all:"].into_iter().chain(WHEELS);
-            venv.make(OLDEST)?;
+            venv.create(OLDEST)?;
             venv.install(packages).context("cannot install NVIDIA's compiler")?;
             venv.finish()?;
         }
@@ -123,20 +123,15 @@ impl Toolkit {
         }
         link(Path::new("lib"), &home.join("lib64"))?;
         link(&wheel.join("lib/libcudart.so.13"), &home.join("lib/libcudart.so"))?;
-        let front = self.folder.join("nvcc");
         let ffi = sources.of("candle-kernels")?.join("src/ffi.rs");
         let text = COMPILER
             .replace("@NVCC@", &home.join("bin/nvcc").to_string_lossy())
             .replace("@FFI@", &ffi.to_string_lossy());
-        if !fs::read_to_string(&front).is_ok_and(|old| old == text) {
-            files::write(&front, &text)?;
-            output(command("chmod").arg("+x").arg(&front))?;
-        }
-        Ok(())
+        files::write_program(&self.folder.join("nvcc"), &text)
     }
 
-    /// Makes a stand-in for each library.
-    fn stand_ins(&self, sources: &Sources) -> Result<()> {
+    /// Builds a stub for each library.
+    fn build_stubs(&self, sources: &Sources) -> Result<()> {
         let folder = self.home().join("lib/stubs");
         let bindings = sources.of("cudarc")?.join("src");
         for (name, soname, module) in LIBRARIES {
@@ -146,24 +141,23 @@ impl Toolkit {
             }
             let text = fs::read_to_string(bindings.join(module).join("sys/mod.rs"))?;
             let source = folder.join(format!("{name}.c"));
-            let functions = declared(&text).into_iter().fold(String::new(), |mut code, name| {
-                writeln!(code, "int {name}(void) {{ return {NO_DEVICE}; }}")
-                    .expect("a string takes all");
-                code
-            });
+            let mut functions = String::new();
+            for name in declared_functions(&text) {
+                functions += &format!("int {name}(void) {{ return {NO_DEVICE}; }}\n");
+            }
             fs::write(&source, functions)?;
             let mut cc = command("cc");
             cc.args(["-w", "-fno-builtin", "-shared", "-fPIC", "-nostdlib"]);
             cc.arg(format!("-Wl,-soname,{soname}")).arg("-o").arg(&library).arg(&source);
-            output(&mut cc).context("cannot compile a library (is there a C compiler?)")?;
-            // The name under which a program looks for it when it starts.
+            output(&mut cc).context("cannot compile a library (is a C compiler installed?)")?;
+            // The name under which programs load it.
             link(Path::new(&format!("lib{name}.so")), &folder.join(soname))?;
             fs::remove_file(source)?;
         }
         Ok(())
     }
 
-    /// Compiles the project's own kernels, which programs compile only when they run.
+    /// Compiles the project's own kernels, which are otherwise compiled only at run time.
     fn check_kernels(&self) -> Result<()> {
         let source = self.project.root().join("crates/linen/src/cuda/kernels.cu");
         let mut nvcc = command(self.home().join("bin/nvcc"));
@@ -172,10 +166,10 @@ impl Toolkit {
         output(&mut nvcc).map(drop).context("kernels.cu does not compile")
     }
 
-    /// Builds what the bundle holds.
+    /// Builds the bundle's programs.
     ///
-    /// It is a package of its own, so that one set of features serves all, and candle's kernels are compiled once: the
-    /// crate's own tests would ask for more, on behalf of tools for testing.
+    /// They form a separate package with one set of features, so that candle's kernels are compiled
+    /// only once. In the project's packages, development dependencies enable more features.
     fn programs(&self, notebook: &Path) -> Result<Vec<(String, PathBuf)>> {
         let root = self.project.root();
         let script = Scripts::write(&self.project, &[notebook.to_owned()])?;
@@ -183,7 +177,7 @@ impl Toolkit {
         let manifest = MANIFEST
             .replace("@ROOT@", root.to_str().context("the project's path is not UTF-8")?)
             .replace("@WALKTHROUGH@", &script.source(0).to_string_lossy());
-        // All tests in one program, as each would hold candle's kernels.
+        // All tests in one program, because each program contains candle's kernels.
         let tests = TESTS.map(|(package, name)| {
             let path = root.join(format!("{package}/tests/{name}.rs"));
             format!("#[path = {path:?}]\nmod {name};\n")
@@ -198,7 +192,7 @@ impl Toolkit {
         self.build(cargo)
     }
 
-    /// Runs Cargo with the toolkit; the names and paths of the programs that it made.
+    /// Runs Cargo with the toolkit and returns the names and paths of the programs.
     fn build(&self, mut cargo: Command) -> Result<Vec<(String, PathBuf)>> {
         let home = self.home();
         let path = std::env::var_os("PATH").unwrap_or_default();
@@ -216,13 +210,13 @@ impl Toolkit {
     }
 }
 
-/// What to build for.
+/// The compute capability to build for.
 fn compute_cap() -> String {
     std::env::var("CUDA_COMPUTE_CAP").unwrap_or(COMPUTE_CAP.to_owned())
 }
 
-/// The names of the functions that bindings declare.
-fn declared(bindings: &str) -> Vec<&str> {
+/// The names of the functions declared in bindings.
+fn declared_functions(bindings: &str) -> Vec<&str> {
     let names = bindings.split("fn ").skip(1).map(|rest| {
         rest.split(|letter: char| !letter.is_ascii_alphanumeric() && letter != '_')
             .next()
@@ -235,7 +229,7 @@ fn declared(bindings: &str) -> Vec<&str> {
     names
 }
 
-/// Where the packages that the project uses lie, as Cargo tells.
+/// The sources of the packages that the project uses, from `cargo metadata`.
 struct Sources(Value);
 
 impl Sources {
@@ -243,27 +237,21 @@ impl Sources {
         let mut cargo = command("cargo");
         cargo.args(["metadata", "--locked", "--all-features", "--format-version", "1"]);
         let metadata = output(cargo.current_dir(project.root()))?;
-        Ok(Self(serde_json::from_str(&metadata).context("no JSON")?))
+        Ok(Self(serde_json::from_str(&metadata).context("`cargo metadata` printed invalid JSON")?))
     }
 
     /// The folder of a package's source.
     fn of(&self, name: &str) -> Result<PathBuf> {
-        let packages = self.0["packages"].as_array().context("no list of packages")?;
+        let packages = self.0["packages"].as_array();
+        let packages = packages.context("`cargo metadata` printed no list of packages")?;
         let manifest = packages
             .iter()
             .find(|package| package["name"] == name)
             .and_then(|package| package["manifest_path"].as_str())
             .with_context(|| format!("candle no longer uses the crate {name}"))?;
-        Ok(Path::new(manifest).parent().context("a manifest lies in a folder")?.to_owned())
+        let folder = Path::new(manifest).parent().context("the manifest has no parent folder")?;
+        Ok(folder.to_owned())
     }
-}
-
-/// A symbolic link, made anew.
-fn link(to: &Path, at: &Path) -> Result<()> {
-    if at.is_symlink() {
-        fs::remove_file(at)?;
-    }
-    std::os::unix::fs::symlink(to, at).with_context(|| format!("cannot make {}", at.display()))
 }
 
 #[cfg(test)]
@@ -271,8 +259,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_names_of_bindings_are_found_once_each() {
-        let text = "pub unsafe fn cuInit(a: u32) -> i32;\n fn helper()\n fn cuInit(\n pub fn nvrtcVersion()";
-        assert_eq!(declared(text), ["cuInit", "nvrtcVersion"]);
+    fn each_declared_function_is_found_once() {
+        let text = "pub unsafe fn cuInit(a: u32) -> i32;\n fn helper()\n fn cuInit(\n \
+                    pub fn nvrtcVersion()";
+        assert_eq!(declared_functions(text), ["cuInit", "nvrtcVersion"]);
     }
 }

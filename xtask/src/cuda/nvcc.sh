@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# In front of nvcc: candle's kernels for quantized networks and mixtures of experts take most of the time that its
-# kernels take to compile, and nothing here calls them. They become functions that say so and stop the program; every
-# other call goes through.
+# A wrapper for nvcc. candle's kernels for quantized networks and mixtures of experts take most of
+# the compile time but are not used here: they are replaced by functions that print an error and
+# abort. All other calls are passed on.
 set -euo pipefail
 source=${!#}
 object=
@@ -15,12 +15,15 @@ case " $* " in
     case $source in
     *moe/*.cu | *mmvq_gguf.cu | *mmq_gguf/*.cu)
         {
-            # All of them once, for the linker.
+            # One file defines all functions; the others stay empty.
             if [ "${source##*/}" = mmvq_gguf.cu ]; then
                 printf '#include <stdio.h>\n#include <stdlib.h>\n'
-                grep -oE 'pub fn [A-Za-z0-9_]+' "@FFI@" | cut -d' ' -f3 | sort -u | while read -r name; do
-                    printf 'void %s(void) { fputs("%s: left out of this build\\n", stderr); abort(); }\n' "$name" "$name"
-                done
+                grep -oE 'pub fn [A-Za-z0-9_]+' "@FFI@" | cut -d' ' -f3 | sort -u |
+                    while read -r name; do
+                        printf 'void %s(void) ' "$name"
+                        printf '{ fputs("%s: left out of this build\\n", stderr); abort(); }\n' \
+                            "$name"
+                    done
             fi
         } | cc -w -O1 -fPIC -c -x c - -o "$object"
         exit

@@ -1,8 +1,9 @@
 
-/// How many figures have been saved.
+/// The number of figures saved so far.
 static FIGURES: std::sync::atomic::AtomicUsize = std::sync::atomic::AtomicUsize::new(0);
 
-/// Saves a figure as a numbered file; the compiler prefers this to `NotAFigure`, which is one reference away.
+/// Saves a figure to a numbered file. Method resolution prefers this to `NotAFigure`, which needs
+/// another reference.
 trait SaveFigure {
     fn save_figure(&self);
 }

@@ -1,6 +1,6 @@
 //!
-//! Started in the folder of the notebook, whose relative paths it keeps. Figures are saved in `{name}_files`, or in the
-//! folder that the first argument names.
+//! Start it in the notebook's folder: relative paths are unchanged. Figures are saved in the folder
+//! named by the first argument, by default `{name}_files`.
 
 #![allow(unused, non_local_definitions, clippy::all)]
 
@@ -14,7 +14,7 @@ fn main() -> std::process::ExitCode {
     }
 }
 
-/// Shows the result of a cell: a figure goes to a file, too.
+/// Shows the result of a cell and, if it is a figure, saves it.
 macro_rules! show {
     ($value:expr) => {{
         let value = &$value;
@@ -23,7 +23,7 @@ macro_rules! show {
     }};
 }
 
-/// What has no `evcxr_display` of its own is shown as it is under evcxr: by `Debug`.
+/// Types without their own `evcxr_display` are shown with `Debug`, as in evcxr.
 trait Show {
     fn evcxr_display(&self);
 }

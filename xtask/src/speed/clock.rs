@@ -1,4 +1,4 @@
-//! Programs that time themselves when asked.
+//! Programs and notebook cells that time themselves on request.
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Lines, Write};
@@ -12,21 +12,21 @@ use crate::kernel::Kernel;
 use crate::notebook::joined;
 use crate::process::{command, output};
 use crate::project::Project;
-use crate::python::apart;
+use crate::python::isolate;
 
-/// Marks an answer among other lines.
+/// The prefix of answers among other lines.
 const ANSWER: &str = "= ";
 
-/// Something that can be asked how long it takes.
+/// A source of timings.
 pub trait Clock {
-    /// The milliseconds that one of `count` repetitions took.
+    /// Runs `count` repetitions and returns the milliseconds per repetition.
     ///
     /// # Errors
-    /// When no answer comes; the message carries what came instead.
+    /// When there is no answer; the message includes other output.
     fn time(&mut self, what: &str, batch: usize, count: usize) -> Result<f64>;
 }
 
-/// A process that answers requests, lines `what batch count`, until it is dropped.
+/// A process that answers requests (lines `what batch count`) until it is dropped.
 pub struct Process {
     child: Child,
     requests: Option<ChildStdin>,
@@ -35,7 +35,7 @@ pub struct Process {
 }
 
 impl Process {
-    /// Starts a program, which may compute on so many threads. Its standard error goes to the file `log`.
+    /// Starts a program limited to `threads` threads. Its standard error goes to the file `log`.
     ///
     /// # Errors
     /// When it cannot be started.
@@ -56,12 +56,12 @@ impl Process {
         })
     }
 
-    /// All numbers of an answer.
+    /// Sends a request and returns all numbers of the answer.
     ///
     /// # Errors
-    /// When the program ends instead of answering; the message carries what it wrote to standard error.
+    /// When the program ends without an answer; the message includes the end of its standard error.
     pub fn ask(&mut self, what: &str, batch: usize, count: usize) -> Result<Vec<f64>> {
-        // A program that is gone shows in its missing answer.
+        // If the program has ended, its answer is missing below.
         if let Some(requests) = &mut self.requests {
             let _ = writeln!(requests, "{what} {batch} {count}");
         }
@@ -73,53 +73,53 @@ impl Process {
         let log = fs::read_to_string(&self.log).unwrap_or_default();
         let last = log.lines().rev().take(12).collect::<Vec<_>>();
         let last = last.into_iter().rev().collect::<Vec<_>>().join("\n");
-        bail!("no answer to `{what}`:\n{last}\n(the whole message: {})", self.log.display())
+        bail!("no answer to `{what}`:\n{last}\n(full log: {})", self.log.display())
     }
 }
 
 impl Clock for Process {
     fn time(&mut self, what: &str, batch: usize, count: usize) -> Result<f64> {
         let answer = self.ask(what, batch, count)?;
-        answer.first().copied().context("an answer without a number")
+        answer.first().copied().context("the answer has no number")
     }
 }
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // The end of its input is the end of the program.
+        // The program exits at the end of its input.
         self.requests = None;
         let _ = self.child.wait();
     }
 }
 
-/// A program held to so many threads: told so in all the ways that programs listen to, and, where Linux's `taskset`
-/// can do it, by the number of cores it may run on.
+/// A command limited to `threads` threads: by environment variables and, where Linux's `taskset`
+/// works, by the number of cores.
 fn on_threads(program: &[PathBuf], threads: usize) -> Command {
     let cores = format!("0-{}", threads - 1);
-    let fewer = thread::available_parallelism().is_ok_and(|cores| cores.get() > threads);
-    let pinned = ["taskset", "--cpu-list", &cores];
-    let can_pin = || output(command(pinned[0]).args(&pinned[1..]).arg("true")).is_ok();
-    let mut line = program.iter().map(|part| part.as_os_str()).collect::<Vec<_>>();
-    if fewer && can_pin() {
-        line.splice(0..0, pinned.iter().map(|part| part.as_ref()));
+    let has_more_cores = thread::available_parallelism().is_ok_and(|cores| cores.get() > threads);
+    let taskset = ["taskset", "--cpu-list", &cores];
+    let can_pin = || output(command(taskset[0]).args(&taskset[1..]).arg("true")).is_ok();
+    let mut words = program.iter().map(|word| word.as_os_str()).collect::<Vec<_>>();
+    if has_more_cores && can_pin() {
+        words.splice(0..0, taskset.iter().map(|word| word.as_ref()));
     }
-    let mut command = command(line[0]);
-    command.args(&line[1..]);
+    let mut command = command(words[0]);
+    command.args(&words[1..]);
     for variable in ["RAYON_NUM_THREADS", "OMP_NUM_THREADS", "NPROC"] {
         command.env(variable, threads.to_string());
     }
     command.env("JAX_PLATFORMS", "cpu").env("CUDA_VISIBLE_DEVICES", "");
-    apart(&mut command).env("PYTHONDONTWRITEBYTECODE", "1");
+    isolate(&mut command).env("PYTHONDONTWRITEBYTECODE", "1");
     command
 }
 
-/// A notebook's kernel, asked by running cells in it.
+/// A notebook kernel that times steps in cells.
 pub struct Cell {
     kernel: Kernel,
 }
 
 impl Cell {
-    /// Starts a kernel in which steps of the tutorial on batches of `batch` are ready to be made.
+    /// Starts a kernel and prepares the tutorial's training steps with batches of `batch`.
     ///
     /// # Errors
     /// When the kernel does not start or a cell fails.
@@ -144,7 +144,7 @@ impl Cell {
         Ok(cell)
     }
 
-    /// What the cell printed.
+    /// Runs a cell and returns what it printed.
     fn run(&mut self, code: &str) -> Result<String> {
         let outputs = self.kernel.execute(code, None, |_| {})?;
         let problem = outputs
@@ -169,8 +169,8 @@ impl Clock for Cell {
             println!(\"{ANSWER}{{}}\", start.elapsed().as_secs_f64() * 1e3 / {count} as f64);"
         ))?;
         let answer = printed.lines().find_map(|line| line.strip_prefix(ANSWER));
-        let answer = answer.with_context(|| format!("a cell printed `{printed}`"))?;
-        parse(answer)?.first().copied().context("an answer without a number")
+        let answer = answer.with_context(|| format!("no answer in a cell's output `{printed}`"))?;
+        parse(answer)?.first().copied().context("the answer has no number")
     }
 }
 

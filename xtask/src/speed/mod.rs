@@ -1,7 +1,7 @@
-//! How fast training is: this crate, stock candle, JAX and PyTorch on the same machine, in turn.
+//! Compares the training speed of this crate, stock candle, JAX and PyTorch on the same machine.
 //!
-//! A machine's speed changes from minute to minute. So nobody is timed for long: in each round everybody makes steps
-//! for a fraction of a second, one after the other, and only times of the same round are divided by each other.
+//! A machine's speed changes from minute to minute. So the contenders alternate: in each round,
+//! each runs steps for a fraction of a second, and ratios are taken only within a round.
 
 mod clock;
 mod peers;
@@ -16,37 +16,37 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::process::{command, output};
 use crate::process;
+use crate::process::{command, output};
 use crate::project::Project;
-use crate::setup::FASTER;
+use crate::setup::PERFORMANCE_VARIABLES;
 use crate::setup::set_up;
 use crate::ui::Spinner;
 use clock::{Cell, Clock, Process};
-use report::{Bound, Row};
+use report::{Row, Target};
 use statistics::{median, ratios};
 use warm_evcxr::files;
 
-/// Threads for everybody in the table.
+/// Threads of every contender in the table.
 const THREADS: usize = 2;
 /// Images per step, as in the tutorial.
 const BATCH: usize = 32;
-/// Rounds behind each row of the table.
+/// Rounds for each row of the table.
 const ROUNDS: usize = 15;
-/// Rounds behind each entry of the times by batch size.
+/// Rounds for each batch size.
 const SCALING_ROUNDS: usize = 7;
-/// Batch sizes at which cost is followed as work grows.
+/// The batch sizes at which step times are measured.
 const BATCHES: [usize; 5] = [1, 8, 32, 128, 512];
-/// How long somebody is timed in one round, in ms.
-const TURN: f64 = 300.0;
-/// Before a turn, so that threads of the one before no longer spin.
+/// The target duration of a turn in ms.
+const TURN_MS: f64 = 300.0;
+/// The pause before each turn, until threads of the previous contender stop spinning.
 const REST: Duration = Duration::from_millis(50);
-/// Multiplications and additions of one step of the tutorial on one image.
+/// Floating-point operations of one of the tutorial's training steps, per image.
 const STEP_FLOP: f64 = 2.0 * 13.7e6;
 
-/// Measures everything, prints a table and leaves it, with all single times, under `target/bench`.
+/// Measures everything, prints a table, and saves it with all times under `target/bench`.
 ///
-/// With `full` the memory of all ten epochs is followed, else that of two.
+/// Measures memory over ten epochs if `full`, otherwise over two.
 ///
 /// # Errors
 /// When something cannot be installed or built, or does not answer.
@@ -68,13 +68,12 @@ pub fn compare(project: &Project, full: bool) -> Result<()> {
     files::write(&folder.join("step_times.csv"), &scaling)?;
     files::write(&folder.join("step_times_all.csv"), &scaling_times.csv())?;
     println!("\n{table}\nMilliseconds per step:\n{scaling}");
-    println!("These tables and all single times: {}", folder.display());
+    println!("Saved in {}, with the times of all rounds", folder.display());
     Ok(())
 }
 
-/// Who takes part.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Who {
+enum Contender {
     Ours,
     Notebook,
     Candle,
@@ -83,13 +82,13 @@ enum Who {
     Gemm,
 }
 
-/// A contestant and what it is asked for.
-type Turn = (Who, &'static str, usize);
+/// A contender, what it runs, and the batch size.
+type Turn = (Contender, &'static str, usize);
 
-/// Everybody that runs now.
-type Field = BTreeMap<Who, Box<dyn Clock>>;
+/// The running contenders.
+type Clocks = BTreeMap<Contender, Box<dyn Clock>>;
 
-/// Milliseconds by threads and turn, one for each round.
+/// Milliseconds of each round, by number of threads and turn.
 #[derive(Default)]
 struct Times(BTreeMap<(usize, Turn), Vec<f64>>);
 
@@ -109,26 +108,26 @@ impl Times {
     }
 }
 
-/// What is needed to start the contestants.
+/// Everything needed to start the contenders.
 struct Bench<'a> {
     project: &'a Project,
     /// The program that times this crate.
     ours: PathBuf,
-    /// The program that times products of matrices.
+    /// The program that times matrix products.
     gemm: PathBuf,
-    /// Where tables and messages go.
+    /// The folder for tables and logs.
     folder: PathBuf,
     spinner: Spinner,
 }
 
 impl<'a> Bench<'a> {
     fn new(project: &'a Project) -> Result<Self> {
-        println!("Building what is to be timed");
+        println!("Building the benchmark programs");
         let build = |folder: &Path, arguments: &[&str]| -> Result<PathBuf> {
             let mut cargo = command("cargo");
             cargo.args(["build", "--quiet", "--release"]).args(arguments);
             let programs = process::build(cargo.current_dir(folder))?;
-            Ok(programs.into_iter().next_back().context("Cargo has built no program")?.1)
+            Ok(programs.into_iter().next_back().context("Cargo built no program")?.1)
         };
         let example = ["--package", "mnist-notebook-support", "--example", "bench_steps"];
         let ours = build(project.root(), &example)?;
@@ -141,29 +140,30 @@ impl<'a> Bench<'a> {
         Ok(Self { project, ours, gemm, folder, spinner: Spinner::new("") })
     }
 
-    /// The rows about steps and evaluation.
+    /// Measures steps and evaluation.
     fn steps(&self, times: &mut Times) -> Result<Vec<Row>> {
-        const STEP: Turn = (Who::Ours, "train_step", BATCH);
-        const JAX: Turn = (Who::Jax, "train_step", BATCH);
-        const TORCH: Turn = (Who::Torch, "train_step", BATCH);
-        const CANDLE: Turn = (Who::Candle, "train_step_candle", BATCH);
-        const PRODUCTS: Turn = (Who::Gemm, "gemm", BATCH);
-        const CELL: Turn = (Who::Notebook, "train_step", BATCH);
-        const OWN: Turn = (Who::Ours, "own_module", BATCH);
-        const OWN_JIT: Turn = (Who::Ours, "own_module_jit", BATCH);
-        const OWN_JAX: Turn = (Who::Jax, "own_module", BATCH);
-        const EVAL: Turn = (Who::Ours, "eval_model", 0);
-        const EVAL_JAX: Turn = (Who::Jax, "eval_model", 0);
+        const STEP: Turn = (Contender::Ours, "train_step", BATCH);
+        const JAX: Turn = (Contender::Jax, "train_step", BATCH);
+        const TORCH: Turn = (Contender::Torch, "train_step", BATCH);
+        const CANDLE: Turn = (Contender::Candle, "train_step_candle", BATCH);
+        const PRODUCTS: Turn = (Contender::Gemm, "gemm", BATCH);
+        const CELL: Turn = (Contender::Notebook, "train_step", BATCH);
+        const OWN: Turn = (Contender::Ours, "own_module", BATCH);
+        const OWN_JIT: Turn = (Contender::Ours, "own_module_jit", BATCH);
+        const OWN_JAX: Turn = (Contender::Jax, "own_module", BATCH);
+        const EVAL: Turn = (Contender::Ours, "eval_model", 0);
+        const EVAL_JAX: Turn = (Contender::Jax, "eval_model", 0);
 
-        self.spinner.line("Starting everybody");
-        let mut field =
-            self.field(&[Who::Ours, Who::Candle, Who::Jax, Who::Torch, Who::Gemm], THREADS)?;
+        use Contender::{Candle, Gemm, Jax, Notebook, Ours, Torch};
+
+        self.spinner.line("Starting all contenders");
+        let mut clocks = self.start_all(&[Ours, Candle, Jax, Torch, Gemm], THREADS)?;
         let cell = Cell::start(self.project, BATCH, THREADS)?;
-        field.insert(Who::Notebook, Box::new(cell));
-        let mut race = |turns: &[Turn]| self.race(&mut field, turns, THREADS, ROUNDS, times);
-        race(&[STEP, JAX, TORCH, CANDLE, PRODUCTS, CELL])?;
-        race(&[OWN, OWN_JAX, OWN_JIT])?;
-        race(&[EVAL, EVAL_JAX])?;
+        clocks.insert(Notebook, Box::new(cell));
+        let mut run = |turns: &[Turn]| self.run_rounds(&mut clocks, turns, THREADS, ROUNDS, times);
+        run(&[STEP, JAX, TORCH, CANDLE, PRODUCTS, CELL])?;
+        run(&[OWN, OWN_JAX, OWN_JIT])?;
+        run(&[EVAL, EVAL_JAX])?;
 
         let of = |turn| times.of(THREADS, turn);
         let faster = |what: &str, ours, theirs, bound| {
@@ -176,69 +176,69 @@ impl<'a> Bench<'a> {
         let own_jit = "own module, compiled, against JAX jit";
         let cell = "train_step in a notebook cell against the release binary";
         Ok(vec![
-            faster("train_step against JAX/Flax jit", STEP, JAX, Bound::AtLeast(4.0, "×")),
+            faster("train_step against JAX/Flax jit", STEP, JAX, Target::AtLeast(4.0, "×")),
             faster(
                 "train_step against torch.compile, channels last",
                 STEP,
                 TORCH,
-                Bound::AtLeast(1.6, "×"),
+                Target::AtLeast(1.6, "×"),
             ),
-            faster("train_step against stock candle", STEP, CANDLE, Bound::AtLeast(20.0, "×")),
-            Row::new(&gemm, of(STEP), of(PRODUCTS), &share, Bound::AtLeast(45.0, "%")),
+            faster("train_step against stock candle", STEP, CANDLE, Target::AtLeast(20.0, "×")),
+            Row::new(&gemm, of(STEP), of(PRODUCTS), &share, Target::AtLeast(45.0, "%")),
             faster(
                 "eval_model, 10,000 images, against JAX",
                 EVAL,
                 EVAL_JAX,
-                Bound::AtLeast(4.0, "×"),
+                Target::AtLeast(4.0, "×"),
             ),
-            faster(own, OWN, OWN_JAX, Bound::AtLeast(2.0, "×")),
-            faster(own_jit, OWN_JIT, OWN_JAX, Bound::Free("×")),
+            faster(own, OWN, OWN_JAX, Target::AtLeast(2.0, "×")),
+            faster(own_jit, OWN_JIT, OWN_JAX, Target::None("×")),
             Row::new(
                 cell,
                 of(CELL),
                 of(STEP),
                 &ratios(of(CELL), of(STEP)),
-                Bound::AtMost(1.1, "×"),
+                Target::AtMost(1.1, "×"),
             ),
         ])
     }
 
-    /// From files to tensors, in a fresh process each time.
+    /// Measures `get_datasets`, from files to tensors, in a fresh process each time.
     fn datasets(&self, times: &mut Times) -> Result<Row> {
-        const TURN: Turn = (Who::Ours, "get_datasets", 0);
+        const TURN: Turn = (Contender::Ours, "get_datasets", 0);
         self.spinner.restart("get_datasets");
         for _ in 0..ROUNDS {
-            let ms = self.process(Who::Ours, THREADS)?.time(TURN.1, TURN.2, 1)?;
+            let ms = self.start(Contender::Ours, THREADS)?.time(TURN.1, TURN.2, 1)?;
             times.0.entry((THREADS, TURN)).or_default().push(ms);
         }
         let ms = times.of(THREADS, TURN);
         let seconds: Vec<f64> = ms.iter().map(|ms| ms / 1e3).collect();
-        Ok(Row::new("get_datasets, to tensors ready", ms, &[], &seconds, Bound::AtMost(0.5, "s")))
+        Ok(Row::new("get_datasets, to tensors ready", ms, &[], &seconds, Target::AtMost(0.5, "s")))
     }
 
-    /// The most memory that a run of so many epochs holds.
+    /// Measures the peak memory of a run of `epochs` epochs.
     fn memory(&self, epochs: usize) -> Result<Row> {
         self.spinner.restart(&format!("memory of {epochs} epochs"));
-        let held = self.process(Who::Ours, THREADS)?.ask("memory", BATCH, epochs)?;
-        let (peak, after_epochs) = held.split_last().context("an answer without a number")?;
+        let memory = self.start(Contender::Ours, THREADS)?.ask("memory", BATCH, epochs)?;
+        let (peak, after_epochs) = memory.split_last().context("the answer has no number")?;
         let [first, .., last] = after_epochs else {
-            bail!("expected the memory after each epoch");
+            bail!("the answer lacks the memory after each epoch");
         };
         let what = format!(
             "peak memory of {epochs} epochs, the whole process (after epoch 1: {first:.0} MB, \
              after epoch {epochs}: {last:.0} MB)"
         );
-        Ok(Row::new(&what, &[], &[], &[*peak], Bound::AtMost(700.0, "MB")))
+        Ok(Row::new(&what, &[], &[], &[*peak], Target::AtMost(700.0, "MB")))
     }
 
-    /// Step times as work grows, ours and JAX's, as CSV.
+    /// Measures our and JAX's step times by batch size and returns them as CSV.
     fn scaling(&self, times: &mut Times) -> Result<String> {
         let mut csv = String::from("threads,batch,ours_ms,jax_ms\n");
         for threads in [1, 2] {
-            let mut field = self.field(&[Who::Ours, Who::Jax], threads)?;
+            let mut clocks = self.start_all(&[Contender::Ours, Contender::Jax], threads)?;
             for batch in BATCHES {
-                let turns = [Who::Ours, Who::Jax].map(|who| (who, "train_step", batch));
-                self.race(&mut field, &turns, threads, SCALING_ROUNDS, times)?;
+                let turns = [Contender::Ours, Contender::Jax].map(|who| (who, "train_step", batch));
+                self.run_rounds(&mut clocks, &turns, threads, SCALING_ROUNDS, times)?;
                 let [ours, jax] = turns.map(|turn| median(times.of(threads, turn)));
                 csv += &format!("{threads},{batch},{ours:.3},{jax:.3}\n");
             }
@@ -246,26 +246,27 @@ impl<'a> Bench<'a> {
         Ok(csv)
     }
 
-    /// Lets everybody take their turns, round by round, there and back: nobody always follows the same one.
-    fn race(
+    /// Runs all turns, round by round. Every other round is in reverse order, so that no contender
+    /// always follows the same one.
+    fn run_rounds(
         &self,
-        field: &mut Field,
+        clocks: &mut Clocks,
         turns: &[Turn],
         threads: usize,
         rounds: usize,
         times: &mut Times,
     ) -> Result<()> {
         let mut ask = |(who, what, batch): Turn, count| {
-            let clock = field.get_mut(&who).context("nobody to ask")?;
+            let clock = clocks.get_mut(&who).context("the contender was not started")?;
             clock.time(what, batch, count).with_context(|| format!("{who:?} failed"))
         };
         let mut counts = Vec::new();
         for &turn in turns {
             self.spinner.restart(&format!("{turn:?}: preparing"));
-            // The first repetitions compile and warm up, the next tell how many fill a turn.
+            // The first repetitions compile and warm up; the next show how many fit into a turn.
             ask(turn, 3)?;
             let ms = ask(turn, 3)?;
-            counts.push((TURN / ms).clamp(1.0, 100.0) as usize);
+            counts.push((TURN_MS / ms).clamp(1.0, 100.0) as usize);
         }
         for &turn in turns {
             times.0.insert((threads, turn), Vec::new());
@@ -291,23 +292,23 @@ impl<'a> Bench<'a> {
         Ok(())
     }
 
-    fn field(&self, who: &[Who], threads: usize) -> Result<Field> {
-        who.iter()
-            .map(|&who| Ok((who, Box::new(self.process(who, threads)?) as Box<dyn Clock>)))
-            .collect()
+    fn start_all(&self, contenders: &[Contender], threads: usize) -> Result<Clocks> {
+        let start = |&who| Ok((who, Box::new(self.start(who, threads)?) as Box<dyn Clock>));
+        contenders.iter().map(start).collect()
     }
 
-    fn process(&self, who: Who, threads: usize) -> Result<Process> {
+    fn start(&self, who: Contender, threads: usize) -> Result<Process> {
         let python = peers::python(self.project);
         let script = |name| peers::scripts(self.project).join(name);
         let program = match who {
-            Who::Jax => vec![python, script("jax_steps.py")],
-            Who::Torch => vec![python, script("torch_steps.py")],
-            Who::Gemm => vec![self.gemm.clone()],
-            Who::Candle => vec![self.ours.clone()],
-            // As in the notebook's kernel.
-            Who::Ours | Who::Notebook => {
-                let variables = FASTER.map(|(name, value)| format!("{name}={value}").into());
+            Contender::Jax => vec![python, script("jax_steps.py")],
+            Contender::Torch => vec![python, script("torch_steps.py")],
+            Contender::Gemm => vec![self.gemm.clone()],
+            Contender::Candle => vec![self.ours.clone()],
+            // With the variables of the notebooks' kernel.
+            Contender::Ours | Contender::Notebook => {
+                let set = |(name, value)| format!("{name}={value}").into();
+                let variables = PERFORMANCE_VARIABLES.map(set);
                 [vec!["env".into()], variables.into(), vec![self.ours.clone()]].concat()
             }
         };
@@ -316,7 +317,7 @@ impl<'a> Bench<'a> {
     }
 }
 
-/// What the numbers were measured on.
+/// A description of the machine and the versions measured.
 fn machine(project: &Project) -> Result<String> {
     let info = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let named = info.lines().find_map(|line| line.strip_prefix("model name"));
@@ -327,7 +328,7 @@ fn machine(project: &Project) -> Result<String> {
     let peers = peers::versions(project, &["jax", "flax", "torch"]);
     ensure!(peers.len() == 3, "xtask/peers/requirements.txt does not pin jax, flax and torch");
     Ok(format!(
-        "{model}, {cores} cores, {THREADS} threads for everybody, f32, batch {BATCH}; {}; {}",
+        "{model}, {cores} cores, {THREADS} threads each, f32, batch {BATCH}; {}; {}",
         rust.split(" (").next().unwrap_or_default(),
         peers.join(", ")
     ))

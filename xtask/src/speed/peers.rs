@@ -1,4 +1,4 @@
-//! JAX and PyTorch in a Python environment of their own.
+//! JAX and PyTorch in a separate Python environment.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 use crate::project::Project;
 use crate::python::{Environment, OLDEST_WITH_JAX};
 
-/// Installs what `xtask/peers/requirements.txt` names, unless that was done before.
+/// Installs the packages in `xtask/peers/requirements.txt`, unless they are installed.
 ///
 /// # Errors
 /// When it cannot be installed.
@@ -18,14 +18,14 @@ pub fn install(project: &Project) -> Result<()> {
     let text =
         fs::read_to_string(&wanted).with_context(|| format!("cannot read {}", wanted.display()))?;
     let environment = Environment::new(folder(project), text);
-    if environment.is_made(&["numpy", "jax", "flax", "torch"]) {
+    if environment.is_up_to_date(&["numpy", "jax", "flax", "torch"]) {
         return Ok(());
     }
     println!(
-        "Installing JAX and PyTorch in .tools/peers, to compare with (a download of 3 GB, 5 GB on \
-         disk; remove the folder to be rid of them)"
+        "Installing JAX and PyTorch for comparison in .tools/peers (3 GB to download, 5 GB on \
+         disk; delete the folder to remove them)"
     );
-    environment.make(OLDEST_WITH_JAX)?;
+    environment.create(OLDEST_WITH_JAX)?;
     let packages = ["--no-deps", "--requirement"].map(OsStr::new);
     environment
         .install(packages.into_iter().chain([wanted.as_os_str()]))
@@ -33,7 +33,7 @@ pub fn install(project: &Project) -> Result<()> {
     environment.finish()
 }
 
-/// The versions installed, such as `jax 0.10.2`, of the packages named.
+/// The pinned versions of some packages, such as `jax 0.10.2`.
 pub fn versions(project: &Project, packages: &[&str]) -> Vec<String> {
     let text = fs::read_to_string(scripts(project).join("requirements.txt")).unwrap_or_default();
     let words = text.lines().filter_map(|line| line.split_whitespace().next());
@@ -63,7 +63,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn versions_are_those_of_the_pins() {
+    fn versions_are_read_from_the_pins() {
         let versions = versions(&Project::new(), &["jax", "torch"]);
         let [jax, torch] = &versions[..] else { panic!("{versions:?}") };
         for (version, name) in [(jax, "jax "), (torch, "torch ")] {

@@ -1,18 +1,18 @@
-//! The table of what was wanted and what was found.
+//! The table of targets and results.
 
 use std::fmt;
 
 use super::statistics::{median, quantile};
 
-/// What a row wants, with the unit of its numbers.
+/// The target of a row, with the unit of its numbers.
 #[derive(Clone, Copy)]
-pub enum Bound {
-    /// No less than this.
+pub enum Target {
+    /// A lower bound.
     AtLeast(f64, &'static str),
-    /// No more than this.
+    /// An upper bound.
     AtMost(f64, &'static str),
-    /// Nothing: the row is for information.
-    Free(&'static str),
+    /// No target: the row is for information.
+    None(&'static str),
 }
 
 /// A row of the table.
@@ -21,29 +21,30 @@ pub struct Row {
     ours: Option<f64>,
     other: Option<f64>,
     found: f64,
-    middle_half: (f64, f64),
-    bound: Bound,
+    quartiles: (f64, f64),
+    target: Target,
 }
 
 impl Row {
-    /// A row from the milliseconds of both sides (either may be without) and from what is judged, round by round.
-    pub fn new(what: &str, ours: &[f64], other: &[f64], found: &[f64], bound: Bound) -> Self {
-        let typical = |times: &[f64]| (!times.is_empty()).then(|| median(times));
+    /// A row from the milliseconds of both sides (may be empty) and the results of each round,
+    /// whose median is compared with the target.
+    pub fn new(what: &str, ours: &[f64], other: &[f64], found: &[f64], target: Target) -> Self {
+        let median_of = |times: &[f64]| (!times.is_empty()).then(|| median(times));
         Self {
             what: what.to_owned(),
-            ours: typical(ours),
-            other: typical(other),
+            ours: median_of(ours),
+            other: median_of(other),
             found: median(found),
-            middle_half: (quantile(found, 0.25), quantile(found, 0.75)),
-            bound,
+            quartiles: (quantile(found, 0.25), quantile(found, 0.75)),
+            target,
         }
     }
 
     fn is_met(&self) -> bool {
-        match self.bound {
-            Bound::AtLeast(least, _) => self.found >= least,
-            Bound::AtMost(most, _) => self.found <= most,
-            Bound::Free(_) => true,
+        match self.target {
+            Target::AtLeast(least, _) => self.found >= least,
+            Target::AtMost(most, _) => self.found <= most,
+            Target::None(_) => true,
         }
     }
 }
@@ -51,29 +52,29 @@ impl Row {
 /// The row in Markdown.
 impl fmt::Display for Row {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (wanted, unit) = match self.bound {
-            Bound::AtLeast(least, unit) => (format!("at least {least} {unit}"), unit),
-            Bound::AtMost(most, unit) => (format!("at most {most} {unit}"), unit),
-            Bound::Free(unit) => (String::new(), unit),
+        let (target, unit) = match self.target {
+            Target::AtLeast(least, unit) => (format!("at least {least} {unit}"), unit),
+            Target::AtMost(most, unit) => (format!("at most {most} {unit}"), unit),
+            Target::None(unit) => (String::new(), unit),
         };
         let digits = match unit {
             "MB" | "%" => 0,
             _ => 2,
         };
         let ms = |ms: Option<f64>| ms.map(|ms| format!("{ms:.2}")).unwrap_or_default();
-        let met = match self.bound {
-            Bound::Free(_) => "",
+        let met = match self.target {
+            Target::None(_) => "",
             _ if self.is_met() => "yes",
             _ => "no",
         };
-        let (low, high) = self.middle_half;
+        let (ours, other) = (ms(self.ours), ms(self.other));
+        let median = format!("{:.digits$} {unit}", self.found);
+        let (low, high) = self.quartiles;
+        let quartiles = format!("{low:.digits$} to {high:.digits$}");
         write!(
             f,
-            "| {} | {} | {} | {:.digits$} {unit} | {low:.digits$} to {high:.digits$} | {wanted} | {met} |",
-            self.what,
-            ms(self.ours),
-            ms(self.other),
-            self.found,
+            "| {} | {ours} | {other} | {median} | {quartiles} | {target} | {met} |",
+            self.what
         )
     }
 }
@@ -82,7 +83,7 @@ impl fmt::Display for Row {
 pub fn table(machine: &str, rows: &[Row]) -> String {
     let mut table = format!(
         "{machine}\n\n\
-         | | ms | against, ms | median | middle half | wanted | met |\n\
+         | | ms | other, ms | median | quartiles | target | met |\n\
          |---|---|---|---|---|---|---|\n"
     );
     for row in rows {
@@ -96,13 +97,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_row_judges_the_median() {
-        let row = Row::new("step", &[2.0], &[8.0], &[3.0, 4.0, 9.0], Bound::AtLeast(4.0, "×"));
+    fn the_median_is_compared_with_the_target() {
+        let row = Row::new("step", &[2.0], &[8.0], &[3.0, 4.0, 9.0], Target::AtLeast(4.0, "×"));
         assert_eq!(
             row.to_string(),
             "| step | 2.00 | 8.00 | 4.00 × | 3.50 to 6.50 | at least 4 × | yes |"
         );
-        let row = Row::new("peak", &[], &[], &[701.0], Bound::AtMost(700.0, "MB"));
+        let row = Row::new("peak", &[], &[], &[701.0], Target::AtMost(700.0, "MB"));
         assert_eq!(row.to_string(), "| peak |  |  | 701 MB | 701 to 701 | at most 700 MB | no |");
     }
 }
