@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use linen::Cause;
 
-/// What is wrong with a picture; functions return it as a [`linen::Error`].
+/// Errors of this crate; functions return them as [`linen::Error`].
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ImageError {
@@ -13,11 +13,11 @@ pub enum ImageError {
     File {
         /// The file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The cause.
         source: Cause,
     },
 
-    /// A picture in which no digit can be found.
+    /// The picture contains no digit.
     #[error("no digit can be found in the picture: {0}")]
     NoDigit(&'static str),
 }

@@ -1,13 +1,13 @@
-//! Images as tensors `[N, height, width, channels]`: shown in a notebook, moved, turned and made
-//! noisy, and digits of one's own made into what a network for MNIST takes.
+//! Images as tensors `[N, height, width, channels]`: notebook display, augmentation, noise, and
+//! preparation of your own digits for a network trained on MNIST.
 //!
 //! ```
 //! use candle_core::{DType, Device, Tensor};
 //! use images::{image_grid, rotate};
 //!
 //! let images = Tensor::zeros((2, 28, 28, 1), DType::F32, &Device::Cpu)?;
-//! let turned = rotate(&images, 10.0)?;
-//! let figure = image_grid("Turned by 10 degrees", &turned, &[5, 0])?;
+//! let rotated = rotate(&images, 10.0)?;
+//! let figure = image_grid("Rotated by 10 degrees", &rotated, &[5, 0])?;
 //! # Ok::<(), linen::Error>(())
 //! ```
 
@@ -23,5 +23,9 @@ pub use error::ImageError;
 pub use pictures::{TensorView, image_grid, prediction_grid, show};
 pub use transform::{add_noise, augment, rotate, shift};
 
-/// The files of this crate, for a notebook that shows them.
+/// The source files of this crate, for [`notebook_display::Sources`].
 pub static SOURCES: include_dir::Dir<'_> = include_dir::include_dir!("$CARGO_MANIFEST_DIR/src");
+
+#[doc = include_str!("../README.md")]
+#[cfg(doctest)]
+struct Readme;

@@ -1,4 +1,4 @@
-//! Tensors on the page: images as pictures, others in a line of figures.
+//! Displays tensors: images as pictures, others as a one-line summary.
 
 use std::fmt;
 
@@ -6,17 +6,17 @@ use candle_core::{DType, Tensor};
 use linen::{Result, device_name};
 use notebook_display::{Error, Figure, Picture, display, picture_grid, short};
 
-/// Draws images in rows, with a caption each: labels, or what else there is to say.
+/// Draws images in rows, with captions such as labels.
 ///
 /// # Shapes
 ///
-/// - `images`: `[N, H, W, 1]` with up to 144 images, from 0, black, to 1, white
-/// - `captions`: N, or none at all
+/// - `images`: `[N, H, W, 1]` with up to 144 images, from 0 (black) to 1 (white)
+/// - `captions`: N, or none
 ///
 /// # Errors
 ///
-/// [`Error::Figure`] for other shapes and for pixels that are not numbers, [`linen::Error::Tensor`] if
-/// the device fails.
+/// [`Error::Figure`] for other shapes and for pixels that are NaN, [`linen::Error::Tensor`] if the
+/// device fails.
 ///
 /// # Examples
 ///
@@ -41,12 +41,12 @@ pub fn image_grid(title: &str, images: &Tensor, captions: &[impl fmt::Display]) 
     Ok(picture_grid(title, &captioned.collect::<Vec<_>>())?)
 }
 
-/// Draws images in rows, with what a network takes them for; mistakes carry ✗, a thick frame, and
-/// the true label in brackets.
+/// Draws images in rows, with their predicted labels; errors have a ✗, a thick frame, and the true
+/// label in parentheses.
 ///
 /// # Shapes
 ///
-/// - `images`: `[N, H, W, 1]` with up to 144 images, from 0, black, to 1, white
+/// - `images`: `[N, H, W, 1]` with up to 144 images, from 0 (black) to 1 (white)
 /// - `labels`, `predictions`: N
 ///
 /// # Errors
@@ -94,33 +94,31 @@ fn check_length(title: &str, what: &str, found: usize, images: usize) -> Result<
 fn pictures(title: &str, images: &Tensor) -> Result<Vec<Picture>> {
     let &[count, height, width, 1] = images.dims() else {
         let shape = images.dims();
-        let reason = format!("`{title}`: images have the shape [N, H, W, 1], not {shape:?}");
+        let reason = format!("`{title}`: expected images of shape [N, H, W, 1], found {shape:?}");
         return Err(Error::Figure(reason).into());
     };
     if count == 0 || count > 144 || height * width == 0 {
         let shape = images.dims();
-        return Err(Error::Figure(format!(
-            "`{title}`: 1 to 144 images can be drawn, not {shape:?}"
-        ))
-        .into());
+        let reason = format!("`{title}`: expected 1 to 144 images, found the shape {shape:?}");
+        return Err(Error::Figure(reason).into());
     }
     let pixels = images.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
     let pixels = pixels.chunks_exact(height * width);
     pixels.map(|pixels| Ok(Picture::new(pixels, height, width)?)).collect()
 }
 
-/// A tensor as it shows itself in a notebook; made by [`show`].
+/// The notebook display of a tensor; made by [`show`].
 #[derive(Clone, Debug)]
 pub struct TensorView {
     summary: String,
     figure: Option<Figure>,
 }
 
-/// Shows a tensor: as pictures if it has the shape of images, else as a line that gives its shape,
-/// type, device, and least, mean and greatest value.
+/// Shows a tensor: as pictures if it has the shape of images, otherwise as a line with its shape,
+/// type, device, minimum, mean and maximum.
 ///
-/// Images are `[H, W]`, `[H, W, 1]`, and up to 64 of `[N, H, W, 1]`, with sides from 2 to 256.
-/// Values from 0 to 1 are shown as they are, others scaled, the least black and the greatest white.
+/// Images are `[H, W]`, `[H, W, 1]`, or up to 64 of `[N, H, W, 1]`, with sides of 2 to 256 pixels.
+/// Values outside 0 to 1 are rescaled so that the minimum is black and the maximum white.
 ///
 /// # Errors
 ///
@@ -156,14 +154,14 @@ impl TensorView {
     }
 }
 
-/// The summary in one line.
+/// The one-line summary.
 impl fmt::Display for TensorView {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         f.write_str(&self.summary)
     }
 }
 
-/// Least, mean and greatest value.
+/// Minimum, mean and maximum of the values.
 struct Statistics {
     min: f32,
     mean: f64,
@@ -171,7 +169,7 @@ struct Statistics {
 }
 
 impl Statistics {
-    /// `None` for a tensor without values.
+    /// `None` for an empty tensor.
     fn of(tensor: &Tensor) -> Result<Option<Self>> {
         if tensor.elem_count() == 0 {
             return Ok(None);
@@ -199,7 +197,7 @@ fn summary(tensor: &Tensor, statistics: Option<&Statistics>) -> String {
     format!("Tensor {shape:?}, {dtype}, {device}, {values}")
 }
 
-/// The tensor as pictures, if it has the shape of some and only finite values.
+/// The tensor as pictures, if it has the shape of images and all values are finite.
 fn as_pictures(tensor: &Tensor, statistics: &Statistics, title: &str) -> Result<Option<Figure>> {
     let (count, height, width) = match *tensor.dims() {
         [height, width] | [height, width, 1] => (1, height, width),
@@ -236,7 +234,7 @@ mod tests {
         for shape in pictured {
             assert!(is_picture(shape), "{shape:?}");
         }
-        let told: [&[usize]; 8] = [
+        let summarized: [&[usize]; 8] = [
             &[],
             &[10],
             &[65, 28, 28, 1],
@@ -246,13 +244,13 @@ mod tests {
             &[0, 5],
             &[60_000, 10],
         ];
-        for shape in told {
+        for shape in summarized {
             assert!(!is_picture(shape), "{shape:?}");
         }
     }
 
     #[test]
-    fn a_summary_tells_shape_type_device_and_range() {
+    fn a_summary_has_shape_type_device_and_range() {
         let tensor = Tensor::new(&[[[-1_f32, 2.5], [0.0, 0.5]]], &Device::Cpu).unwrap();
         let text = show(&tensor).unwrap().to_string();
         assert_eq!(text, "Tensor [1, 2, 2], f32, cpu, min -1, mean 0.5, max 2.5");
@@ -263,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn values_that_are_not_finite_are_summarised_not_drawn() {
+    fn values_that_are_not_finite_are_summarized_not_drawn() {
         let tensor = Tensor::new(&[[f32::NAN, 1.0], [0.0, 0.0]], &Device::Cpu).unwrap();
         let view = show(&tensor).unwrap();
         assert!(view.figure.is_none() && view.to_string().contains("mean NaN"), "{view}");
@@ -276,7 +274,7 @@ mod tests {
     }
 
     #[test]
-    fn values_outside_0_to_1_are_scaled_to_black_and_white() {
+    fn values_outside_0_to_1_are_rescaled() {
         let tensor = Tensor::new(&[[-3_f32, 5.0], [1.0, 1.0]], &Device::Cpu).unwrap();
         let figure = show(&tensor).unwrap().figure.unwrap();
         assert!(
@@ -304,6 +302,6 @@ mod tests {
     #[test]
     fn images_of_another_shape_are_refused_with_the_shape() {
         let message = image_grid("Test", &zeros(&[2, 28, 28]), &[1, 2]).unwrap_err().to_string();
-        assert_eq!(message, "`Test`: images have the shape [N, H, W, 1], not [2, 28, 28]");
+        assert_eq!(message, "`Test`: expected images of shape [N, H, W, 1], found [2, 28, 28]");
     }
 }

@@ -1,16 +1,15 @@
-//! Images that are moved, turned, or covered with noise.
+//! Shifts, rotations, noise and random augmentation of whole batches.
 //!
-//! How well does a network recognise digits that are not where, or as, it saw them? These functions
-//! make such images; each takes a whole batch and leaves it as it was.
+//! They test how well a network recognizes digits unlike those that it was trained on.
 
 use candle_core::{DType, Device, Tensor};
 use linen::random::{normal, uniform};
 use linen::{Error, Key, Result, check_not_negative};
 use rayon::prelude::*;
 
-/// The images, moved right by `dx` and down by `dy` pixels; negative numbers move left and up.
+/// Shifts images right by `dx` and down by `dy` pixels, which may be negative or fractional.
 ///
-/// What comes in from beyond the edge is black. Between pixels, values are interpolated linearly.
+/// Pixels from beyond the edge are black; interpolation is bilinear.
 ///
 /// # Shapes
 /// - `images`: `[N, height, width, channels]`, any float type; computed in f32
@@ -37,10 +36,10 @@ pub fn shift(images: &Tensor, dx: f64, dy: f64) -> Result<Tensor> {
     move_each(images, |_| Motion { degrees: 0.0, dx, dy })
 }
 
-/// The images, turned about their middle by `degrees`, counter-clockwise.
+/// Rotates images counter-clockwise by `degrees` about their center.
 ///
-/// What comes in from beyond the edge is black. Between pixels, values are interpolated linearly;
-/// a quarter turn of square images is exact.
+/// Pixels from beyond the edge are black; interpolation is bilinear. Quarter turns of square images
+/// are exact.
 ///
 /// # Shapes
 /// - `images`: `[N, height, width, channels]`, any float type; computed in f32
@@ -56,8 +55,8 @@ pub fn shift(images: &Tensor, dx: f64, dy: f64) -> Result<Tensor> {
 /// use images::rotate;
 ///
 /// let image = Tensor::new(&[1f32, 2., 3., 4.], &Device::Cpu)?.reshape((1, 2, 2, 1))?;
-/// let turned = rotate(&image, 90.0)?.flatten_all()?.to_vec1::<f32>()?;
-/// assert_eq!(turned, [2., 4., 1., 3.]);
+/// let rotated = rotate(&image, 90.0)?.flatten_all()?.to_vec1::<f32>()?;
+/// assert_eq!(rotated, [2., 4., 1., 3.]);
 /// # Ok::<(), linen::Error>(())
 /// ```
 ///
@@ -67,8 +66,8 @@ pub fn rotate(images: &Tensor, degrees: f64) -> Result<Tensor> {
     move_each(images, |_| Motion { degrees, dx: 0.0, dy: 0.0 })
 }
 
-/// The images with normal noise of this standard deviation added to each value, then clipped to
-/// 0 (black) to 1 (white).
+/// Adds Gaussian noise of this standard deviation to images, then clips them to 0 (black) to 1
+/// (white).
 ///
 /// # Shapes
 /// - `images`: any shape, any float type
@@ -83,8 +82,8 @@ pub fn rotate(images: &Tensor, degrees: f64) -> Result<Tensor> {
 /// use candle_core::{DType, Device, Tensor};
 /// use {images::add_noise, linen::Key};
 ///
-/// let grey = Tensor::full(0.5f32, (10, 28, 28, 1), &Device::Cpu)?;
-/// let noisy = add_noise(Key::new(0), &grey, 0.1)?;
+/// let gray = Tensor::full(0.5f32, (10, 28, 28, 1), &Device::Cpu)?;
+/// let noisy = add_noise(Key::new(0), &gray, 0.1)?;
 /// let variance = (noisy - 0.5)?.sqr()?.mean_all()?.to_scalar::<f32>()?;
 /// assert!((variance.sqrt() - 0.1).abs() < 0.005);
 /// # Ok::<(), linen::Error>(())
@@ -99,10 +98,10 @@ pub fn add_noise(key: Key, images: &Tensor, stddev: f64) -> Result<Tensor> {
     Ok((images + (noise * stddev)?)?.clamp(0.0, 1.0)?)
 }
 
-/// The images, each turned and shifted at random within bounds: what a network should not mind.
+/// Rotates and shifts each image at random, for data augmentation.
 ///
-/// Angles are uniform in ±`max_degrees`, shifts uniform in ±`max_shift` pixels, in both directions.
-/// The same key gives the same images: give each batch its own.
+/// Angles are uniform in ±`max_degrees`; shifts are uniform in ±`max_shift` pixels along both axes.
+/// The same key gives the same images, so use a new key for each batch.
 ///
 /// # Shapes
 /// - `images`: `[N, height, width, channels]`, any float type; computed in f32
@@ -119,15 +118,15 @@ pub fn add_noise(key: Key, images: &Tensor, stddev: f64) -> Result<Tensor> {
 /// use linen::Key;
 ///
 /// let images = Tensor::ones((2, 28, 28, 1), DType::F32, &Device::Cpu)?;
-/// let moved = augment(Key::new(0), &images, 2.0, 10.0)?; // up to 2 pixels, up to 10 degrees
-/// assert_eq!(moved.dims(), [2, 28, 28, 1]);
-/// assert_eq!(moved.min_all()?.to_scalar::<f32>()?, 0.0); // black has come in
+/// let augmented = augment(Key::new(0), &images, 2.0, 10.0)?; // up to 2 pixels, up to 10 degrees
+/// assert_eq!(augmented.dims(), [2, 28, 28, 1]);
+/// assert_eq!(augmented.min_all()?.to_scalar::<f32>()?, 0.0); // black from beyond the edges
 /// # Ok::<(), linen::Error>(())
 /// ```
 ///
 /// # Source
 /// P. Simard et al., *Best practices for convolutional neural networks applied to visual document
-/// analysis*, 2003. Each image is that of `jax.scipy.ndimage.map_coordinates(…, order=1)`.
+/// analysis*, 2003. Images equal those of `jax.scipy.ndimage.map_coordinates(…, order=1)`.
 pub fn augment(key: Key, images: &Tensor, max_shift: f64, max_degrees: f64) -> Result<Tensor> {
     check_not_negative("max_shift", max_shift)?;
     check_not_negative("max_degrees", max_degrees)?;
@@ -136,8 +135,8 @@ pub fn augment(key: Key, images: &Tensor, max_shift: f64, max_degrees: f64) -> R
         let bound = bound as f32;
         Ok(uniform(key, (count, numbers), -bound, bound, &Device::Cpu)?.to_vec2()?)
     };
-    let (turn_key, shift_key) = key.split();
-    let degrees = draw(turn_key, 1, max_degrees)?;
+    let (rotation_key, shift_key) = key.split();
+    let degrees = draw(rotation_key, 1, max_degrees)?;
     let shifts = draw(shift_key, 2, max_shift)?;
     move_each(images, |i| Motion {
         degrees: degrees[i][0].into(),
@@ -146,7 +145,7 @@ pub fn augment(key: Key, images: &Tensor, max_shift: f64, max_degrees: f64) -> R
     })
 }
 
-/// How an image is moved: turned about its middle, then shifted.
+/// A rigid motion: a rotation about the center of the image, then a shift.
 #[derive(Debug, Clone, Copy)]
 struct Motion {
     /// Counter-clockwise.
@@ -157,7 +156,7 @@ struct Motion {
     dy: f64,
 }
 
-/// The images, each moved as `motion` says for its number; in parallel.
+/// Applies `motion(index)` to each image, in parallel.
 ///
 /// # Errors
 /// Those of [`shift`] and [`rotate`].
@@ -176,7 +175,7 @@ fn move_each(images: &Tensor, motion: impl Fn(usize) -> Motion) -> Result<Tensor
     let mut moved = vec![0.0; pixels.len()];
     let len = (height * width * channels).max(1);
     (moved.par_chunks_exact_mut(len).zip(pixels.par_chunks_exact(len)).zip(&motions))
-        .for_each(|((moved, image), motion)| move_image(image, size, *motion, moved));
+        .for_each(|((out, image), motion)| move_image(image, size, *motion, out));
     let moved = Tensor::from_vec(moved, images.shape(), images.device())?;
     Ok(moved.to_dtype(images.dtype())?)
 }
@@ -200,20 +199,19 @@ struct Size {
     channels: usize,
 }
 
-/// Fetches each pixel from where the motion takes it from.
-fn move_image(image: &[f32], size: Size, motion: Motion, moved: &mut [f32]) {
+/// Samples the image at the source position of each output pixel.
+fn move_image(image: &[f32], size: Size, motion: Motion, out: &mut [f32]) {
     let (sin, cos) = sin_cos(motion.degrees);
-    let (middle_x, middle_y) = ((size.width as f64 - 1.0) / 2.0, (size.height as f64 - 1.0) / 2.0);
-    for (index, pixel) in moved.chunks_exact_mut(size.channels).enumerate() {
-        let x = (index % size.width) as f64 - motion.dx - middle_x;
-        let y = (index / size.width) as f64 - motion.dy - middle_y;
-        let (x, y) = (cos * x - sin * y + middle_x, sin * x + cos * y + middle_y);
+    let (center_x, center_y) = ((size.width as f64 - 1.0) / 2.0, (size.height as f64 - 1.0) / 2.0);
+    for (index, pixel) in out.chunks_exact_mut(size.channels).enumerate() {
+        let x = (index % size.width) as f64 - motion.dx - center_x;
+        let y = (index / size.width) as f64 - motion.dy - center_y;
+        let (x, y) = (cos * x - sin * y + center_x, sin * x + cos * y + center_y);
         interpolate(image, size, (x, y), pixel);
     }
 }
 
-/// Adds the four pixels around a point of the image, weighted by how near they are; beyond the
-/// edge there is nothing to add.
+/// Adds the bilinear interpolation of the image at a point; pixels beyond the edge are black.
 fn interpolate(image: &[f32], size: Size, (x, y): (f64, f64), pixel: &mut [f32]) {
     let (left, top) = (x.floor(), y.floor());
     let (right_weight, bottom_weight) = (x - left, y - top);
@@ -233,9 +231,9 @@ fn interpolate(image: &[f32], size: Size, (x, y): (f64, f64), pixel: &mut [f32])
 
 /// Sine and cosine of an angle in degrees, exact for quarter turns.
 fn sin_cos(degrees: f64) -> (f64, f64) {
-    let quarters = (degrees / 90.0).round();
-    let (sin, cos) = libm::sincos((degrees - 90.0 * quarters).to_radians());
-    match quarters.rem_euclid(4.0) as u8 {
+    let quarter_turns = (degrees / 90.0).round();
+    let (sin, cos) = libm::sincos((degrees - 90.0 * quarter_turns).to_radians());
+    match quarter_turns.rem_euclid(4.0) as u8 {
         0 => (sin, cos),
         1 => (cos, -sin),
         2 => (-sin, -cos),
@@ -244,12 +242,9 @@ fn sin_cos(degrees: f64) -> (f64, f64) {
 }
 
 fn check_float(images: &Tensor) -> Result<()> {
-    match images.dtype().is_float() {
-        true => Ok(()),
-        false => Err(Error::DType {
-            what: "images to transform",
-            expected: "f32",
-            found: images.dtype().as_str().into(),
-        }),
+    if images.dtype().is_float() {
+        return Ok(());
     }
+    let found = images.dtype().as_str().into();
+    Err(Error::DType { what: "images to transform", expected: "f32", found })
 }

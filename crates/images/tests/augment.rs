@@ -1,4 +1,4 @@
-//! Data augmentation: what moves, and what does not.
+//! Random augmentation.
 
 mod common;
 
@@ -18,15 +18,15 @@ fn values(x: &Tensor) -> Vec<f32> {
 }
 
 #[test]
-fn without_shift_and_turn_every_image_stays_as_it_is() {
+fn bounds_of_zero_leave_images_unchanged() {
     let images = images();
     let same = augment(Key::new(0), &images, 0.0, 0.0).unwrap();
     assert_eq!(values(&same), values(&images));
 }
 
-/// A single white pixel is spread over four, whose mean position says how far it went.
+/// A single white pixel is spread over four; their center of mass gives the shift.
 #[test]
-fn a_shift_moves_a_pixel_by_what_the_key_draws() {
+fn shifts_are_those_drawn_from_the_key() {
     let mut image = vec![0f32; 28 * 28];
     image[10 * 28 + 20] = 1.0;
     let image = Tensor::from_vec(image, (1, 28, 28, 1), &device()).unwrap();
@@ -45,7 +45,7 @@ fn a_shift_moves_a_pixel_by_what_the_key_draws() {
 #[test]
 fn the_same_key_gives_the_same_images_with_any_number_of_threads() {
     if !device().is_cpu() {
-        return; // the threads are the CPU's
+        return; // only the CPU uses threads
     }
     let images = images();
     let run = |key, threads| {

@@ -1,11 +1,11 @@
-//! Images moved, turned and covered with noise: what must hold whatever the image.
+//! Properties of shifts, rotations and noise that hold for any image.
 
 mod common;
 
 use candle_core::{DType, Device, Tensor};
 use images::{add_noise, rotate, shift};
-use linen::{Key, Result};
 use linen::random::{normal, uniform};
+use linen::{Key, Result};
 
 use common::device;
 
@@ -19,14 +19,14 @@ fn vec(tensor: &Tensor) -> Vec<f32> {
 }
 
 #[test]
-fn nothing_is_moved_by_zero() {
+fn zero_shift_rotation_or_noise_changes_nothing() {
     assert_eq!(vec(&shift(&images(), 0.0, 0.0).unwrap()), vec(&images()));
     assert_eq!(vec(&rotate(&images(), 0.0).unwrap()), vec(&images()));
     assert_eq!(vec(&add_noise(Key::new(1), &images(), 0.0).unwrap()), vec(&images()));
 }
 
 #[test]
-fn a_shift_by_whole_pixels_moves_values_unchanged_and_lets_black_in() {
+fn a_shift_by_whole_pixels_moves_values_unchanged_and_fills_with_black() {
     let shifted = shift(&images(), 2.0, -1.0).unwrap();
     let kept = shifted.narrow(1, 0, 5).unwrap().narrow(2, 2, 4).unwrap();
     let source = images().narrow(1, 1, 5).unwrap().narrow(2, 0, 4).unwrap();
@@ -36,18 +36,18 @@ fn a_shift_by_whole_pixels_moves_values_unchanged_and_lets_black_in() {
 }
 
 #[test]
-fn a_quarter_turn_is_exact_and_four_of_them_are_none() {
+fn quarter_turns_are_exact_and_four_are_the_identity() {
     let turned = rotate(&images(), 90.0).unwrap();
-    // Counter-clockwise: what was the rightmost column is now the top row.
+    // Counter-clockwise, the rightmost column becomes the top row.
     let reversed = Tensor::new(&[5u32, 4, 3, 2, 1, 0], &device()).unwrap();
     let expected = images().index_select(&reversed, 2).unwrap().transpose(1, 2).unwrap();
     assert_eq!(vec(&turned), vec(&expected));
-    let once_around = rotate(&rotate(&turned, 90.0).unwrap(), 180.0).unwrap();
-    assert_eq!(vec(&once_around), vec(&images()));
+    let full_turn = rotate(&rotate(&turned, 90.0).unwrap(), 180.0).unwrap();
+    assert_eq!(vec(&full_turn), vec(&images()));
 }
 
 #[test]
-fn noise_is_jax_s_normal_numbers_clipped_to_black_and_white() {
+fn noise_is_normal_and_clipped_to_black_and_white() {
     let noise = vec(&normal(Key::new(7), (3, 6, 6, 2), &device()).unwrap());
     let expected = vec(&images()).into_iter().zip(noise);
     let expected = expected.map(|(pixel, noise)| (pixel + 0.5 * noise).clamp(0.0, 1.0));
@@ -57,18 +57,18 @@ fn noise_is_jax_s_normal_numbers_clipped_to_black_and_white() {
 #[test]
 fn images_keep_their_type_and_an_empty_batch_stays_empty() {
     if device().is_metal() {
-        return; // it has no f64
+        return; // Metal has no f64
     }
     let wide = images().to_dtype(DType::F64).unwrap();
     assert_eq!(rotate(&wide, 10.0).unwrap().dtype(), DType::F64);
     assert_eq!(add_noise(Key::new(1), &wide, 0.1).unwrap().dtype(), DType::F64);
-    // Not on a GPU, which has no arrays of nothing.
+    // On the CPU, because GPUs have no empty arrays.
     let none = images().to_device(&Device::Cpu).unwrap().narrow(0, 0, 0).unwrap();
     assert_eq!(shift(&none, 1.0, 1.0).unwrap().dims(), [0, 6, 6, 2]);
 }
 
 #[test]
-fn bad_input_is_refused_by_name() {
+fn bad_input_is_refused_with_its_name() {
     let message = |result: Result<Tensor>| result.unwrap_err().to_string();
     let flat = images().flatten_from(1).unwrap();
     assert_eq!(
