@@ -1,6 +1,6 @@
-//! The layers on the shapes of the tutorial, batch 32.
+//! The layers of the MNIST tutorial, batch size 32.
 //!
-//! `cargo bench -p cpu-kernels`, or with a part of a name for some of them: `… --bench layers conv2`.
+//! `cargo bench -p cpu-kernels --bench layers [part of a name]`
 
 use std::hint::black_box;
 
@@ -97,7 +97,7 @@ fn activations(criterion: &mut Criterion) {
     });
 }
 
-/// Times a kernel that fills an output of `len` values.
+/// Times a kernel that writes `len` values.
 fn time(
     criterion: &mut Criterion,
     name: &str,
@@ -113,7 +113,7 @@ fn time(
     });
 }
 
-/// Numbers of both signs, none of them special.
+/// Ordinary values of both signs.
 fn values(len: usize) -> Vec<f32> {
     (0..len).map(|index| (index * 7919 % 1009) as f32 / 1009.0 - 0.5).collect()
 }

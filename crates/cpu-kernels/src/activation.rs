@@ -28,8 +28,8 @@ pub fn relu_forward(input: &[f32], output: &mut [f32]) -> Result<()> {
     Ok(())
 }
 
-/// Derivative with respect to the input, from that with respect to the output: 0 where the input is
-/// at most 0, exactly 0 included, as in JAX. `input` may as well be the output: their signs agree.
+/// Gradient of the input, given that of the output: 0 where the input is ≤ 0, as in JAX. `input`
+/// may also be the output of the ReLU, which is positive for the same elements.
 ///
 /// # Errors
 ///
@@ -55,7 +55,7 @@ pub fn relu_backward(input: &[f32], d_output: &[f32], d_input: &mut [f32]) -> Re
     Ok(())
 }
 
-/// `max(value, 0)`, NaN for NaN.
+/// `max(value, 0)`; NaN stays NaN.
 #[inline(always)]
 pub(crate) fn relu_of(value: f32) -> f32 {
     if value <= 0.0 { 0.0 } else { value }
@@ -65,7 +65,7 @@ pub(crate) fn relu_of(value: f32) -> f32 {
 ///
 /// # Errors
 ///
-/// If the slices differ in length or do not consist of whole rows.
+/// If the slices differ in length or do not hold complete rows.
 pub fn log_softmax_forward(input: &[f32], classes: usize, output: &mut [f32]) -> Result<()> {
     check_rows("log-softmax input", classes, input.len())?;
     check_len("log-softmax output", input.len(), output.len())?;
@@ -85,12 +85,12 @@ pub(crate) fn log_softmax_row(input: &[f32], output: &mut [f32]) {
     }
 }
 
-/// Derivative with respect to the input, from that with respect to the output:
+/// Gradient of the input, given that of the output:
 /// `d_input = d_output − exp(output) · Σ d_output` for each row of `classes` values.
 ///
 /// # Errors
 ///
-/// If the slices differ in length or do not consist of whole rows.
+/// If the slices differ in length or do not hold complete rows.
 pub fn log_softmax_backward(
     output: &[f32],
     d_output: &[f32],

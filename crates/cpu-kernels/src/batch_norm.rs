@@ -1,47 +1,48 @@
-//! Batch normalization, with the statistics of the batch or with given ones.
+//! Batch normalization, with batch statistics or given ones.
 
 use rayon::prelude::*;
 
-use crate::error::{Result, check_len, product};
+use crate::error::{KernelError, Result, check_len, product};
 use crate::gemm::vectorized;
 
-/// Rows per task, and per partial sum.
+/// Rows per task and per partial sum.
 const ROWS: usize = 256;
-/// Keeps the deviation of a constant channel from being zero, as in Flax.
+/// Added to the variance, as in Flax.
 const EPSILON: f32 = 1e-5;
 
-/// The shape of a batch normalization: every channel is normalized over all rows.
+/// A batch normalization of a given shape. Each channel is normalized over all rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BatchNorm {
-    /// Rows: the images times their pixels.
+    /// Number of rows: images times pixels.
     pub rows: usize,
-    /// Channels, contiguous in memory.
+    /// Number of channels, contiguous in memory.
     pub channels: usize,
 }
 
-/// Mean and variance of each channel, and whether they are the batch's own: then they depend on
-/// the input, and so does its derivative on them.
+/// Mean and variance of each channel.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Statistics {
     /// The mean of each channel.
     pub mean: Vec<f32>,
     /// The biased variance of each channel.
     pub var: Vec<f32>,
-    /// Whether they were computed from the input.
+    /// Whether they were computed from the input, so that its gradient flows through them, too.
     pub is_training: bool,
 }
 
 impl BatchNorm {
-    /// Mean and variance of each channel of the input; the variance is E\[x²\] − E\[x\]², as in
+    /// Mean and variance of each channel of the input. The variance is E\[x²\] − E\[x\]², as in
     /// Flax.
     ///
     /// # Errors
     ///
-    /// If the slice does not fit the shape, or there is no row.
+    /// If the slice does not fit the shape, or there are no rows.
     pub fn statistics(&self, input: &[f32]) -> Result<Statistics> {
         check_len("batch norm input", self.len(), input.len())?;
-        check_len("batch norm input", self.len().max(self.channels), input.len())?;
-        let (sum, sum_of_squares) = self.sums(
+        if self.rows == 0 && self.channels > 0 {
+            return Err(KernelError::NoRows);
+        }
+        let (sum, sum_of_squares) = self.channel_sums(
             input,
             input,
             #[inline(always)]
@@ -77,7 +78,7 @@ impl BatchNorm {
         check_len("batch norm input", self.len(), input.len())?;
         check_len("batch norm output", self.len(), output.len())?;
         check_len("batch norm bias", self.channels, bias.len())?;
-        let factor = self.factors(statistics, scale)?;
+        let scale_over_std = self.scale_over_std(statistics, scale)?;
         let mean = &statistics.mean;
         self.for_each_row(
             output,
@@ -85,18 +86,18 @@ impl BatchNorm {
             input,
             #[inline(always)]
             |output, row, _| {
-                let channels = factor.iter().zip(mean).zip(bias);
-                for ((output, value), ((factor, mean), bias)) in
+                let channels = scale_over_std.iter().zip(mean).zip(bias);
+                for ((output, value), ((scale_over_std, mean), bias)) in
                     output.iter_mut().zip(row).zip(channels)
                 {
-                    *output = (value - mean) * factor + bias;
+                    *output = (value - mean) * scale_over_std + bias;
                 }
             },
         );
         Ok(())
     }
 
-    /// Derivatives with respect to scale and bias, from that with respect to the output.
+    /// Gradients of scale and bias, given that of the output.
     ///
     /// # Errors
     ///
@@ -115,8 +116,8 @@ impl BatchNorm {
         check_len("batch norm bias gradient", self.channels, d_bias.len())?;
         self.check(statistics)?;
         let mean = &statistics.mean;
-        // Σ d·(x − mean), to be divided by the deviation at the end.
-        let (bias, scale) = self.sums(
+        // The scale gradient is Σ dy·(x − mean) / √(var + ε): the division comes last.
+        let (bias, scale) = self.channel_sums(
             d_output,
             input,
             #[inline(always)]
@@ -139,13 +140,12 @@ impl BatchNorm {
         Ok(())
     }
 
-    /// Derivative with respect to the input, from that with respect to the output, and from the
-    /// derivatives of scale and bias.
+    /// Gradient of the input, given those of the output, the scale and the bias.
     ///
     /// # Errors
     ///
     /// If a slice does not fit the shape.
-    #[expect(clippy::too_many_arguments, reason = "one for each array of the formula")]
+    #[expect(clippy::too_many_arguments, reason = "one argument per array of the formula")]
     pub fn backward_input(
         &self,
         input: &[f32],
@@ -161,13 +161,16 @@ impl BatchNorm {
         check_len("batch norm input gradient", self.len(), d_input.len())?;
         check_len("batch norm scale gradient", self.channels, d_scale.len())?;
         check_len("batch norm bias gradient", self.channels, d_bias.len())?;
-        let factor = self.factors(statistics, scale)?;
-        // What every value of a channel loses for its share in the channel's mean and variance.
-        let share = if statistics.is_training { 1.0 / self.rows as f32 } else { 0.0 };
-        let by_mean = d_bias.iter().map(|d_bias| d_bias * share).collect::<Vec<_>>();
-        let by_var = d_scale.iter().zip(&statistics.var);
-        let by_var = by_var.map(|(d_scale, var)| d_scale * share / (var + EPSILON).sqrt());
-        let by_var = by_var.collect::<Vec<_>>();
+        let scale_over_std = self.scale_over_std(statistics, scale)?;
+        // Gradients through the batch mean and variance: the means over the rows of dy, and of
+        // dy·(x − mean) divided by the variance. Given statistics have no gradient.
+        let inv_n = if statistics.is_training { 1.0 / self.rows as f32 } else { 0.0 };
+        let mean_dy = d_bias.iter().map(|d_bias| d_bias * inv_n).collect::<Vec<_>>();
+        let mean_dy_xmu = d_scale
+            .iter()
+            .zip(&statistics.var)
+            .map(|(d_scale, var)| d_scale * inv_n / (var + EPSILON).sqrt())
+            .collect::<Vec<_>>();
         let mean = &statistics.mean;
         self.for_each_row(
             d_input,
@@ -175,12 +178,15 @@ impl BatchNorm {
             input,
             #[inline(always)]
             |d_input, d_row, row| {
-                let channels = factor.iter().zip(mean).zip(by_mean.iter().zip(&by_var));
+                let channels =
+                    scale_over_std.iter().zip(mean).zip(mean_dy.iter().zip(&mean_dy_xmu));
                 let values = d_row.iter().zip(row).zip(channels);
-                for (d_input, ((d_output, value), ((factor, mean), (by_mean, by_var)))) in
-                    d_input.iter_mut().zip(values)
+                for (
+                    d_input,
+                    ((d_output, value), ((scale_over_std, mean), (mean_dy, mean_dy_xmu))),
+                ) in d_input.iter_mut().zip(values)
                 {
-                    *d_input = factor * (d_output - by_mean - (value - mean) * by_var);
+                    *d_input = scale_over_std * (d_output - mean_dy - (value - mean) * mean_dy_xmu);
                 }
             },
         );
@@ -196,19 +202,19 @@ impl BatchNorm {
         check_len("batch norm variance", self.channels, statistics.var.len())
     }
 
-    /// What each channel is multiplied by: `scale / √(var + ε)`.
-    fn factors(&self, statistics: &Statistics, scale: &[f32]) -> Result<Vec<f32>> {
+    /// `scale / √(var + ε)` of each channel.
+    fn scale_over_std(&self, statistics: &Statistics, scale: &[f32]) -> Result<Vec<f32>> {
         self.check(statistics)?;
         check_len("batch norm scale", self.channels, scale.len())?;
         let channels = statistics.var.iter().zip(scale);
         Ok(channels.map(|(var, scale)| scale / (var + EPSILON).sqrt()).collect())
     }
 
-    /// Two sums per channel over all rows; `add` adds the terms of a row of `a` and of `b`.
+    /// Two sums per channel over all rows. `add` adds the terms of one row of `a` and `b`.
     ///
-    /// The partial sums depend on the shape alone and are added in order, so that the result does
+    /// The partial sums depend only on the shape and are added in order, so that the result does
     /// not depend on the number of threads.
-    fn sums(
+    fn channel_sums(
         &self,
         a: &[f32],
         b: &[f32],
@@ -240,7 +246,7 @@ impl BatchNorm {
         sums
     }
 
-    /// Calls `work` with each row of the output and of two inputs.
+    /// Calls `work` with each row of the output and the matching rows of `a` and `b`.
     fn for_each_row(
         &self,
         output: &mut [f32],

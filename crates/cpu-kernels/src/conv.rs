@@ -1,4 +1,7 @@
 //! Convolution: NHWC images, HWIO kernels, SAME padding, stride 1, cross-correlation as in XLA.
+//!
+//! Both algorithms, `direct` and `winograd`, take packed weights: the kernel itself, or the kernel
+//! in the Winograd domain.
 
 use rayon::prelude::*;
 
@@ -14,7 +17,7 @@ impl Conv2d {
     ///
     /// # Errors
     ///
-    /// If a slice does not fit the shape, or the kernel has no extent.
+    /// If a slice does not fit the shape, or the kernel height or width is 0.
     pub fn forward(
         &self,
         input: &[f32],
@@ -24,18 +27,18 @@ impl Conv2d {
     ) -> Result<()> {
         self.check(input.len(), kernel.len(), output.len())?;
         check_len("bias", self.out_channels, bias.len())?;
-        with_scratch([self.prepared_len()], |[prepared]| {
-            self.prepare(kernel, prepared);
-            self.correlate(input, prepared, Some(bias), self.low_padding(), output);
+        with_scratch([self.packed_len()], |[packed]| {
+            self.transform_weights(kernel, packed);
+            self.correlate(input, packed, Some(bias), self.low_padding(), output);
         });
         Ok(())
     }
 
-    /// Derivative of the loss with respect to the input, from that with respect to the output.
+    /// Gradient of the input, given that of the output.
     ///
     /// # Errors
     ///
-    /// If a slice does not fit the shape, or the kernel has no extent.
+    /// If a slice does not fit the shape, or the kernel height or width is 0.
     pub fn backward_input(
         &self,
         kernel: &[f32],
@@ -43,20 +46,19 @@ impl Conv2d {
         d_input: &mut [f32],
     ) -> Result<()> {
         self.check(d_input.len(), kernel.len(), d_output.len())?;
-        let transposed = self.transposed();
-        with_scratch([transposed.prepared_len()], |[prepared]| {
-            self.prepare_flipped(kernel, prepared);
-            transposed.correlate(d_output, prepared, None, self.high_padding(), d_input);
+        let transposed = self.transposed_conv();
+        with_scratch([transposed.packed_len()], |[packed]| {
+            self.transform_rotated_weights(kernel, packed);
+            transposed.correlate(d_output, packed, None, self.high_padding(), d_input);
         });
         Ok(())
     }
 
-    /// Derivatives of the loss with respect to kernel and bias, from that with respect to the
-    /// output.
+    /// Gradients of kernel and bias, given that of the output.
     ///
     /// # Errors
     ///
-    /// If a slice does not fit the shape, or the kernel has no extent.
+    /// If a slice does not fit the shape, or the kernel height or width is 0.
     pub fn backward_kernel(
         &self,
         input: &[f32],
@@ -77,10 +79,10 @@ impl Conv2d {
             partials
                 .par_chunks_mut(partial_len)
                 .zip(input.par_chunks(chunk * self.image_len()))
-                .zip(d_output.par_chunks(chunk * self.d_image_len()))
+                .zip(d_output.par_chunks(chunk * self.output_image_len()))
                 .for_each(|((partial, input), d_output)| {
                     let (d_kernel, d_bias) = partial.split_at_mut(self.kernel_len());
-                    self.sum_gradients(input, d_output, d_kernel, d_bias);
+                    self.accumulate_grads(input, d_output, d_kernel, d_bias);
                 });
             for partial in partials.chunks_exact(partial_len) {
                 let (kernel, bias) = partial.split_at(self.kernel_len());
@@ -91,8 +93,8 @@ impl Conv2d {
         Ok(())
     }
 
-    /// Sums the shares of some images in the gradients of kernel and bias.
-    fn sum_gradients(
+    /// Gradients of kernel and bias, summed over some images.
+    fn accumulate_grads(
         &self,
         input: &[f32],
         d_output: &[f32],
@@ -100,16 +102,21 @@ impl Conv2d {
         d_bias: &mut [f32],
     ) {
         let images = input.chunks_exact(self.image_len());
-        with_scratch([self.padded_len(), self.prepared_len()], |[padded, sum]| {
+        with_scratch([self.padded_len(), self.packed_len()], |[padded, d_packed]| {
             padded.fill(0.0);
-            sum.fill(0.0);
+            d_packed.fill(0.0);
             d_bias.fill(0.0);
-            for (image, d_image) in images.zip(d_output.chunks_exact(self.d_image_len())) {
+            for (image, d_image) in images.zip(d_output.chunks_exact(self.output_image_len())) {
                 self.pad(image, self.low_padding(), padded);
-                self.add_image_gradient(padded, d_image, self.width * self.out_channels, sum);
+                self.accumulate_kernel_grad(
+                    padded,
+                    d_image,
+                    self.width * self.out_channels,
+                    d_packed,
+                );
                 add_rows(d_image, d_bias);
             }
-            self.finish_gradient(sum, d_kernel);
+            self.inverse_transform_grad(d_packed, d_kernel);
         });
     }
 
@@ -120,12 +127,12 @@ impl Conv2d {
         check_len("convolution output", self.output_len(), output)
     }
 
-    /// Correlates every padded image with the prepared kernel, `low` pixels of padding above and to
-    /// the left.
+    /// Cross-correlates every image with the packed kernel, with `low` pixels of padding above and
+    /// to the left.
     fn correlate(
         &self,
         input: &[f32],
-        prepared: &[f32],
+        packed: &[f32],
         bias: Option<&[f32]>,
         low: (usize, usize),
         output: &mut [f32],
@@ -139,13 +146,13 @@ impl Conv2d {
                 with_scratch([self.padded_len()], |[padded]| {
                     padded.fill(0.0);
                     self.pad(image, low, padded);
-                    self.output_rows(padded, prepared, bias, 0, output);
+                    self.output_rows(padded, packed, bias, 0, output);
                 });
             },
         );
     }
 
-    /// Copies an image into its padded form, whose border is zero already.
+    /// Copies an image into its padded form, whose border must already be zero.
     pub(crate) fn pad(&self, image: &[f32], low: (usize, usize), padded: &mut [f32]) {
         let row_len = self.width * self.in_channels;
         if row_len == 0 {
@@ -157,79 +164,79 @@ impl Conv2d {
         }
     }
 
-    /// Values of the kernel, and of its gradient, in the form that the products take.
-    pub(crate) fn prepared_len(&self) -> usize {
-        Winograd::new(*self).map_or(self.kernel_len(), |winograd| winograd.kernel_len())
+    /// Number of values in the packed weights and in their gradient.
+    pub(crate) fn packed_len(&self) -> usize {
+        Winograd::new(*self).map_or(self.kernel_len(), |winograd| winograd.transformed_len())
     }
 
-    /// Brings the kernel into the form that the products take.
-    pub(crate) fn prepare(&self, kernel: &[f32], prepared: &mut [f32]) {
+    /// Packs the kernel for [`Self::output_rows`].
+    pub(crate) fn transform_weights(&self, kernel: &[f32], packed: &mut [f32]) {
         match Winograd::new(*self) {
-            Some(winograd) => winograd.transform_kernel(kernel, prepared),
-            None => prepared.copy_from_slice(kernel),
+            Some(winograd) => winograd.transform_weights(kernel, packed),
+            None => packed.copy_from_slice(kernel),
         }
     }
 
-    /// Brings the kernel into the form that [`Self::transposed`] takes on the way back.
-    pub(crate) fn prepare_flipped(&self, kernel: &[f32], prepared: &mut [f32]) {
-        with_scratch([self.kernel_len()], |[flipped]| {
-            self.flip(kernel, flipped);
-            self.transposed().prepare(flipped, prepared);
+    /// Packs the rotated kernel for [`Self::transposed_conv`], which computes the input gradient.
+    pub(crate) fn transform_rotated_weights(&self, kernel: &[f32], packed: &mut [f32]) {
+        with_scratch([self.kernel_len()], |[rotated]| {
+            self.rotate_kernel(kernel, rotated);
+            self.transposed_conv().transform_weights(rotated, packed);
         });
     }
 
-    /// How many rows of the output are best computed together.
-    pub(crate) fn rows_together(&self) -> usize {
-        Winograd::new(*self).map_or(1, |winograd| winograd.rows_together())
+    /// The number of output rows that are best computed together.
+    pub(crate) fn rows_per_block(&self) -> usize {
+        Winograd::new(*self).map_or(1, |winograd| winograd.rows_per_block())
     }
 
-    /// Rows of pixels of the output from row `y` on, `bias` added if there is one.
+    /// Fills `output` with rows of pixels of the convolution, starting at row `y`.
     pub(crate) fn output_rows(
         &self,
         padded: &[f32],
-        prepared: &[f32],
+        packed: &[f32],
         bias: Option<&[f32]>,
         y: usize,
         output: &mut [f32],
     ) {
         match Winograd::new(*self) {
-            Some(winograd) => winograd.output_rows(padded, prepared, bias, y, output),
-            None => direct::output_rows(self, padded, prepared, bias, y, output),
+            Some(winograd) => winograd.output_rows(padded, packed, bias, y, output),
+            None => direct::output_rows(self, padded, packed, bias, y, output),
         }
     }
 
-    /// Adds one image's share to the kernel gradient, in the form that the products give. Rows of
-    /// `d_output` lie `d_row` values apart.
-    pub(crate) fn add_image_gradient(
+    /// Adds the kernel gradient of one image to `d_packed`, the gradient of the packed weights.
+    /// `d_row` is the stride between rows of pixels of `d_output`.
+    pub(crate) fn accumulate_kernel_grad(
         &self,
         padded: &[f32],
         d_output: &[f32],
         d_row: usize,
-        sum: &mut [f32],
+        d_packed: &mut [f32],
     ) {
         match Winograd::new(*self) {
-            Some(winograd) => winograd.add_image_gradient(padded, d_output, d_row, sum),
-            None => direct::add_image_gradient(self, padded, d_output, d_row, sum),
+            Some(winograd) => winograd.accumulate_kernel_grad(padded, d_output, d_row, d_packed),
+            None => direct::accumulate_kernel_grad(self, padded, d_output, d_row, d_packed),
         }
     }
 
-    /// From the kernel gradient in the form that the products give to the gradient itself.
-    pub(crate) fn finish_gradient(&self, sum: &[f32], d_kernel: &mut [f32]) {
+    /// Computes the kernel gradient from that of the packed weights.
+    pub(crate) fn inverse_transform_grad(&self, d_packed: &[f32], d_kernel: &mut [f32]) {
         match Winograd::new(*self) {
-            Some(winograd) => winograd.finish_gradient(sum, d_kernel),
-            None => d_kernel.copy_from_slice(sum),
+            Some(winograd) => winograd.inverse_transform_grad(d_packed, d_kernel),
+            None => d_kernel.copy_from_slice(d_packed),
         }
     }
 
-    /// Turns the kernel by 180 degrees and exchanges its channels: `[kh, kw, out_channels,
+    /// Rotates the kernel by 180 degrees and swaps its channels: `[kh, kw, out_channels,
     /// in_channels]`.
-    fn flip(&self, kernel: &[f32], flipped: &mut [f32]) {
+    fn rotate_kernel(&self, kernel: &[f32], rotated: &mut [f32]) {
         let tap = self.in_channels * self.out_channels;
         if tap == 0 {
             return;
         }
-        for (kernel, flipped) in kernel.chunks_exact(tap).zip(flipped.chunks_exact_mut(tap).rev()) {
-            transpose(kernel, self.out_channels, flipped);
+        for (kernel, rotated) in kernel.chunks_exact(tap).zip(rotated.chunks_exact_mut(tap).rev()) {
+            transpose(kernel, self.out_channels, rotated);
         }
     }
 }

@@ -1,14 +1,14 @@
-//! Dense layers: `[inputs, outputs]` kernels as in Flax.
+//! Dense layers with `[inputs, outputs]` kernels, as in Flax.
 
 use rayon::prelude::*;
 
 use crate::activation::relu_of;
 use crate::buffer::with_scratch;
 use crate::error::{Result, check_len, product};
-use crate::gemm::{Gemm, Rows, Start, Strides, vectorized};
+use crate::gemm::{Gemm, Init, KStrides, RowStrides, vectorized};
 use crate::sums::{add_rows, transpose};
 
-/// The shape of a dense layer and the kernels for it.
+/// A dense layer of a given shape.
 ///
 /// # Shapes
 ///
@@ -19,33 +19,33 @@ use crate::sums::{add_rows, transpose};
 pub struct Dense {
     /// Number of rows.
     pub batch: usize,
-    /// Values per row of the input.
+    /// Inputs per row.
     pub inputs: usize,
-    /// Values per row of the output.
+    /// Outputs per row.
     pub outputs: usize,
 }
 
-/// Rows of the batch that one task multiplies.
+/// Rows of the batch per task of the forward product.
 const ROWS: usize = 32;
 
-/// Tasks that a forward product is cut into if the batch alone does not give as many.
+/// Tasks of the forward product: if the batch gives fewer, the sum over the inputs is cut, too.
 const TASKS: usize = 16;
 
-/// Kernel values per block of the backward pass: a block and its gradient fit the innermost cache.
+/// Kernel values per block of the backward pass. A block and its gradient fit in the L1 cache.
 const BLOCK_VALUES: usize = 7 * 1024;
 
 impl Dense {
-    /// Values of the input.
+    /// Number of values in the input.
     pub fn input_len(&self) -> usize {
         product([self.batch, self.inputs])
     }
 
-    /// Values of the kernel.
+    /// Number of values in the kernel.
     pub fn kernel_len(&self) -> usize {
         product([self.inputs, self.outputs])
     }
 
-    /// Values of the output.
+    /// Number of values in the output.
     pub fn output_len(&self) -> usize {
         product([self.batch, self.outputs])
     }
@@ -71,7 +71,7 @@ impl Dense {
         Ok(())
     }
 
-    /// Derivative of the loss with respect to the input, from that with respect to the output.
+    /// Gradient of the input, given that of the output.
     ///
     /// # Errors
     ///
@@ -104,8 +104,7 @@ impl Dense {
         Ok(())
     }
 
-    /// Derivatives of the loss with respect to kernel and bias, from that with respect to the
-    /// output.
+    /// Gradients of kernel and bias, given that of the output.
     ///
     /// # Errors
     ///
@@ -139,19 +138,19 @@ impl Dense {
     }
 
     /// Inputs per partial sum of the forward product.
-    fn depth(&self) -> usize {
+    fn k_per_partial(&self) -> usize {
         let parts = (TASKS / self.batch.div_ceil(ROWS).max(1)).max(1);
         self.inputs.div_ceil(parts).max(1)
     }
 
-    /// Values of all partial sums of the forward product.
+    /// Number of values in all partial sums of the forward product.
     pub(crate) fn partials_len(&self) -> usize {
-        self.inputs.div_ceil(self.depth()) * self.output_len()
+        self.inputs.div_ceil(self.k_per_partial()) * self.output_len()
     }
 
-    /// The forward product in partial sums `[part, batch, outputs]`: the batch is small and the
-    /// kernel large, so the sum over the inputs is what is cut into tasks, and each task reads its
-    /// own stretch of the kernel once.
+    /// Computes the forward product as partial sums `[part, batch, outputs]`. The batch is small
+    /// and the kernel large, so the sum over the inputs is cut into tasks. Each task reads its part
+    /// of the kernel once.
     pub(crate) fn multiply(
         &self,
         input: &[f32],
@@ -162,10 +161,10 @@ impl Dense {
         if partials.is_empty() {
             return;
         }
-        let depth = self.depth();
+        let k = self.k_per_partial();
         partials
             .par_chunks_mut(self.output_len())
-            .zip(kernel.par_chunks(depth * self.outputs))
+            .zip(kernel.par_chunks(k * self.outputs))
             .enumerate()
             .for_each(|(part, (partial, kernel))| {
                 partial.par_chunks_mut(ROWS * self.outputs).enumerate().for_each(
@@ -173,22 +172,22 @@ impl Dense {
                         let gemm = Gemm {
                             m: output.len() / self.outputs,
                             n: self.outputs,
-                            segments: 1,
-                            depth: kernel.len() / self.outputs,
-                            rows: Rows::even(input_row),
-                            a: Strides { segment: 0, step: 1 },
-                            b: Strides { segment: 0, step: self.outputs },
+                            k_outer: 1,
+                            k_inner: kernel.len() / self.outputs,
+                            a_rows: RowStrides::uniform(input_row),
+                            a: KStrides::uniform(1),
+                            b: KStrides::uniform(self.outputs),
                             c_row: self.outputs,
-                            start: Start::Zero,
+                            init: Init::Zero,
                         };
-                        let first = rows * ROWS * input_row + part * depth;
+                        let first = rows * ROWS * input_row + part * k;
                         gemm.run(&input[first..], kernel, output);
                     },
                 );
             });
     }
 
-    /// Adds the partial sums and the bias, in this order, and with `relu` clips the result at zero.
+    /// `output` = bias + partial sums, added in order, followed by a ReLU if `relu` is set.
     pub(crate) fn sum_partials(
         &self,
         partials: &[f32],
@@ -223,13 +222,13 @@ impl Dense {
         });
     }
 
-    /// Rows of the kernel that the backward pass treats at once.
+    /// Rows of the kernel per block of the backward pass.
     pub(crate) fn block_rows(&self) -> usize {
         (BLOCK_VALUES / self.outputs.max(1)).clamp(1, self.inputs.max(1))
     }
 
-    /// Input gradient `[batch, rows]` for the kernel rows in `kernel`; `d_output_t` is `[outputs,
-    /// batch]`.
+    /// Input gradient `[batch, rows]` of a block of kernel rows, given the transposed output
+    /// gradient `[outputs, batch]`.
     pub(crate) fn input_gradient_block(
         &self,
         kernel: &[f32],
@@ -240,20 +239,20 @@ impl Dense {
             let gemm = Gemm {
                 m: kernel.len() / self.outputs,
                 n: self.batch,
-                segments: 1,
-                depth: self.outputs,
-                rows: Rows::even(self.outputs),
-                a: Strides { segment: 0, step: 1 },
-                b: Strides { segment: 0, step: self.batch },
+                k_outer: 1,
+                k_inner: self.outputs,
+                a_rows: RowStrides::uniform(self.outputs),
+                a: KStrides::uniform(1),
+                b: KStrides::uniform(self.batch),
                 c_row: self.batch,
-                start: Start::Zero,
+                init: Init::Zero,
             };
             gemm.run(kernel, d_output_t, block_t);
             transpose(block_t, self.batch, block);
         });
     }
 
-    /// Collects one image's gradient `[inputs]` from the blocks `[block][batch, rows]`.
+    /// Gathers the gradient `[inputs]` of one image from the blocks `[block][batch, rows]`.
     pub(crate) fn gather_input_gradient(&self, blocks: &[f32], image: usize, d_input: &mut [f32]) {
         let rows = self.block_rows();
         for (block, d_input) in blocks.chunks(rows * self.batch).zip(d_input.chunks_mut(rows)) {
@@ -261,7 +260,8 @@ impl Dense {
         }
     }
 
-    /// Kernel gradient of a block of rows; `input` starts at the block's first column.
+    /// Kernel gradient of a block of rows. `input` starts at the block's first input, and its rows
+    /// are `input_row` values apart.
     pub(crate) fn kernel_gradient_block(
         &self,
         input: &[f32],
@@ -272,13 +272,13 @@ impl Dense {
         let gemm = Gemm {
             m: d_kernel.len() / self.outputs,
             n: self.outputs,
-            segments: 1,
-            depth: self.batch,
-            rows: Rows::even(1),
-            a: Strides { segment: 0, step: input_row },
-            b: Strides { segment: 0, step: self.outputs },
+            k_outer: 1,
+            k_inner: self.batch,
+            a_rows: RowStrides::uniform(1),
+            a: KStrides::uniform(input_row),
+            b: KStrides::uniform(self.outputs),
             c_row: self.outputs,
-            start: Start::Zero,
+            init: Init::Zero,
         };
         gemm.run(input, d_output, d_kernel);
     }

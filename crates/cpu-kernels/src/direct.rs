@@ -1,9 +1,9 @@
-//! Convolution by its definition: the bordered image itself is one operand of the product.
+//! Direct convolution: the zero-padded image itself is one operand of the product.
 
+use crate::gemm::{Gemm, Init, KStrides, RowStrides};
 use crate::shape::Conv2d;
-use crate::gemm::{Gemm, Rows, Start, Strides};
 
-/// Rows of pixels of the output from row `y` on, `bias` added if there is one.
+/// Fills `output` with rows of pixels of the convolution, starting at row `y`.
 pub(crate) fn output_rows(
     conv: &Conv2d,
     padded: &[f32],
@@ -12,42 +12,43 @@ pub(crate) fn output_rows(
     y: usize,
     output: &mut [f32],
 ) {
-    let depth = conv.kernel.1 * conv.in_channels;
+    let k_inner = conv.kernel.1 * conv.in_channels;
     let gemm = Gemm {
         m: output.len() / conv.out_channels,
         n: conv.out_channels,
-        segments: conv.kernel.0,
-        depth,
-        rows: Rows { step: conv.in_channels, run: conv.width, jump: conv.padded_row() },
-        a: Strides { segment: conv.padded_row(), step: 1 },
-        b: Strides { segment: depth * conv.out_channels, step: conv.out_channels },
+        k_outer: conv.kernel.0,
+        k_inner,
+        a_rows: RowStrides { inner: conv.in_channels, group: conv.width, outer: conv.padded_row() },
+        a: KStrides { outer: conv.padded_row(), inner: 1 },
+        b: KStrides { outer: k_inner * conv.out_channels, inner: conv.out_channels },
         c_row: conv.out_channels,
-        start: bias.map_or(Start::Zero, Start::Row),
+        init: bias.map_or(Init::Zero, Init::Bias),
     };
     gemm.run(&padded[y * conv.padded_row()..], kernel, output);
 }
 
-/// Adds one image's share to the kernel gradient. Rows of `d_output` lie `d_row` values apart.
+/// Adds the kernel gradient of one image to `d_kernel`. `d_row` is the stride between rows of
+/// pixels of `d_output`.
 ///
-/// Row (ky, kx, ci) of the product is the image shifted by (ky, kx), read in channel ci.
-pub(crate) fn add_image_gradient(
+/// Row (ky, kx, ci) of A is channel ci of the image shifted by (ky, kx).
+pub(crate) fn accumulate_kernel_grad(
     conv: &Conv2d,
     padded: &[f32],
     d_output: &[f32],
     d_row: usize,
     d_kernel: &mut [f32],
 ) {
-    let run = conv.kernel.1 * conv.in_channels;
+    let group = conv.kernel.1 * conv.in_channels;
     let gemm = Gemm {
-        m: conv.kernel.0 * run,
+        m: conv.kernel.0 * group,
         n: conv.out_channels,
-        segments: conv.height,
-        depth: conv.width,
-        rows: Rows { step: 1, run, jump: conv.padded_row() },
-        a: Strides { segment: conv.padded_row(), step: conv.in_channels },
-        b: Strides { segment: d_row, step: conv.out_channels },
+        k_outer: conv.height,
+        k_inner: conv.width,
+        a_rows: RowStrides { inner: 1, group, outer: conv.padded_row() },
+        a: KStrides { outer: conv.padded_row(), inner: conv.in_channels },
+        b: KStrides { outer: d_row, inner: conv.out_channels },
         c_row: conv.out_channels,
-        start: Start::Output,
+        init: Init::Accumulate,
     };
     gemm.run(padded, d_output, d_kernel);
 }

@@ -8,12 +8,12 @@ use crate::gemm::vectorized;
 /// Values per task.
 const CHUNK: usize = 1 << 13;
 
-/// `output = input · (1 / keep_prob)` at the positions that `is_kept` names, 0 elsewhere.
+/// `output = input · (1 / keep_prob)` where `is_kept(index)`, 0 elsewhere.
 ///
-/// Flax divides by `keep_prob`; XLA makes this of it, which can differ in the last bit.
+/// Flax divides by `keep_prob`, which XLA turns into this product. The two can differ in the last
+/// bit.
 ///
-/// The derivative with respect to the input is the same function of that with respect to the
-/// output.
+/// The backward pass is the same function, applied to the gradient of the output.
 ///
 /// # Errors
 ///

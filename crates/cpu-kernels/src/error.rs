@@ -1,70 +1,73 @@
-//! What the kernels refuse.
+//! Errors of the kernels and of compiled steps.
 
 use thiserror::Error;
 
-/// Why a kernel or a compiled step refused its input. Nothing has been written in that case.
+/// Invalid input of a kernel or a compiled step. Nothing has been written in that case.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum KernelError {
-    /// A slice does not fit the shape it comes with.
-    #[error("{what} has {found} values, but its shape has {expected}")]
+    /// A slice does not have the length that its shape requires.
+    #[error("{what}: expected length {expected}, found {found}")]
     Length {
-        /// Which slice.
+        /// The slice.
         what: &'static str,
-        /// Values the shape asks for.
+        /// The required length.
         expected: usize,
-        /// Values the slice has.
+        /// The actual length.
         found: usize,
     },
-    /// A window or a convolution kernel without extent.
+    /// The height or width of a pooling window or convolution kernel is 0.
     #[error("{what} is {height}x{width}; both must be at least 1")]
     EmptyWindow {
-        /// Which window.
+        /// The window or kernel.
         what: &'static str,
         /// Its height.
         height: usize,
         /// Its width.
         width: usize,
     },
-    /// A chain of layers that the compiled step does not cover.
+    /// Batch statistics of an empty batch.
+    #[error("batch norm statistics need at least one row")]
+    NoRows,
+    /// A chain of layers that cannot be compiled.
     #[error("layer {layer} cannot be compiled: {reason}")]
     Chain {
-        /// Position in the chain, from 0.
+        /// Index in the chain, from 0.
         layer: usize,
-        /// What was met and what was expected.
+        /// The reason.
         reason: String,
     },
-    /// More images at once than planned, or none.
-    #[error("{found} images given to a step planned for 1 to {planned}")]
+    /// The number of images is 0 or exceeds the planned batch size.
+    #[error("expected 1 to {planned} images, found {found}")]
     BatchSize {
         /// The batch size of the plan.
         planned: usize,
-        /// Images given.
+        /// The number of images.
         found: usize,
     },
-    /// A label that names no class.
+    /// A label is out of range.
     #[error("label {label} of image {image} is not below the number of classes, {classes}")]
     Label {
         /// The label.
         label: u32,
-        /// Position in the batch.
+        /// Index of its image in the batch.
         image: usize,
-        /// Number of classes.
+        /// The number of classes.
         classes: usize,
     },
 }
 
-/// A result of this module.
+/// The result of the fallible functions of this crate.
 pub type Result<T> = std::result::Result<T, KernelError>;
 
 pub(crate) fn check_len(what: &'static str, expected: usize, found: usize) -> Result<()> {
     if expected == found { Ok(()) } else { Err(KernelError::Length { what, expected, found }) }
 }
 
-/// Values of an array of these extents; at most `usize::MAX`, which no slice has, so that the
-/// absurd is refused for its length.
+/// Number of values in an array of these sizes; saturates, so that overflowing shapes fail the
+/// length check.
 #[inline(always)]
-pub(crate) fn product<const N: usize>(extents: [usize; N]) -> usize {
-    extents.into_iter().fold(1, usize::saturating_mul)
+pub(crate) fn product<const N: usize>(sizes: [usize; N]) -> usize {
+    sizes.into_iter().fold(1, usize::saturating_mul)
 }
 
 pub(crate) fn check_window(what: &'static str, (height, width): (usize, usize)) -> Result<()> {

@@ -1,6 +1,6 @@
-//! The layers that a plan is made of.
+//! The layers of a compiled network.
 
-/// One layer of a chain. `params` are the positions of kernel and bias in the list of parameters.
+/// One layer of a [`Program`](crate::Program).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Layer {
     /// Convolution with SAME padding and stride 1, kernel `[height, width, in, features]`.
@@ -9,30 +9,30 @@ pub enum Layer {
         kernel: (usize, usize),
         /// Output channels.
         features: usize,
-        /// Positions of kernel and bias.
+        /// Indices of kernel and bias in the list of parameters.
         params: (usize, usize),
     },
-    /// max(x, 0), right after a convolution or a dense layer.
+    /// max(x, 0), directly after a convolution or a dense layer.
     Relu,
-    /// Mean over windows of at most 32 pixels without overlap.
+    /// Mean over non-overlapping windows of at most 32 pixels.
     AvgPool {
         /// Height and width of the window.
         window: (usize, usize),
     },
-    /// Maximum over windows without overlap.
+    /// Maximum over non-overlapping windows.
     MaxPool {
         /// Height and width of the window.
         window: (usize, usize),
     },
-    /// `[height, width, channels]` to one row of values.
+    /// `[height, width, channels]` to `[height · width · channels]`.
     Flatten,
     /// Dense layer, kernel `[in, features]`.
     Dense {
-        /// Values of the output.
+        /// Number of outputs.
         features: usize,
-        /// Positions of kernel and bias.
+        /// Indices of kernel and bias in the list of parameters.
         params: (usize, usize),
     },
-    /// Logits to log-probabilities; the end of every chain.
+    /// Logits to log-probabilities. Every chain ends with it.
     LogSoftmax,
 }

@@ -1,88 +1,70 @@
-//! The arithmetic on the CPU: the layers of a network with their derivatives, and a whole training
-//! step, compiled.
+//! Neural network layers on the CPU, forward and backward, and a compiled training step.
 //!
-//! Plain slices and shapes go in and out; no tensor type appears here. Arrays are laid out as in
-//! Flax: images `[batch, height, width, channels]`, convolution kernels `[height, width, in, out]`,
-//! dense kernels `[in, out]`. All values are f32. There are two ways in:
+//! Inputs and outputs are plain f32 slices with shapes; there is no tensor type. Arrays are laid
+//! out as in Flax: images `[batch, height, width, channels]`, convolution kernels
+//! `[height, width, in, out]`, dense kernels `[in, out]`. There are two levels:
 //!
-//! * [`Conv2d`], [`Dense`], [`Pool2d`], [`relu_forward`] and their like are single layers, forward
-//!   and backward: what automatic differentiation calls.
-//! * [`Program`] is the counterpart of the tutorial's `@jit`. It plans a chain of [`Layer`]s for a
-//!   batch size, allocates every buffer once, and replays the plan: forward, loss, backward and
-//!   update, without allocating again.
+//! * [`Conv2d`], [`Dense`], [`Pool2d`], [`relu_forward`] and so on are single layers, forward and
+//!   backward, for use by automatic differentiation.
+//! * [`Program`] is the counterpart of `@jax.jit`. It plans a chain of [`Layer`]s for a batch size
+//!   and allocates all buffers. Each step (forward, loss, backward, update) then replays the plan
+//!   without allocating.
 //!
-//! # One product
+//! # One matrix product
 //!
-//! Nearly all the time of a step goes into multiply-adds, and they all have one form: C = A·B with
-//! small C tiles whose sums stay in registers while A and B stream past. `gemm` holds the one loop
-//! that does it, written over vectors of unspecified width (the `pulp` crate) and compiled for each
-//! instruction set; the machine at hand chooses when the program runs. Each step of the loop loads
-//! two vectors of B and seven single values of A for fourteen vector multiply-adds, so the
-//! multiply-adds are the bottleneck, and neither operand needs to be repacked first.
+//! Nearly all the time of a step goes into multiply-adds of the form C = A·B, where a small tile of
+//! C stays in registers while A and B stream past. `gemm` holds that one loop, written for vectors
+//! of any width (the `pulp` crate), compiled for each instruction set and selected at run time. For
+//! each k a tile loads two vectors of B and seven single values of A for fourteen vector
+//! multiply-adds. So the multiply-adds are the bottleneck, and no operand needs repacking.
 //!
-//! That no repacking is needed is what makes convolution cheap here. The usual way builds a matrix
-//! of patches ("im2col") and multiplies it; the matrix is nine times the image. But in an NHWC
-//! image with a zero border, the patch under one kernel row is contiguous in memory, and the patch
-//! of the next pixel starts one pixel further on. So the bordered image *is* the matrix, read with
-//! overlapping rows, one segment of the sum per kernel row:
+//! That makes convolution cheap. The usual way, im2col, builds a matrix of patches that is nine
+//! times as large as the image. But in a zero-padded NHWC image the patch under one kernel row is
+//! contiguous, and the patch of the next pixel starts one pixel later. So the padded image *is* the
+//! matrix, read with overlapping rows (`direct`):
 //!
 //! * forward: pixels × (kernel column, channel), times the kernel;
-//! * gradient of the kernel: the same image transposed by its strides, times the gradient of the
-//!   output;
-//! * gradient of the input: a forward convolution of the bordered output gradient with the kernel
-//!   turned by 180 degrees and its channels exchanged.
+//! * kernel gradient: the same image, transposed by its strides, times the output gradient;
+//! * input gradient: a forward convolution of the padded output gradient with the rotated kernel.
 //!
-//! # Fewer products
+//! For 3×3 and 5×5 kernels with enough channels, `winograd` computes 2×2 outputs from 16 products
+//! instead of 36, or from 36 instead of 100. Between its transforms there is again the product
+//! above, once per tile element.
 //!
-//! Convolutions of 3×3 and 5×5 with enough channels need not do all those multiply-adds. Four
-//! neighbouring outputs share most of their pixels, and Winograd's minimal filtering computes them
-//! from 16 products instead of 36, or from 36 instead of 100. `winograd` has the derivation; what is
-//! left between its additions is again the one product above, once for each of the 16 or 36 points.
-//! `direct` has the convolutions that are done as just described.
+//! # Fused stages
 //!
-//! # Stages that stay in the cache
+//! The rest is data movement, which the plan avoids by fusing layers:
 //!
-//! What is left is moving data, and the plan avoids that by fusing what follows one another:
+//! * Convolution, ReLU and pooling run in row bands: the rows under one row of pooling windows are
+//!   computed, clipped and pooled in the L1 cache, and the result is written into the padded input
+//!   of the next convolution. The full activation never exists. The backward pass needs one mask
+//!   per pooled value: the signs of up to 32 averaged pixels, or the argmax. A mask is as wide as a
+//!   value, so that vectors of both have the same lanes.
+//! * The backward pass expands a pooled gradient into scratch memory and uses it for all three
+//!   gradients. The gradient of the images is not computed.
+//! * A dense kernel is by far the largest array, so it is processed in blocks of rows. A block
+//!   contributes to the input gradient, then its own gradient is computed and applied, all in one
+//!   pass over memory.
 //!
-//! * A convolution, its ReLU and its pooling run strip by strip: the rows under one row of pooling
-//!   windows are computed, clipped and pooled while they sit in the innermost cache, and the result
-//!   lands inside the border of the next convolution's input. The full-size activation never
-//!   exists. For the way back one mark per pooled value is kept: the signs of up to 32 averaged
-//!   positions, or the position of the maximum. It is as wide as the value, so that vectors of both
-//!   have the same lanes.
-//! * The backward pass spreads a pooled gradient into a scratch image of the thread, uses it for
-//!   all three gradients, and forgets it. Nobody needs the gradient of the images, so it is not
-//!   computed.
-//! * A dense kernel is by far the largest array. Its rows are taken in blocks: a block gives its
-//!   part of the input gradient, then its own gradient is formed, added to the momentum and
-//!   subtracted from the block, all in one visit.
+//! # Threads and reproducibility
 //!
-//! # Threads, and the same bits from any number of them
-//!
-//! Work is spread over images or blocks, each product on a single thread. Where a sum crosses the
-//! tasks (the gradient of a convolution kernel over the batch, the product of a dense layer over
-//! its inputs) it is cut into parts that depend on the shapes alone, at most sixteen, and the parts
-//! are added in order. So the result has the same bits whether one thread works or sixteen. It may
-//! differ between instruction sets.
+//! Tasks are images or blocks; each product runs on a single thread. A sum across tasks (the
+//! gradient of a convolution kernel over the batch, the product of a dense layer over its inputs)
+//! is cut into at most sixteen parts that depend only on the shapes, and the parts are added in
+//! order. So results are bit-identical for any number of threads. They may differ between
+//! instruction sets.
 //!
 //! # Unsafe code
 //!
-//! It is in two inner loops, those of `gemm` and of `winograd`: loads and stores that nothing checks
-//! on each pass, because the last position in each slice has been checked before. Both modules have
-//! tests with slices that end at that position. They run under Miri, which takes vectors of a single
-//! value, and with the address sanitizer, which takes the machine's:
-//!
-//! ```text
-//! cargo +nightly miri test -p cpu-kernels -- gemm winograd
-//! RUSTFLAGS=-Zsanitizer=address cargo +nightly test --target x86_64-unknown-linux-gnu \
-//!     -p cpu-kernels -- gemm winograd
-//! ```
+//! The inner loops of `gemm` and `winograd` load and store without bounds checks, because the last
+//! offset in each slice has been checked before. The tests of both use slices that end at that
+//! offset. They run under Miri, with one-lane vectors, and with the address sanitizer, with the
+//! vectors of the machine; see the README.
 //!
 //! # Debug builds
 //!
-//! A notebook kernel compiles with debug assertions and overflow checks. The loop of `gemm` is
-//! written so that nothing in it is checked on each pass, and runs there nearly as fast as in a
-//! release build.
+//! Notebook kernels compile with debug assertions and overflow checks. The loop of `gemm` avoids
+//! per-iteration checks and runs there nearly as fast as in a release build.
 
 mod activation;
 mod batch_norm;
@@ -93,6 +75,7 @@ mod direct;
 mod dropout;
 mod error;
 mod gemm;
+mod lanes;
 mod layer;
 mod parameters;
 mod plan;
@@ -103,7 +86,6 @@ mod stage;
 mod sums;
 #[cfg(test)]
 mod tests;
-mod vectors;
 mod winograd;
 
 pub use activation::{log_softmax_backward, log_softmax_forward, relu_backward, relu_forward};
@@ -117,5 +99,9 @@ pub use pool::Pool2d;
 pub use program::{Program, StepResult};
 pub use shape::Conv2d;
 
-/// The files of this crate, for a notebook that shows them.
+/// The source files of this crate, for notebooks that show them.
 pub static SOURCES: include_dir::Dir<'_> = include_dir::include_dir!("$CARGO_MANIFEST_DIR/src");
+
+#[doc = include_str!("../README.md")]
+#[cfg(doctest)]
+struct Readme;

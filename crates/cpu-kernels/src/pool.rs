@@ -1,12 +1,13 @@
-//! Pooling without padding, window = stride; rows and columns that fill no window are dropped.
+//! Pooling without padding and with stride = window. Rows and columns that do not fill a window are
+//! dropped.
 
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
 use crate::error::{Result, check_len, check_window, product};
-use crate::vectors::{Lanes, for_each_vector};
+use crate::lanes::{Lanes, for_each_vector};
 
-/// The shape of a pooling layer and the kernels for it.
+/// A pooling layer of a given shape.
 ///
 /// # Shapes
 ///
@@ -16,23 +17,23 @@ use crate::vectors::{Lanes, for_each_vector};
 pub struct Pool2d {
     /// Number of images.
     pub batch: usize,
-    /// Rows of pixels of the input.
+    /// Height of the input, in pixels.
     pub height: usize,
-    /// Columns of pixels of the input.
+    /// Width of the input, in pixels.
     pub width: usize,
-    /// Values per pixel.
+    /// Channels.
     pub channels: usize,
     /// Height and width of the window, at least 1 each.
     pub window: (usize, usize),
 }
 
 impl Pool2d {
-    /// Values of the input.
+    /// Number of values in the input.
     pub fn input_len(&self) -> usize {
         product([self.batch, self.image_len()])
     }
 
-    /// Values of the output; 0 if the window has no extent.
+    /// Number of values in the output; 0 if the window height or width is 0.
     pub fn output_len(&self) -> usize {
         let (height, width) = self.windows();
         product([self.batch, height, width, self.channels])
@@ -42,46 +43,46 @@ impl Pool2d {
     ///
     /// # Errors
     ///
-    /// If a slice does not fit the shape, or the window has no extent.
+    /// If a slice does not fit the shape, or the window height or width is 0.
     pub fn average_forward(&self, input: &[f32], output: &mut [f32]) -> Result<()> {
-        self.forward(Kind::Average, input, output)
+        self.forward(PoolKind::Average, input, output)
     }
 
-    /// Derivative with respect to the input: every position of a window gets an equal share.
+    /// Gradient of the input: the pixels of a window share that of the output equally.
     ///
     /// # Errors
     ///
-    /// If a slice does not fit the shape, or the window has no extent.
+    /// If a slice does not fit the shape, or the window height or width is 0.
     pub fn average_backward(&self, d_output: &[f32], d_input: &mut [f32]) -> Result<()> {
         self.check(d_input.len(), d_output.len())?;
-        self.backward(Kind::Average, |_| Marks::All, d_output, d_input);
+        self.backward(PoolKind::Average, |_| PoolMask::PassAll, d_output, d_input);
         Ok(())
     }
 
-    /// Largest value of each window; NaN if it holds one.
+    /// Maximum of each window; NaN if the window contains one.
     ///
     /// # Errors
     ///
-    /// If a slice does not fit the shape, or the window has no extent.
+    /// If a slice does not fit the shape, or the window height or width is 0.
     pub fn max_forward(&self, input: &[f32], output: &mut [f32]) -> Result<()> {
-        self.forward(Kind::Max, input, output)
+        self.forward(PoolKind::Max, input, output)
     }
 
-    /// Derivative with respect to the input: it goes to the first position, in row order, that
-    /// holds the maximum, as in XLA.
+    /// Gradient of the input: that of the output goes to the first maximum of the window, in
+    /// row-major order, as in XLA.
     ///
     /// # Errors
     ///
-    /// If a slice does not fit the shape, or the window has no extent.
+    /// If a slice does not fit the shape, or the window height or width is 0.
     pub fn max_backward(&self, input: &[f32], d_output: &[f32], d_input: &mut [f32]) -> Result<()> {
         self.check(input.len(), d_output.len())?;
         check_len("pooling input gradient", self.input_len(), d_input.len())?;
-        let marks = |start: usize| Marks::Of(&input[start..][..self.strip_len()]);
-        self.backward(Kind::Max, marks, d_output, d_input);
+        let mask = |start: usize| PoolMask::Recompute(&input[start..][..self.band_len()]);
+        self.backward(PoolKind::Max, mask, d_output, d_input);
         Ok(())
     }
 
-    fn forward(&self, kind: Kind, input: &[f32], output: &mut [f32]) -> Result<()> {
+    fn forward(&self, kind: PoolKind, input: &[f32], output: &mut [f32]) -> Result<()> {
         self.check(input.len(), output.len())?;
         if output.is_empty() {
             return Ok(());
@@ -90,19 +91,19 @@ impl Pool2d {
         let (rows, columns) = self.windows();
         let row_len = columns * self.channels;
         output.par_chunks_mut(rows * row_len).enumerate().for_each(|(image, output)| {
-            let strips = input[image * self.image_len()..].chunks_exact(self.strip_len());
-            for (output, strip) in output.chunks_exact_mut(row_len).zip(strips) {
-                pooling.forward_row(strip, output, None);
+            let bands = input[image * self.image_len()..].chunks_exact(self.band_len());
+            for (output, band) in output.chunks_exact_mut(row_len).zip(bands) {
+                pooling.forward_row(band, output, None);
             }
         });
         Ok(())
     }
 
-    /// `marks` gives those of the strip that starts at a position of the input.
+    /// `mask` returns the mask of the row band that starts at an offset in the input.
     fn backward<'a>(
         &self,
-        kind: Kind,
-        marks: impl Fn(usize) -> Marks<'a> + Sync,
+        kind: PoolKind,
+        mask: impl Fn(usize) -> PoolMask<'a> + Sync,
         d_output: &[f32],
         d_input: &mut [f32],
     ) {
@@ -115,11 +116,11 @@ impl Pool2d {
         d_input.par_chunks_mut(self.image_len()).enumerate().for_each(|(image, d_input)| {
             d_input.fill(0.0);
             let d_output = &d_output[image * rows * row_len..][..rows * row_len];
-            let strips = d_input.chunks_exact_mut(self.strip_len());
-            for (y, d_strip) in strips.take(rows).enumerate() {
+            let bands = d_input.chunks_exact_mut(self.band_len());
+            for (y, d_band) in bands.take(rows).enumerate() {
                 let d_row = &d_output[y * row_len..][..row_len];
-                let marks = marks(image * self.image_len() + y * self.strip_len());
-                pooling.backward_row(d_row, marks, d_strip, self.row_len());
+                let mask = mask(image * self.image_len() + y * self.band_len());
+                pooling.backward_row(d_row, mask, d_band, self.row_len());
             }
         });
     }
@@ -130,13 +131,13 @@ impl Pool2d {
         check_len("pooling output", self.output_len(), output)
     }
 
-    /// Rows and columns of windows; 0 if the window has no extent.
+    /// Rows and columns of windows; 0 if the window height or width is 0.
     pub(crate) fn windows(&self) -> (usize, usize) {
         let count = |extent: usize, window: usize| extent.checked_div(window).unwrap_or(0);
         (count(self.height, self.window.0), count(self.width, self.window.1))
     }
 
-    /// Values of a row of pixels.
+    /// Number of values in a row of pixels.
     fn row_len(&self) -> usize {
         product([self.width, self.channels])
     }
@@ -145,148 +146,149 @@ impl Pool2d {
         product([self.height, self.row_len()])
     }
 
-    /// Values of a strip: the input rows under one row of windows.
-    pub(crate) fn strip_len(&self) -> usize {
+    /// Number of values in a row band: the input rows under one row of windows.
+    pub(crate) fn band_len(&self) -> usize {
         product([self.window.0, self.row_len()])
     }
 }
 
-/// How a window becomes one value.
+/// How a window is reduced to a value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Kind {
-    /// The mean. One mark per output: bit j says whether position j passes its derivative. No
-    /// pooling at all is this with a window of one.
+pub(crate) enum PoolKind {
+    /// The mean. Bit j of its mask is set if pixel j gets a gradient. A 1×1 mean stands for no
+    /// pooling.
     Average,
-    /// The maximum. One mark per output: the winner's position, or [`NO_WINNER`].
+    /// The maximum. Its mask is the index of the maximum in the window, or [`NO_ARGMAX`].
     Max,
 }
 
-/// Mark of a window without a positive value: its derivative is zero.
-const NO_WINNER: u32 = u32::MAX;
+/// Mask of a maximum that the ReLU set to zero: no pixel gets a gradient.
+const NO_ARGMAX: u32 = u32::MAX;
 
-/// What the way back must know about a row of windows.
+/// The pixels of a row of windows that get a gradient, as one mask per output value.
 #[derive(Clone, Copy)]
-pub(crate) enum Marks<'a> {
-    /// Every position passes its derivative.
-    All,
-    /// What [`Pooling::forward_row`] noted.
-    Noted(&'a [u32]),
-    /// What it would note of this strip.
-    Of(&'a [f32]),
+pub(crate) enum PoolMask<'a> {
+    /// All pixels.
+    PassAll,
+    /// The masks saved by [`Pooling::forward_row`].
+    Saved(&'a [u32]),
+    /// The masks that [`Pooling::forward_row`] computes for this row band.
+    Recompute(&'a [f32]),
 }
 
-/// Pooling, with or without a ReLU before it, one row of windows at a time.
+/// An optional ReLU and pooling, one row of windows at a time.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Pooling {
     pub(crate) pool: Pool2d,
-    pub(crate) kind: Kind,
+    pub(crate) kind: PoolKind,
     pub(crate) relu: bool,
 }
 
 impl Pooling {
-    /// Pixels that a window may have: as many as a mark tells apart.
-    pub(crate) fn most_positions(kind: Kind) -> usize {
+    /// The most pixels per window that a mask can represent.
+    pub(crate) fn max_window_len(kind: PoolKind) -> usize {
         match kind {
-            Kind::Average => u32::BITS as usize,
-            Kind::Max => NO_WINNER as usize,
+            PoolKind::Average => u32::BITS as usize,
+            PoolKind::Max => NO_ARGMAX as usize,
         }
     }
 
-    /// From a strip of the input to its row of the output, and the marks, if they are wanted.
-    pub(crate) fn forward_row(&self, strip: &[f32], output: &mut [f32], marks: Option<&mut [u32]>) {
-        Arch::new().dispatch(ForwardRow { pooling: self, strip, output, marks });
+    /// Pools a row band of the input into a row of the output. Saves the masks if asked to.
+    pub(crate) fn forward_row(&self, band: &[f32], output: &mut [f32], masks: Option<&mut [u32]>) {
+        Arch::new().dispatch(ForwardRow { pooling: self, band, output, masks });
     }
 
-    /// From the gradient of a row of the output to that of its strip, whose rows lie `d_row` values
-    /// apart.
+    /// Gradient of a row band, given that of its row of the output. `d_row` is the stride between
+    /// rows of `d_band`.
     pub(crate) fn backward_row(
         &self,
         d_output: &[f32],
-        marks: Marks,
-        d_strip: &mut [f32],
+        mask: PoolMask,
+        d_band: &mut [f32],
         d_row: usize,
     ) {
-        Arch::new().dispatch(BackwardRow { pooling: self, d_output, marks, d_strip, d_row });
+        Arch::new().dispatch(BackwardRow { pooling: self, d_output, mask, d_band, d_row });
     }
 
-    /// What the sum over a window is multiplied by.
+    /// Scale of the sum or maximum of a window.
     fn scale(&self) -> f32 {
         match self.kind {
-            Kind::Average => 1.0 / (self.pool.window.0 * self.pool.window.1) as f32,
-            Kind::Max => 1.0,
+            PoolKind::Average => 1.0 / (self.pool.window.0 * self.pool.window.1) as f32,
+            PoolKind::Max => 1.0,
         }
     }
 
-    /// Where the pixels of the `x`-th window start, row by row, if rows lie `row` values apart.
+    /// Calls `visit` with the index and offset of each pixel of the `x`-th window. `row` is the
+    /// stride between rows.
     #[inline(always)]
     fn for_each_pixel(&self, x: usize, row: usize, visit: impl FnMut(u32, usize)) {
         let channels = self.pool.channels;
         let first = x * self.pool.window.1 * channels;
         match self.pool.window {
-            // Unrolled: it is nearly always this one.
+            // The usual window: constants let the compiler unroll the loops.
             (2, 2) => walk(2, 2, first, row, channels, visit),
             (height, width) => walk(height, width, first, row, channels, visit),
         }
     }
 
-    /// The `x`-th window of a strip: its sum or maximum, and its mark.
+    /// Sum or maximum of the `x`-th window of a row band, and its mask.
     #[inline(always)]
-    fn window<S: Simd>(&self, lanes: Lanes<S>, strip: &[f32], x: usize) -> (S::f32s, S::u32s) {
+    fn window<S: Simd>(&self, lanes: Lanes<S>, band: &[f32], x: usize) -> (S::f32s, S::u32s) {
         match self.kind {
-            Kind::Average => self.sum(lanes, strip, x),
-            Kind::Max => self.max(lanes, strip, x),
+            PoolKind::Average => self.sum(lanes, band, x),
+            PoolKind::Max => self.max(lanes, band, x),
         }
     }
 
     #[inline(always)]
-    fn sum<S: Simd>(&self, lanes: Lanes<S>, strip: &[f32], x: usize) -> (S::f32s, S::u32s) {
+    fn sum<S: Simd>(&self, lanes: Lanes<S>, band: &[f32], x: usize) -> (S::f32s, S::u32s) {
         let simd = lanes.simd;
         let (zero, none) = (simd.splat_f32s(0.0), simd.splat_u32s(0));
-        // No value is at most NaN.
+        // `value <= NaN` is false: without ReLU nothing is clipped.
         let limit = simd.splat_f32s(if self.relu { 0.0 } else { f32::NAN });
-        let (mut sum, mut marks) = (zero, none);
+        let (mut sum, mut mask) = (zero, none);
         self.for_each_pixel(
             x,
             self.pool.row_len(),
             #[inline(always)]
-            |position, start| {
-                let value = lanes.load(&strip[start..]);
+            |pixel, start| {
+                let value = lanes.load(&band[start..]);
                 let clipped = simd.less_than_or_equal_f32s(value, limit);
-                let bit = simd.splat_u32s(bit(position));
+                let bit = simd.splat_u32s(bit(pixel));
                 sum = simd.add_f32s(sum, simd.select_f32s(clipped, zero, value));
-                marks = simd.or_u32s(marks, simd.select_u32s(clipped, none, bit));
+                mask = simd.or_u32s(mask, simd.select_u32s(clipped, none, bit));
             },
         );
-        (sum, marks)
+        (sum, mask)
     }
 
     #[inline(always)]
-    fn max<S: Simd>(&self, lanes: Lanes<S>, strip: &[f32], x: usize) -> (S::f32s, S::u32s) {
+    fn max<S: Simd>(&self, lanes: Lanes<S>, band: &[f32], x: usize) -> (S::f32s, S::u32s) {
         let simd = lanes.simd;
-        let (mut best, mut winner) = (simd.splat_f32s(f32::NEG_INFINITY), simd.splat_u32s(0));
+        let (mut best, mut argmax) = (simd.splat_f32s(f32::NEG_INFINITY), simd.splat_u32s(0));
         self.for_each_pixel(
             x,
             self.pool.row_len(),
             #[inline(always)]
-            |position, start| {
-                let value = lanes.load(&strip[start..]);
-                // A NaN is at most nothing, so it replaces the best, and stays because it is not equal
-                // to itself.
+            |pixel, start| {
+                let value = lanes.load(&band[start..]);
+                // Comparisons with NaN are false: a NaN never loses, so it replaces the best value.
+                // After that `is_number` is false, so it stays.
                 let loses = simd.less_than_or_equal_f32s(value, best);
                 let is_number = simd.equal_f32s(best, best);
                 let better = simd.select_f32s(loses, best, value);
-                let better_mark = simd.select_u32s(loses, winner, simd.splat_u32s(position));
+                let better_argmax = simd.select_u32s(loses, argmax, simd.splat_u32s(pixel));
                 best = simd.select_f32s(is_number, better, best);
-                winner = simd.select_u32s(is_number, better_mark, winner);
+                argmax = simd.select_u32s(is_number, better_argmax, argmax);
             },
         );
         if self.relu {
             let zero = simd.splat_f32s(0.0);
             let clipped = simd.less_than_or_equal_f32s(best, zero);
             best = simd.select_f32s(clipped, zero, best);
-            winner = simd.select_u32s(clipped, simd.splat_u32s(NO_WINNER), winner);
+            argmax = simd.select_u32s(clipped, simd.splat_u32s(NO_ARGMAX), argmax);
         }
-        (best, winner)
+        (best, argmax)
     }
 }
 
@@ -299,26 +301,26 @@ fn walk(
     column: usize,
     mut visit: impl FnMut(u32, usize),
 ) {
-    let mut position = 0;
+    let mut pixel = 0;
     for y in 0..height {
         for x in 0..width {
-            visit(position, first + y * row + x * column);
-            position += 1;
+            visit(pixel, first + y * row + x * column);
+            pixel += 1;
         }
     }
 }
 
-/// The bit of a position in the mark of an average.
+/// The bit of a pixel in the mask of a mean.
 #[inline(always)]
-fn bit(position: u32) -> u32 {
-    1u32.checked_shl(position).unwrap_or(0)
+fn bit(pixel: u32) -> u32 {
+    1u32.checked_shl(pixel).unwrap_or(0)
 }
 
 struct ForwardRow<'a> {
     pooling: &'a Pooling,
-    strip: &'a [f32],
+    band: &'a [f32],
     output: &'a mut [f32],
-    marks: Option<&'a mut [u32]>,
+    masks: Option<&'a mut [u32]>,
 }
 
 impl WithSimd for ForwardRow<'_> {
@@ -326,7 +328,7 @@ impl WithSimd for ForwardRow<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let Self { pooling, strip, output, mut marks } = self;
+        let Self { pooling, band, output, mut masks } = self;
         let channels = pooling.pool.channels;
         let scale = simd.splat_f32s(pooling.scale());
         for (x, output) in output.chunks_exact_mut(channels).enumerate() {
@@ -335,10 +337,10 @@ impl WithSimd for ForwardRow<'_> {
                 channels,
                 #[inline(always)]
                 |lanes| {
-                    let (value, mark) = pooling.window(lanes, strip, x);
+                    let (value, mask) = pooling.window(lanes, band, x);
                     lanes.store(simd.mul_f32s(value, scale), output);
-                    if let Some(marks) = &mut marks {
-                        lanes.store_marks(mark, &mut marks[x * channels..]);
+                    if let Some(masks) = &mut masks {
+                        lanes.store_u32s(mask, &mut masks[x * channels..]);
                     }
                 },
             );
@@ -349,8 +351,8 @@ impl WithSimd for ForwardRow<'_> {
 struct BackwardRow<'a> {
     pooling: &'a Pooling,
     d_output: &'a [f32],
-    marks: Marks<'a>,
-    d_strip: &'a mut [f32],
+    mask: PoolMask<'a>,
+    d_band: &'a mut [f32],
     d_row: usize,
 }
 
@@ -359,7 +361,7 @@ impl WithSimd for BackwardRow<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let Self { pooling, d_output, marks, d_strip, d_row } = self;
+        let Self { pooling, d_output, mask: row_mask, d_band, d_row } = self;
         let channels = pooling.pool.channels;
         let zero = simd.splat_f32s(0.0);
         let scale = simd.splat_f32s(pooling.scale());
@@ -369,30 +371,30 @@ impl WithSimd for BackwardRow<'_> {
                 channels,
                 #[inline(always)]
                 |lanes| {
-                    let share = simd.mul_f32s(lanes.load(d_output), scale);
-                    let mark = match marks {
-                        Marks::All => simd.splat_u32s(0),
-                        Marks::Noted(marks) => lanes.load_marks(&marks[x * channels..]),
-                        Marks::Of(strip) => pooling.window(lanes, strip, x).1,
+                    let gradient = simd.mul_f32s(lanes.load(d_output), scale);
+                    let mask = match row_mask {
+                        PoolMask::PassAll => simd.splat_u32s(0),
+                        PoolMask::Saved(masks) => lanes.load_u32s(&masks[x * channels..]),
+                        PoolMask::Recompute(band) => pooling.window(lanes, band, x).1,
                     };
                     pooling.for_each_pixel(
                         x,
                         d_row,
                         #[inline(always)]
-                        |position, start| {
-                            let value = match (pooling.kind, marks) {
-                                (Kind::Average, Marks::All) => share,
-                                (Kind::Average, _) => {
-                                    let bit = simd.and_u32s(mark, simd.splat_u32s(bit(position)));
+                        |pixel, start| {
+                            let value = match (pooling.kind, row_mask) {
+                                (PoolKind::Average, PoolMask::PassAll) => gradient,
+                                (PoolKind::Average, _) => {
+                                    let bit = simd.and_u32s(mask, simd.splat_u32s(bit(pixel)));
                                     let passes = simd.greater_than_u32s(bit, simd.splat_u32s(0));
-                                    simd.select_f32s(passes, share, zero)
+                                    simd.select_f32s(passes, gradient, zero)
                                 }
-                                (Kind::Max, _) => {
-                                    let wins = simd.equal_u32s(mark, simd.splat_u32s(position));
-                                    simd.select_f32s(wins, share, zero)
+                                (PoolKind::Max, _) => {
+                                    let is_max = simd.equal_u32s(mask, simd.splat_u32s(pixel));
+                                    simd.select_f32s(is_max, gradient, zero)
                                 }
                             };
-                            lanes.store(value, &mut d_strip[start..]);
+                            lanes.store(value, &mut d_band[start..]);
                         },
                     );
                 },

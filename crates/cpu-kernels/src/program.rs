@@ -1,4 +1,4 @@
-//! The compiled step: what a tutorial in Python gets from `@jit`.
+//! The compiled step, the counterpart of `@jax.jit`.
 
 use rayon::prelude::*;
 
@@ -11,20 +11,20 @@ use crate::plan::Plan;
 use crate::stage::{ConvStage, DenseStage};
 use crate::sums::{MAX_PARTIALS, add};
 
-/// What a batch gave.
+/// Loss and correct predictions of a batch.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct StepResult {
-    /// Mean of −ln p\[label\] over the images, in nats.
+    /// Mean cross-entropy over the images, −ln p\[label\], in nats.
     pub loss: f32,
-    /// Images whose most probable class is the label.
+    /// Number of images whose most probable class is the label.
     pub correct: u32,
 }
 
-/// Gradient values that are summed over the groups at once.
+/// Gradient values per task of the sum over groups.
 const SUM_BLOCK: usize = 1024;
 
-/// A network planned for a batch size: every buffer is allocated here, once, and every call replays
-/// the plan.
+/// A network compiled for a batch size. [`Self::new`] plans it and allocates all buffers; every
+/// later call replays the plan.
 #[derive(Debug)]
 pub struct Program {
     batch: usize,
@@ -33,38 +33,36 @@ pub struct Program {
     param_lens: Vec<usize>,
     convs: Vec<ConvStage>,
     denses: Vec<DenseStage>,
-    /// Per image: the padded input of every convolution, then the features of the first dense
-    /// layer.
+    /// Per image: the padded input of every convolution, then the input of the first dense layer.
     activations: Buffer,
     activations_len: usize,
-    features: usize,
+    features_offset: usize,
     features_len: usize,
-    /// Per image: what the backward pass must know about every pooling window.
-    marks: Vec<u32>,
-    marks_len: usize,
+    /// Per image: the pooling masks, for the backward pass.
+    masks: Vec<u32>,
+    masks_len: usize,
     /// Per group of images: the gradients of all convolutions.
-    partials: Buffer,
-    partial_len: usize,
-    /// Values that the sums of a group take on the way to its partial gradient.
-    sums_len: usize,
+    group_grads: Buffer,
+    grads_len: usize,
+    /// Number of values in the gradients of all packed weights.
+    packed_grads_len: usize,
     log_probs: Buffer,
 }
 
 impl Program {
-    /// Plans a chain of layers for images `[batch, height, width, channels]`.
+    /// Compiles a chain of layers for images `[batch, height, width, channels]`.
     ///
-    /// Known chains are `(Conv [Relu] [AvgPool | MaxPool])* Flatten (Dense [Relu])+ LogSoftmax`.
+    /// Supported are `(Conv [Relu] [AvgPool | MaxPool])* Flatten (Dense [Relu])+ LogSoftmax`.
     ///
     /// # Errors
     ///
-    /// If the chain is none of these, or its sizes do not fit together: the message names the
-    /// layer.
+    /// If the chain is not supported or its sizes do not fit. The message names the layer.
     pub fn new(input_shape: [usize; 4], layers: &[Layer]) -> Result<Self> {
         let plan = Plan::new(input_shape, layers)?;
         let [batch, height, width, channels] = input_shape;
         let activations_len = (plan.padded_len + plan.features).next_multiple_of(LINE_VALUES);
         let classes = plan.denses.last().map_or(0, |stage| stage.dense.outputs);
-        let marks_len = plan.marks_len.next_multiple_of(LINE_VALUES).max(LINE_VALUES);
+        let masks_len = plan.masks_len.next_multiple_of(LINE_VALUES).max(LINE_VALUES);
         Ok(Self {
             batch,
             image_len: height * width * channels,
@@ -74,47 +72,50 @@ impl Program {
             denses: plan.denses,
             activations: Buffer::zeroed(batch * activations_len),
             activations_len,
-            features: plan.padded_len,
+            features_offset: plan.padded_len,
             features_len: plan.features,
-            marks: vec![0; batch * marks_len],
-            marks_len,
-            partials: Buffer::zeroed(batch.min(MAX_PARTIALS) * plan.gradient_len),
-            partial_len: plan.gradient_len,
-            sums_len: plan.sums_len,
+            masks: vec![0; batch * masks_len],
+            masks_len,
+            group_grads: Buffer::zeroed(batch.min(MAX_PARTIALS) * plan.grads_len),
+            grads_len: plan.grads_len,
+            packed_grads_len: plan.packed_grads_len,
             log_probs: Buffer::zeroed(batch * classes),
         })
     }
 
-    /// The most images that one step takes.
+    /// The batch size of the plan, the most images that a step takes.
     pub fn batch(&self) -> usize {
         self.batch
     }
 
-    /// One step of gradient descent with momentum on a batch of images `[n, height, width,
-    /// channels]`, n at most the planned batch size: m ← βm + g; p ← p − learning_rate·m.
+    /// One step of gradient descent with momentum: m ← βm + g; p ← p − learning_rate·m. Returns the
+    /// result before the update.
     ///
-    /// Loss and correct images are those before the update.
+    /// `images` is `[n, height, width, channels]` and `labels` `[n]`, with 1 ≤ n ≤ [`Self::batch`].
     ///
     /// # Errors
     ///
-    /// If a slice does not fit the plan or a label names no class; nothing has been changed then.
+    /// If a slice does not fit the plan or a label is out of range. Nothing has been changed then.
     pub fn train_step(
         &mut self,
         params: &mut [&mut [f32]],
-        momenta: &mut [&mut [f32]],
+        momentum_buffers: &mut [&mut [f32]],
         images: &[f32],
         labels: &[u32],
         learning_rate: f32,
         beta: f32,
     ) -> Result<StepResult> {
         self.check_params("parameters", params.iter().map(|param| param.len()))?;
-        self.check_params("momenta", momenta.iter().map(|momentum| momentum.len()))?;
+        self.check_params(
+            "momentum buffers",
+            momentum_buffers.iter().map(|momentum| momentum.len()),
+        )?;
         self.check_batch(images, labels)?;
-        let parameters = Parameters::Momentum { params, momenta, learning_rate, beta };
+        let parameters = Parameters::Momentum { params, momentum_buffers, learning_rate, beta };
         Ok(self.step(parameters, images, labels))
     }
 
-    /// Loss of a batch and its gradient with respect to every parameter, written to `gradients`.
+    /// Loss of a batch, and its gradient with respect to every parameter in `gradients`.
     ///
     /// # Errors
     ///
@@ -132,11 +133,11 @@ impl Program {
         Ok(self.step(Parameters::Gradient { params, gradients }, images, labels))
     }
 
-    /// Loss and correct images of any number of images, taken batch by batch.
+    /// Loss and correct predictions of any number of images, evaluated batch by batch.
     ///
     /// # Errors
     ///
-    /// If a slice does not fit the plan, there is no image, or a label names no class.
+    /// If a slice does not fit the plan, there are no images, or a label is out of range.
     pub fn evaluate(
         &mut self,
         params: &[&[f32]],
@@ -149,20 +150,21 @@ impl Program {
         if labels.is_empty() {
             return Err(KernelError::BatchSize { planned: self.batch, found: 0 });
         }
+        // The forward pass does not use the gradients.
         let parameters = Parameters::Gradient { params, gradients: &mut [] };
         let batches = images.chunks(self.batch * self.image_len).zip(labels.chunks(self.batch));
         let (loss, correct) = in_pool(|| {
-            self.load_kernels(&parameters);
+            self.transform_weights(&parameters);
             batches.fold((0.0, 0), |(loss, correct), (images, labels)| {
                 self.forward_batch(&parameters, images);
-                let (batch_loss, batch_correct) = self.score(labels);
+                let (batch_loss, batch_correct) = self.loss_and_correct(labels);
                 (loss + batch_loss, correct + batch_correct)
             })
         });
         Ok(StepResult { loss: (loss / labels.len() as f64) as f32, correct })
     }
 
-    /// Log-probabilities `[n, classes]` of any number of images, taken batch by batch.
+    /// Log-probabilities `[n, classes]` of any number of images, evaluated batch by batch.
     ///
     /// # Errors
     ///
@@ -177,11 +179,12 @@ impl Program {
         check_len("images", images.len() / self.image_len * self.image_len, images.len())?;
         let expected = images.len() / self.image_len * self.classes;
         check_len("log-probabilities", expected, log_probs.len())?;
+        // The forward pass does not use the gradients.
         let parameters = Parameters::Gradient { params, gradients: &mut [] };
         let outputs = log_probs.chunks_mut(self.batch * self.classes);
         let batches = images.chunks(self.batch * self.image_len).zip(outputs);
         in_pool(|| {
-            self.load_kernels(&parameters);
+            self.transform_weights(&parameters);
             for (images, log_probs) in batches {
                 self.forward_batch(&parameters, images);
                 log_probs.copy_from_slice(&self.log_probs[..log_probs.len()]);
@@ -217,28 +220,27 @@ impl Program {
 
     fn step(&mut self, mut parameters: Parameters, images: &[f32], labels: &[u32]) -> StepResult {
         in_pool(|| {
-            self.load_kernels(&parameters);
+            self.transform_weights(&parameters);
             self.forward_batch(&parameters, images);
-            let (loss, correct) = self.score(labels);
-            self.start_backward(labels);
+            let (loss, correct) = self.loss_and_correct(labels);
+            self.softmax_xent_backward(labels);
             self.backward_denses(&mut parameters, labels.len());
             self.backward_convs(&mut parameters, labels.len());
             StepResult { loss: (loss / labels.len() as f64) as f32, correct }
         })
     }
 
-    fn load_kernels(&mut self, parameters: &Parameters) {
+    fn transform_weights(&mut self, parameters: &Parameters) {
         for stage in &mut self.convs {
-            stage.load_kernel(parameters.get(stage.params.0));
+            stage.transform_weights(parameters.get(stage.params.0));
         }
     }
 
-    /// Images to log-probabilities: image by image through the convolutions, then together through
-    /// the dense layers.
+    /// Computes log-probabilities: convolutions image by image, then dense layers for the batch.
     fn forward_batch(&mut self, parameters: &Parameters, images: &[f32]) {
         let batch = images.len() / self.image_len;
         self.forward_convs(parameters, images);
-        let mut input = &self.activations[self.features..];
+        let mut input = &self.activations[self.features_offset..];
         let mut input_row = self.activations_len;
         for stage in &mut self.denses {
             let (kernel, bias) = (parameters.get(stage.params.0), parameters.get(stage.params.1));
@@ -255,26 +257,26 @@ impl Program {
     }
 
     fn forward_convs(&mut self, parameters: &Parameters, images: &[f32]) {
-        let strip_len = self.convs.iter().map(|stage| stage.strip_len()).max().unwrap_or(0);
-        let features = self.features..self.features + self.features_len;
+        let block_len = self.convs.iter().map(|stage| stage.block_len()).max().unwrap_or(0);
+        let features = self.features_offset..self.features_offset + self.features_len;
         let convs = &self.convs;
         images
             .par_chunks_exact(self.image_len)
             .zip(self.activations.par_chunks_exact_mut(self.activations_len))
-            .zip(self.marks.par_chunks_exact_mut(self.marks_len))
-            .for_each(|((image, activations), marks)| match convs.first() {
-                Some(first) => with_scratch([strip_len], |[strip]| {
+            .zip(self.masks.par_chunks_exact_mut(self.masks_len))
+            .for_each(|((image, activations), masks)| match convs.first() {
+                Some(first) => with_scratch([block_len], |[block]| {
                     first.conv.pad(image, first.conv.low_padding(), activations);
                     for stage in convs {
-                        stage.forward(parameters.get(stage.params.1), activations, marks, strip);
+                        stage.forward(parameters.get(stage.params.1), activations, masks, block);
                     }
                 }),
                 None => activations[features.clone()].copy_from_slice(image),
             });
     }
 
-    /// Sum of the losses and number of correct images of the batch that went forward last.
-    fn score(&self, labels: &[u32]) -> (f64, u32) {
+    /// Summed loss and number of correct predictions of the last forward pass.
+    fn loss_and_correct(&self, labels: &[u32]) -> (f64, u32) {
         let rows = self.log_probs.chunks_exact(self.classes).zip(labels);
         rows.fold((0.0, 0), |(loss, correct), (log_probs, &label)| {
             let log_prob = log_probs[label as usize];
@@ -283,43 +285,44 @@ impl Program {
         })
     }
 
-    /// The gradient of the mean loss with respect to the logits: (p − onehot) / n.
-    fn start_backward(&mut self, labels: &[u32]) {
+    /// Gradient of the mean cross-entropy with respect to the logits, (p − onehot) / n,
+    /// backpropagated through the ReLU of the last layer, if any.
+    fn softmax_xent_backward(&mut self, labels: &[u32]) {
         let Some(last) = self.denses.last_mut() else {
             return;
         };
-        let share = 1.0 / labels.len() as f32;
+        let inv_n = 1.0 / labels.len() as f32;
         let rows = last.d_output.chunks_exact_mut(self.classes);
         for ((d_logits, log_probs), &label) in
             rows.zip(self.log_probs.chunks_exact(self.classes)).zip(labels)
         {
             for (d_logit, log_prob) in d_logits.iter_mut().zip(log_probs) {
-                *d_logit = log_prob.exp() * share;
+                *d_logit = log_prob.exp() * inv_n;
             }
-            d_logits[label as usize] -= share;
+            d_logits[label as usize] -= inv_n;
         }
-        last.mask_gradient(labels.len());
+        last.relu_backward_in_place(labels.len());
     }
 
     fn backward_denses(&mut self, parameters: &mut Parameters, batch: usize) {
         for index in (0..self.denses.len()).rev() {
-            let (below, stage) = self.denses.split_at_mut(index);
-            match below.last_mut() {
-                Some(below) => {
-                    stage[0].backward(batch, &below.output, below.dense.outputs, parameters);
-                    below.take_gradient(batch, &stage[0]);
+            let (previous, stage) = self.denses.split_at_mut(index);
+            match previous.last_mut() {
+                Some(previous) => {
+                    stage[0].backward(batch, &previous.output, previous.dense.outputs, parameters);
+                    previous.backprop_from(batch, &stage[0]);
                 }
                 None => {
-                    let features = &self.activations[self.features..];
+                    let features = &self.activations[self.features_offset..];
                     stage[0].backward(batch, features, self.activations_len, parameters);
                 }
             }
         }
     }
 
-    /// Groups of images side by side, each image back through all convolutions while it is in the
-    /// cache. A group sums its own gradients; the groups, fixed by the batch size alone, are added
-    /// in order.
+    /// Backpropagates each image through all convolutions while it is in the cache. Groups of
+    /// images run in parallel, and each sums its own gradients. The groups depend only on the batch
+    /// size, and their sums are added in order.
     fn backward_convs(&mut self, parameters: &mut Parameters, batch: usize) {
         let (Some(dense), false) = (self.denses.first(), self.convs.is_empty()) else {
             return;
@@ -328,42 +331,42 @@ impl Program {
         let inputs = self.convs.iter().skip(1).map(|stage| stage.conv.input_len());
         let gradient_len = outputs.chain(inputs).max().unwrap_or(0);
         let d_output_len = self.convs.iter().map(ConvStage::d_output_len).max().unwrap_or(0);
-        let group = batch.div_ceil(MAX_PARTIALS);
-        let groups = batch.div_ceil(group);
-        let partials = &mut self.partials[..groups * self.partial_len];
-        partials.par_chunks_exact_mut(self.partial_len).enumerate().for_each(|(index, partial)| {
-            partial.fill(0.0);
-            let lens = [gradient_len, d_output_len, self.sums_len];
-            with_scratch(lens, |[gradient, d_output, sums]| {
-                sums.fill(0.0);
-                for image in index * group..batch.min((index + 1) * group) {
+        let group_size = batch.div_ceil(MAX_PARTIALS);
+        let groups = batch.div_ceil(group_size);
+        let group_grads = &mut self.group_grads[..groups * self.grads_len];
+        group_grads.par_chunks_exact_mut(self.grads_len).enumerate().for_each(|(index, grads)| {
+            grads.fill(0.0);
+            let lens = [gradient_len, d_output_len, self.packed_grads_len];
+            with_scratch(lens, |[gradient, d_output, packed_grads]| {
+                packed_grads.fill(0.0);
+                for image in index * group_size..batch.min((index + 1) * group_size) {
                     let activations = &self.activations[image * self.activations_len..];
-                    let marks = &self.marks[image * self.marks_len..];
+                    let masks = &self.masks[image * self.masks_len..];
                     dense.input_gradient(batch, image, &mut gradient[..self.features_len]);
                     for stage in self.convs.iter().rev() {
-                        stage.backward(activations, marks, gradient, d_output, sums, partial);
+                        stage.backward(activations, masks, gradient, d_output, packed_grads, grads);
                     }
                 }
                 for stage in &self.convs {
-                    stage.finish_gradient(sums, partial);
+                    stage.inverse_transform_grad(packed_grads, grads);
                 }
             });
         });
 
-        let partials = &*partials;
+        let group_grads = &*group_grads;
         for stage in &self.convs {
             let (kernel, bias) = stage.params;
-            let mut start = stage.gradient;
+            let mut start = stage.grads;
             for index in [kernel, bias] {
-                let target = parameters.target(index);
-                let len = target.param().len();
-                target.par_blocks(SUM_BLOCK).enumerate().for_each(|(block, target)| {
+                let update = parameters.update(index);
+                let len = update.param().len();
+                update.par_blocks(SUM_BLOCK).enumerate().for_each(|(block, update)| {
                     let mut sum = [0.0; SUM_BLOCK];
-                    let sum = &mut sum[..target.param().len()];
-                    for partial in partials.chunks_exact(self.partial_len) {
-                        add(&partial[start + block * SUM_BLOCK..][..sum.len()], sum);
+                    let sum = &mut sum[..update.param().len()];
+                    for grads in group_grads.chunks_exact(self.grads_len) {
+                        add(&grads[start + block * SUM_BLOCK..][..sum.len()], sum);
                     }
-                    target.apply(sum);
+                    update.apply(sum);
                 });
                 start += len;
             }
@@ -371,16 +374,18 @@ impl Program {
     }
 }
 
-/// Runs `work` on a thread of the pool: the phases of a step then follow each other without waking
-/// it anew.
+/// Runs `work` on a pool thread, so that the pool need not be woken for every phase of a step.
 fn in_pool<R: Send>(work: impl FnOnce() -> R + Send) -> R {
     rayon::scope(|_| work())
 }
 
-/// The first of the largest values.
+/// Index of the first maximum.
 fn argmax(values: &[f32]) -> usize {
-    let better = |best: usize, index: usize| {
-        if values[index] > values[best] { index } else { best }
-    };
-    (0..values.len()).fold(0, better)
+    let mut best = 0;
+    for (index, value) in values.iter().enumerate() {
+        if *value > values[best] {
+            best = index;
+        }
+    }
+    best
 }

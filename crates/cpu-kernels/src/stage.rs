@@ -1,20 +1,19 @@
-//! The two kinds of stages of a compiled step: convolution with ReLU and pooling, and dense with
-//! ReLU.
+//! The fused stages of a compiled step: convolution + ReLU + pooling, and dense + ReLU.
 
 use rayon::prelude::*;
 
 use crate::buffer::{Buffer, with_scratch};
 use crate::dense::Dense;
 use crate::parameters::Parameters;
-use crate::pool::{Marks, Pooling};
+use crate::pool::{PoolMask, Pooling};
 use crate::shape::Conv2d;
 use crate::sums::{add_rows, transpose};
 
-/// Where rows lie in a buffer.
+/// The rows of an output within a larger buffer.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Place {
-    pub(crate) origin: usize,
-    pub(crate) stride: usize,
+pub(crate) struct OutputView {
+    pub(crate) offset: usize,
+    pub(crate) row_stride: usize,
 }
 
 /// Convolution, ReLU and pooling of one image.
@@ -22,105 +21,105 @@ pub(crate) struct Place {
 pub(crate) struct ConvStage {
     pub(crate) conv: Conv2d,
     pub(crate) pooling: Pooling,
-    /// Positions of kernel and bias among the parameters.
+    /// Indices of kernel and bias in the list of parameters.
     pub(crate) params: (usize, usize),
-    /// Where the padded input starts among an image's activations.
+    /// Offset of the padded input in the activations of an image.
     pub(crate) input: usize,
-    /// Where the pooled output goes among an image's activations.
-    pub(crate) output: Place,
-    /// Where the marks start among an image's marks.
-    pub(crate) marks: usize,
-    /// Where the gradient of the kernel, then of the bias, starts in a partial gradient.
-    pub(crate) gradient: usize,
-    /// Where the kernel gradient starts in a group's sums, as the products give it.
-    pub(crate) sum: usize,
-    /// The prepared kernel.
-    pub(crate) kernel: Buffer,
-    /// The prepared kernel of the way back; empty if nobody asks for the input gradient.
-    pub(crate) flipped: Buffer,
+    /// The pooled output in the activations of an image.
+    pub(crate) output: OutputView,
+    /// Offset of the pooling masks in those of an image.
+    pub(crate) masks: usize,
+    /// Offset of the kernel gradient, followed by that of the bias, in the gradients of a group.
+    pub(crate) grads: usize,
+    /// Offset of the gradient of the packed weights in those of a group.
+    pub(crate) packed_grad: usize,
+    pub(crate) packed_weights: Buffer,
+    /// Packed weights of the transposed convolution; empty in the first stage, which needs no input
+    /// gradient.
+    pub(crate) rotated_weights: Buffer,
 }
 
 impl ConvStage {
-    /// Values of the pooled output.
+    /// Number of values in the pooled output.
     pub(crate) fn output_len(&self) -> usize {
         self.pooling.pool.output_len()
     }
 
-    /// Values of the output gradient of the convolution, with a border if it is needed for the way
-    /// back.
+    /// Number of values in the gradient of the convolution output, padded if the input gradient is
+    /// needed.
     pub(crate) fn d_output_len(&self) -> usize {
-        if self.flipped.is_empty() {
+        if self.rotated_weights.is_empty() {
             self.conv.output_len()
         } else {
-            self.conv.transposed().padded_len()
+            self.conv.transposed_conv().padded_len()
         }
     }
 
-    pub(crate) fn load_kernel(&mut self, kernel: &[f32]) {
-        let Self { conv, kernel: prepared, flipped, .. } = self;
+    pub(crate) fn transform_weights(&mut self, kernel: &[f32]) {
+        let Self { conv, packed_weights, rotated_weights, .. } = self;
         rayon::join(
-            || conv.prepare(kernel, prepared),
+            || conv.transform_weights(kernel, packed_weights),
             || {
-                if !flipped.is_empty() {
-                    conv.prepare_flipped(kernel, flipped);
+                if !rotated_weights.is_empty() {
+                    conv.transform_rotated_weights(kernel, rotated_weights);
                 }
             },
         );
     }
 
-    /// Rows of windows that go through together.
-    fn windows_together(&self) -> usize {
-        self.conv.rows_together().div_ceil(self.pooling.pool.window.0)
+    /// Rows of windows that are computed together.
+    fn window_rows_per_block(&self) -> usize {
+        self.conv.rows_per_block().div_ceil(self.pooling.pool.window.0)
     }
 
-    /// Values of the convolution output that [`Self::forward`] holds at a time.
-    pub(crate) fn strip_len(&self) -> usize {
-        self.windows_together() * self.pooling.pool.strip_len()
+    /// Number of values of the convolution output that [`Self::forward`] holds at a time.
+    pub(crate) fn block_len(&self) -> usize {
+        self.window_rows_per_block() * self.pooling.pool.band_len()
     }
 
-    /// From the padded input to the pooled output, one strip of windows after another, so that the
-    /// full convolution output never leaves the innermost cache.
+    /// Computes the pooled output from the padded input, one block of row bands at a time, so that
+    /// the convolution output stays in the L1 cache.
     pub(crate) fn forward(
         &self,
         bias: &[f32],
         activations: &mut [f32],
-        marks: &mut [u32],
-        strip: &mut [f32],
+        masks: &mut [u32],
+        block: &mut [f32],
     ) {
         let pool = &self.pooling.pool;
         let (rows, columns) = pool.windows();
         let pooled_len = columns * self.conv.out_channels;
-        let (input, output) = activations.split_at_mut(self.output.origin);
+        let (input, output) = activations.split_at_mut(self.output.offset);
         let input = &input[self.input..];
-        for y in (0..rows).step_by(self.windows_together()) {
-            let end = rows.min(y + self.windows_together());
-            let strip = &mut strip[..(end - y) * pool.strip_len()];
+        for y in (0..rows).step_by(self.window_rows_per_block()) {
+            let end = rows.min(y + self.window_rows_per_block());
+            let block = &mut block[..(end - y) * pool.band_len()];
             let first = y * pool.window.0;
-            self.conv.output_rows(input, &self.kernel, Some(bias), first, strip);
-            for (y, strip) in (y..end).zip(strip.chunks_exact(pool.strip_len())) {
-                let output = &mut output[y * self.output.stride..][..pooled_len];
-                let marks = &mut marks[self.marks + y * pooled_len..][..pooled_len];
-                self.pooling.forward_row(strip, output, Some(marks));
+            self.conv.output_rows(input, &self.packed_weights, Some(bias), first, block);
+            for (y, band) in (y..end).zip(block.chunks_exact(pool.band_len())) {
+                let output = &mut output[y * self.output.row_stride..][..pooled_len];
+                let masks = &mut masks[self.masks + y * pooled_len..][..pooled_len];
+                self.pooling.forward_row(band, output, Some(masks));
             }
         }
     }
 
-    /// From the gradient of the pooled output, in `gradient`, to that of the kernel, added to
-    /// `sums`, that of the bias, added to `partial`, and, if there is a stage before this one, to
-    /// that of the input, in `gradient`.
+    /// Backward pass of one image. `gradient` holds the gradient of the pooled output. Adds that of
+    /// the packed weights to `packed_grads` and that of the bias to `grads`. If another stage
+    /// precedes this one, replaces `gradient` with that of the input.
     pub(crate) fn backward(
         &self,
         activations: &[f32],
-        marks: &[u32],
+        masks: &[u32],
         gradient: &mut [f32],
         d_output: &mut [f32],
-        sums: &mut [f32],
-        partial: &mut [f32],
+        packed_grads: &mut [f32],
+        grads: &mut [f32],
     ) {
         let Conv2d { height, width, out_channels, .. } = self.conv;
-        let transposed = self.conv.transposed();
-        let has_border = !self.flipped.is_empty();
-        let (origin, stride) = if has_border {
+        let transposed = self.conv.transposed_conv();
+        let needs_input_gradient = !self.rotated_weights.is_empty();
+        let (origin, stride) = if needs_input_gradient {
             (transposed.origin(self.conv.high_padding()), transposed.padded_row())
         } else {
             (0, width * out_channels)
@@ -129,7 +128,7 @@ impl ConvStage {
         let pool = &self.pooling.pool;
         let (rows, columns) = pool.windows();
         let pooled_len = columns * out_channels;
-        // Zero is what no window covers: the border, and what fills no window.
+        // Zero the padding, and the rows and columns that no window covers.
         let covered = columns * pool.window.1 * out_channels;
         let mut end = 0;
         for y in 0..rows * pool.window.0 {
@@ -140,42 +139,41 @@ impl ConvStage {
         d_output[end..].fill(0.0);
         for y in 0..rows {
             let first = origin + y * pool.window.0 * stride;
-            let marks = Marks::Noted(&marks[self.marks + y * pooled_len..][..pooled_len]);
+            let mask = PoolMask::Saved(&masks[self.masks + y * pooled_len..][..pooled_len]);
             let gradient = &gradient[y * pooled_len..][..pooled_len];
-            self.pooling.backward_row(gradient, marks, &mut d_output[first..], stride);
+            self.pooling.backward_row(gradient, mask, &mut d_output[first..], stride);
         }
 
-        let d_bias = &mut partial[self.gradient + self.conv.kernel_len()..][..out_channels];
+        let d_bias = &mut grads[self.grads + self.conv.kernel_len()..][..out_channels];
         for y in 0..height {
             let row = &d_output[origin + y * stride..][..width * out_channels];
             add_rows(row, d_bias);
         }
         let input = &activations[self.input..];
-        let sum = &mut sums[self.sum..][..self.conv.prepared_len()];
-        self.conv.add_image_gradient(input, &d_output[origin..], stride, sum);
-        if has_border {
+        let d_packed = &mut packed_grads[self.packed_grad..][..self.conv.packed_len()];
+        self.conv.accumulate_kernel_grad(input, &d_output[origin..], stride, d_packed);
+        if needs_input_gradient {
             let d_input = &mut gradient[..self.conv.input_len()];
-            transposed.output_rows(d_output, &self.flipped, None, 0, d_input);
+            transposed.output_rows(d_output, &self.rotated_weights, None, 0, d_input);
         }
     }
 
-    /// After a group's last image: from the gradient of the prepared kernel, in `sums`, to that of
-    /// the kernel, in `partial`.
-    pub(crate) fn finish_gradient(&self, sums: &[f32], partial: &mut [f32]) {
-        let sum = &sums[self.sum..][..self.conv.prepared_len()];
-        let d_kernel = &mut partial[self.gradient..][..self.conv.kernel_len()];
-        self.conv.finish_gradient(sum, d_kernel);
+    /// Computes the kernel gradient of a group from that of the packed weights.
+    pub(crate) fn inverse_transform_grad(&self, packed_grads: &[f32], grads: &mut [f32]) {
+        let d_packed = &packed_grads[self.packed_grad..][..self.conv.packed_len()];
+        let d_kernel = &mut grads[self.grads..][..self.conv.kernel_len()];
+        self.conv.inverse_transform_grad(d_packed, d_kernel);
     }
 }
 
-/// Dense layer and ReLU of a whole batch.
+/// Dense layer and ReLU of a batch.
 #[derive(Debug)]
 pub(crate) struct DenseStage {
     pub(crate) dense: Dense,
     pub(crate) relu: bool,
-    /// Positions of kernel and bias among the parameters.
+    /// Indices of kernel and bias in the list of parameters.
     pub(crate) params: (usize, usize),
-    /// Whether anybody asks for the input gradient.
+    /// False in the first stage of the network.
     pub(crate) needs_input_gradient: bool,
     partials: Buffer,
     pub(crate) output: Buffer,
@@ -197,7 +195,7 @@ impl DenseStage {
             relu,
             params,
             needs_input_gradient,
-            // A smaller batch may be cut into more partial sums, but never into more values.
+            // A smaller batch may need more space, because it has more partial sums.
             partials: Buffer::zeroed(
                 (1..=dense.batch)
                     .map(|batch| Dense { batch, ..dense }.partials_len())
@@ -212,7 +210,8 @@ impl DenseStage {
         }
     }
 
-    /// `batch` rows of the input, `input_row` values apart, to the output.
+    /// Computes the output of the first `batch` rows. `input_row` is the stride between rows of the
+    /// input.
     pub(crate) fn forward(
         &mut self,
         batch: usize,
@@ -227,9 +226,9 @@ impl DenseStage {
         dense.sum_partials(partials, bias, self.relu, &mut self.output[..dense.output_len()]);
     }
 
-    /// From `d_output` to the gradients of input, kernel and bias. Block by block: the kernel's
-    /// rows give the input gradient, then their own gradient is formed and used while they are
-    /// still in the cache.
+    /// Computes the gradients of input, kernel and bias from `d_output`, and applies the last two.
+    /// The kernel is processed in blocks of rows: each block first contributes to the input
+    /// gradient and is then updated while it is still in the cache.
     pub(crate) fn backward(
         &mut self,
         batch: usize,
@@ -244,45 +243,45 @@ impl DenseStage {
         let d_output_t = &*d_output_t;
         let rows = dense.block_rows();
         parameters
-            .target(self.params.0)
+            .update(self.params.0)
             .par_blocks(rows * dense.outputs)
             .zip(self.d_input_blocks[..dense.input_len()].par_chunks_mut(rows * batch))
             .enumerate()
-            .for_each(|(block, (target, d_input))| {
+            .for_each(|(block, (update, d_input))| {
                 if self.needs_input_gradient {
-                    dense.input_gradient_block(target.param(), d_output_t, d_input);
+                    dense.input_gradient_block(update.param(), d_output_t, d_input);
                 }
-                with_scratch([target.param().len()], |[gradient]| {
+                with_scratch([update.param().len()], |[gradient]| {
                     let input = &input[block * rows..];
                     dense.kernel_gradient_block(input, input_row, d_output, gradient);
-                    target.apply(gradient);
+                    update.apply(gradient);
                 });
             });
         self.d_bias.fill(0.0);
         add_rows(d_output, &mut self.d_bias);
-        parameters.target(self.params.1).apply(&self.d_bias);
+        parameters.update(self.params.1).apply(&self.d_bias);
     }
 
-    /// One image's input gradient, after [`Self::backward`] with the same batch.
+    /// Copies the input gradient of one image, after [`Self::backward`] with the same batch.
     pub(crate) fn input_gradient(&self, batch: usize, image: usize, gradient: &mut [f32]) {
         let dense = Dense { batch, ..self.dense };
         dense.gather_input_gradient(&self.d_input_blocks[..dense.input_len()], image, gradient);
     }
 
-    /// Takes the input gradient of the layer above as this stage's output gradient, back through
-    /// the ReLU.
-    pub(crate) fn take_gradient(&mut self, batch: usize, above: &Self) {
+    /// Takes the input gradient of the next stage as the output gradient of this one, and
+    /// backpropagates it through the ReLU.
+    pub(crate) fn backprop_from(&mut self, batch: usize, next: &Self) {
         let outputs = self.dense.outputs;
         self.d_output
             .par_chunks_exact_mut(outputs)
             .take(batch)
             .enumerate()
-            .for_each(|(image, d_output)| above.input_gradient(batch, image, d_output));
-        self.mask_gradient(batch);
+            .for_each(|(image, d_output)| next.input_gradient(batch, image, d_output));
+        self.relu_backward_in_place(batch);
     }
 
-    /// Takes the output gradient back through the ReLU, in place.
-    pub(crate) fn mask_gradient(&mut self, batch: usize) {
+    /// Backpropagates the output gradient through the ReLU, if there is one, in place.
+    pub(crate) fn relu_backward_in_place(&mut self, batch: usize) {
         if !self.relu {
             return;
         }

@@ -1,15 +1,15 @@
-//! Sums of rows, and rows into columns: what several layers do with their gradients.
+//! Sums and transposes shared by several layers.
 
 use pulp::{Arch, Simd, WithSimd};
 
 use crate::gemm::vectorized;
-use crate::vectors::for_each_vector;
+use crate::lanes::for_each_vector;
 
-/// At most so many partial gradients are formed side by side and then added in order, whatever the
-/// number of threads.
+/// The most partial gradients that are computed in parallel and then added in order. It does not
+/// depend on the number of threads.
 pub(crate) const MAX_PARTIALS: usize = 16;
 
-/// `[rows, columns]` to `[columns, rows]`.
+/// Transposes `[rows, columns]` to `[columns, rows]`.
 pub(crate) fn transpose(from: &[f32], columns: usize, to: &mut [f32]) {
     let rows = from.len() / columns;
     for (row, from) in from.chunks_exact(columns).enumerate() {

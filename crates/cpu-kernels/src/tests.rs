@@ -1,8 +1,8 @@
-//! The kernels against plain loops in f64, and the compiled step against both.
+//! Tests of the kernels and the compiled step against plain loops in f64.
 
 use crate::*;
 
-/// A small deterministic generator: values in -1..1.
+/// A small deterministic generator of values in [-1, 1).
 struct Random(u64);
 
 impl Random {
@@ -33,20 +33,20 @@ fn assert_close(what: &str, found: &[f32], expected: &[f64], tolerance: f64) {
     let largest = expected.iter().fold(1e-6, |largest: f64, value| largest.max(value.abs()));
     for (index, (&found, &expected)) in found.iter().zip(expected).enumerate() {
         let error = (f64::from(found) - expected).abs() / largest;
-        assert!(error <= tolerance, "{what}[{index}]: {found} instead of {expected}");
+        assert!(error <= tolerance, "{what}[{index}]: found {found}, expected {expected}");
     }
 }
 
-fn wide(values: &[f32]) -> Vec<f64> {
+fn to_f64(values: &[f32]) -> Vec<f64> {
     values.iter().map(|&value| f64::from(value)).collect()
 }
 
-/// Plain loops in f64. Gradients are written as scatters of the forward loop.
+/// Plain loops in f64. Gradients are scatters over the forward loop.
 mod reference {
     use crate::*;
 
-    /// Calls `visit(input, kernel, output)` with the positions of every product of the convolution.
-    pub fn each_product(conv: &Conv2d, mut visit: impl FnMut(usize, usize, usize)) {
+    /// Calls `visit(input, kernel, output)` with the indices of every multiply-add.
+    pub fn for_each_multiply_add(conv: &Conv2d, mut visit: impl FnMut(usize, usize, usize)) {
         let Conv2d { batch, height, width, in_channels, out_channels, kernel: (kh, kw) } = *conv;
         for n in 0..batch {
             for (y, x) in (0..height).flat_map(|y| (0..width).map(move |x| (y, x))) {
@@ -75,11 +75,11 @@ mod reference {
 
     pub fn conv(conv: &Conv2d, input: &[f64], kernel: &[f64], bias: &[f64]) -> Vec<f64> {
         let mut output: Vec<f64> = bias.iter().copied().cycle().take(conv.output_len()).collect();
-        each_product(conv, |i, k, o| output[o] += input[i] * kernel[k]);
+        for_each_multiply_add(conv, |i, k, o| output[o] += input[i] * kernel[k]);
         output
     }
 
-    /// The positions of each window's pixels, in row order.
+    /// The indices of each window's pixels, in row-major order.
     pub fn windows(pool: &Pool2d) -> Vec<Vec<usize>> {
         let Pool2d { batch, height, width, channels, window: (wh, ww) } = *pool;
         let mut windows = Vec::new();
@@ -107,15 +107,15 @@ mod reference {
         windows(pool).iter().map(mean).collect()
     }
 
-    /// The first position of each window that holds its maximum.
-    pub fn winners(pool: &Pool2d, input: &[f64]) -> Vec<usize> {
-        let winner = |window: &Vec<usize>| {
+    /// The index of the first maximum of each window.
+    pub fn argmaxes(pool: &Pool2d, input: &[f64]) -> Vec<usize> {
+        let argmax = |window: &Vec<usize>| {
             window
                 .iter()
                 .copied()
                 .reduce(|best, at| if input[at] > input[best] { at } else { best })
         };
-        windows(pool).iter().filter_map(winner).collect()
+        windows(pool).iter().filter_map(argmax).collect()
     }
 
     pub fn dense(dense: &Dense, input: &[f64], kernel: &[f64], bias: &[f64]) -> Vec<f64> {
@@ -169,7 +169,7 @@ mod reference {
                     (height, width) = (height / window.0, width / window.1);
                 }
                 Layer::MaxPool { window } => {
-                    x = winners(&shape(window), &x).into_iter().map(|at| x[at]).collect();
+                    x = argmaxes(&shape(window), &x).into_iter().map(|at| x[at]).collect();
                     (height, width) = (height / window.0, width / window.1);
                 }
                 Layer::Flatten => row_len = height * width * channels,
@@ -202,7 +202,7 @@ fn random_conv(random: &mut Random) -> Conv2d {
     }
 }
 
-/// As often as not a square that is done in tiles.
+/// In half of the cases a size for Winograd.
 fn random_kernel(random: &mut Random) -> (usize, usize) {
     match random.below(4) {
         0 => (3, 3),
@@ -212,10 +212,10 @@ fn random_kernel(random: &mut Random) -> (usize, usize) {
 }
 
 #[test]
-fn convolution_and_its_gradients_agree_with_plain_loops() {
+fn convolution_and_its_gradients_match_plain_loops() {
     let mut random = Random(1);
     let mut convs = (0..40).map(|_| random_conv(&mut random)).collect::<Vec<_>>();
-    // More tiles than are taken together.
+    // More tiles than one block holds.
     convs.extend([3, 5].map(|taps| Conv2d {
         batch: 1,
         height: 17,
@@ -233,7 +233,7 @@ fn convolution_and_its_gradients_agree_with_plain_loops() {
 
         let mut output = vec![f32::NAN; conv.output_len()];
         conv.forward(&input, &kernel, &bias, &mut output).unwrap();
-        let expected = reference::conv(&conv, &wide(&input), &wide(&kernel), &wide(&bias));
+        let expected = reference::conv(&conv, &to_f64(&input), &to_f64(&kernel), &to_f64(&bias));
         assert_close(&what, &output, &expected, 1e-5);
 
         let mut d_input = vec![f32::NAN; conv.input_len()];
@@ -241,15 +241,16 @@ fn convolution_and_its_gradients_agree_with_plain_loops() {
         let mut d_kernel = vec![f32::NAN; conv.kernel_len()];
         let mut d_bias = vec![f32::NAN; conv.out_channels];
         conv.backward_kernel(&input, &d_output, &mut d_kernel, &mut d_bias).unwrap();
-        let (wide_input, wide_kernel, wide_d) = (wide(&input), wide(&kernel), wide(&d_output));
+        let (input_f64, kernel_f64, d_output_f64) =
+            (to_f64(&input), to_f64(&kernel), to_f64(&d_output));
         let mut expected_input = vec![0.0; conv.input_len()];
         let mut expected_kernel = vec![0.0; conv.kernel_len()];
-        reference::each_product(&conv, |i, k, o| {
-            expected_input[i] += wide_kernel[k] * wide_d[o];
-            expected_kernel[k] += wide_input[i] * wide_d[o];
+        reference::for_each_multiply_add(&conv, |i, k, o| {
+            expected_input[i] += kernel_f64[k] * d_output_f64[o];
+            expected_kernel[k] += input_f64[i] * d_output_f64[o];
         });
         let mut expected_bias = vec![0.0; conv.out_channels];
-        for (at, d) in wide_d.iter().enumerate() {
+        for (at, d) in d_output_f64.iter().enumerate() {
             expected_bias[at % conv.out_channels] += d;
         }
         assert_close(&what, &d_input, &expected_input, 1e-5);
@@ -259,7 +260,7 @@ fn convolution_and_its_gradients_agree_with_plain_loops() {
 }
 
 #[test]
-fn pooling_and_its_gradients_agree_with_plain_loops() {
+fn pooling_and_its_gradients_match_plain_loops() {
     let mut random = Random(2);
     for _ in 0..40 {
         let window = (random.between(1, 4), random.between(1, 4));
@@ -271,7 +272,7 @@ fn pooling_and_its_gradients_agree_with_plain_loops() {
             window,
         };
         let what = format!("{pool:?}");
-        // Few distinct values, so that windows hold their maximum more than once.
+        // Few distinct values, so that windows have several maxima.
         let input: Vec<f32> =
             (0..pool.input_len()).map(|_| random.between(0, 4) as f32 - 2.0).collect();
         let d_output = random.values(pool.output_len());
@@ -280,7 +281,7 @@ fn pooling_and_its_gradients_agree_with_plain_loops() {
         let mut d_input = vec![f32::NAN; pool.input_len()];
 
         pool.average_forward(&input, &mut output).unwrap();
-        assert_close(&what, &output, &reference::average(&pool, &wide(&input)), 1e-6);
+        assert_close(&what, &output, &reference::average(&pool, &to_f64(&input)), 1e-6);
         pool.average_backward(&d_output, &mut d_input).unwrap();
         let mut expected = vec![0.0; pool.input_len()];
         for (window, &d) in windows.iter().zip(&d_output) {
@@ -288,19 +289,19 @@ fn pooling_and_its_gradients_agree_with_plain_loops() {
         }
         assert_close(&what, &d_input, &expected, 1e-6);
 
-        let winners = reference::winners(&pool, &wide(&input));
+        let argmaxes = reference::argmaxes(&pool, &to_f64(&input));
         pool.max_forward(&input, &mut output).unwrap();
-        let expected: Vec<f64> = winners.iter().map(|&at| f64::from(input[at])).collect();
+        let expected: Vec<f64> = argmaxes.iter().map(|&at| f64::from(input[at])).collect();
         assert_close(&what, &output, &expected, 0.0);
         pool.max_backward(&input, &d_output, &mut d_input).unwrap();
         let mut expected = vec![0.0; pool.input_len()];
-        winners.iter().zip(&d_output).for_each(|(&at, &d)| expected[at] += f64::from(d));
+        argmaxes.iter().zip(&d_output).for_each(|(&at, &d)| expected[at] += f64::from(d));
         assert_close(&what, &d_input, &expected, 0.0);
     }
 }
 
 #[test]
-fn maximum_of_a_window_with_nan_is_nan() {
+fn max_pooling_propagates_nan() {
     let pool = Pool2d { batch: 1, height: 1, width: 3, channels: 1, window: (1, 3) };
     for at in 0..3 {
         let mut input = [1.0, 2.0, 3.0];
@@ -312,7 +313,14 @@ fn maximum_of_a_window_with_nan_is_nan() {
 }
 
 #[test]
-fn dense_layer_and_its_gradients_agree_with_plain_loops() {
+fn batch_statistics_need_a_row() {
+    let error = BatchNorm { rows: 0, channels: 2 }.statistics(&[]).unwrap_err();
+    assert_eq!(error, KernelError::NoRows);
+    assert!(BatchNorm { rows: 0, channels: 0 }.statistics(&[]).is_ok());
+}
+
+#[test]
+fn dense_layer_and_its_gradients_match_plain_loops() {
     let mut random = Random(3);
     for _ in 0..30 {
         let dense = Dense {
@@ -325,11 +333,12 @@ fn dense_layer_and_its_gradients_agree_with_plain_loops() {
         let kernel = random.values(dense.kernel_len());
         let bias = random.values(dense.outputs);
         let d_output = random.values(dense.output_len());
-        let (wide_input, wide_kernel, wide_d) = (wide(&input), wide(&kernel), wide(&d_output));
+        let (input_f64, kernel_f64, d_output_f64) =
+            (to_f64(&input), to_f64(&kernel), to_f64(&d_output));
 
         let mut output = vec![f32::NAN; dense.output_len()];
         dense.forward(&input, &kernel, &bias, &mut output).unwrap();
-        let expected = reference::dense(&dense, &wide_input, &wide_kernel, &wide(&bias));
+        let expected = reference::dense(&dense, &input_f64, &kernel_f64, &to_f64(&bias));
         assert_close(&what, &output, &expected, 1e-5);
 
         let mut d_input = vec![f32::NAN; dense.input_len()];
@@ -342,11 +351,11 @@ fn dense_layer_and_its_gradients_agree_with_plain_loops() {
         let mut expected_bias = vec![0.0; dense.outputs];
         for n in 0..dense.batch {
             for o in 0..dense.outputs {
-                let d = wide_d[n * dense.outputs + o];
+                let d = d_output_f64[n * dense.outputs + o];
                 expected_bias[o] += d;
                 for i in 0..dense.inputs {
-                    expected_input[n * dense.inputs + i] += d * wide_kernel[i * dense.outputs + o];
-                    expected_kernel[i * dense.outputs + o] += d * wide_input[n * dense.inputs + i];
+                    expected_input[n * dense.inputs + i] += d * kernel_f64[i * dense.outputs + o];
+                    expected_kernel[i * dense.outputs + o] += d * input_f64[n * dense.inputs + i];
                 }
             }
         }
@@ -357,7 +366,7 @@ fn dense_layer_and_its_gradients_agree_with_plain_loops() {
 }
 
 #[test]
-fn relu_clips_below_zero_and_passes_no_gradient_at_exactly_zero() {
+fn relu_gradient_is_zero_at_zero() {
     let input = [-1.0, -0.0, 0.0, 0.5, f32::NAN];
     let mut output = [9.0; 5];
     relu_forward(&input, &mut output).unwrap();
@@ -369,14 +378,14 @@ fn relu_clips_below_zero_and_passes_no_gradient_at_exactly_zero() {
 }
 
 #[test]
-fn log_softmax_and_its_gradient_agree_with_the_formula() {
+fn log_softmax_and_its_gradient_match_the_formula() {
     let mut random = Random(4);
     for classes in [1, 2, 10, 37] {
         let input = random.values(3 * classes);
         let d_output = random.values(3 * classes);
         let mut output = vec![f32::NAN; 3 * classes];
         log_softmax_forward(&input, classes, &mut output).unwrap();
-        let expected = reference::log_softmax(&wide(&input), classes);
+        let expected = reference::log_softmax(&to_f64(&input), classes);
         assert_close("log-softmax", &output, &expected, 1e-5);
         let mut d_input = vec![f32::NAN; 3 * classes];
         log_softmax_backward(&output, &d_output, classes, &mut d_input).unwrap();
@@ -394,18 +403,18 @@ fn log_softmax_and_its_gradient_agree_with_the_formula() {
 }
 
 #[test]
-fn log_softmax_of_large_logits_stays_finite() {
+fn log_softmax_of_large_logits_is_finite() {
     let mut output = [0.0; 2];
     log_softmax_forward(&[1000.0, 0.0], 2, &mut output).unwrap();
     assert_eq!(output, [0.0, -1000.0]);
 }
 
 #[test]
-fn wrong_lengths_are_refused_by_name() {
+fn errors_name_the_slice_with_the_wrong_length() {
     let conv =
         Conv2d { batch: 1, height: 2, width: 2, in_channels: 1, out_channels: 1, kernel: (3, 3) };
     let error = conv.forward(&[0.0; 4], &[0.0; 8], &[0.0], &mut [0.0; 4]).unwrap_err();
-    assert_eq!(error.to_string(), "convolution kernel has 8 values, but its shape has 9");
+    assert_eq!(error.to_string(), "convolution kernel: expected length 9, found 8");
     let conv = Conv2d { kernel: (0, 3), ..conv };
     let error = conv.forward(&[0.0; 4], &[], &[0.0], &mut [0.0; 4]).unwrap_err();
     assert_eq!(error.to_string(), "convolution kernel is 0x3; both must be at least 1");
@@ -415,7 +424,7 @@ fn wrong_lengths_are_refused_by_name() {
 }
 
 #[test]
-fn sizes_beyond_all_numbers_are_refused_for_their_length() {
+fn overflowing_shapes_fail_the_length_check() {
     const HUGE: usize = usize::MAX;
     let conv = Conv2d {
         batch: 2,
@@ -426,18 +435,15 @@ fn sizes_beyond_all_numbers_are_refused_for_their_length() {
         kernel: (HUGE, HUGE),
     };
     let error = conv.forward(&[0.0; 4], &[0.0; 4], &[0.0], &mut [0.0; 4]).unwrap_err();
-    assert_eq!(
-        error.to_string(),
-        format!("convolution input has 4 values, but its shape has {HUGE}")
-    );
+    assert_eq!(error.to_string(), format!("convolution input: expected length {HUGE}, found 4"));
     let dense = Dense { batch: HUGE, inputs: 3, outputs: 3 };
     let error = dense.forward(&[0.0; 9], &[0.0; 9], &[0.0; 3], &mut [0.0; 9]).unwrap_err();
-    assert_eq!(error.to_string(), format!("dense input has 9 values, but its shape has {HUGE}"));
+    assert_eq!(error.to_string(), format!("dense input: expected length {HUGE}, found 9"));
     let pool = Pool2d { batch: 2, height: HUGE, width: 2, channels: 2, window: (1, 1) };
     let error = pool.max_forward(&[0.0; 8], &mut [0.0; 8]).unwrap_err();
-    assert_eq!(error.to_string(), format!("pooling input has 8 values, but its shape has {HUGE}"));
+    assert_eq!(error.to_string(), format!("pooling input: expected length {HUGE}, found 8"));
 
-    // Beside an extent of 0 the others may be as they like: there is nothing to compute.
+    // Arrays are empty if one size is 0, however large the others are.
     let mut output = [0.0; 4];
     let conv = Conv2d { batch: 1, height: 2, width: 2, in_channels: 0, ..conv };
     conv.forward(&[], &[], &[7.0], &mut output).unwrap();
@@ -449,14 +455,14 @@ fn sizes_beyond_all_numbers_are_refused_for_their_length() {
     let dense = Dense { batch: 0, inputs: 50, outputs: 2 };
     dense.backward_kernel(&[], &[], &mut d_kernel, &mut [1.0; 2]).unwrap();
     assert_eq!(d_kernel, [0.0; 100]);
-    // A window larger than the image: no value goes out, no gradient comes back.
+    // A window larger than the image gives an empty output and a zero gradient.
     let pool = Pool2d { batch: 1, height: 2, width: 2, channels: 1, window: (HUGE, 2) };
     pool.average_backward(&[], &mut output).unwrap();
     assert_eq!(output, [0.0; 4]);
 }
 
 #[test]
-fn empty_batches_pass_through_every_kernel() {
+fn every_kernel_accepts_an_empty_batch() {
     let conv =
         Conv2d { batch: 0, height: 2, width: 2, in_channels: 1, out_channels: 1, kernel: (3, 3) };
     let (mut d_kernel, mut d_bias) = ([1.0; 9], [1.0]);
@@ -483,7 +489,7 @@ struct Case {
 }
 
 impl Case {
-    /// Parameters of a size that keeps activations near 1.
+    /// Scales the parameters to keep activations near 1.
     fn new(random: &mut Random, shape: [usize; 4], layers: Vec<Layer>) -> Self {
         let [batch, mut height, mut width, mut channels] = shape;
         let mut row_len = 0;
@@ -516,7 +522,7 @@ impl Case {
         Self { shape, layers, params, images, labels }
     }
 
-    /// Stages of random sizes, with and without ReLU, pooled by mean, maximum or not at all.
+    /// Random sizes, with and without ReLU, with mean, maximum or no pooling.
     fn random(random: &mut Random) -> Self {
         let shape = [
             random.between(1, 20),
@@ -607,28 +613,34 @@ impl Case {
         (result, gradients)
     }
 
-    fn wide_params(&self) -> Vec<Vec<f64>> {
-        self.params.iter().map(|param| wide(param)).collect()
+    fn params_f64(&self) -> Vec<Vec<f64>> {
+        self.params.iter().map(|param| to_f64(param)).collect()
     }
 
     fn reference_loss(&self, params: &[Vec<f64>]) -> f64 {
-        let log_probs = reference::network(self.shape, &self.layers, params, &wide(&self.images));
+        let log_probs = reference::network(self.shape, &self.layers, params, &to_f64(&self.images));
         reference::loss(&log_probs, &self.labels)
     }
 
-    /// Trains for `steps` steps on the one batch; returns the losses and leaves the parameters
-    /// trained.
+    /// Trains the parameters for `steps` steps on the batch.
     fn train(&mut self, program: &mut Program, steps: usize) -> Vec<StepResult> {
-        let mut momenta: Vec<Vec<f32>> =
+        let mut momentum_buffers: Vec<Vec<f32>> =
             self.params.iter().map(|param| vec![0.0; param.len()]).collect();
         (0..steps)
             .map(|_| {
                 let mut params: Vec<&mut [f32]> =
                     self.params.iter_mut().map(Vec::as_mut_slice).collect();
-                let mut momenta: Vec<&mut [f32]> =
-                    momenta.iter_mut().map(Vec::as_mut_slice).collect();
+                let mut momentum_buffers: Vec<&mut [f32]> =
+                    momentum_buffers.iter_mut().map(Vec::as_mut_slice).collect();
                 program
-                    .train_step(&mut params, &mut momenta, &self.images, &self.labels, 0.1, 0.9)
+                    .train_step(
+                        &mut params,
+                        &mut momentum_buffers,
+                        &self.images,
+                        &self.labels,
+                        0.1,
+                        0.9,
+                    )
                     .unwrap()
             })
             .collect()
@@ -636,15 +648,15 @@ impl Case {
 }
 
 #[test]
-fn compiled_gradients_agree_with_finite_differences_of_the_reference() {
+fn compiled_gradients_match_finite_differences() {
     let mut random = Random(5);
     let mut cases: Vec<Case> = (0..12).map(|_| Case::random(&mut random)).collect();
-    // The largest mean, and a maximum that is larger still.
+    // The largest window that a mean supports, and a larger one for a maximum.
     cases.push(Case::pooled(&mut random, Layer::AvgPool { window: (4, 8) }));
     cases.push(Case::pooled(&mut random, Layer::MaxPool { window: (6, 8) }));
     for case in cases {
         let (result, gradients) = case.gradients(&mut case.program());
-        let mut params = case.wide_params();
+        let mut params = case.params_f64();
         let loss = case.reference_loss(&params);
         assert!((f64::from(result.loss) - loss).abs() < 1e-5 * loss, "{:?}", case.layers);
         for (index, gradient) in gradients.iter().enumerate() {
@@ -662,7 +674,7 @@ fn compiled_gradients_agree_with_finite_differences_of_the_reference() {
                 let error = (f64::from(gradient[at]) - expected).abs();
                 assert!(
                     error <= 2e-5 * f64::from(largest) + 1e-8,
-                    "parameter {index}[{at}] of {:?}: {} instead of {expected}",
+                    "parameter {index}[{at}] of {:?}: found {}, expected {expected}",
                     case.layers,
                     gradient[at]
                 );
@@ -672,14 +684,14 @@ fn compiled_gradients_agree_with_finite_differences_of_the_reference() {
 }
 
 #[test]
-fn compiled_log_probabilities_agree_with_the_reference() {
+fn compiled_log_probabilities_match_plain_loops() {
     let mut random = Random(6);
     for _ in 0..12 {
         let case = Case::random(&mut random);
         let expected =
-            reference::network(case.shape, &case.layers, &case.wide_params(), &wide(&case.images));
+            reference::network(case.shape, &case.layers, &case.params_f64(), &to_f64(&case.images));
         let mut found = vec![f32::NAN; expected.len()];
-        // A smaller plan takes the images in several parts.
+        // A smaller plan processes the images in several batches.
         let shape = [case.shape[0].div_ceil(3), case.shape[1], case.shape[2], case.shape[3]];
         for shape in [case.shape, shape] {
             let mut program = Program::new(shape, &case.layers).unwrap();
@@ -699,27 +711,31 @@ fn compiled_log_probabilities_agree_with_the_reference() {
 }
 
 #[test]
-fn a_step_is_the_gradient_applied_with_momentum() {
+fn a_step_applies_the_gradient_with_momentum() {
     let mut random = Random(7);
     for _ in 0..5 {
         let mut case = Case::random(&mut random);
         let (result, gradients) = case.gradients(&mut case.program());
         let before = case.params.clone();
-        let mut momenta: Vec<Vec<f32>> =
+        let mut momentum_buffers: Vec<Vec<f32>> =
             before.iter().map(|param| random.values(param.len())).collect();
-        let old_momenta = momenta.clone();
+        let old_momentum_buffers = momentum_buffers.clone();
         let mut program = case.program();
         let mut params: Vec<&mut [f32]> = case.params.iter_mut().map(Vec::as_mut_slice).collect();
-        let mut slices: Vec<&mut [f32]> = momenta.iter_mut().map(Vec::as_mut_slice).collect();
+        let mut slices: Vec<&mut [f32]> =
+            momentum_buffers.iter_mut().map(Vec::as_mut_slice).collect();
         let stepped = program
             .train_step(&mut params, &mut slices, &case.images, &case.labels, 0.1, 0.9)
             .unwrap();
         assert_eq!(stepped, result);
         for (index, gradient) in gradients.iter().enumerate() {
             for (at, gradient) in gradient.iter().enumerate() {
-                let momentum = 0.9 * old_momenta[index][at] + gradient;
-                assert!((momenta[index][at] - momentum).abs() <= 1e-6 * momentum.abs().max(1.0));
-                let param = before[index][at] - 0.1 * momenta[index][at];
+                let momentum = 0.9 * old_momentum_buffers[index][at] + gradient;
+                assert!(
+                    (momentum_buffers[index][at] - momentum).abs()
+                        <= 1e-6 * momentum.abs().max(1.0)
+                );
+                let param = before[index][at] - 0.1 * momentum_buffers[index][at];
                 assert!((case.params[index][at] - param).abs() <= 1e-6 * param.abs().max(1.0));
             }
         }
@@ -727,21 +743,21 @@ fn a_step_is_the_gradient_applied_with_momentum() {
 }
 
 #[test]
-fn a_momentum_that_nothing_feeds_ends_at_zero_and_not_among_subnormal_numbers() {
+fn unused_momentum_decays_to_zero_not_to_subnormals() {
     let mut case = Case::tutorial(&mut Random(9), 1);
     case.images.fill(0.0);
-    let mut momenta: Vec<Vec<f32>> =
+    let mut momentum_buffers: Vec<Vec<f32>> =
         case.params.iter().map(|param| vec![1e-36; param.len()]).collect();
     let mut program = case.program();
     let mut params: Vec<&mut [f32]> = case.params.iter_mut().map(Vec::as_mut_slice).collect();
-    let mut slices: Vec<&mut [f32]> = momenta.iter_mut().map(Vec::as_mut_slice).collect();
+    let mut slices: Vec<&mut [f32]> = momentum_buffers.iter_mut().map(Vec::as_mut_slice).collect();
     for _ in 0..50 {
         program
             .train_step(&mut params, &mut slices, &case.images, &case.labels, 1e-3, 0.9)
             .unwrap();
     }
-    assert!(momenta.iter().any(|momentum| momentum.iter().all(|value| *value == 0.0)));
-    let subnormal = momenta.iter().flatten().filter(|value| value.is_subnormal());
+    assert!(momentum_buffers.iter().any(|momentum| momentum.iter().all(|value| *value == 0.0)));
+    let subnormal = momentum_buffers.iter().flatten().filter(|value| value.is_subnormal());
     assert_eq!(subnormal.count(), 0);
 }
 
@@ -767,7 +783,7 @@ fn results_do_not_depend_on_the_number_of_threads() {
 }
 
 #[test]
-fn a_program_may_serve_batches_of_changing_size() {
+fn a_program_accepts_batches_of_different_sizes() {
     let mut random = Random(10);
     let mut case = Case::random(&mut random);
     case.shape[0] = 40;
@@ -781,34 +797,37 @@ fn a_program_may_serve_batches_of_changing_size() {
 }
 
 #[test]
-fn a_label_out_of_range_is_refused_and_changes_nothing() {
+fn an_out_of_range_label_is_an_error_and_changes_nothing() {
     let mut case = Case::tutorial(&mut Random(11), 2);
     case.labels[1] = 10;
     let before = case.params.clone();
-    let mut momenta = before.clone();
+    let mut momentum_buffers = before.clone();
     let mut program = case.program();
     let mut params: Vec<&mut [f32]> = case.params.iter_mut().map(Vec::as_mut_slice).collect();
-    let mut slices: Vec<&mut [f32]> = momenta.iter_mut().map(Vec::as_mut_slice).collect();
+    let mut slices: Vec<&mut [f32]> = momentum_buffers.iter_mut().map(Vec::as_mut_slice).collect();
     let error = program
         .train_step(&mut params, &mut slices, &case.images, &case.labels, 0.1, 0.9)
         .unwrap_err();
     assert_eq!(error.to_string(), "label 10 of image 1 is not below the number of classes, 10");
-    assert_eq!((&case.params, &momenta), (&before, &before));
+    assert_eq!((&case.params, &momentum_buffers), (&before, &before));
 }
 
 #[test]
-fn chains_that_cannot_be_compiled_are_refused_with_the_reason() {
+fn errors_say_why_a_chain_cannot_be_compiled() {
     let conv = || Layer::Conv { kernel: (3, 3), features: 2, params: (0, 1) };
     let dense = |params| Layer::Dense { features: 2, params };
-    let refused: [(&[Layer], &str); 9] = [
+    let cases: [(&[Layer], &str); 10] = [
         (
             &[Layer::Flatten, Layer::LogSoftmax],
             "layer 1 cannot be compiled: LogSoftmax must follow a dense layer",
         ),
         (&[dense((0, 1))], "layer 0 cannot be compiled: a dense layer needs flat values"),
         (&[Layer::Flatten, conv()], "layer 1 cannot be compiled: a convolution needs images"),
-        (&[Layer::Relu], "layer 0 cannot be compiled: ReLU must follow"),
-        (&[Layer::MaxPool { window: (2, 2) }], "layer 0 cannot be compiled: pooling must follow"),
+        (&[Layer::Relu], "layer 0 cannot be compiled: ReLU must directly follow"),
+        (
+            &[Layer::MaxPool { window: (2, 2) }],
+            "layer 0 cannot be compiled: pooling must directly follow",
+        ),
         (
             &[conv(), Layer::AvgPool { window: (6, 6) }],
             "layer 1 cannot be compiled: the window has 36 pixels",
@@ -819,11 +838,15 @@ fn chains_that_cannot_be_compiled_are_refused_with_the_reason() {
         ),
         (&[Layer::Flatten, dense((0, 0))], "layer 1 cannot be compiled: parameter 0 is used twice"),
         (
+            &[Layer::Flatten, dense((0, 2))],
+            "layer 1 cannot be compiled: parameter 2 is out of range: the chain has 2",
+        ),
+        (
             &[Layer::Flatten, dense((0, 1))],
             "layer 2 cannot be compiled: the chain must end with LogSoftmax",
         ),
     ];
-    for (layers, reason) in refused {
+    for (layers, reason) in cases {
         let error = Program::new([1, 6, 6, 1], layers).unwrap_err().to_string();
         assert!(error.starts_with(reason), "{error}");
     }

@@ -1,25 +1,25 @@
 //! Convolution with fewer multiplications: Winograd's minimal filtering F(2×2, r×r) for kernels of
 //! 3×3 and 5×5 (Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks", 2015).
 //!
-//! Two neighbouring outputs of a filter with r taps are a product of two polynomials, and a product
-//! of degree r is known from its values at r + 1 points. So a 2×2 tile of outputs needs no more
-//! than (r + 1)² products instead of 4r²: 16 instead of 36, or 36 instead of 100. With d the pixels
-//! under the tile, g the kernel and Y the tile,
+//! Two neighboring outputs of a filter with r taps are the product of two polynomials, and a
+//! product of degree r is determined by its values at α = r + 1 points. So a 2×2 tile of
+//! outputs needs only α² products instead of 4r²: 16 instead of 36, or 36 instead of 100. With d
+//! the α×α pixels under the tile, g the kernel and Y the tile of outputs,
 //!
 //! Y = Aᵀ [ (G g Gᵀ) ⊙ (Bᵀ d B) ] A
 //!
-//! Only the products in the middle are summed over the input channels, so they become (r + 1)²
-//! ordinary matrix products, tiles × channels times channels × channels, and what stands around
-//! them are a few additions for each value. The gradient of the kernel is the same chain read
-//! backwards:
+//! Only the product in brackets is summed over the input channels. So each of the α² tile elements
+//! becomes an ordinary matrix product, tiles × channels times channels × channels. The transforms
+//! around it are a few additions per value. The kernel gradient is the same chain in reverse:
 //!
 //! dg = Gᵀ [ Σ over tiles (Bᵀ d B) ⊙ (A dY Aᵀ) ] G
 //!
-//! F(4×4, 3×3) needs fewer products still, but does not serve training: where the image is empty the
-//! sums under a ReLU are exactly zero at first, and its rounding would open the ReLU there.
+//! F(4×4, 3×3) needs fewer products still, but is unsuitable for training: where the image is empty
+//! the inputs of the ReLU are exactly zero at first, and the larger rounding errors would make some
+//! of them positive.
 //!
-//! The points are 0, 1, −1 and ∞ for 3×3, with ½ and −2 as well for 5×5: of the small ones those
-//! with the least rounding (Barabasz and others, "Error Analysis and Improving the Accuracy of
+//! The interpolation points are 0, 1, −1 and ∞ for 3×3, and also ½ and −2 for 5×5, chosen for the
+//! smallest rounding error (Barabasz and others, "Error Analysis and Improving the Accuracy of
 //! Winograd Convolution", 2018). Results are within 4·10⁻⁷ of the largest entry for 3×3, as good as
 //! direct sums, and within 4·10⁻⁶ for 5×5.
 
@@ -28,23 +28,23 @@ use std::ptr::NonNull;
 use pulp::{Arch, MemMask, Simd, WithSimd};
 
 use crate::buffer::{LINE_VALUES, with_scratch};
-use crate::gemm::{Gemm, Rows, Start, Strides, pointer, pointer_mut, read, write};
+use crate::gemm::{Gemm, Init, KStrides, RowStrides, pointer, pointer_mut, read, write};
 use crate::shape::Conv2d;
 
-/// Rows and columns of outputs in a tile.
+/// Rows and columns of outputs per tile, m.
 const TILE: usize = 2;
 
-/// Fewer channels than these leave the products too little work for what stands around them.
+/// With fewer channels than this the transforms cost more than the saved multiplications.
 const MIN_CHANNELS: usize = 8;
 
-/// About so many tiles are computed together: enough rows for the products, and few enough for the
-/// innermost cache.
-const TILES_TOGETHER: usize = 7;
+/// Approximate number of tiles computed together: enough rows for the products, and few enough for
+/// the L1 cache.
+const TILES_PER_BLOCK: usize = 7;
 
-/// About so many tiles form the kernel gradient together: its products sum over them.
-const TILES_SUMMED: usize = 64;
+/// Approximate number of tiles that one product of the kernel gradient sums over.
+const TILES_PER_GRAD_BLOCK: usize = 64;
 
-/// A convolution that is done in tiles, with kernels of `taps` × `taps`.
+/// A convolution computed in tiles, with kernels of `taps` × `taps`.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Winograd {
     conv: Conv2d,
@@ -52,245 +52,249 @@ pub(crate) struct Winograd {
 }
 
 impl Winograd {
-    /// The convolution in tiles, if they serve it.
+    /// The tiled convolution, if the kernel has a supported size and there are enough channels.
     pub(crate) fn new(conv: Conv2d) -> Option<Self> {
         let (taps, columns) = conv.kernel;
-        let serves = matches!(taps, 3 | 5) && taps == columns;
+        let is_supported = matches!(taps, 3 | 5) && taps == columns;
         let channels = conv.in_channels.min(conv.out_channels);
-        (serves && channels >= MIN_CHANNELS).then_some(Self { conv, taps })
+        (is_supported && channels >= MIN_CHANNELS).then_some(Self { conv, taps })
     }
 
-    /// Points in one direction at which the polynomials are evaluated.
-    fn points(&self) -> usize {
+    /// Rows and columns of an input tile, α = m + r − 1.
+    fn alpha(&self) -> usize {
         self.taps + TILE - 1
     }
 
-    /// Points in both directions, each with a product of its own.
-    fn planes(&self) -> usize {
-        self.points() * self.points()
+    /// Elements of an input tile, α². Each has its own matrix product.
+    fn tile_elements(&self) -> usize {
+        self.alpha() * self.alpha()
     }
 
-    /// Values of a kernel, or of its gradient, at all points.
-    pub(crate) fn kernel_len(&self) -> usize {
-        self.planes().saturating_mul(plane_len(self.weights()))
+    /// Number of values in a kernel, or its gradient, in the Winograd domain.
+    pub(crate) fn transformed_len(&self) -> usize {
+        self.tile_elements().saturating_mul(element_stride(self.tap_len()))
     }
 
-    /// Values of a kernel at one point, or under one tap.
-    fn weights(&self) -> usize {
+    /// Number of values in the `[in_channels, out_channels]` matrix of one tap or tile element.
+    fn tap_len(&self) -> usize {
         self.conv.in_channels.saturating_mul(self.conv.out_channels)
     }
 
-    /// G g Gᵀ: the kernel at all points, `[points, points, in_channels, out_channels]`.
-    pub(crate) fn transform_kernel(&self, kernel: &[f32], transformed: &mut [f32]) {
-        let len = self.weights();
-        let (taps, points) = (self.taps, self.points());
-        let places = |_| (Block::planes(0, len, taps), Block::planes(0, plane_len(len), points));
+    /// G g Gᵀ: the kernel in the Winograd domain, `[α, α, in_channels, out_channels]`.
+    pub(crate) fn transform_weights(&self, kernel: &[f32], transformed: &mut [f32]) {
+        let len = self.tap_len();
+        let (taps, alpha) = (self.taps, self.alpha());
+        let blocks =
+            |_| (Block::square(0, len, taps), Block::square(0, element_stride(len), alpha));
         match taps {
-            3 => transform::<Kernel3, 3, 4>(1, len, places, kernel, None, transformed),
-            _ => transform::<Kernel5, 5, 6>(1, len, places, kernel, None, transformed),
+            3 => transform::<Kernel3, 3, 4>(1, len, blocks, kernel, None, transformed),
+            _ => transform::<Kernel5, 5, 6>(1, len, blocks, kernel, None, transformed),
         }
     }
 
-    /// Gᵀ U G: from the gradient at all points to that of the kernel.
-    pub(crate) fn finish_gradient(&self, transformed: &[f32], d_kernel: &mut [f32]) {
-        let len = self.weights();
-        let (taps, points) = (self.taps, self.points());
-        let places = |_| (Block::planes(0, plane_len(len), points), Block::planes(0, len, taps));
+    /// Gᵀ U G: the kernel gradient, from that in the Winograd domain.
+    pub(crate) fn inverse_transform_grad(&self, transformed: &[f32], d_kernel: &mut [f32]) {
+        let len = self.tap_len();
+        let (taps, alpha) = (self.taps, self.alpha());
+        let blocks =
+            |_| (Block::square(0, element_stride(len), alpha), Block::square(0, len, taps));
         match taps {
             3 => {
-                transform::<Transposed<Kernel3>, 4, 3>(1, len, places, transformed, None, d_kernel)
+                transform::<Transposed<Kernel3>, 4, 3>(1, len, blocks, transformed, None, d_kernel)
             }
             _ => {
-                transform::<Transposed<Kernel5>, 6, 5>(1, len, places, transformed, None, d_kernel)
+                transform::<Transposed<Kernel5>, 6, 5>(1, len, blocks, transformed, None, d_kernel)
             }
         }
     }
 
-    /// Rows of pixels of the output from row `y` on, `bias` added if there is one.
+    /// Fills `output` with rows of pixels of the convolution, starting at row `y`.
     pub(crate) fn output_rows(
         &self,
         padded: &[f32],
-        kernel: &[f32],
+        weights: &[f32],
         bias: Option<&[f32]>,
         y: usize,
         output: &mut [f32],
     ) {
         let Conv2d { width, in_channels, out_channels, .. } = self.conv;
         let row_len = width * out_channels;
-        let planes = self.planes();
-        let rows = self.rows_together();
+        let elements = self.tile_elements();
+        let rows = self.rows_per_block();
         for (block, output) in output.chunks_mut(rows * row_len).enumerate() {
             let grid = self.grid(y + block * rows, output.len() / row_len);
             let tiles = grid.tiles();
-            let lens = [in_channels, out_channels].map(|len| planes * plane_len(tiles * len));
+            let lens =
+                [in_channels, out_channels].map(|len| elements * element_stride(tiles * len));
             with_scratch(lens, |[inputs, products]| {
                 self.transform_input(&grid, padded, inputs);
                 let gemm = Gemm {
                     m: tiles,
                     n: out_channels,
-                    segments: 1,
-                    depth: in_channels,
-                    rows: Rows::even(in_channels),
-                    a: Strides { segment: 0, step: 1 },
-                    b: Strides { segment: 0, step: out_channels },
+                    k_outer: 1,
+                    k_inner: in_channels,
+                    a_rows: RowStrides::uniform(in_channels),
+                    a: KStrides::uniform(1),
+                    b: KStrides::uniform(out_channels),
                     c_row: out_channels,
-                    start: Start::Zero,
+                    init: Init::Zero,
                 };
-                gemm.run_each(planes, inputs, kernel, products);
+                gemm.run_batched(elements, inputs, weights, products);
                 self.transform_output(&grid, products, bias, output);
             });
         }
     }
 
-    /// Adds one image's share to the kernel gradient at all points. Rows of `d_output` lie `d_row`
-    /// values apart.
-    pub(crate) fn add_image_gradient(
+    /// Adds the kernel gradient of one image, in the Winograd domain, to `d_weights`. `d_row` is
+    /// the stride between rows of pixels of `d_output`.
+    pub(crate) fn accumulate_kernel_grad(
         &self,
         padded: &[f32],
         d_output: &[f32],
         d_row: usize,
-        d_kernel: &mut [f32],
+        d_weights: &mut [f32],
     ) {
         let Conv2d { height, in_channels, out_channels, .. } = self.conv;
-        let planes = self.planes();
-        let rows = self.rows_of(TILES_SUMMED);
+        let elements = self.tile_elements();
+        let rows = self.rows_for_tiles(TILES_PER_GRAD_BLOCK);
         for y in (0..height).step_by(rows) {
             let grid = self.grid(y, rows.min(height - y));
             let tiles = grid.tiles();
-            let lens = [in_channels, out_channels].map(|len| planes * plane_len(tiles * len));
+            let lens =
+                [in_channels, out_channels].map(|len| elements * element_stride(tiles * len));
             with_scratch(lens, |[inputs, d_products]| {
                 self.transform_input(&grid, padded, inputs);
                 self.transform_d_output(&grid, &d_output[y * d_row..], d_row, d_products);
                 let gemm = Gemm {
                     m: in_channels,
                     n: out_channels,
-                    segments: 1,
-                    depth: tiles,
-                    rows: Rows::even(1),
-                    a: Strides { segment: 0, step: in_channels },
-                    b: Strides { segment: 0, step: out_channels },
+                    k_outer: 1,
+                    k_inner: tiles,
+                    a_rows: RowStrides::uniform(1),
+                    a: KStrides::uniform(in_channels),
+                    b: KStrides::uniform(out_channels),
                     c_row: out_channels,
-                    start: Start::Output,
+                    init: Init::Accumulate,
                 };
-                gemm.run_each(planes, inputs, d_products, d_kernel);
+                gemm.run_batched(elements, inputs, d_products, d_weights);
             });
         }
     }
 
-    /// How many rows of the output are best computed together.
-    pub(crate) fn rows_together(&self) -> usize {
-        self.rows_of(TILES_TOGETHER)
+    /// The number of output rows that are best computed together.
+    pub(crate) fn rows_per_block(&self) -> usize {
+        self.rows_for_tiles(TILES_PER_BLOCK)
     }
 
-    /// The even number of image rows, at least one row of tiles, that holds about `tiles` tiles.
-    fn rows_of(&self, tiles: usize) -> usize {
+    /// The number of image rows, in whole rows of tiles, that hold about `tiles` tiles.
+    fn rows_for_tiles(&self, tiles: usize) -> usize {
         TILE * (tiles / self.conv.width.div_ceil(TILE).max(1)).max(1)
     }
 
-    fn grid(&self, y: usize, rows: usize) -> Grid {
-        Grid { y, rows, columns: self.conv.width }
+    fn grid(&self, y: usize, rows: usize) -> TileGrid {
+        TileGrid { y, rows, columns: self.conv.width }
     }
 
-    /// Bᵀ d B of every tile: `[points, points, tiles, in_channels]`.
-    fn transform_input(&self, grid: &Grid, padded: &[f32], inputs: &mut [f32]) {
-        let (channels, points) = (self.conv.in_channels, self.points());
+    /// Bᵀ d B of every tile: `[α, α, tiles, in_channels]`.
+    fn transform_input(&self, grid: &TileGrid, padded: &[f32], inputs: &mut [f32]) {
+        let (channels, alpha) = (self.conv.in_channels, self.alpha());
         let tiles = grid.tiles();
         let row_len = self.conv.padded_row();
-        let (last_row, last_column) =
+        let (padded_height, padded_width) =
             (self.conv.height + self.taps - 1, self.conv.width + self.taps - 1);
-        let places = |tile| {
-            let (y, x) = grid.position(tile);
+        let blocks = |tile| {
+            let (y, x) = grid.origin(tile);
             let y = y + grid.y;
             let from = Block {
                 start: y * row_len + x * channels,
                 row: row_len,
                 column: channels,
-                rows: points.min(last_row - y),
-                columns: points.min(last_column - x),
+                rows: alpha.min(padded_height - y),
+                columns: alpha.min(padded_width - x),
             };
-            (from, Block::planes(tile * channels, plane_len(tiles * channels), points))
+            (from, Block::square(tile * channels, element_stride(tiles * channels), alpha))
         };
         match self.taps {
-            3 => transform::<Input3, 4, 4>(tiles, channels, places, padded, None, inputs),
-            _ => transform::<Input5, 6, 6>(tiles, channels, places, padded, None, inputs),
+            3 => transform::<Input3, 4, 4>(tiles, channels, blocks, padded, None, inputs),
+            _ => transform::<Input5, 6, 6>(tiles, channels, blocks, padded, None, inputs),
         }
     }
 
-    /// Aᵀ M A of every tile, and the bias.
+    /// Aᵀ M A of every tile, plus the bias.
     fn transform_output(
         &self,
-        grid: &Grid,
+        grid: &TileGrid,
         products: &[f32],
         bias: Option<&[f32]>,
         output: &mut [f32],
     ) {
-        let (channels, points) = (self.conv.out_channels, self.points());
+        let (channels, alpha) = (self.conv.out_channels, self.alpha());
         let tiles = grid.tiles();
-        let places = |tile| {
-            let from = Block::planes(tile * channels, plane_len(tiles * channels), points);
+        let blocks = |tile| {
+            let from = Block::square(tile * channels, element_stride(tiles * channels), alpha);
             (from, grid.block(tile, self.conv.width * channels, channels))
         };
         match self.taps {
-            3 => transform::<Output3, 4, 2>(tiles, channels, places, products, bias, output),
-            _ => transform::<Output5, 6, 2>(tiles, channels, places, products, bias, output),
+            3 => transform::<Output3, 4, 2>(tiles, channels, blocks, products, bias, output),
+            _ => transform::<Output5, 6, 2>(tiles, channels, blocks, products, bias, output),
         }
     }
 
-    /// A dY Aᵀ of every tile: `[points, points, tiles, out_channels]`.
+    /// A dY Aᵀ of every tile: `[α, α, tiles, out_channels]`.
     fn transform_d_output(
         &self,
-        grid: &Grid,
+        grid: &TileGrid,
         d_output: &[f32],
         d_row: usize,
         d_products: &mut [f32],
     ) {
-        let (channels, points) = (self.conv.out_channels, self.points());
+        let (channels, alpha) = (self.conv.out_channels, self.alpha());
         let tiles = grid.tiles();
-        let places = |tile| {
-            let to = Block::planes(tile * channels, plane_len(tiles * channels), points);
+        let blocks = |tile| {
+            let to = Block::square(tile * channels, element_stride(tiles * channels), alpha);
             (grid.block(tile, d_row, channels), to)
         };
         match self.taps {
             3 => transform::<Transposed<Output3>, 2, 4>(
-                tiles, channels, places, d_output, None, d_products,
+                tiles, channels, blocks, d_output, None, d_products,
             ),
             _ => transform::<Transposed<Output5>, 2, 6>(
-                tiles, channels, places, d_output, None, d_products,
+                tiles, channels, blocks, d_output, None, d_products,
             ),
         }
     }
 }
 
-/// Values from one plane to the next if each holds `len`: an odd number of cache lines, so that the
-/// same place of all planes does not fall into the same few sets of the cache.
-fn plane_len(len: usize) -> usize {
+/// Stride between the matrices of two tile elements that hold `len` values each: an odd number of
+/// cache lines, so that the same position in all matrices does not map to the same cache sets.
+fn element_stride(len: usize) -> usize {
     (len.div_ceil(LINE_VALUES) | 1).saturating_mul(LINE_VALUES)
 }
 
-/// Tiles that cover some rows of an image, row by row.
-struct Grid {
+/// Tiles that cover some rows of an image, in row-major order.
+struct TileGrid {
     /// The first row of the image.
     y: usize,
     rows: usize,
     columns: usize,
 }
 
-impl Grid {
+impl TileGrid {
     fn tiles(&self) -> usize {
         self.rows.div_ceil(TILE) * self.columns.div_ceil(TILE)
     }
 
-    /// Row, counted from the first one, and column where a tile starts.
+    /// Row, relative to the first one, and column of the first pixel of a tile.
     #[inline(always)]
-    fn position(&self, tile: usize) -> (usize, usize) {
-        let across = self.columns.div_ceil(TILE);
-        (tile / across * TILE, tile % across * TILE)
+    fn origin(&self, tile: usize) -> (usize, usize) {
+        let tiles_per_row = self.columns.div_ceil(TILE);
+        (tile / tiles_per_row * TILE, tile % tiles_per_row * TILE)
     }
 
-    /// A tile's pixels, as far as they lie in the image.
+    /// The pixels of a tile that lie in the image.
     #[inline(always)]
     fn block(&self, tile: usize, row: usize, column: usize) -> Block {
-        let (y, x) = self.position(tile);
+        let (y, x) = self.origin(tile);
         Block {
             start: y * row + x * column,
             row,
@@ -301,39 +305,39 @@ impl Grid {
     }
 }
 
-/// Where the pixels of a square block start in a slice.
+/// Layout of a block of elements, each with its channels, in a slice.
 #[derive(Clone, Copy)]
 struct Block {
     start: usize,
-    /// Distances between rows and columns.
+    /// Strides between rows and between columns.
     row: usize,
     column: usize,
-    /// What exists of the block; the rest reads as zero and is not written.
+    /// Rows and columns that exist. The others read as zero and are not written.
     rows: usize,
     columns: usize,
 }
 
 impl Block {
-    /// One pixel from each of `extent` × `extent` planes of `len` values.
+    /// A complete block of `extent` × `extent` elements, `stride` values apart.
     #[inline(always)]
-    fn planes(start: usize, len: usize, extent: usize) -> Self {
-        Self { start, row: extent * len, column: len, rows: extent, columns: extent }
+    fn square(start: usize, stride: usize, extent: usize) -> Self {
+        Self { start, row: extent * stride, column: stride, rows: extent, columns: extent }
     }
 
-    /// Where a pixel lies behind the first one.
+    /// Offset of an element from the first one.
     #[inline(always)]
     fn offset(&self, row: usize, column: usize) -> usize {
         row.wrapping_mul(self.row).wrapping_add(column.wrapping_mul(self.column))
     }
 
-    /// The end of its last pixel.
+    /// The end of the last element.
     #[inline(always)]
     fn end(&self, channels: usize) -> usize {
         self.start + (self.rows - 1) * self.row + (self.columns - 1) * self.column + channels
     }
 }
 
-/// A matrix known when the program is compiled.
+/// A matrix known at compile time.
 trait Matrix<const ROWS: usize, const COLUMNS: usize> {
     const VALUES: [[f32; COLUMNS]; ROWS];
 }
@@ -414,52 +418,52 @@ matrices! {
     ];
 }
 
-/// M X Mᵀ for the block X of every site, channel by channel, plus `bias`. `places` says where a
-/// site's block lies in the source and where its result goes.
+/// M X Mᵀ for the block X of every tile, channel by channel, plus `bias`. `blocks` returns the
+/// layout of a tile's block in the source and in the target.
 fn transform<M: Matrix<TO, FROM>, const FROM: usize, const TO: usize>(
-    sites: usize,
+    tiles: usize,
     channels: usize,
-    places: impl Fn(usize) -> (Block, Block),
+    blocks: impl Fn(usize) -> (Block, Block),
     source: &[f32],
     bias: Option<&[f32]>,
     target: &mut [f32],
 ) {
     Arch::new().dispatch(Transform {
         matrix: std::marker::PhantomData::<M>,
-        sites,
+        tiles,
         channels,
-        places,
+        blocks,
         source,
         bias,
         target,
     });
 }
 
-struct Transform<'a, M, P, const FROM: usize, const TO: usize> {
+struct Transform<'a, M, B, const FROM: usize, const TO: usize> {
     matrix: std::marker::PhantomData<M>,
-    sites: usize,
+    tiles: usize,
     channels: usize,
-    places: P,
+    blocks: B,
     source: &'a [f32],
     bias: Option<&'a [f32]>,
     target: &'a mut [f32],
 }
 
-impl<M, P, const FROM: usize, const TO: usize> WithSimd for Transform<'_, M, P, FROM, TO>
+impl<M, B, const FROM: usize, const TO: usize> WithSimd for Transform<'_, M, B, FROM, TO>
 where
     M: Matrix<TO, FROM>,
-    P: Fn(usize) -> (Block, Block),
+    B: Fn(usize) -> (Block, Block),
 {
     type Output = ();
 
     #[inline(always)]
     fn with_simd<S: Simd>(mut self, simd: S) {
-        for site in 0..self.sites {
-            let (from, to) = (self.places)(site);
+        for tile in 0..self.tiles {
+            let (from, to) = (self.blocks)(tile);
             assert!(from.rows <= FROM && from.columns <= FROM && to.rows <= TO && to.columns <= TO);
-            assert!(from.end(self.channels) <= self.source.len(), "source too short");
-            assert!(to.end(self.channels) <= self.target.len(), "target too short");
-            assert!(self.bias.is_none_or(|bias| self.channels <= bias.len()), "bias too short");
+            assert!(from.end(self.channels) <= self.source.len(), "source is too short");
+            assert!(to.end(self.channels) <= self.target.len(), "target is too short");
+            assert!(self.bias.is_none_or(|bias| self.channels <= bias.len()), "bias is too short");
             let is_edge =
                 (from.rows, from.columns) != (FROM, FROM) || (to.rows, to.columns) != (TO, TO);
             for channel in (0..self.channels).step_by(S::F32_LANES) {
@@ -474,15 +478,15 @@ where
     }
 }
 
-impl<M, P, const FROM: usize, const TO: usize> Transform<'_, M, P, FROM, TO>
+impl<M, B, const FROM: usize, const TO: usize> Transform<'_, M, B, FROM, TO>
 where
     M: Matrix<TO, FROM>,
 {
-    /// One vector of channels of one site, whose blocks have been checked. Only with `EDGE` the
-    /// blocks may lack pixels, only with `TAIL` the vector may lack channels.
+    /// Transforms one vector of channels of one tile, whose blocks have been checked. Blocks may be
+    /// incomplete only with `EDGE`, and the vector only with `TAIL`.
     ///
-    /// The loops are counted by hand so that they are unrolled in debug builds, too: then the
-    /// coefficients are constants, and their zeros and ones cost nothing.
+    /// `while` loops are unrolled in debug builds, too. Then the coefficients are constants, and
+    /// zeros and ones cost nothing.
     #[inline(always)]
     fn block<S: Simd, const EDGE: bool, const TAIL: bool>(
         &mut self,
@@ -492,8 +496,8 @@ where
         channel: usize,
     ) {
         let mask = MemMask::new(simd.mask_between_m32s(0, (self.channels - channel) as u32).mask());
-        // SAFETY: called below only for pixels of which the caller has checked that their channels
-        // lie in the slice. The mask keeps the access to them.
+        // SAFETY: only called below, for elements whose channels lie in the slice: the caller has
+        // checked the blocks. The mask restricts the access to these channels.
         let load = |at: NonNull<f32>| unsafe {
             if TAIL { simd.mask_load_ptr_f32s(mask, at.as_ptr()) } else { read(at) }
         };
@@ -556,7 +560,7 @@ where
     }
 }
 
-/// The sum of the values, each times its coefficient.
+/// The linear combination of the values with constant coefficients.
 #[inline(always)]
 fn combine<S: Simd, const LEN: usize>(
     simd: S,

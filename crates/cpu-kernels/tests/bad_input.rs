@@ -1,4 +1,4 @@
-//! Shapes and slices that do not fit each other: an error, never a panic.
+//! Shapes and slices that do not match cause errors, never panics.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -7,8 +7,8 @@ use cpu_kernels::{
     log_softmax_forward, relu_backward, relu_forward,
 };
 
-/// Runs a call and notes whether it panics; what it returns does not matter.
-fn note<T>(panics: &mut Vec<String>, what: impl FnOnce() -> String, call: impl FnOnce() -> T) {
+/// Records `what` if the call panics. Its result does not matter.
+fn check<T>(panics: &mut Vec<String>, what: impl FnOnce() -> String, call: impl FnOnce() -> T) {
     if catch_unwind(AssertUnwindSafe(|| drop(call()))).is_err() {
         panics.push(what());
     }
@@ -18,11 +18,11 @@ fn note<T>(panics: &mut Vec<String>, what: impl FnOnce() -> String, call: impl F
 fn no_kernel_panics() {
     let sizes = [0, 1, 2, 5, 1 << 40, usize::MAX];
     let mut panics = Vec::new();
-    let room = || ([0.5f32; 4], [0.5f32; 4], [0f32; 4], [0f32; 2]);
+    let buffers = || ([0.5f32; 4], [0.5f32; 4], [0f32; 4], [0f32; 2]);
     for a in sizes {
         for b in sizes {
             let what = |name: &str| format!("{name} {a} {b}");
-            let (x, y, mut z, mut w) = room();
+            let (x, y, mut z, mut w) = buffers();
             let conv = Conv2d {
                 batch: a,
                 height: b,
@@ -31,7 +31,7 @@ fn no_kernel_panics() {
                 out_channels: 1,
                 kernel: (b, 1),
             };
-            note(
+            check(
                 &mut panics,
                 || what("conv"),
                 || {
@@ -42,7 +42,7 @@ fn no_kernel_panics() {
                 },
             );
             let dense = Dense { batch: a, inputs: b, outputs: 2 };
-            note(
+            check(
                 &mut panics,
                 || what("dense"),
                 || {
@@ -53,7 +53,7 @@ fn no_kernel_panics() {
                 },
             );
             let pool = Pool2d { batch: 1, height: 2, width: a, channels: 1, window: (b, a) };
-            note(
+            check(
                 &mut panics,
                 || what("pool"),
                 || {
@@ -66,7 +66,7 @@ fn no_kernel_panics() {
             let norm = BatchNorm { rows: a, channels: b };
             let statistics =
                 Statistics { mean: x[..a.min(4)].to_vec(), var: y.to_vec(), is_training: true };
-            note(
+            check(
                 &mut panics,
                 || what("batch norm"),
                 || {
@@ -77,7 +77,7 @@ fn no_kernel_panics() {
                     drop(dropout(&x[..a.min(4)], 0.5, |i| i < b, &mut z));
                 },
             );
-            note(
+            check(
                 &mut panics,
                 || what("activation"),
                 || {
@@ -97,7 +97,7 @@ fn no_kernel_panics() {
                 Layer::LogSoftmax,
             ];
             for start in 0..layers.len() {
-                note(
+                check(
                     &mut panics,
                     || what("program"),
                     || {

@@ -1,24 +1,25 @@
-//! The product against plain sums. Every slice ends where the product does, so that Miri and the
-//! address sanitizer see whatever reads or writes past one.
+//! The product against plain sums. Every slice is exactly as long as needed, so that Miri and the
+//! address sanitizer catch accesses past its end.
 
 use super::*;
 
-/// Whole numbers, small enough that f32 adds them up exactly.
-fn numbers(len: usize) -> Vec<f32> {
+/// Integers small enough that f32 sums are exact.
+fn integers(len: usize) -> Vec<f32> {
     (0..len).map(|at| (at * 7 % 11) as f32 - 5.0).collect()
 }
 
-/// What the columns between the rows of C hold, before and after.
+/// Value of the gaps between the rows of C; the product must not overwrite it.
 const UNTOUCHED: f32 = 1000.0;
 
-fn assert_agrees_with_plain_sums(gemm: Gemm) {
-    let Gemm { m, n, segments, depth, rows, a: sa, b: sb, c_row, start } = gemm;
-    let empty = segments == 0 || depth == 0;
-    let a_len = if empty { 0 } else { rows.last_start(m) + sa.last(segments, depth) + 1 };
-    let b_len = if empty { 0 } else { sb.last(segments, depth) + n };
-    let (a, b) = (numbers(a_len), numbers(b_len));
+fn assert_matches_plain_sums(gemm: Gemm) {
+    let Gemm { m, n, k_outer, k_inner, a_rows, a: a_k, b: b_k, c_row, init } = gemm;
+    let is_empty = k_outer == 0 || k_inner == 0;
+    let a_len =
+        if is_empty { 0 } else { a_rows.max_offset(m) + a_k.max_offset(k_outer, k_inner) + 1 };
+    let b_len = if is_empty { 0 } else { b_k.max_offset(k_outer, k_inner) + n };
+    let (a, b) = (integers(a_len), integers(b_len));
     let mut c = vec![UNTOUCHED; (m - 1) * c_row + n];
-    for (at, value) in numbers(c.len()).into_iter().enumerate() {
+    for (at, value) in integers(c.len()).into_iter().enumerate() {
         if at % c_row < n {
             c[at] = value;
         }
@@ -26,14 +27,14 @@ fn assert_agrees_with_plain_sums(gemm: Gemm) {
     let mut expected = c.clone();
     for i in 0..m {
         for j in 0..n {
-            let mut sum = match start {
-                Start::Zero => 0.0,
-                Start::Output => c[i * c_row + j],
-                Start::Row(row) => row[j],
+            let mut sum = match init {
+                Init::Zero => 0.0,
+                Init::Accumulate => c[i * c_row + j],
+                Init::Bias(bias) => bias[j],
             };
-            for (s, k) in (0..segments).flat_map(|s| (0..depth).map(move |k| (s, k))) {
-                sum += a[rows.start(i) + s * sa.segment + k * sa.step]
-                    * b[s * sb.segment + k * sb.step + j];
+            for (o, k) in (0..k_outer).flat_map(|o| (0..k_inner).map(move |k| (o, k))) {
+                sum += a[a_rows.offset(i) + o * a_k.outer + k * a_k.inner]
+                    * b[o * b_k.outer + k * b_k.inner + j];
             }
             expected[i * c_row + j] = sum;
         }
@@ -43,31 +44,31 @@ fn assert_agrees_with_plain_sums(gemm: Gemm) {
 }
 
 #[test]
-fn products_of_every_height_and_width_of_a_tile_agree_with_plain_sums() {
-    // Registers hold 1 to 16 values: whole panels, and tails of each number of vectors.
+fn products_of_all_tile_sizes_match_plain_sums() {
+    // Registers have 1 to 16 lanes: these widths give full panels and every kind of tail.
     for n in [1, 7, 12, 14, 16, 17, 33] {
-        let row = numbers(n);
+        let bias = integers(n);
         for m in 1..=8 {
-            for (segments, depth, start) in
-                [(1, 0, Start::Row(&row)), (1, 3, Start::Zero), (2, 2, Start::Output)]
+            for (k_outer, k_inner, init) in
+                [(1, 0, Init::Bias(&bias)), (1, 3, Init::Zero), (2, 2, Init::Accumulate)]
             {
                 let dense = Gemm {
                     m,
                     n,
-                    segments,
-                    depth,
-                    rows: Rows::even(segments * depth),
-                    a: Strides { segment: depth, step: 1 },
-                    b: Strides { segment: depth * n, step: n },
+                    k_outer,
+                    k_inner,
+                    a_rows: RowStrides::uniform(k_outer * k_inner),
+                    a: KStrides { outer: k_inner, inner: 1 },
+                    b: KStrides { outer: k_inner * n, inner: n },
                     c_row: n,
-                    start,
+                    init,
                 };
-                assert_agrees_with_plain_sums(dense);
-                // Overlapping rows in runs, as a convolution has them, and gaps everywhere.
-                assert_agrees_with_plain_sums(Gemm {
-                    rows: Rows { step: 1, run: 3, jump: 10 },
-                    a: Strides { segment: 10, step: 2 },
-                    b: Strides { segment: depth * (n + 1), step: n + 1 },
+                assert_matches_plain_sums(dense);
+                // Overlapping, grouped rows, as in a convolution, with gaps everywhere.
+                assert_matches_plain_sums(Gemm {
+                    a_rows: RowStrides { inner: 1, group: 3, outer: 10 },
+                    a: KStrides { outer: 10, inner: 2 },
+                    b: KStrides { outer: k_inner * (n + 1), inner: n + 1 },
                     c_row: n + 2,
                     ..dense
                 });
