@@ -1,5 +1,4 @@
-//! Whole steps of the tutorial, batch 32.
-//!
+//! Training and evaluation steps of the tutorial, batch size 32:
 //! `cargo bench -p mnist-notebook-support`.
 
 use criterion::{Criterion, criterion_group, criterion_main};
@@ -32,7 +31,7 @@ fn steps(criterion: &mut Criterion) {
     });
 }
 
-/// Numbers of both signs, none of them special.
+/// Arbitrary numbers of both signs.
 fn values(len: usize) -> Vec<f32> {
     (0..len).map(|index| (index * 7919 % 1009) as f32 / 1009.0 - 0.5).collect()
 }

@@ -1,9 +1,9 @@
-//! Times training on the best device, beside JAX on the same one, and writes a page about it.
+//! Times training on the best device, for this crate and for JAX, and writes a Markdown page.
 //!
-//! `bench_gpu PAGE [PYTHON SCRIPT]`: the page is Markdown; the script is `xtask/peers/jax_steps.py`, which answers
-//! lines `what batch count` with `= milliseconds`, the time of one of `count` repetitions. Without it, or where JAX
-//! cannot be started, this crate is timed alone. Both sides take turns, so that a machine that slows down slows down
-//! both.
+//! `bench_gpu PAGE [PYTHON SCRIPT]`: the script is `xtask/peers/jax_steps.py`, which answers lines
+//! `what batch count` with `= milliseconds`, the time of one of `count` repetitions. Without it, or
+//! if JAX cannot be started, only this crate is timed. The two take turns, so that changes in the
+//! machine's speed affect both.
 
 use std::error::Error;
 use std::fmt::Write as _;
@@ -15,9 +15,9 @@ use mnist_notebook_support::prelude::*;
 
 type Outcome<T> = Result<T, Box<dyn Error>>;
 
-/// Turns of each side behind a number.
+/// Measurements per side; the median is reported.
 const ROUNDS: usize = 7;
-/// Batch sizes, and the steps in a turn: no more than an epoch has.
+/// Batch sizes, and the steps per measurement: at most an epoch.
 const BATCHES: [(usize, usize); 4] = [(32, 400), (256, 200), (2048, 29), (16384, 3)];
 
 fn main() -> Outcome<()> {
@@ -57,13 +57,12 @@ fn main() -> Outcome<()> {
     Ok(())
 }
 
-/// What is trained.
 struct Bench {
     device: Device,
     train_ds: Dataset,
 }
 
-/// Makes so many steps and returns the milliseconds of one.
+/// Runs a number of steps and returns the milliseconds per step.
 type Steps<'a> = Box<dyn FnMut(usize) -> Outcome<f64> + 'a>;
 
 impl Bench {
@@ -78,13 +77,13 @@ impl Bench {
         Ok((create_optimizer(&params, 0.1, 0.9)?, step))
     }
 
-    /// Steps of a kind: on shuffled batches as in the tutorial's loop, or on one that stays.
+    /// Steps on shuffled batches as in the tutorial's loop, or on a fixed batch.
     fn steps(&self, what: &str, batch: usize) -> Outcome<Steps<'_>> {
         let (mut optimizer, mut step) = self.step(batch)?;
         let fixed = (what == "fixed_step").then(|| self.train_ds.slice(0, batch)).transpose()?;
         let perms = permutation(Key::new(1), self.train_ds.len());
         let mut perms: Vec<Vec<u32>> = perms.chunks_exact(batch).map(<[u32]>::to_vec).collect();
-        let mut make = move |count: usize| -> Outcome<f64> {
+        let mut run = move |count: usize| -> Outcome<f64> {
             let start = Instant::now();
             let mut metrics = Vec::with_capacity(count);
             for _ in 0..count {
@@ -95,15 +94,15 @@ impl Bench {
                 metrics.push(step.train_step(&mut optimizer, &batch)?);
                 perms.rotate_left(1);
             }
-            // The numbers are there once the device has done all steps.
+            // Waits for the device to finish all steps.
             BatchMetrics::get_all(&metrics)?;
             Ok(start.elapsed().as_secs_f64() * 1e3 / count as f64)
         };
-        make(3)?; // records the step
-        Ok(Box::new(make))
+        run(3)?; // records the step
+        Ok(Box::new(run))
     }
 
-    /// The launches of a step and their times.
+    /// The kernel launches of a step and their times.
     #[cfg(feature = "cuda")]
     fn launches(&self) -> Outcome<String> {
         let mut text = String::new();
@@ -130,7 +129,7 @@ impl Bench {
     }
 }
 
-/// The other side: a program that times itself when asked.
+/// A program that times itself on request.
 struct Peer {
     child: Child,
     requests: ChildStdin,
@@ -145,26 +144,25 @@ impl Peer {
         Some(Self { child, requests, answers })
     }
 
-    /// The milliseconds of one of so many repetitions; none if it does not answer.
+    /// The milliseconds per repetition; `None` if it does not answer.
     fn time(&mut self, what: &str, batch: usize, count: usize) -> Option<f64> {
         let mut ask = |count: usize| {
             writeln!(self.requests, "{what} {batch} {count}").ok()?;
             self.answers.by_ref().find_map(|line| line.ok()?.strip_prefix("= ")?.parse().ok())
         };
-        ask(3)?; // the first time it compiles
+        ask(3)?; // compiles
         ask(count)
     }
 }
 
 impl Drop for Peer {
     fn drop(&mut self) {
-        // Nobody waits for its answers any more.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
-/// The middle one; not a number of none.
+/// The median; NaN if `times` is empty.
 fn median(mut times: Vec<f64>) -> f64 {
     times.sort_by(f64::total_cmp);
     times.get(times.len() / 2).copied().unwrap_or(f64::NAN)

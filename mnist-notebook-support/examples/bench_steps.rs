@@ -1,17 +1,17 @@
-//! Times this crate for `cargo xtask bench`, which asks other frameworks the same in turn.
+//! Times this crate for `cargo xtask bench`, which sends the same requests to other frameworks.
 //!
-//! A request is a line on standard input, `what batch count`; the answer is a line `= milliseconds`, the time of one
-//! of `count` repetitions. Whatever is asked for the first time is prepared before the clock starts.
+//! A request is a line on standard input, `what batch count`; the answer is a line
+//! `= milliseconds`, the time of one of `count` repetitions. Preparation is not timed.
 //!
 //! | what | one repetition |
 //! |---|---|
-//! | `train_step` | a step as `train_epoch` makes it: gather a batch, replay the compiled step |
-//! | `train_step_candle` | the same step in candle's own operations |
-//! | `own_module` | a step of a network of the reader's own, through autograd |
+//! | `train_step` | a step of `train_epoch`: gather a batch, run the compiled step |
+//! | `train_step_candle` | the same step in plain candle |
+//! | `own_module` | a step of a custom network, through autograd |
 //! | `own_module_jit` | the same, compiled |
 //! | `eval_model` | all 10,000 test images (`batch` is not used) |
 //! | `get_datasets` | both datasets, from files to tensors |
-//! | `memory` | an epoch with its evaluation; the answer is the memory held after each one and at the peak, in MB |
+//! | `memory` | an epoch with its evaluation; the answer is memory after each and the peak, MB |
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -28,7 +28,7 @@ use mnist_notebook_support::prelude::*;
 
 type Outcome<T> = std::result::Result<T, Box<dyn Error>>;
 
-/// Makes so many repetitions and returns how long they took.
+/// Runs a number of repetitions and returns their duration.
 type Repeat = Box<dyn FnMut(usize) -> Outcome<Duration>>;
 
 const LEARNING_RATE: f64 = 0.1;
@@ -63,11 +63,11 @@ fn prepare(what: &str, batch: usize) -> Outcome<Repeat> {
         "own_module_jit" => compiled_step(OwnModule, batch),
         "eval_model" => evaluation(),
         "get_datasets" => Ok(repeat(|| Ok(get_datasets(&Device::Cpu)?))),
-        _ => Err(format!("nobody knows how to time `{what}`").into()),
+        _ => Err(format!("unknown request `{what}`").into()),
     }
 }
 
-/// A network that a reader might write: other widths, larger kernels, another pooling.
+/// A custom network: other widths, larger kernels, max pooling.
 struct OwnModule;
 
 impl Module for OwnModule {
@@ -108,16 +108,16 @@ fn repeat<T>(mut once: impl FnMut() -> Outcome<T> + 'static) -> Repeat {
     Box::new(move |count| {
         let start = Instant::now();
         let results = (0..count).map(|_| once()).collect::<Outcome<Vec<T>>>()?;
-        let took = start.elapsed();
+        let duration = start.elapsed();
         black_box(results);
-        Ok(took)
+        Ok(duration)
     })
 }
 
-/// Shuffled batches of the training set, from the front again after the last one.
+/// Shuffled batches of the training set, starting over after the last one.
 struct Batches {
     dataset: Dataset,
-    positions: Vec<u32>,
+    indices: Vec<u32>,
     batch: usize,
     next: usize,
 }
@@ -125,21 +125,21 @@ struct Batches {
 impl Batches {
     fn new(batch: usize) -> Result<Self> {
         let (dataset, _) = get_datasets(&Device::Cpu)?;
-        let positions = permutation(Key::new(1), dataset.len());
-        Ok(Self { dataset, positions, batch, next: 0 })
+        let indices = permutation(Key::new(1), dataset.len());
+        Ok(Self { dataset, indices, batch, next: 0 })
     }
 
     fn next(&mut self) -> Result<Batch> {
-        if self.next + self.batch > self.positions.len() {
+        if self.next + self.batch > self.indices.len() {
             self.next = 0;
         }
-        let positions = &self.positions[self.next..][..self.batch];
+        let indices = &self.indices[self.next..][..self.batch];
         self.next += self.batch;
-        self.dataset.batch(positions)
+        self.dataset.batch(indices)
     }
 }
 
-/// The tutorial's network as candle's users write it: its own layers, NCHW, autograd.
+/// The tutorial's network in plain candle: its layers, NCHW, autograd.
 struct CandleCnn {
     conv1: Conv2d,
     conv2: Conv2d,
@@ -171,23 +171,23 @@ fn candle_step(batch: usize) -> Outcome<Repeat> {
     let model = CandleCnn::new(&VarBuilder::from_varmap(&vars, DType::F32, &Device::Cpu))?;
     let vars = vars.all_vars();
     let zeros = |var: &Var| Var::from_tensor(&var.zeros_like()?);
-    let momenta = vars.iter().map(zeros).collect::<candle_core::Result<Vec<Var>>>()?;
+    let velocities = vars.iter().map(zeros).collect::<candle_core::Result<Vec<Var>>>()?;
     let mut batches = Batches::new(batch)?;
     Ok(repeat(move || {
         let Batch { image, label } = batches.next()?;
         let log_probs = model.forward(&image.reshape((batch, 1, 28, 28))?)?;
         let loss = loss::nll(&log_probs, &label)?;
         let grads = loss.backward()?;
-        for (var, momentum) in vars.iter().zip(&momenta) {
+        for (var, velocity) in vars.iter().zip(&velocities) {
             let grad = grads.get(var).ok_or("no gradient")?;
-            momentum.set(&((momentum.as_tensor() * BETA)? + grad)?)?;
-            var.set(&(var.as_tensor() - (momentum.as_tensor() * LEARNING_RATE)?)?)?;
+            velocity.set(&((velocity.as_tensor() * BETA)? + grad)?)?;
+            var.set(&(var.as_tensor() - (velocity.as_tensor() * LEARNING_RATE)?)?)?;
         }
         Ok(compute_metrics(&log_probs, &label)?)
     }))
 }
 
-/// Trains for so many epochs; the memory held after each one and the most that was ever held, in MB.
+/// Trains for some epochs; the memory in use after each epoch and the peak, in MB.
 fn memory(batch: usize, epochs: usize) -> Outcome<String> {
     let (train_ds, test_ds) = get_datasets(&Device::Cpu)?;
     let mut optimizer = optimizer(&Cnn)?;
@@ -201,7 +201,7 @@ fn memory(batch: usize, epochs: usize) -> Outcome<String> {
     Ok(answer + &megabytes("VmHWM:")?.to_string())
 }
 
-/// An entry of Linux's account of this process's memory, in MB.
+/// A memory entry of Linux's `/proc/self/status`, in MB.
 fn megabytes(entry: &str) -> Outcome<f64> {
     let status = std::fs::read_to_string("/proc/self/status")?;
     let line = status.lines().find_map(|line| line.strip_prefix(entry));

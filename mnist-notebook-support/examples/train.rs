@@ -1,6 +1,6 @@
 //! The tutorial's training from the command line: `cargo run --release --example train -- --help`.
 //!
-//! It calls what the notebook calls, so the same seed gives the same numbers.
+//! It calls the same functions as the notebook, so the same seed gives the same numbers.
 
 use std::error::Error;
 use std::path::{Path, PathBuf};
@@ -15,7 +15,7 @@ use serde_json::json;
 #[derive(Parser)]
 #[command(name = "train")]
 struct Arguments {
-    /// Train until so many epochs are done
+    /// Total number of epochs, counting those before a resume
     #[arg(long, default_value_t = 10)]
     epochs: usize,
     /// Images per step
@@ -24,13 +24,13 @@ struct Arguments {
     /// Step size
     #[arg(long, default_value_t = 0.1, allow_negative_numbers = true)]
     learning_rate: f64,
-    /// Share of the momentum that a step keeps, below 1
+    /// Momentum coefficient (beta), below 1
     #[arg(long, default_value_t = 0.9, allow_negative_numbers = true)]
     momentum: f64,
     /// Seed of the initial weights and the shuffles
     #[arg(long, default_value_t = 0, allow_negative_numbers = true)]
     seed: i64,
-    /// Train on the first images only, so many
+    /// Train on the first N images only
     #[arg(long, value_name = "N")]
     train_images: Option<usize>,
     /// Folder of the four MNIST files [default: the project's, or MNIST_DATA_DIR]
@@ -39,11 +39,11 @@ struct Arguments {
     /// Save a checkpoint to this folder after each epoch; the newest three are kept
     #[arg(long, value_name = "DIR")]
     checkpoints: Option<PathBuf>,
-    /// Go on from the newest checkpoint, with the settings it was made with
+    /// Resume from the newest checkpoint, with its settings
     #[arg(long, requires = "checkpoints")]
     #[arg(conflicts_with_all = ["batch_size", "learning_rate", "momentum", "seed"])]
     resume: bool,
-    /// Write loss and accuracy of all epochs to this file after each one
+    /// Write loss and accuracy of all epochs to this file, after each epoch
     #[arg(long, value_name = "FILE.csv|FILE.json", value_parser = history_file)]
     history: Option<HistoryFile>,
 }
@@ -72,12 +72,12 @@ fn train(arguments: &Arguments) -> Outcome<()> {
         None => initial_state(arguments, &device)?,
     };
     loop {
-        // Also before the first epoch: a file that cannot be written must not cost one.
+        // Also before the first epoch: an unwritable file must not cost an epoch.
         if let Some(file) = &arguments.history {
             file.write(&state.history)?;
         }
         if state.epoch >= arguments.epochs {
-            println!("Epoch {} is done.", state.epoch);
+            println!("Finished after epoch {}.", state.epoch);
             return Ok(());
         }
         match &checkpoints {
@@ -87,7 +87,7 @@ fn train(arguments: &Arguments) -> Outcome<()> {
     }
 }
 
-/// The state to go on from, if that is asked for; what nobody asks for is not written over.
+/// The saved state with `--resume`; without it, existing checkpoints are an error.
 fn saved_state(
     arguments: &Arguments,
     checkpoints: Option<&Checkpoints>,
@@ -99,11 +99,11 @@ fn saved_state(
     let folder = folder.display();
     match (checkpoints.resume(device)?, arguments.resume) {
         (Some(_), false) => Err(format!(
-            "{folder} holds checkpoints: add --resume to go on from the newest, or name another \
+            "{folder} holds checkpoints: add --resume to continue from the newest, or name another \
              folder"
         ))?,
         (None, true) => {
-            Err(format!("{folder} holds no checkpoint: leave out --resume to start anew"))?
+            Err(format!("{folder} holds no checkpoints: leave out --resume to start from scratch"))?
         }
         (state, _) => Ok(state),
     }
@@ -125,7 +125,7 @@ fn datasets(arguments: &Arguments, device: &Device) -> Result<(Dataset, Dataset)
     Ok((train_ds.slice(0, count)?, test_ds))
 }
 
-/// Where the history goes, and how it is written there.
+/// The path and format of the history.
 #[derive(Clone)]
 struct HistoryFile {
     path: PathBuf,

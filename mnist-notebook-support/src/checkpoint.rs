@@ -1,34 +1,11 @@
-//! Checkpoints: training that goes on where it was interrupted.
+//! Checkpoints: interrupted training resumes where it stopped.
 //!
-//! A [`TrainState`] is everything that training depends on. [`Checkpoints`] keeps it in files, one
-//! per epoch, and hands the newest back; the parameters at the end are then, bit for bit, those of
-//! a training that was never interrupted.
-//!
-//! ```
-//! use mnist_notebook_support::prelude::*;
-//! # let (train_ds, test_ds) = get_datasets(&Device::Cpu)?;
-//! # let (train_ds, test_ds) = (train_ds.slice(0, 64)?, test_ds.slice(0, 50)?);
-//! # let folder = tempfile::tempdir().unwrap();
-//! # let folder = folder.path().join("checkpoints");
-//!
-//! let checkpoints = Checkpoints::new(folder, 3)?; // the newest three are kept
-//! let mut state = match checkpoints.resume(&Device::Cpu)? {
-//!     Some(state) => state,
-//!     None => {
-//!         let (rng, init_rng) = Key::new(0).split();
-//!         let params = get_initial_params(&Cnn, init_rng, &Device::Cpu)?;
-//!         TrainState::new(create_optimizer(&params, 0.1, 0.9)?, rng, 32)
-//!     }
-//! };
-//! while state.epoch < 2 {
-//!     checkpoints.train_epoch(&Cnn, &mut state, &train_ds, &test_ds)?;
-//! }
-//! assert_eq!(state.history.len(), 2);
-//! # Ok::<(), mnist_notebook_support::Error>(())
-//! ```
+//! A [`TrainState`] is everything that training depends on. [`Checkpoints`] saves it to a file
+//! after each epoch and loads the newest file again. Resumed training ends with the same
+//! parameters, bit for bit, as uninterrupted training.
 //!
 //! A checkpoint is a [safetensors](https://github.com/huggingface/safetensors) file: parameters
-//! under `params/…` and momentum under `momentum/…`, everything else as text in the header.
+//! under `params/…`, momentum under `momentum/…`, everything else as text in the header.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -42,9 +19,9 @@ use crate::dataset::Dataset;
 use crate::error::{CheckpointError, Diverged};
 use crate::train::{eval_model, train_epoch};
 
-/// What the header of a checkpoint calls itself.
+/// The header's `format` entry.
 const FORMAT: &str = "mnist-notebook-support checkpoint";
-/// The version of the format that this code reads and writes.
+/// The format version that this code reads and writes.
 const VERSION: u32 = 1;
 
 /// Everything that training depends on, between two epochs.
@@ -52,20 +29,20 @@ const VERSION: u32 = 1;
 pub struct TrainState {
     /// The optimizer with the parameters that it trains.
     pub optimizer: Momentum,
-    /// The key from which the shuffles of the epochs to come are drawn.
+    /// The key that shuffles the remaining epochs.
     pub rng: Key,
-    /// How many epochs have been trained.
+    /// The number of epochs trained.
     pub epoch: usize,
-    /// How many examples a step takes.
+    /// The number of examples per step.
     pub batch_size: usize,
     /// The metrics of each epoch so far.
     pub history: Vec<EpochMetrics>,
 }
 
-/// How well the network did in an epoch.
+/// Loss and accuracy of an epoch.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct EpochMetrics {
-    /// On the training set: the mean over the batches while it was being trained.
+    /// On the training set: the mean over the batches, each measured before its update.
     pub train: Metrics,
     /// On the test set, after the epoch.
     pub test: Metrics,
@@ -80,9 +57,8 @@ impl TrainState {
     /// Trains for one epoch, evaluates, and prints both: the body of the tutorial's loop.
     ///
     /// # Errors
-    /// Those of [`train_epoch`] and [`eval_model`]; [`Diverged`], too, if only the loss on
-    /// the test set is no finite number, as after a last step too far. The state is then what it
-    /// was before the epoch.
+    /// Those of [`train_epoch`] and [`eval_model`]; also [`Diverged`] if only the test loss is not
+    /// finite. After an error the state is the same as before the epoch.
     pub fn train_epoch(
         &mut self,
         model: &impl Module,
@@ -103,7 +79,7 @@ impl TrainState {
         metrics
     }
 
-    /// Trains and evaluates; after an error the parameters may have moved.
+    /// Trains and evaluates; after an error the parameters may have changed.
     fn try_epoch(
         &mut self,
         model: &impl Module,
@@ -126,7 +102,7 @@ impl TrainState {
     /// The content of a checkpoint file.
     ///
     /// # Errors
-    /// [`Error::Tensor`] if the device does not hand out the parameters.
+    /// [`Error::Tensor`] if the parameters cannot be copied from the device.
     pub fn to_bytes(&self) -> Result<Vec<u8>> {
         let mut tensors = BTreeMap::new();
         for (group, params) in
@@ -141,27 +117,25 @@ impl TrainState {
 
     fn header(&self) -> BTreeMap<String, String> {
         let [high, low] = self.rng.words();
-        let numbers = |EpochMetrics { train, test }: &EpochMetrics| {
+        let line = |EpochMetrics { train, test }: &EpochMetrics| {
             format!("{} {} {} {}", train.loss, train.accuracy, test.loss, test.accuracy)
         };
-        let history = self.history.iter().map(numbers).collect::<Vec<_>>().join("\n");
-        // `Display` writes as many digits as it takes to read the same number again.
-        [
-            ("format", FORMAT.into()),
-            ("version", VERSION.to_string()),
-            ("epoch", self.epoch.to_string()),
-            ("rng", format!("{high} {low}")),
-            ("batch_size", self.batch_size.to_string()),
-            ("learning_rate", self.optimizer.learning_rate().to_string()),
-            ("beta", self.optimizer.beta().to_string()),
-            ("history", history),
-        ]
-        .map(|(name, value)| (name.to_owned(), value))
-        .into()
+        let history = self.history.iter().map(line).collect::<Vec<_>>().join("\n");
+        // `Display` writes floats with enough digits to read back the same bits.
+        let mut header = BTreeMap::new();
+        let mut set = |name: &str, value: String| header.insert(name.to_owned(), value);
+        set("format", FORMAT.to_owned());
+        set("version", VERSION.to_string());
+        set("epoch", self.epoch.to_string());
+        set("rng", format!("{high} {low}"));
+        set("batch_size", self.batch_size.to_string());
+        set("learning_rate", self.optimizer.learning_rate().to_string());
+        set("beta", self.optimizer.beta().to_string());
+        set("history", history);
+        header
     }
 
-    /// The state that a checkpoint file holds, with its parameters on `device`; or what is wrong
-    /// with the file.
+    /// Reads the content of a checkpoint file; the parameters are put on `device`.
     ///
     /// # Errors
     /// [`CheckpointError::Damaged`], with an empty path.
@@ -176,7 +150,7 @@ fn decode(bytes: &[u8], device: &Device) -> Result<TrainState, Cause> {
     let file = TensorFile::parse(bytes)?;
     let header = Header(&file.header);
     if header.0.get("format").is_none_or(|format| format != FORMAT) {
-        return Err("it is a safetensors file, but no checkpoint of this crate".into());
+        return Err("it is a safetensors file, but not a checkpoint of this crate".into());
     }
     let version: u32 = header.value("version")?;
     if version != VERSION {
@@ -192,20 +166,19 @@ fn decode(bytes: &[u8], device: &Device) -> Result<TrainState, Cause> {
     let load = |group| -> Result<Params> { file.tensors(group, device)?.try_into() };
     let (learning_rate, beta) = (header.value("learning_rate")?, header.value("beta")?);
     Ok(TrainState {
-        optimizer: Momentum::from_parts(
-            load("params/")?,
-            load("momentum/")?,
-            learning_rate,
-            beta,
-        )?,
-        rng: Key::from_words(numbers(header.text("rng")?)?),
+        optimizer: Momentum::from_parts(load("params/")?, load("momentum/")?, learning_rate, beta)?,
+        rng: Key::from_words(parse_numbers(header.text("rng")?)?),
         epoch: header.value("epoch")?,
         batch_size: header.value("batch_size")?,
-        history: header.text("history")?.lines().map(epoch_metrics).collect::<Result<_, _>>()?,
+        history: header
+            .text("history")?
+            .lines()
+            .map(parse_epoch_metrics)
+            .collect::<Result<_, _>>()?,
     })
 }
 
-/// The text in the header of a checkpoint.
+/// The header of a checkpoint.
 struct Header<'a>(&'a BTreeMap<String, String>);
 
 impl Header<'_> {
@@ -219,21 +192,45 @@ impl Header<'_> {
     }
 }
 
-/// So many numbers with a space between them.
-fn numbers<T: FromStr, const N: usize>(text: &str) -> Result<[T; N], String> {
+/// Parses `N` numbers separated by spaces.
+fn parse_numbers<T: FromStr, const N: usize>(text: &str) -> Result<[T; N], String> {
     let numbers = text.split(' ').map(str::parse).collect::<Result<Vec<T>, _>>().ok();
     let numbers = numbers.and_then(|numbers| numbers.try_into().ok());
-    numbers.ok_or_else(|| format!("its header has {text:?} where {N} numbers should be"))
+    numbers.ok_or_else(|| format!("its header has {text:?} instead of {N} numbers"))
 }
 
-/// A line of the history.
-fn epoch_metrics(line: &str) -> Result<EpochMetrics, String> {
-    let [train_loss, train_accuracy, loss, accuracy] = numbers(line)?;
+/// Parses a line of the history.
+fn parse_epoch_metrics(line: &str) -> Result<EpochMetrics, String> {
+    let [train_loss, train_accuracy, loss, accuracy] = parse_numbers(line)?;
     let train = Metrics { loss: train_loss, accuracy: train_accuracy };
     Ok(EpochMetrics { train, test: Metrics { loss, accuracy } })
 }
 
-/// A folder of checkpoints of one training, `epoch-0001.safetensors` and so on.
+/// A folder with the checkpoints of one run: `epoch-0001.safetensors` and so on.
+///
+/// # Examples
+/// ```
+/// use mnist_notebook_support::prelude::*;
+/// # let (train_ds, test_ds) = get_datasets(&Device::Cpu)?;
+/// # let (train_ds, test_ds) = (train_ds.slice(0, 64)?, test_ds.slice(0, 50)?);
+/// # let folder = tempfile::tempdir().unwrap();
+/// # let folder = folder.path().join("checkpoints");
+///
+/// let checkpoints = Checkpoints::new(folder, 3)?; // keeps the newest three
+/// let mut state = match checkpoints.resume(&Device::Cpu)? {
+///     Some(state) => state,
+///     None => {
+///         let (rng, init_rng) = Key::new(0).split();
+///         let params = get_initial_params(&Cnn, init_rng, &Device::Cpu)?;
+///         TrainState::new(create_optimizer(&params, 0.1, 0.9)?, rng, 32)
+///     }
+/// };
+/// while state.epoch < 2 {
+///     checkpoints.train_epoch(&Cnn, &mut state, &train_ds, &test_ds)?;
+/// }
+/// assert_eq!(state.history.len(), 2);
+/// # Ok::<(), mnist_notebook_support::Error>(())
+/// ```
 #[derive(Debug, Clone)]
 pub struct Checkpoints {
     folder: PathBuf,
@@ -241,12 +238,12 @@ pub struct Checkpoints {
 }
 
 impl Checkpoints {
-    /// Checkpoints in this folder, which is made if it is not there; the newest `keep` are kept.
+    /// Keeps the newest `keep` checkpoints in a folder, which is created if it does not exist.
     ///
-    /// Each training needs a folder of its own.
+    /// Each run needs its own folder.
     ///
     /// # Errors
-    /// [`Error::Hyperparameter`] for a `keep` of 0; [`Error::Save`] if the folder cannot be made.
+    /// [`Error::Hyperparameter`] if `keep` is 0; [`Error::Save`] if the folder cannot be created.
     pub fn new(folder: impl Into<PathBuf>, keep: usize) -> Result<Self> {
         if keep == 0 {
             let allowed = "at least one checkpoint must be kept";
@@ -257,11 +254,11 @@ impl Checkpoints {
         Ok(Checkpoints { folder, keep })
     }
 
-    /// Trains for one epoch with [`TrainState::train_epoch`] and saves the state after it.
+    /// Trains for one epoch with [`TrainState::train_epoch`] and saves the new state.
     ///
     /// # Errors
     /// Those of [`TrainState::train_epoch`] and [`save`](Checkpoints::save). If training diverges,
-    /// [`Diverged`] names the checkpoint to go back to.
+    /// [`Diverged`] names the last good checkpoint.
     pub fn train_epoch(
         &self,
         model: &impl Module,
@@ -281,16 +278,13 @@ impl Checkpoints {
         Ok(metrics)
     }
 
-    /// Saves a state under its epoch, and removes the checkpoints that are older than the newest
-    /// `keep`.
+    /// Saves a state under its epoch, then removes all but the newest `keep` checkpoints.
     ///
-    /// The file appears under its name when all of it is on the disk. Whatever goes wrong before,
-    /// the earlier checkpoints stay as they are.
+    /// The write is atomic: if it fails, the earlier checkpoints are unchanged.
     ///
     /// # Errors
-    /// [`Error::Save`] if the disk is full or the folder cannot be written to;
-    /// [`CheckpointError::Later`] if the folder holds a later epoch, which must be another
-    /// training's.
+    /// [`Error::Save`] if the disk is full or the folder is not writable;
+    /// [`CheckpointError::Later`] if the folder holds a later epoch, that is, another run.
     pub fn save(&self, state: &TrainState) -> Result<PathBuf> {
         if let Some((_, path)) = self.list()?.pop().filter(|(epoch, _)| *epoch > state.epoch) {
             return Err(CheckpointError::Later { path, epoch: state.epoch }.into());
@@ -301,10 +295,10 @@ impl Checkpoints {
         Ok(path)
     }
 
-    /// The newest state, with its parameters on `device`; `None` if nothing was saved yet.
+    /// Loads the newest checkpoint; `None` if there is none.
     ///
     /// # Errors
-    /// Those of [`load`](Checkpoints::load): a bad checkpoint is not passed over in silence.
+    /// Those of [`load`](Checkpoints::load): a bad checkpoint is not skipped silently.
     pub fn resume(&self, device: &Device) -> Result<Option<TrainState>> {
         match self.list()?.pop() {
             Some((_, path)) => self.load(path, device).map(Some),
@@ -312,11 +306,11 @@ impl Checkpoints {
         }
     }
 
-    /// The state in one of the folder's checkpoints, with its parameters on `device`.
+    /// Loads one of the folder's checkpoints; the parameters are put on `device`.
     ///
     /// # Errors
-    /// [`CheckpointError::Damaged`] for a file that is damaged, foreign or of another version of the
-    /// format; it names the newest good one before it.
+    /// [`CheckpointError::Damaged`] if the file is damaged, not a checkpoint, or of another format
+    /// version; it names the newest good checkpoint before this one.
     pub fn load(&self, path: impl AsRef<Path>, device: &Device) -> Result<TrainState> {
         let path = path.as_ref();
         read(path, device).map_err(|source| {
@@ -325,7 +319,7 @@ impl Checkpoints {
         })
     }
 
-    /// The newest good checkpoint before an epoch.
+    /// The newest readable checkpoint before an epoch.
     fn newest_good(&self, before: usize) -> Option<PathBuf> {
         let paths = self.list().ok()?.into_iter().rev();
         let mut earlier = paths.filter(|(epoch, _)| *epoch < before).map(|(_, path)| path);
@@ -347,15 +341,15 @@ impl Checkpoints {
         Ok(entries.into_iter().map(|entry| entry.path()))
     }
 
-    /// Removes checkpoints that are not to be kept, and what a killed process left half-written.
+    /// Removes surplus checkpoints and the partial files of killed processes.
     fn remove_old(&self) -> Result<()> {
-        let is_left_over = |path: &PathBuf| {
+        let is_partial = |path: &PathBuf| {
             path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(files::PARTIAL))
         };
         let checkpoints = self.list()?;
         let surplus = checkpoints.len().saturating_sub(self.keep);
         let old = checkpoints.into_iter().take(surplus).map(|(_, path)| path);
-        for path in old.chain(self.paths()?.filter(is_left_over)) {
+        for path in old.chain(self.paths()?.filter(is_partial)) {
             std::fs::remove_file(&path).map_err(Error::save(&path))?;
         }
         Ok(())
@@ -367,7 +361,7 @@ fn read(path: &Path, device: &Device) -> Result<TrainState, Cause> {
     decode(&bytes, device)
 }
 
-/// The epoch in the name of a checkpoint.
+/// The epoch in a checkpoint's file name.
 fn epoch_of(path: &Path) -> Option<usize> {
     path.file_name()?.to_str()?.strip_prefix("epoch-")?.strip_suffix(".safetensors")?.parse().ok()
 }

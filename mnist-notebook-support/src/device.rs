@@ -1,4 +1,4 @@
-//! Where the tensors live: on a GPU if there is one that this build can use, else on the CPU.
+//! Where tensors live: on a GPU if this build can use one, else on the CPU.
 
 use candle_core::{DType, Device, Tensor};
 use linen::{Key, Result, select_device};
@@ -11,10 +11,10 @@ use crate::step::train_step;
 
 /// The fastest device that this build can use: CUDA, then Metal, then the CPU.
 ///
-/// Prints one line that says what was chosen and why. A GPU is chosen only after it has made a step
-/// of training: what it lacks shows here, and its kernels are ready afterwards. On an NVIDIA GPU they
-/// are compiled the first time, which takes about half a minute and is announced in a line of its own;
-/// the result is kept where the driver keeps its own, in `~/.nv/ComputeCache` (or `CUDA_CACHE_PATH`).
+/// Prints one line with the choice and its reason. A GPU is chosen only after a training step has
+/// succeeded on it; its kernels are then ready. On an NVIDIA GPU they are compiled the first time,
+/// which takes about half a minute and is announced in another line. The result is cached in
+/// the driver's cache folder, `~/.nv/ComputeCache` (or `CUDA_CACHE_PATH`).
 ///
 /// ```
 /// let device = mnist_notebook_support::best_device();
@@ -25,7 +25,7 @@ pub fn best_device() -> Device {
     device
 }
 
-/// Makes a step of training, through autograd and compiled.
+/// Runs one training step through autograd and one compiled.
 fn probe(device: &Device) -> Result<()> {
     let params = get_initial_params(&Cnn, Key::new(0), device)?;
     let mut optimizer = create_optimizer(&params, 0.1, 0.9)?;

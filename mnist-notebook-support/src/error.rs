@@ -7,32 +7,32 @@ use std::path::PathBuf;
 
 use linen::Cause;
 
-/// What is wrong with a dataset.
+/// A problem with a dataset.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum DataError {
-    /// Images and labels of different lengths were put into one dataset.
+    /// A dataset with different numbers of images and labels.
     #[error("{images} images but {labels} labels: every image needs exactly one label")]
     Lengths {
-        /// How many images came.
+        /// The number of images.
         images: usize,
-        /// How many labels came.
+        /// The number of labels.
         labels: usize,
     },
 
-    /// No batch of this size can be taken from the dataset.
+    /// A batch size that is 0 or larger than the dataset.
     #[error(
         "batch size {batch_size} does not fit a dataset of {examples} examples: \
          choose one from 1 to {examples}"
     )]
     BatchSize {
-        /// The batch size that was asked for.
+        /// The requested batch size.
         batch_size: usize,
-        /// How many examples the dataset has.
+        /// The number of examples in the dataset.
         examples: usize,
     },
 
-    /// A file of the dataset is not where it should be.
+    /// A file of the dataset is missing.
     #[error(
         "{} is missing (with or without .gz): {remedy}",
         path.display()
@@ -44,7 +44,7 @@ pub enum DataError {
         remedy: &'static str,
     },
 
-    /// A file of the dataset does not hold what it should.
+    /// The content of a dataset file is wrong.
     #[error(
         "{} is damaged: {source}; replace it with a good copy",
         path.display()
@@ -52,14 +52,14 @@ pub enum DataError {
     Damaged {
         /// The file.
         path: PathBuf,
-        /// What is wrong with its content.
+        /// The problem with its content.
         source: Cause,
     },
 
-    /// No mirror handed out a file of the dataset.
+    /// No mirror delivered a file of the dataset.
     #[error(
-        "cannot fetch {file}: {attempts}; check the network, or get the four files some other way \
-         and set {variable} to their folder"
+        "cannot download {file}: {attempts}; check the network, or download the four files \
+         yourself and set {variable} to their folder"
     )]
     Download {
         /// The name of the file.
@@ -71,11 +71,11 @@ pub enum DataError {
     },
 }
 
-/// What is wrong with a checkpoint.
+/// A problem with a checkpoint.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum CheckpointError {
-    /// A file is not a checkpoint, or no longer.
+    /// A file is not a valid checkpoint.
     #[error(
         "cannot resume from {}: {source}; {}",
         path.display(),
@@ -83,28 +83,28 @@ pub enum CheckpointError {
             Some(previous) => format!(
                 "{} is good: delete the bad file to resume from there", previous.display()
             ),
-            None => "no good checkpoint goes before it: delete it to start anew".into(),
+            None => "there is no earlier good checkpoint: delete it to start over".into(),
         }
     )]
     Damaged {
         /// The file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The problem with it.
         source: Cause,
         /// The newest good checkpoint before it.
         previous: Option<PathBuf>,
     },
 
-    /// A checkpoint was to be saved beside one of a later epoch.
+    /// The folder already holds a checkpoint of a later epoch.
     #[error(
-        "epoch {epoch} cannot be saved beside {}, a later epoch, so of another training: give each \
-         training its own folder, or delete that file",
+        "cannot save epoch {epoch}: {} is of a later epoch, so it is from another run; give \
+         each run its own folder, or delete that file",
         path.display()
     )]
     Later {
-        /// The checkpoint that is there.
+        /// The existing checkpoint.
         path: PathBuf,
-        /// The epoch of the state to be saved.
+        /// The epoch of the state that was to be saved.
         epoch: usize,
     },
 }
@@ -117,11 +117,11 @@ pub enum CheckpointError {
     checkpoint.as_ref().map_or(String::new(), |path| format!(" from {}", path.display()))
 )]
 pub struct Diverged {
-    /// The epoch, counted as the caller counts it.
+    /// The epoch, as numbered by the caller.
     pub epoch: usize,
-    /// The step within the epoch, from 1.
+    /// The step within the epoch, starting at 1.
     pub step: usize,
-    /// The loss that was found.
+    /// The loss at that step.
     pub loss: f32,
     /// The last good checkpoint, if there is one.
     pub checkpoint: Option<PathBuf>,

@@ -1,4 +1,4 @@
-//! `@jax.jit`: steps that are planned once for a shape and replayed.
+//! `@jax.jit`: steps that are compiled once per input shape.
 
 use std::fmt;
 
@@ -7,7 +7,7 @@ use linen::{BatchMetrics, CompiledStep, Module, Momentum, NotCompiled, Params, R
 use crate::dataset::Batch;
 use crate::step::{eval_step, train_step};
 
-/// [`train_step`] and [`eval_step`] of a network, compiled where that is possible.
+/// [`train_step`] and [`eval_step`] of a network, compiled if possible.
 pub struct Jit<M> {
     model: M,
     step: Result<CompiledStep, NotCompiled>,
@@ -17,8 +17,8 @@ pub struct Jit<M> {
 /// [`compile`](linen::compile()).
 ///
 /// # Shapes
-/// - `input_shape`: `[B, height, width, channels]`. Smaller batches fit the same plan, and on a GPU
-///   each size gets its own; what does not fit is done step by step.
+/// - `input_shape`: `[B, height, width, channels]`. On the CPU smaller batches use the same plan;
+///   on a GPU each batch size gets its own. Other batches run uncompiled.
 ///
 /// # Errors
 /// Those of [`compile`](linen::compile()).
@@ -30,7 +30,7 @@ pub struct Jit<M> {
 /// let params = get_initial_params(&Cnn, Key::new(0), &Device::Cpu)?;
 /// let step = jit(Cnn, &params, &[32, 28, 28, 1])?;
 /// assert!(step.is_compiled());
-/// println!("{step}"); // the plan, or why there is none
+/// println!("{step}"); // the plan, or why the network cannot be compiled
 /// # Ok::<(), mnist_notebook_support::Error>(())
 /// ```
 ///
@@ -42,11 +42,11 @@ pub fn jit<M: Module>(model: M, params: &Params, input_shape: &[usize]) -> Resul
 }
 
 impl<M: Module> Jit<M> {
-    /// [`train_step`], faster.
+    /// [`train_step`], but faster.
     ///
     /// # Errors
-    /// Those of [`train_step`]; on an NVIDIA GPU, [`Error::Label`](linen::Error::Label) comes from
-    /// [`BatchMetrics::get`] instead.
+    /// Those of [`train_step`]. On an NVIDIA GPU, [`BatchMetrics::get`] returns
+    /// [`Error::Label`](linen::Error::Label) instead.
     pub fn train_step(&mut self, optimizer: &mut Momentum, batch: &Batch) -> Result<BatchMetrics> {
         match self.compiled_for(batch) {
             Some(step) => step.train_step(optimizer, &batch.image, &batch.label),
@@ -54,10 +54,10 @@ impl<M: Module> Jit<M> {
         }
     }
 
-    /// [`eval_step`], faster.
+    /// [`eval_step`], but faster.
     ///
     /// # Errors
-    /// Those of [`eval_step`], with the exception of [`train_step`](Jit::train_step).
+    /// Those of [`eval_step`], with the same exception as [`train_step`](Jit::train_step).
     pub fn eval_step(&mut self, params: &Params, batch: &Batch) -> Result<BatchMetrics> {
         match self.compiled_for(batch) {
             Some(step) => step.eval_step(params, &batch.image, &batch.label),
@@ -70,12 +70,12 @@ impl<M: Module> Jit<M> {
         if step.takes(&batch.image, &batch.label) { Some(step) } else { None }
     }
 
-    /// Whether there is a plan; if not, `Display` says why.
+    /// Whether the steps are compiled; if not, `Display` says why.
     pub fn is_compiled(&self) -> bool {
         self.step.is_ok()
     }
 
-    /// How many classes the network tells apart.
+    /// The number of classes: the size of the network's output.
     pub fn num_classes(&self) -> usize {
         match &self.step {
             Ok(step) => step.num_classes(),
@@ -84,7 +84,7 @@ impl<M: Module> Jit<M> {
     }
 }
 
-/// The plan in words, a fused group of layers a line, or why there is none.
+/// The plan, one fused group of layers per line, or why the network cannot be compiled.
 impl<M> fmt::Display for Jit<M> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.step {

@@ -1,21 +1,28 @@
-//! The annotated MNIST tutorial of Flax, in Rust.
+//! The annotated MNIST tutorial of Flax, in Rust: the same steps under the same names.
 //!
-//! | step of the tutorial | items | module |
+//! | step of the tutorial | items | file |
 //! |---|---|---|
-//! | build the model | [`Cnn`], [`linen::Module`], [`linen::tabulate`] | [`model`], [`linen`] |
-//! | loss | [`onehot`], [`cross_entropy_loss`] | [`loss`] |
-//! | optimizer | [`create_optimizer`], [`Momentum`] | [`optimizer`] |
-//! | parameter initializer, explicit keys | [`get_initial_params`], [`random::Key`] | [`model`], [`random`] |
-//! | metrics | [`compute_metrics`], [`Metrics`] | [`metrics`] |
-//! | dataset | [`get_datasets`], [`get_fashion_datasets`], [`Dataset`] | [`dataset`] |
-//! | training and evaluation | [`train_step`], [`eval_step`], [`train_epoch`], [`eval_model`] | [`train`] |
-//! | `@jit` | [`jit()`] | [`mod@jit`] |
-//! | saving and resuming | [`Checkpoints`], [`TrainState`] | [`checkpoint`] |
-//! | looking inside | [`inspect`], [`linen::capture_intermediates`] | [`inspect`], [`linen`] |
-//! | moved, turned and noisy images | [`shift`](transform::shift), [`rotate`](transform::rotate), [`add_noise`](transform::add_noise), [`augment`] | [`transform`] |
-//! | networks with two modes | [`Scope::batch_norm`](linen::Scope::batch_norm), [`Scope::dropout`](linen::Scope::dropout), [`Variables`](linen::Variables) | [`linen`] |
-//! | learning rates that change | [`WarmupCosine`] | [`schedule`] |
-//! | taking it away | [`save_onnx`], [`read_png`], [`prepare_digit`] | [`mod@onnx`], [`digit`] |
+//! | build the model | [`Cnn`], [`linen::Module`], [`linen::tabulate`] | `model.rs` |
+//! | loss | [`onehot`], [`cross_entropy_loss`] | `loss.rs` |
+//! | optimizer | [`create_optimizer`], [`Momentum`] | `optimizer.rs` |
+//! | initial parameters, explicit keys | [`get_initial_params`], [`random::Key`] | `model.rs` |
+//! | metrics | [`compute_metrics`], [`Metrics`] | `metrics.rs` |
+//! | dataset | [`get_datasets`], [`Dataset`] | `dataset/` |
+//! | training step, evaluation step | [`train_step`], [`eval_step`] | `step.rs` |
+//! | `@jax.jit` | [`jit()`] | `jit.rs` |
+//! | training and evaluation | [`train_epoch`], [`eval_model`] | `train.rs` |
+//!
+//! Beyond the tutorial:
+//!
+//! | topic | items |
+//! |---|---|
+//! | saving and resuming | [`Checkpoints`], [`TrainState`] |
+//! | another dataset | [`get_fashion_datasets`] |
+//! | looking inside a network | [`inspect`], [`linen::capture_intermediates`] |
+//! | augmentation | [`images`], [`augment`] |
+//! | batch norm and dropout | [`linen::Scope`], [`linen::Variables`] |
+//! | learning-rate schedules | [`WarmupCosine`] |
+//! | export, your own pictures | [`save_onnx`], `read_png`, [`prepare_digit`] |
 //!
 //! The whole tutorial is a few lines:
 //!
@@ -51,10 +58,10 @@ mod source;
 mod step;
 mod train;
 
-// One version of candle for the crates and for every cell of a notebook.
+// Notebook cells use candle through this crate, so there is only one version of it.
 pub use candle_core;
 pub use candle_nn;
-// What the tutorial stands on.
+// The layers below the tutorial.
 pub use images;
 pub use inspect;
 pub use linen;
@@ -67,9 +74,9 @@ pub use dataset::{
 };
 pub use device::best_device;
 pub use error::{CheckpointError, DataError, Diverged};
-pub use images::{augment, prepare_digit};
 #[cfg(feature = "png")]
 pub use images::read_png;
+pub use images::{augment, prepare_digit};
 pub use jit::{Jit, jit};
 pub use linen::{
     BatchMetrics, Error, Gradients, Metrics, Momentum, Result, WarmupCosine, value_and_grad,
@@ -83,7 +90,7 @@ pub use step::{eval_step, train_step};
 pub use take_away::save_onnx;
 pub use train::{eval_model, train_epoch};
 
-/// What shows itself in a notebook.
+/// Figures, tables and panels that display in a notebook.
 pub mod notebook {
     pub use images::{TensorView, image_grid, prediction_grid, show};
     pub use notebook_display::*;
@@ -92,7 +99,7 @@ pub mod notebook {
     pub use crate::source::{source, source_with_docs};
 }
 
-/// Everything that the tutorial uses, for one `use` at the top of a notebook.
+/// Everything the tutorial uses, for a single `use` at the top of a notebook.
 pub mod prelude {
     pub use candle_core::{DType, Device, Tensor};
     pub use linen::random::{Key, permutation};
@@ -113,3 +120,7 @@ pub mod prelude {
 
 /// The files of this crate, for [`source`].
 static SOURCES: include_dir::Dir<'_> = include_dir::include_dir!("$CARGO_MANIFEST_DIR/src");
+
+#[doc = include_str!("../README.md")]
+#[cfg(doctest)]
+struct Readme;

@@ -3,7 +3,7 @@
 use candle_core::{D, DType, Tensor};
 use linen::{Result, check_labels, check_logits};
 
-/// Labels as rows of zeros with a single one.
+/// One-hot encoded labels: rows of zeros with a single one.
 ///
 /// # Shapes
 /// - `labels`: `[…]`, u32, each below `num_classes`
@@ -23,7 +23,7 @@ use linen::{Result, check_labels, check_logits};
 /// ```
 ///
 /// # Source
-/// `onehot` of the Flax tutorial; candle's own is `candle_nn::encoding::one_hot`.
+/// `onehot` of the Flax tutorial. candle's version is `candle_nn::encoding::one_hot`.
 pub fn onehot(labels: &Tensor, num_classes: usize) -> Result<Tensor> {
     check_labels(labels, num_classes)?;
     let classes = Tensor::arange(0, num_classes as u32, labels.device())?;
@@ -32,13 +32,13 @@ pub fn onehot(labels: &Tensor, num_classes: usize) -> Result<Tensor> {
 
 /// The mean over the batch of the negative log-probability of the true class, in nats.
 ///
-/// `-mean(sum(onehot(labels) * logits, axis=-1))`, where `logits` are log-probabilities: the
-/// network ends with a log-softmax.
+/// `-mean(sum(onehot(labels) * logits, axis=-1))`. As in the tutorial, `logits` are
+/// log-probabilities: the network ends with a log-softmax.
 ///
 /// # Shapes
 /// - `logits`: `[B, K]`, any float type
 /// - `labels`: `[B]`, u32, each below `K`
-/// - result: scalar of the type of `logits`
+/// - result: scalar, of the type of `logits`
 ///
 /// # Errors
 /// Those of [`check_logits`].
@@ -48,7 +48,7 @@ pub fn onehot(labels: &Tensor, num_classes: usize) -> Result<Tensor> {
 /// use candle_core::{Device, Tensor};
 /// use mnist_notebook_support::cross_entropy_loss;
 ///
-/// // Ten equally likely classes: whatever the labels, the loss is ln 10.
+/// // With ten equally likely classes the loss is ln 10 for any labels.
 /// let logits = (Tensor::zeros((2, 10), candle_core::DType::F32, &Device::Cpu)? - 10f64.ln())?;
 /// let labels = Tensor::new(&[3u32, 7], &Device::Cpu)?;
 /// let loss = cross_entropy_loss(&logits, &labels)?.to_scalar::<f32>()?;
@@ -58,7 +58,7 @@ pub fn onehot(labels: &Tensor, num_classes: usize) -> Result<Tensor> {
 ///
 /// # Source
 /// `cross_entropy_loss` of the Flax tutorial. `candle_nn::loss::cross_entropy` takes
-/// unnormalised scores instead and applies the log-softmax itself.
+/// unnormalized scores instead and applies the log-softmax itself.
 pub fn cross_entropy_loss(logits: &Tensor, labels: &Tensor) -> Result<Tensor> {
     let num_classes = check_logits(logits, labels)?;
     let onehot = onehot(labels, num_classes)?.to_dtype(logits.dtype())?;

@@ -1,11 +1,11 @@
-//! Loss and accuracy of a batch.
+//! The metrics: loss and accuracy of a batch.
 
 use candle_core::{D, DType, Tensor};
 use linen::{BatchMetrics, Result, check_logits};
 
 use crate::loss::cross_entropy_loss;
 
-/// Loss and accuracy of a batch from its log-probabilities.
+/// Loss and accuracy of a batch, from its log-probabilities.
 ///
 /// # Shapes
 /// - `logits`: `[B, K]` log-probabilities

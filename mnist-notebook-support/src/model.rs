@@ -3,7 +3,7 @@
 use candle_core::{DType, Device, Tensor};
 use linen::{Key, Module, Params, Result, Scope, avg_pool, flatten, log_softmax, relu};
 
-/// The convolutional network of the tutorial: 824,458 parameters.
+/// The tutorial's convolutional network: 824,458 parameters.
 ///
 /// # Shapes
 /// - input: `[B, 28, 28, 1]`, 0 (black) to 1 (white)
@@ -22,18 +22,18 @@ impl Module for Cnn {
         let x = avg_pool(&x, (2, 2))?; //            [B, 7, 7, 64]
         let x = flatten(&x)?; //                     [B, 3136]
         let x = relu(&nn.dense(256, &x)?)?; //       [B, 256]
-        let x = nn.dense(10, &x)?; //                [B, 10], one for each digit
+        let x = nn.dense(10, &x)?; //                [B, 10], one per digit
         log_softmax(&x)
     }
 }
 
 /// The initial parameters of a network for MNIST images, drawn with `key`, on `device`.
 ///
-/// Kernels are LeCun normal, biases zero. The same key gives the same parameters: Flax's own, bit
+/// Kernels are LeCun normal, biases zero. The same key gives the same parameters as in Flax, bit
 /// for bit.
 ///
 /// # Errors
-/// Those of the network.
+/// Those of [`Module::init`].
 ///
 /// # Examples
 /// ```

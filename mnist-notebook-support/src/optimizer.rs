@@ -4,11 +4,11 @@ use linen::{Momentum, Params, Result};
 
 /// An optimizer for a copy of these parameters, with zero momentum.
 ///
-/// The parameters themselves stay as they are, as in JAX: training can start from them again.
+/// `params` itself stays unchanged, as in JAX, so training can start from it again.
 ///
 /// # Errors
-/// [`Error::Hyperparameter`] unless `learning_rate` is finite and not negative and
-/// `0 <= beta < 1`; [`Error::NoParams`] if there is nothing to train.
+/// [`Error::Hyperparameter`](linen::Error::Hyperparameter) unless `learning_rate` is finite and not
+/// negative and `0 <= beta < 1`; [`Error::NoParams`](linen::Error::NoParams) if `params` is empty.
 ///
 /// # Source
 /// `create_optimizer` of the Flax tutorial.

@@ -1,9 +1,9 @@
-//! The project's own code, shown beside the text that explains it.
+//! Shows the project's own code in a notebook.
 
 use linen::Result;
 use notebook_display::{Source, Sources};
 
-/// The tutorial first: where two crates have an item of one name, it is the tutorial's.
+/// In the order of the search: the tutorial's items hide others of the same name.
 static SOURCES: Sources = Sources::new(&[
     ("mnist-notebook-support/src", &crate::SOURCES),
     ("crates/linen/src", &linen::SOURCES),
@@ -15,11 +15,11 @@ static SOURCES: Sources = Sources::new(&[
     ("crates/cpu-kernels/src", &cpu_kernels::SOURCES),
 ]);
 
-/// The code of one of the project's items, with the first sentence of its documentation.
+/// The code of an item of the project, with the first sentence of its documentation.
 ///
 /// # Errors
-/// [`UnknownItem`](notebook_display::Error::UnknownItem) if there is no such item; the message lists
-/// similar names.
+/// [`UnknownItem`](notebook_display::Error::UnknownItem) for an unknown name; the message lists
+/// similar ones.
 ///
 /// # Examples
 /// ```
@@ -33,7 +33,7 @@ pub fn source(name: &str) -> Result<Source> {
     Ok(SOURCES.find(name)?)
 }
 
-/// The same with all of its documentation.
+/// The code of an item with all of its documentation but the examples.
 ///
 /// # Errors
 /// Those of [`source`].

@@ -1,4 +1,4 @@
-//! A step of training and one of evaluation.
+//! The training step and the evaluation step.
 
 use linen::{BatchMetrics, Module, Momentum, Params, Result, value_and_grad};
 
@@ -6,13 +6,13 @@ use crate::dataset::Batch;
 use crate::loss::cross_entropy_loss;
 use crate::metrics::compute_metrics;
 
-/// Makes one step of training on a batch, in place, and returns the metrics from before it.
+/// Trains on one batch, updating the optimizer in place, and returns the metrics before the update.
 ///
-/// There are no gradients to reset between steps: each step computes its own.
+/// Each step computes its own gradients, so there are none to reset between steps.
 ///
 /// # Errors
-/// Those of the network, of [`cross_entropy_loss`] and of [`value_and_grad`]. After an error the
-/// optimizer is as it was.
+/// Those of the network, of [`cross_entropy_loss`] and of [`value_and_grad`]. The optimizer is then
+/// unchanged.
 ///
 /// # Source
 /// `train_step` of the Flax tutorial.
@@ -31,7 +31,7 @@ pub fn train_step(
     compute_metrics(&logits, &batch.label)
 }
 
-/// The metrics of a batch, without training on it.
+/// The metrics of a batch, without training.
 ///
 /// # Errors
 /// Those of the network and of [`compute_metrics`].

@@ -1,7 +1,7 @@
-//! Training and evaluation: an epoch, a test.
+//! Training for an epoch and evaluation.
 //!
-//! Every function takes the network first, so that one of the reader's own trains with the same
-//! lines as the tutorial's.
+//! Every function takes the network first, so your own network trains with the same lines as the
+//! tutorial's.
 
 use linen::{
     BatchMetrics, Key, Metrics, Module, Momentum, Params, Result, check_label_range,
@@ -13,20 +13,19 @@ use crate::dataset::Dataset;
 use crate::error::Diverged;
 use crate::jit::jit;
 
-/// How many test images are evaluated at a time: enough to keep every core busy, few enough to
-/// need little memory.
+/// Enough images to keep every core busy, few enough to need little memory.
 const EVAL_BATCH_SIZE: usize = 100;
 
-/// Trains on every example once, in the random order that `rng` gives, and prints the epoch's
-/// metrics: the mean over its batches.
+/// Trains on every example once, in an order shuffled with `rng`; prints and returns the mean of
+/// the metrics over the batches.
 ///
-/// What does not fill a last batch is left out. The steps are [compiled](jit()) first; they do what
-/// [`train_step`](crate::train_step) does.
+/// An incomplete last batch is skipped. Each step does what [`train_step`](crate::train_step) does,
+/// but is [compiled](jit()).
 ///
 /// # Errors
-/// Those of [`Dataset::check_batches`]; [`Error::Label`](linen::Error::Label) for an out-of-range
-/// label; [`Diverged`] if the loss is no longer a finite number, naming `epoch` and the step; those
-/// of [`train_step`](crate::train_step).
+/// Those of [`Dataset::check_batches`] and [`train_step`](crate::train_step);
+/// [`Error::Label`](linen::Error::Label) for an out-of-range label; [`Diverged`] if a loss is
+/// infinite or not a number.
 ///
 /// # Source
 /// `train_epoch` of the Flax tutorial.
@@ -39,17 +38,18 @@ pub fn train_epoch(
     rng: Key,
 ) -> Result<Metrics> {
     train_ds.check_batches("train on", batch_size)?;
-    let steps_per_epoch = train_ds.len() / batch_size;
     let mut step = jit(model, optimizer.target(), &train_ds.batch_shape(batch_size))?;
     check_label_range(&train_ds.label, step.num_classes())?;
 
+    let steps_per_epoch = train_ds.len() / batch_size;
     let perms = permutation(rng, train_ds.len());
+
     let mut progress = Progress::new(format!("epoch {epoch}"), steps_per_epoch);
     let mut batch_metrics = Vec::with_capacity(steps_per_epoch);
     for perm in perms.chunks_exact(batch_size) {
         let batch = train_ds.batch(perm)?;
         batch_metrics.push(step.train_step(optimizer, &batch)?);
-        progress.step(batch_size, || recent(&batch_metrics));
+        progress.step(batch_size, || recent_mean(&batch_metrics));
     }
     let batch_metrics = BatchMetrics::get_all(&batch_metrics)?;
     progress.finish();
@@ -62,11 +62,10 @@ pub fn train_epoch(
 
 /// Loss (nats) and accuracy (0 to 1) on a whole dataset.
 ///
-/// The examples are evaluated a hundred at a time, so that memory does not grow with them.
+/// Evaluates in batches of 100, so memory use does not depend on the size of the dataset.
 ///
 /// # Errors
-/// [`Error::EmptyDataset`](linen::Error::EmptyDataset) for nothing to evaluate; those of
-/// [`eval_step`](crate::eval_step).
+/// [`Error::EmptyDataset`](linen::Error::EmptyDataset); those of [`eval_step`](crate::eval_step).
 ///
 /// # Source
 /// `eval_model` of the Flax tutorial.
@@ -86,19 +85,18 @@ pub fn eval_model(model: &impl Module, params: &Params, test_ds: &Dataset) -> Re
     Ok((mean.loss, mean.accuracy))
 }
 
-/// The mean over the last hundred batches, for the progress line.
-fn recent(batches: &[BatchMetrics]) -> Option<String> {
-    let last = &batches[batches.len().saturating_sub(100)..];
-    let metrics = BatchMetrics::get_all(last).and_then(|metrics| Metrics::mean(&metrics)).ok()?;
+/// The mean over the last 100 batches, for the progress line.
+fn recent_mean(batches: &[BatchMetrics]) -> Option<String> {
+    let recent = &batches[batches.len().saturating_sub(100)..];
+    let metrics = BatchMetrics::get_all(recent).and_then(|metrics| Metrics::mean(&metrics)).ok()?;
     Some(format!("loss {:.4}  accuracy {:.2} %", metrics.loss, metrics.accuracy * 100.0))
 }
 
-fn check_finite(epoch: usize, steps: &[Metrics]) -> Result<()> {
-    match steps.iter().position(|metrics| !metrics.loss.is_finite()) {
-        Some(at) => {
-            let loss = steps[at].loss;
-            Err(Diverged { epoch, step: at + 1, loss, checkpoint: None }.into())
+fn check_finite(epoch: usize, batch_metrics: &[Metrics]) -> Result<()> {
+    for (metrics, step) in batch_metrics.iter().zip(1..) {
+        if !metrics.loss.is_finite() {
+            return Err(Diverged { epoch, step, loss: metrics.loss, checkpoint: None }.into());
         }
-        None => Ok(()),
     }
+    Ok(())
 }

@@ -1,4 +1,4 @@
-//! Saved training goes on as if it had never stopped, and bad files are refused.
+//! Resumed training equals uninterrupted training, and bad files are refused.
 
 mod common;
 
@@ -13,7 +13,7 @@ use tempfile::TempDir;
 
 use common::device;
 
-/// A network small enough to train in no time.
+/// A network that trains quickly.
 struct Small;
 
 impl Module for Small {
@@ -23,7 +23,7 @@ impl Module for Small {
     }
 }
 
-/// Noise with random labels.
+/// Random images with random labels.
 fn dataset(seed: i64, len: usize) -> Dataset {
     let (image_rng, label_rng) = Key::new(seed).split();
     let image = uniform(image_rng, (len, 8, 8, 1), 0.0, 1.0, &device()).unwrap();
@@ -35,7 +35,7 @@ fn dataset(seed: i64, len: usize) -> Dataset {
 fn initial_state() -> TrainState {
     let (rng, init_rng) = Key::new(0).split();
     let params = Small.init(init_rng, &dataset(1, 1).image).unwrap();
-    // Numbers that no short decimal fraction equals.
+    // Numbers without a short decimal representation.
     TrainState::new(create_optimizer(&params, 0.1 / 3.0, 0.7 / 0.8).unwrap(), rng, 8)
 }
 
@@ -46,7 +46,7 @@ fn train(checkpoints: &Checkpoints, state: &mut TrainState, epochs: usize) {
     }
 }
 
-/// A folder with the checkpoints of so many epochs.
+/// A folder with the checkpoints of some epochs.
 fn trained(epochs: usize, keep: usize) -> (TempDir, Checkpoints, TrainState) {
     let dir = tempfile::tempdir().unwrap();
     let checkpoints = Checkpoints::new(dir.path(), keep).unwrap();
@@ -90,20 +90,20 @@ fn resume_error(checkpoints: &Checkpoints) -> String {
     error.to_string()
 }
 
-/// Some numbers below a bound, the same in each run.
+/// Reproducible random numbers below a bound.
 fn random_below(bound: usize, count: usize) -> Vec<usize> {
     let numbers = bits(Key::new(9), count, &device()).unwrap().to_vec1::<u32>().unwrap();
     numbers.into_iter().map(|number| number as usize % bound).collect()
 }
 
-/// Reports past the test harness, which shows only what failing tests print.
+/// Prints a line even if the test passes: the test harness captures only `println!`.
 fn report(kind: &str, refused: usize) {
     let mut out = std::io::stdout();
     writeln!(out, "{kind}: faults injected: {refused}, refused: {refused}, lost: 0").unwrap();
 }
 
 #[test]
-fn a_saved_state_comes_back_to_the_last_bit() {
+fn a_saved_state_is_restored_bit_for_bit() {
     let (_dir, checkpoints, state) = trained(2, 1);
     assert_eq!(state.history.len(), 2);
     let resumed = checkpoints.resume(&device()).unwrap().unwrap();
@@ -111,7 +111,7 @@ fn a_saved_state_comes_back_to_the_last_bit() {
 }
 
 #[test]
-fn resumed_training_ends_where_uninterrupted_training_does() {
+fn resumed_training_equals_uninterrupted_training() {
     let (_dir, _, uninterrupted) = trained(4, 1);
     let (_dir, checkpoints, state) = trained(2, 1);
     drop(state);
@@ -121,7 +121,7 @@ fn resumed_training_ends_where_uninterrupted_training_does() {
 }
 
 #[test]
-fn the_tutorials_network_resumes_to_the_last_bit() {
+fn the_tutorials_network_resumes_bit_for_bit() {
     let (train_ds, test_ds) = get_datasets(&device()).unwrap();
     let (train_ds, test_ds) = (train_ds.slice(0, 96).unwrap(), test_ds.slice(0, 50).unwrap());
     let (rng, init_rng) = Key::new(0).split();
@@ -137,7 +137,7 @@ fn the_tutorials_network_resumes_to_the_last_bit() {
 }
 
 #[test]
-fn a_train_state_does_the_tutorials_epoch() {
+fn a_train_state_runs_the_tutorials_epoch() {
     let (train_ds, test_ds) = (dataset(2, 50), dataset(3, 20));
     let mut state = initial_state();
     state.train_epoch(&Small, &train_ds, &test_ds).unwrap();
@@ -155,7 +155,7 @@ fn a_train_state_does_the_tutorials_epoch() {
 #[test]
 fn there_is_nothing_to_resume_before_the_first_checkpoint() {
     let dir = tempfile::tempdir().unwrap();
-    let folder = dir.path().join("made/on/demand");
+    let folder = dir.path().join("created/on/demand");
     let checkpoints = Checkpoints::new(&folder, 3).unwrap();
     assert!(checkpoints.resume(&device()).unwrap().is_none());
     assert!(folder.is_dir());
@@ -168,7 +168,7 @@ fn the_newest_checkpoints_are_kept() {
 }
 
 #[test]
-fn other_files_in_the_folder_stay_and_leftovers_of_a_killed_process_go() {
+fn other_files_stay_and_partial_files_of_a_killed_process_are_removed() {
     let (dir, checkpoints, mut state) = trained(1, 1);
     std::fs::write(dir.path().join("notes.txt"), "mine").unwrap();
     std::fs::write(dir.path().join(".partial-x3Fd"), "half a checkp").unwrap();
@@ -203,10 +203,11 @@ fn saving_an_epoch_again_replaces_its_checkpoint() {
 }
 
 #[test]
-fn another_training_in_the_same_folder_is_refused() {
+fn another_run_in_the_same_folder_is_refused() {
     let (dir, checkpoints, _) = trained(3, 3);
     let error = checkpoints.save(&initial_state()).unwrap_err();
-    assert!(matches!(error.downcast_ref(), Some(CheckpointError::Later { epoch: 0, .. })), "{error:?}");
+    let is_later = matches!(error.downcast_ref(), Some(CheckpointError::Later { epoch: 0, .. }));
+    assert!(is_later, "{error:?}");
     let message = error.to_string();
     assert!(message.contains("epoch-0003.safetensors"), "{message}");
     assert!(message.contains("its own folder"), "{message}");
@@ -231,7 +232,7 @@ fn truncated_checkpoints_are_refused() {
 fn checkpoints_with_flipped_bits_are_refused() {
     let (_dir, _, state) = trained(1, 1);
     let mut bytes = state.to_bytes().unwrap();
-    // Every bit of the header, where each has a meaning of its own, and some of the numbers.
+    // Every bit of the header and some bits of the tensors.
     let header = 8 + u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
     let some = random_below((bytes.len() - header) * 8, 400);
     let mut refused = 0;
@@ -246,7 +247,7 @@ fn checkpoints_with_flipped_bits_are_refused() {
 }
 
 #[test]
-fn a_damaged_checkpoint_is_refused_and_the_good_one_before_it_is_offered() {
+fn the_error_for_a_damaged_checkpoint_names_the_last_good_one() {
     let (dir, checkpoints, _) = trained(3, 3);
     let damage = |epoch| {
         let mut bytes = std::fs::read(file(&dir, epoch)).unwrap();
@@ -259,17 +260,17 @@ fn a_damaged_checkpoint_is_refused_and_the_good_one_before_it_is_offered() {
     assert!(message.contains("SHA-256"), "{message}");
     assert!(message.contains("epoch-0002.safetensors is good: delete the bad file"), "{message}");
 
-    // What is offered was looked at.
+    // The checkpoint it names was verified.
     damage(2);
     let message = resume_error(&checkpoints);
     assert!(message.contains("epoch-0001.safetensors is good"), "{message}");
     damage(1);
     let message = resume_error(&checkpoints);
-    assert!(message.contains("no good checkpoint goes before it"), "{message}");
+    assert!(message.contains("there is no earlier good checkpoint"), "{message}");
 }
 
 #[test]
-fn training_goes_on_from_the_offered_checkpoint() {
+fn training_resumes_from_the_last_good_checkpoint() {
     let (_dir, _, uninterrupted) = trained(3, 1);
     let (dir, checkpoints, _) = trained(3, 3);
     std::fs::write(file(&dir, 3), "").unwrap();
@@ -281,12 +282,12 @@ fn training_goes_on_from_the_offered_checkpoint() {
 }
 
 #[test]
-fn foreign_files_are_refused() {
+fn other_kinds_of_files_are_refused() {
     let (dir, checkpoints, state) = trained(1, 1);
     std::fs::write(file(&dir, 1), "<!DOCTYPE html>").unwrap();
     assert!(resume_error(&checkpoints).contains("damaged or no safetensors file"));
     state.optimizer.target().save(file(&dir, 1)).unwrap();
-    assert!(resume_error(&checkpoints).contains("no checkpoint of this crate"));
+    assert!(resume_error(&checkpoints).contains("not a checkpoint of this crate"));
     std::fs::remove_file(file(&dir, 1)).unwrap();
     std::fs::create_dir(file(&dir, 1)).unwrap();
     assert!(resume_error(&checkpoints).contains("cannot be read"));
@@ -321,20 +322,20 @@ fn the_checkpoint_of_another_network_is_refused_by_the_network() {
 }
 
 #[test]
-fn an_epoch_that_fails_after_its_training_can_be_repeated() {
+fn an_epoch_whose_evaluation_fails_can_be_repeated() {
     let (train_ds, test_ds) = (dataset(2, 50), dataset(3, 20));
     let (_dir, checkpoints, mut state) = trained(1, 1);
-    let (_other_dir, other_checkpoints, mut undisturbed) = trained(1, 1);
-    let colour = Tensor::zeros((1, 8, 8, 3), DType::F32, &device()).unwrap();
-    let wrong = Dataset::new(colour, Tensor::new(&[0u32], &device()).unwrap()).unwrap();
+    let (_other_dir, other_checkpoints, mut uninterrupted) = trained(1, 1);
+    let color = Tensor::zeros((1, 8, 8, 3), DType::F32, &device()).unwrap();
+    let wrong = Dataset::new(color, Tensor::new(&[0u32], &device()).unwrap()).unwrap();
     checkpoints.train_epoch(&Small, &mut state, &train_ds, &wrong).unwrap_err();
     checkpoints.train_epoch(&Small, &mut state, &train_ds, &test_ds).unwrap();
-    other_checkpoints.train_epoch(&Small, &mut undisturbed, &train_ds, &test_ds).unwrap();
-    assert_same(&state, &undisturbed);
+    other_checkpoints.train_epoch(&Small, &mut uninterrupted, &train_ds, &test_ds).unwrap();
+    assert_same(&state, &uninterrupted);
 }
 
 #[test]
-fn a_folder_that_cannot_be_used_is_named() {
+fn the_error_names_a_folder_that_cannot_be_used() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("a file");
     std::fs::write(&path, "").unwrap();

@@ -1,4 +1,4 @@
-//! MNIST as it comes to the reader, and files that are not what they should be.
+//! MNIST as `get_datasets` returns it, and errors for bad files.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -7,8 +7,8 @@ use std::process::Command;
 use candle_core::{DType, Device, Tensor};
 use flate2::read::GzDecoder;
 use mnist_notebook_support::random::{Key, bits};
-use mnist_notebook_support::{DataError, 
-    Dataset, Error, get_datasets, get_datasets_from, get_fashion_datasets,
+use mnist_notebook_support::{
+    DataError, Dataset, Error, get_datasets, get_datasets_from, get_fashion_datasets,
 };
 use tempfile::TempDir;
 
@@ -32,7 +32,7 @@ fn raw(name: &str) -> Vec<u8> {
     content
 }
 
-/// A folder with good copies of all files but one.
+/// A folder with good copies of all files except one.
 fn folder_without(name: &str) -> TempDir {
     let dir = tempfile::tempdir().unwrap();
     for other in NAMES.into_iter().filter(|other| *other != name) {
@@ -45,13 +45,13 @@ fn load(dir: &Path) -> Result<(Dataset, Dataset), Error> {
     get_datasets_from(dir, &Device::Cpu)
 }
 
-/// Some numbers below a bound, the same in each run.
+/// Reproducible random numbers below a bound.
 fn random_below(bound: usize, count: usize, seed: i64) -> Vec<usize> {
     let numbers = bits(Key::new(seed), count, &Device::Cpu).unwrap().to_vec1::<u32>().unwrap();
     numbers.into_iter().map(|number| number as usize % bound).collect()
 }
 
-/// Asserts that loading says which file is damaged, and how.
+/// Asserts that the error names the damaged file and the problem.
 #[track_caller]
 fn assert_damaged(dir: &Path, file: &str, problem: &str) {
     let error = load(dir).unwrap_err();
@@ -84,7 +84,7 @@ fn datasets_have_the_tutorials_shapes_and_types() {
 }
 
 #[test]
-fn brightness_runs_from_0_to_1_and_is_the_byte_divided_by_255() {
+fn brightness_is_the_byte_divided_by_255() {
     let (train_ds, test_ds) = get_datasets(&Device::Cpu).unwrap();
     for (dataset, name) in [(train_ds, TRAIN_IMAGES), (test_ds, TEST_IMAGES)] {
         let brightness = dataset.image.flatten_all().unwrap().to_vec1::<f32>().unwrap();
@@ -98,7 +98,7 @@ fn brightness_runs_from_0_to_1_and_is_the_byte_divided_by_255() {
 }
 
 #[test]
-fn every_digit_comes_as_often_as_in_mnist() {
+fn class_counts_are_those_of_mnist() {
     let (train_ds, test_ds) = get_datasets(&Device::Cpu).unwrap();
     assert_eq!(
         class_counts(&train_ds),
@@ -117,7 +117,7 @@ fn raw_and_gzipped_files_give_the_same_data() {
 }
 
 #[test]
-fn a_missing_file_is_named_with_the_remedies() {
+fn the_error_for_a_missing_file_says_what_to_do() {
     for name in NAMES {
         let dir = folder_without(name);
         let error = load(dir.path()).unwrap_err();
@@ -153,7 +153,7 @@ fn empty_short_and_long_files_are_refused() {
 }
 
 #[test]
-fn empty_foreign_and_endless_gzip_files_are_refused() {
+fn empty_invalid_and_oversized_gzip_files_are_refused() {
     let dir = folder_without(TEST_LABELS);
     let name = format!("{TEST_LABELS}.gz");
     let path = dir.path().join(&name);
@@ -161,7 +161,7 @@ fn empty_foreign_and_endless_gzip_files_are_refused() {
     assert_damaged(dir.path(), &name, "cannot be read");
     std::fs::write(&path, "<!DOCTYPE html>").unwrap();
     assert_damaged(dir.path(), &name, "cannot be read");
-    // Unpacks to far more than the labels: no more of it is unpacked than needed to see that.
+    // Decompresses to far more than the labels; reading stops as soon as that is clear.
     std::fs::copy(project_file(TRAIN_IMAGES), &path).unwrap();
     assert_damaged(dir.path(), &name, "more than 10008 bytes");
 }
@@ -182,13 +182,12 @@ fn a_file_in_place_of_the_folder_is_refused() {
     assert!(message.contains("cannot be read"), "{message}");
 }
 
-/// Whether a folder that holds one file alone is refused for that file, and not for the others,
-/// which are missing: a quick way to see whether the file is taken.
+/// Whether a file is refused as damaged. The files after it are missing, so that the test is fast.
 fn is_refused(name: &str, file: &str, content: &[u8]) -> bool {
     let dir = tempfile::tempdir().unwrap();
-    // Files are judged in this order.
-    let before = [TEST_LABELS, TRAIN_LABELS, TEST_IMAGES, TRAIN_IMAGES];
-    for other in before.into_iter().take_while(|other| *other != name) {
+    // The order of the checks.
+    let order = [TEST_LABELS, TRAIN_LABELS, TEST_IMAGES, TRAIN_IMAGES];
+    for other in order.into_iter().take_while(|other| *other != name) {
         std::fs::copy(project_file(other), dir.path().join(format!("{other}.gz"))).unwrap();
     }
     std::fs::write(dir.path().join(file), content).unwrap();
@@ -200,14 +199,14 @@ fn is_refused(name: &str, file: &str, content: &[u8]) -> bool {
     }
 }
 
-/// Reports past the test harness, which shows only what failing tests print.
+/// Prints a line even if the test passes: the test harness captures only `println!`.
 fn report(kind: &str, refused: usize) {
     let mut out = std::io::stdout();
     writeln!(out, "{kind}: faults injected: {refused}, refused: {refused}, lost: 0").unwrap();
 }
 
 #[test]
-fn the_quick_look_takes_good_files() {
+fn good_files_are_not_refused() {
     for name in [TEST_LABELS, TRAIN_LABELS, TEST_IMAGES] {
         assert!(!is_refused(name, name, &raw(name)), "{name}");
         assert!(!is_refused(name, &format!("{name}.gz"), &gzipped(name)), "{name}");
@@ -215,7 +214,7 @@ fn the_quick_look_takes_good_files() {
 }
 
 #[test]
-fn files_truncated_at_50_random_places_are_refused() {
+fn files_truncated_at_50_random_lengths_are_refused() {
     let mut refused = 0;
     for (seed, (name, count)) in
         [(TEST_LABELS, 20), (TRAIN_LABELS, 20), (TEST_IMAGES, 7), (TRAIN_IMAGES, 3)]
@@ -226,7 +225,7 @@ fn files_truncated_at_50_random_places_are_refused() {
         for (i, (file, content)) in
             [(name, raw(name)), (gz.as_str(), gzipped(name))].into_iter().enumerate()
         {
-            // Every other place cuts the gzipped file.
+            // Odd numbers truncate the gzipped file.
             for (_, len) in random_below(content.len(), count, seed as i64)
                 .into_iter()
                 .enumerate()
@@ -264,13 +263,13 @@ fn files_with_200_random_bits_flipped_are_refused() {
 #[test]
 fn a_flipped_bit_in_a_gzipped_file_never_changes_the_data() {
     let mut content = gzipped(TEST_LABELS);
-    // The header names a time and a system, which are nobody's data.
+    // Time and operating system in the gzip header are not data.
     let header = 10;
     let bits = random_below((content.len() - header) * 8, 100, 7);
     let mut refused = 0;
     for bit in bits.iter().map(|bit| bit + header * 8) {
         content[bit / 8] ^= 1 << (bit % 8);
-        // What is not refused has the right sum.
+        // A file that is not refused has the right checksum.
         refused += usize::from(is_refused(TEST_LABELS, &format!("{TEST_LABELS}.gz"), &content));
         content[bit / 8] ^= 1 << (bit % 8);
     }
@@ -279,7 +278,7 @@ fn a_flipped_bit_in_a_gzipped_file_never_changes_the_data() {
 
 const FOLDER_IS_GIVEN: &str = "MNIST_TEST_FOLDER_IS_GIVEN";
 
-/// Runs in a process of its own for the next test; without the variable there is nothing to do.
+/// Run by the next test in another process; does nothing if the variable is not set.
 #[test]
 fn load_as_another_process() {
     if std::env::var_os(FOLDER_IS_GIVEN).is_some()
@@ -290,7 +289,7 @@ fn load_as_another_process() {
 }
 
 #[test]
-fn the_environment_names_another_folder() {
+fn an_environment_variable_names_another_folder() {
     let run = |dir: &Path| {
         Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "load_as_another_process"])
@@ -302,14 +301,14 @@ fn the_environment_names_another_folder() {
     assert!(run(project_file("").parent().unwrap()).status.success());
     let dir = tempfile::tempdir().unwrap();
     let output = run(dir.path());
-    let said = String::from_utf8_lossy(&output.stdout);
+    let message = String::from_utf8_lossy(&output.stdout);
     assert!(!output.status.success());
-    assert!(said.contains(dir.path().to_str().unwrap()), "{said}");
-    // An empty value is no folder: as if it were not set.
+    assert!(message.contains(dir.path().to_str().unwrap()), "{message}");
+    // An empty value counts as not set.
     assert!(run(Path::new("")).status.success());
 }
 
-/// Runs in a process of its own for the next test; without the variable there is nothing to do.
+/// Run by the next test in another process; does nothing if the variable is not set.
 #[test]
 fn load_fashion_as_another_process() {
     if std::env::var_os(FOLDER_IS_GIVEN).is_some()
@@ -320,7 +319,7 @@ fn load_fashion_as_another_process() {
 }
 
 #[test]
-fn where_fashion_mnist_is_missing_the_message_says_how_to_get_it() {
+fn the_error_for_missing_fashion_mnist_says_how_to_get_it() {
     let dir = tempfile::tempdir().unwrap();
     let output = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "load_fashion_as_another_process"])
@@ -329,15 +328,15 @@ fn where_fashion_mnist_is_missing_the_message_says_how_to_get_it() {
         .output()
         .unwrap();
     assert!(!output.status.success());
-    let said = String::from_utf8_lossy(&output.stdout);
+    let message = String::from_utf8_lossy(&output.stdout);
     let folder = dir.path().to_str().unwrap();
     for part in [folder, "dataset-fashion-mnist", "FASHION_MNIST_DATA_DIR", "download"] {
-        assert!(said.contains(part), "{part:?} is not in: {said}");
+        assert!(message.contains(part), "{part:?} is not in: {message}");
     }
 }
 
 #[test]
-fn fashion_mnist_has_as_many_clothes_of_each_kind() {
+fn fashion_mnist_has_equal_class_counts() {
     if !Path::new("/usr/share/datasets/fashion-mnist").exists() {
         println!("skipped: Debian's package dataset-fashion-mnist is not installed");
         return;

@@ -1,11 +1,12 @@
-//! What the device under test computes, beside the CPU.
+//! The device under test gives the same results as the CPU.
 //!
-//! Without a GPU the CPU is compared with itself; on a machine that has one, `--features cuda` or
-//! `--features metal` lets these tests run on it.
+//! Without a GPU the CPU is compared with itself; `--features cuda` or `--features metal` runs
+//! these tests on a GPU.
 
 mod common;
 
 use mnist_notebook_support::candle_nn::{AdamW, Optimizer, ParamsAdamW};
+use mnist_notebook_support::images;
 use mnist_notebook_support::inspect::{calibration_curve, confusion_matrix, pca, saliency};
 use mnist_notebook_support::linen::{
     Params, avg_pool, capture_intermediates, flatten, max_pool, relu,
@@ -13,7 +14,6 @@ use mnist_notebook_support::linen::{
 use mnist_notebook_support::notebook::{draw_panel, image_grid, show};
 use mnist_notebook_support::prelude::*;
 use mnist_notebook_support::random::{normal, uniform};
-use mnist_notebook_support::images;
 
 use common::device;
 
@@ -21,13 +21,13 @@ fn values(tensor: &Tensor) -> Vec<f32> {
     tensor.to_dtype(DType::F32).unwrap().flatten_all().unwrap().to_vec1().unwrap()
 }
 
-/// Asserts that the entries differ by no more than this share of the largest.
-fn assert_close(what: &str, found: &Tensor, expected: &Tensor, share: f32) {
+/// Asserts that the entries differ by at most `tolerance` times the largest entry.
+fn assert_close(what: &str, found: &Tensor, expected: &Tensor, tolerance: f32) {
     assert_eq!(found.dims(), expected.dims(), "{what}");
     let (found, expected) = (values(found), values(expected));
     let largest = expected.iter().fold(0f32, |most, value| most.max(value.abs()));
     for (index, (a, b)) in found.iter().zip(&expected).enumerate() {
-        assert!((a - b).abs() <= share * largest, "{what}, entry {index}: {a}, not {b}");
+        assert!((a - b).abs() <= tolerance * largest, "{what}, entry {index}: {a} instead of {b}");
     }
 }
 
@@ -37,7 +37,7 @@ fn start(device: &Device) -> (Params, Batch) {
     (get_initial_params(&Cnn, Key::new(0), device).unwrap(), train_ds.slice(0, 32).unwrap())
 }
 
-/// A network with the layers that the tutorial's lacks.
+/// A network with other layers than the tutorial's.
 struct Other;
 
 impl Module for Other {
@@ -73,18 +73,18 @@ fn datasets_and_their_batches_are_the_same() {
 }
 
 #[test]
-fn a_position_beyond_the_dataset_is_refused_and_the_device_goes_on() {
+fn an_out_of_range_index_is_an_error_and_the_device_keeps_working() {
     let (train_ds, _) = get_datasets(&device()).unwrap();
-    for position in [60_000, u32::MAX] {
-        let error = train_ds.batch(&[0, position]).unwrap_err().to_string();
-        let expected = format!("position {position} is not below the number of examples, 60000");
+    for index in [60_000, u32::MAX] {
+        let error = train_ds.batch(&[0, index]).unwrap_err().to_string();
+        let expected = format!("index {index} is not below the number of examples, 60000");
         assert_eq!(error, expected);
     }
     assert_eq!(values(&train_ds.batch(&[0]).unwrap().label), [5.0]);
 }
 
 #[test]
-fn saved_parameters_are_the_same_files() {
+fn saved_parameters_are_identical_files() {
     let folder = tempfile::tempdir().unwrap();
     let files = [device(), Device::Cpu].map(|device| {
         let path = folder.path().join("params.safetensors");
@@ -95,17 +95,18 @@ fn saved_parameters_are_the_same_files() {
 }
 
 #[test]
-fn moved_and_turned_images_are_the_same() {
+fn shifted_and_rotated_images_are_the_same() {
     let digits = get_datasets(&Device::Cpu).unwrap().1.slice(0, 3).unwrap().image;
     let device = device();
     let image = digits.to_device(&device).unwrap();
-    for change in [
+    for transform in [
         |image: &Tensor| images::shift(image, 1.5, -2.0),
         |image: &Tensor| images::rotate(image, 20.0),
         |image: &Tensor| images::add_noise(Key::new(1), image, 0.2),
         |image: &Tensor| images::augment(Key::new(2), image, 2.0, 10.0),
     ] {
-        assert_close("image", &change(&image).unwrap(), &change(&digits).unwrap(), 1e-5);
+        let (found, expected) = (transform(&image).unwrap(), transform(&digits).unwrap());
+        assert_close("image", &found, &expected, 1e-5);
     }
 }
 
@@ -150,7 +151,7 @@ fn loss_and_gradients_agree_to_a_ten_thousandth_of_the_largest_entry() {
     assert_agrees(&Other, &device);
 }
 
-/// A network that is not the same in training and in evaluation.
+/// A network that differs between training and evaluation.
 struct Steady;
 
 impl Module for Steady {
@@ -163,7 +164,7 @@ impl Module for Steady {
 }
 
 #[test]
-fn batch_norm_and_dropout_are_the_same_in_training_and_after_it() {
+fn batch_norm_and_dropout_are_the_same_in_training_and_evaluation() {
     let run = |device: &Device| -> Vec<(String, Tensor)> {
         let (_, batch) = start(device);
         let mut variables = Steady.init_variables(Key::new(0), &batch.image).unwrap();
@@ -203,7 +204,7 @@ fn adamw_makes_the_same_steps() {
 }
 
 #[test]
-fn what_is_found_in_a_network_is_the_same() {
+fn inspection_gives_the_same_results() {
     let run = |device: &Device| {
         let (params, Batch { image, label }) = start(device);
         let (logits, layers) = capture_intermediates(&Cnn, &params, &image).unwrap();
@@ -224,7 +225,7 @@ fn what_is_found_in_a_network_is_the_same() {
 }
 
 #[test]
-fn exported_networks_are_the_same_files() {
+fn exported_networks_are_identical_files() {
     let folder = tempfile::tempdir().unwrap();
     let files = [device(), Device::Cpu].map(|device| {
         let (params, _) = start(&device);
@@ -236,7 +237,7 @@ fn exported_networks_are_the_same_files() {
 }
 
 #[test]
-fn a_label_that_is_no_class_is_the_same_error_wherever_it_is_met() {
+fn an_out_of_range_label_is_the_same_error_everywhere() {
     let device = device();
     let (params, batch) = start(&device);
     let mut labels = batch.label.to_vec1::<u32>().unwrap();
@@ -244,12 +245,12 @@ fn a_label_that_is_no_class_is_the_same_error_wherever_it_is_met() {
     let batch = Dataset::new(batch.image, Tensor::new(labels, &device).unwrap()).unwrap();
     let mut optimizer = create_optimizer(&params, 0.1, 0.9).unwrap();
     let mut compiled = jit(Cnn, &params, batch.image.dims()).unwrap();
-    let read = |metrics: Result<BatchMetrics>| metrics?.get();
+    let fetch = |metrics: Result<BatchMetrics>| metrics?.get();
     for (what, result) in [
-        ("train_step", read(train_step(&Cnn, &mut optimizer, &batch))),
-        ("eval_step", read(eval_step(&Cnn, &params, &batch))),
-        ("compiled train_step", read(compiled.train_step(&mut optimizer, &batch))),
-        ("compiled eval_step", read(compiled.eval_step(&params, &batch))),
+        ("train_step", fetch(train_step(&Cnn, &mut optimizer, &batch))),
+        ("eval_step", fetch(eval_step(&Cnn, &params, &batch))),
+        ("compiled train_step", fetch(compiled.train_step(&mut optimizer, &batch))),
+        ("compiled eval_step", fetch(compiled.eval_step(&params, &batch))),
         ("train_epoch", train_epoch(&Cnn, &mut optimizer, &batch, 32, 1, Key::new(0))),
     ] {
         let error = result.unwrap_err();
@@ -264,7 +265,7 @@ fn a_label_that_is_no_class_is_the_same_error_wherever_it_is_met() {
 }
 
 #[test]
-fn the_metrics_of_many_steps_are_those_of_each() {
+fn fetching_many_metrics_equals_fetching_each() {
     let (params, batch) = start(&device());
     let mut compiled = jit(Cnn, &params, &[1, 28, 28, 1]).unwrap();
     let images: Vec<Batch> = (0..32).map(|index| batch.slice(index, 1).unwrap()).collect();
@@ -280,31 +281,31 @@ fn the_metrics_of_many_steps_are_those_of_each() {
 }
 
 #[test]
-fn the_compiled_step_is_that_of_autograd_on_the_cpu() {
+fn the_compiled_step_equals_autograd_on_the_cpu() {
     let device = device();
     let ((params, batch), (cpu_params, cpu_batch)) = (start(&device), start(&Device::Cpu));
     let mut compiled = jit(Cnn, &params, batch.image.dims()).unwrap();
-    // The GPU of a Mac has no kernels of ours.
+    // There are no kernels for Metal.
     assert!(compiled.is_compiled() || device.is_metal(), "{compiled}");
     let mut optimizer = create_optimizer(&params, 0.1, 0.9).unwrap();
-    let mut readable = create_optimizer(&cpu_params, 0.1, 0.9).unwrap();
+    let mut uncompiled = create_optimizer(&cpu_params, 0.1, 0.9).unwrap();
     for _ in 0..3 {
         let found = compiled.train_step(&mut optimizer, &batch).unwrap().get().unwrap();
-        let expected = train_step(&Cnn, &mut readable, &cpu_batch).unwrap().get().unwrap();
+        let expected = train_step(&Cnn, &mut uncompiled, &cpu_batch).unwrap().get().unwrap();
         assert!((found.loss - expected.loss).abs() <= 1e-4 * expected.loss);
         assert_eq!(found.accuracy, expected.accuracy);
     }
-    let pairs = optimizer.momentum().iter().zip(readable.momentum().iter());
+    let pairs = optimizer.momentum().iter().zip(uncompiled.momentum().iter());
     for ((path, found), (_, expected)) in pairs {
         assert_close(path, found, expected, 1e-3);
     }
     let found = compiled.eval_step(optimizer.target(), &batch).unwrap().get().unwrap();
-    let expected = eval_step(&Cnn, readable.target(), &cpu_batch).unwrap().get().unwrap();
+    let expected = eval_step(&Cnn, uncompiled.target(), &cpu_batch).unwrap().get().unwrap();
     assert!((found.loss - expected.loss).abs() <= 1e-3 * expected.loss);
 }
 
 #[test]
-fn other_batches_and_other_parameters_than_planned_train_too() {
+fn other_batch_sizes_and_parameters_than_compiled_for_train_too() {
     let device = device();
     let (params, batch) = start(&device);
     let mut compiled = jit(Cnn, &params, &[8, 28, 28, 1]).unwrap();
@@ -318,14 +319,14 @@ fn other_batches_and_other_parameters_than_planned_train_too() {
 }
 
 #[test]
-fn an_epoch_and_its_evaluation_come_out_alike() {
+fn an_epoch_and_its_evaluation_give_similar_results() {
     let run = |device: &Device| {
         let (train_ds, test_ds) = get_datasets(device).unwrap();
         let (params, _) = start(device);
         let mut optimizer = create_optimizer(&params, 0.1, 0.9).unwrap();
         let train_ds = train_ds.slice(0, 1600).unwrap();
         let trained = train_epoch(&Cnn, &mut optimizer, &train_ds, 32, 1, Key::new(1)).unwrap();
-        let test_ds = test_ds.slice(0, 450).unwrap(); // the last batch is half as large
+        let test_ds = test_ds.slice(0, 450).unwrap(); // the last batch is half full
         (trained.loss, eval_model(&Cnn, optimizer.target(), &test_ds).unwrap())
     };
     let (expected, (_, expected_accuracy)) = run(&Device::Cpu);
@@ -336,7 +337,7 @@ fn an_epoch_and_its_evaluation_come_out_alike() {
 }
 
 #[test]
-fn a_checkpoint_resumes_where_it_was() {
+fn a_checkpoint_restores_the_parameters() {
     let device = device();
     let (params, _) = start(&device);
     let (train_ds, test_ds) = get_datasets(&device).unwrap();
@@ -346,7 +347,7 @@ fn a_checkpoint_resumes_where_it_was() {
     let optimizer = create_optimizer(&params, 0.1, 0.9).unwrap();
     let mut state = TrainState::new(optimizer, Key::new(1), 32);
     checkpoints.train_epoch(&Cnn, &mut state, &few, &test).unwrap();
-    let resumed = checkpoints.resume(&device).unwrap().expect("one was written");
+    let resumed = checkpoints.resume(&device).unwrap().expect("one was saved");
     let pairs = resumed.optimizer.target().iter().zip(state.optimizer.target().iter());
     for ((path, found), (_, expected)) in pairs {
         assert_eq!(values(found), values(expected), "{path}");

@@ -1,7 +1,6 @@
-//! Pictures of digits from outside the dataset, prepared as its own.
+//! `prepare_digit` turns pictures of digits into images like those of MNIST.
 //!
-//! The oracle is the dataset: a test digit that was enlarged, moved, inverted or photographed must
-//! come back as it was.
+//! A test digit that was enlarged, shifted, inverted or photographed must come back unchanged.
 
 mod common;
 
@@ -27,7 +26,7 @@ fn digits() -> Vec<Vec<f32>> {
     (0..COUNT).map(|index| pixels(&test_ds.image.get(index).unwrap())).collect()
 }
 
-/// A digit on a black sheet, each of its pixels a square of `scale` pixels.
+/// A digit on a black sheet, enlarged by `scale`.
 fn enlarged(digit: &[f32], scale: usize, side: usize, (top, left): (usize, usize)) -> Vec<f32> {
     let mut sheet = vec![0.0; side * side];
     for y in 0..28 * scale {
@@ -38,7 +37,7 @@ fn enlarged(digit: &[f32], scale: usize, side: usize, (top, left): (usize, usize
     sheet
 }
 
-/// How far the pixels of all digits are off on average once they come back from their pictures.
+/// The mean absolute difference between digits and their prepared pictures.
 fn mean_difference(photograph: impl Fn(&[f32]) -> Tensor) -> f32 {
     let differences = digits().into_iter().map(|digit| {
         let found = pixels(&prepare_digit(&photograph(&digit)).unwrap());
@@ -48,7 +47,7 @@ fn mean_difference(photograph: impl Fn(&[f32]) -> Tensor) -> f32 {
     differences.sum::<f32>() / COUNT as f32
 }
 
-/// Paper under a lamp from the right, and the noise of a cheap sensor.
+/// Paper lit from the right, with sensor noise.
 fn photographed(digit: &[f32]) -> Tensor {
     const SIDE: usize = 400;
     let noise = pixels(&normal(Key::new(3), SIDE * SIDE, &device()).unwrap());
@@ -62,14 +61,14 @@ fn photographed(digit: &[f32]) -> Tensor {
 }
 
 #[test]
-fn a_digit_of_the_dataset_stays_as_it_is() {
+fn a_digit_of_the_dataset_is_unchanged() {
     assert!(mean_difference(|digit| picture(digit.to_vec(), 28, 28)) < 0.003);
 }
 
 #[test]
-fn an_enlarged_and_moved_digit_comes_back_as_it_was() {
-    let moved = |digit: &[f32]| picture(enlarged(digit, 10, 560, (30, 200)), 560, 560);
-    assert!(mean_difference(moved) < 0.003);
+fn an_enlarged_and_shifted_digit_is_restored() {
+    let shifted = |digit: &[f32]| picture(enlarged(digit, 10, 560, (30, 200)), 560, 560);
+    assert!(mean_difference(shifted) < 0.003);
 }
 
 #[test]
@@ -82,25 +81,25 @@ fn dark_ink_on_light_paper_is_the_same_digit() {
 }
 
 #[test]
-fn a_trained_network_tells_digits_in_photos_as_well_as_their_originals() {
+fn a_network_predicts_the_same_for_photos_as_for_their_originals() {
     let (train_ds, test_ds) = get_datasets(&device()).unwrap();
     let params = get_initial_params(&Cnn, Key::new(0), &device()).unwrap();
     let mut optimizer = create_optimizer(&params, 0.1, 0.9).unwrap();
     let few = train_ds.slice(0, 10_000).unwrap();
     train_epoch(&Cnn, &mut optimizer, &few, 32, 1, Key::new(1)).unwrap();
-    let told = |images: &Tensor| -> Vec<u32> {
+    let predict = |images: &Tensor| -> Vec<u32> {
         let logits = Cnn.apply(optimizer.target(), images).unwrap();
         logits.argmax(1).unwrap().to_vec1().unwrap()
     };
-    let originals = told(&test_ds.slice(0, COUNT).unwrap().image);
+    let originals = predict(&test_ds.slice(0, COUNT).unwrap().image);
     let photos = digits().into_iter().map(|digit| prepare_digit(&photographed(&digit)).unwrap());
-    let photos = told(&Tensor::cat(&photos.collect::<Vec<_>>(), 0).unwrap());
+    let photos = predict(&Tensor::cat(&photos.collect::<Vec<_>>(), 0).unwrap());
     let same = originals.iter().zip(&photos).filter(|(a, b)| a == b).count();
     assert!(same >= COUNT * 98 / 100, "{same} of {COUNT}");
 }
 
 #[test]
-fn the_centre_of_mass_comes_to_lie_in_the_middle() {
+fn the_center_of_mass_is_moved_to_the_middle() {
     // An L, heavy at the bottom left.
     let mut sheet = vec![0.0; 100 * 100];
     for y in 20..80 {
@@ -127,8 +126,8 @@ fn refusal(picture: &Tensor) -> String {
 #[test]
 fn pictures_without_a_digit_are_refused() {
     let nothing = "no digit can be found in the picture: nothing in it stands out from the paper";
-    for grey in [0.0, 0.5, 1.0] {
-        assert_eq!(refusal(&picture(vec![grey; 60 * 40], 60, 40)), nothing);
+    for gray in [0.0, 0.5, 1.0] {
+        assert_eq!(refusal(&picture(vec![gray; 60 * 40], 60, 40)), nothing);
     }
     assert_eq!(refusal(&picture(vec![1.0], 1, 1)), nothing);
     let shaded = (0..100 * 100).map(|index| 0.4 + 0.4 * (index % 100) as f32 / 100.0);
@@ -141,7 +140,7 @@ fn pictures_without_a_digit_are_refused() {
 }
 
 #[test]
-fn tensors_that_are_no_picture_are_refused() {
+fn tensors_of_other_shapes_are_refused() {
     for shape in [vec![28, 28], vec![2, 28, 28, 1], vec![1, 28, 28, 3], vec![1, 0, 28, 1]] {
         let tensor = Tensor::zeros(shape.as_slice(), DType::F32, &device()).unwrap();
         let wanted = format!("picture of a digit: expected shape [1, H, W, 1], found {shape:?}");
@@ -181,7 +180,7 @@ mod png_files {
         read_png(path, &device())
     }
 
-    /// The problem that is named for a file that cannot be read.
+    /// The error message for a file that cannot be read.
     fn problem(file: &[u8]) -> String {
         match read(file).unwrap_err().downcast_ref() {
             Some(ImageError::File { source, .. }) => source.to_string(),
@@ -190,7 +189,7 @@ mod png_files {
     }
 
     #[test]
-    fn every_kind_of_png_is_read_as_grey() {
+    fn every_kind_of_png_is_read_as_grayscale() {
         use BitDepth::{Eight, One, Sixteen};
         let red = 0.299;
         let cases: [(ColorType, BitDepth, &[u8], [f32; 2]); 7] = [
@@ -212,11 +211,11 @@ mod png_files {
     }
 
     #[test]
-    fn damaged_and_foreign_files_are_refused() {
+    fn damaged_files_and_other_formats_are_refused() {
         let good = encoded((20, 20), ColorType::Grayscale, BitDepth::Eight, &[7; 400]);
         assert!(read(&good).is_ok());
         for len in 0..good.len() - 12 {
-            problem(&good[..len]); // 12 bytes at the end say that it is the end
+            problem(&good[..len]); // the last 12 bytes only mark the end
         }
         let jpeg = problem(b"\xff\xd8\xff\xe0 a JPEG file");
         assert!(jpeg.starts_with("it is damaged or not a PNG file"), "{jpeg}");
@@ -224,7 +223,7 @@ mod png_files {
     }
 
     #[test]
-    fn a_palette_that_ends_within_a_colour_is_refused() {
+    fn a_palette_that_ends_within_a_color_is_refused() {
         for palette in [vec![0; 4], vec![0; 5]] {
             let (indexed, depth) = (ColorType::Indexed, BitDepth::Eight);
             let found = problem(&encoded_with_palette(&palette, (1, 1), indexed, depth, &[0]));
@@ -233,13 +232,13 @@ mod png_files {
     }
 
     #[test]
-    fn a_missing_file_is_named() {
+    fn the_error_names_a_missing_file() {
         let error = read_png("no/such.png", &device()).unwrap_err().to_string();
         assert!(error.starts_with("cannot read the picture no/such.png: "), "{error}");
     }
 
     #[test]
-    fn a_gigantic_picture_is_refused_before_it_is_decoded() {
+    fn a_huge_picture_is_refused_before_decoding() {
         let mut file = encoded((1, 1), ColorType::Grayscale, BitDepth::Eight, &[0]);
         file[16..24].copy_from_slice(&[0, 1, 0, 0, 0, 1, 0, 0]); // 65,536 pixels square
         let mut sum = flate2::Crc::new();

@@ -1,4 +1,4 @@
-//! The compiled step beside the readable one.
+//! The compiled step gives the same results as autograd.
 
 mod common;
 
@@ -11,8 +11,8 @@ fn values(tensor: &Tensor) -> Vec<f32> {
     tensor.flatten_all().unwrap().to_vec1().unwrap()
 }
 
-/// The largest difference, as a share of the largest entry.
-fn difference(found: &Tensor, expected: &Tensor) -> f32 {
+/// The largest difference, relative to the largest entry.
+fn relative_difference(found: &Tensor, expected: &Tensor) -> f32 {
     let (found, expected) = (values(found), values(expected));
     let largest = expected.iter().fold(0f32, |max, value| max.max(value.abs()));
     let pairs = found.iter().zip(&expected);
@@ -20,34 +20,34 @@ fn difference(found: &Tensor, expected: &Tensor) -> f32 {
     if largest == 0.0 { difference } else { difference / largest }
 }
 
-/// One compiled step and one through autograd, from the same state on the same batch.
+/// Compares a compiled step with one through autograd, from the same state on the same batch.
 ///
-/// With zero momentum and beta 0, the momentum after the step is the gradient.
+/// With beta 0, the momentum after the step is the gradient.
 fn assert_same_step<M: Module + Copy>(model: M, params: &Params, batch: &Batch) {
     let mut fast = create_optimizer(params, 0.1, 0.0).unwrap();
-    let mut readable = create_optimizer(params, 0.1, 0.0).unwrap();
+    let mut uncompiled = create_optimizer(params, 0.1, 0.0).unwrap();
     let mut compiled = jit(model, params, batch.image.dims()).unwrap();
-    // The GPU of a Mac has no kernels of ours.
+    // There are no kernels for Metal.
     assert!(compiled.is_compiled() || device().is_metal(), "{compiled}");
-    // A GPU adds up in another order on either side.
-    let most = if device().is_cpu() { 1e-5 } else { 1e-4 };
+    // On a GPU the two sum in different orders.
+    let tolerance = if device().is_cpu() { 1e-5 } else { 1e-4 };
     let found = compiled.train_step(&mut fast, batch).unwrap().get().unwrap();
-    let expected = train_step(&model, &mut readable, batch).unwrap().get().unwrap();
+    let expected = train_step(&model, &mut uncompiled, batch).unwrap().get().unwrap();
     assert!((found.loss - expected.loss).abs() <= 1e-5 * expected.loss.abs().max(1e-3));
     assert_eq!(found.accuracy, expected.accuracy);
-    for ((path, found), (_, expected)) in fast.momentum().iter().zip(readable.momentum().iter()) {
-        let difference = difference(found, expected);
-        assert!(difference <= most, "{path}: {difference}");
+    for ((path, found), (_, expected)) in fast.momentum().iter().zip(uncompiled.momentum().iter()) {
+        let difference = relative_difference(found, expected);
+        assert!(difference <= tolerance, "{path}: {difference}");
     }
     let evaluated = compiled.eval_step(params, batch).unwrap().get().unwrap();
     assert!((evaluated.loss - expected.loss).abs() <= 1e-5 * expected.loss.abs().max(1e-3));
 }
 
-/// A network whose sizes come from a key.
+/// A network with random sizes.
 #[derive(Clone, Copy, Debug)]
 struct Random {
     convs: [(usize, (usize, usize), bool); 2],
-    max: bool,
+    has_max_pool: bool,
     window: (usize, usize),
     hidden: usize,
     classes: usize,
@@ -61,9 +61,10 @@ impl Module for Random {
             if has_relu {
                 x = relu(&x)?;
             }
-            x = match self.max {
-                true => max_pool(&x, self.window)?,
-                false => avg_pool(&x, self.window)?,
+            x = if self.has_max_pool {
+                max_pool(&x, self.window)?
+            } else {
+                avg_pool(&x, self.window)?
             };
         }
         let x = relu(&nn.dense(self.hidden, &flatten(&x)?)?)?;
@@ -71,14 +72,14 @@ impl Module for Random {
     }
 }
 
-/// A number from `least` to `most`, the `index`-th of a key.
-fn pick(key: Key, index: u32, least: usize, most: usize) -> usize {
+/// A random number from `min` to `max`.
+fn pick(key: Key, index: u32, min: usize, max: usize) -> usize {
     let [word, _] = key.fold_in(index).words();
-    least + word as usize % (most - least + 1)
+    min + word as usize % (max - min + 1)
 }
 
 #[test]
-fn compiled_gradients_equal_those_of_autograd_for_random_networks() {
+fn compiled_gradients_equal_autograd_for_random_networks() {
     for case in 0..24 {
         let key = Key::new(1000 + case);
         let conv = |i| {
@@ -87,7 +88,7 @@ fn compiled_gradients_equal_those_of_autograd_for_random_networks() {
         };
         let model = Random {
             convs: [conv(0), conv(10)],
-            max: pick(key, 20, 0, 1) == 1,
+            has_max_pool: pick(key, 20, 0, 1) == 1,
             window: (pick(key, 21, 1, 3), pick(key, 22, 1, 2)),
             hidden: pick(key, 23, 1, 40),
             classes: pick(key, 24, 2, 11),
@@ -105,7 +106,7 @@ fn compiled_gradients_equal_those_of_autograd_for_random_networks() {
 }
 
 #[test]
-fn from_twenty_states_of_a_training_run_both_steps_are_the_same() {
+fn steps_are_equal_from_twenty_states_of_a_training_run() {
     let (train_ds, _) = get_datasets(&device()).unwrap();
     let params = get_initial_params(&Cnn, Key::new(0), &device()).unwrap();
     let mut optimizer = create_optimizer(&params, 0.1, 0.9).unwrap();
@@ -120,24 +121,24 @@ fn from_twenty_states_of_a_training_run_both_steps_are_the_same() {
 }
 
 #[test]
-fn two_hundred_steps_of_either_have_the_same_mean_loss() {
+fn two_hundred_steps_have_the_same_mean_loss() {
     let (train_ds, _) = get_datasets(&device()).unwrap();
     let params = get_initial_params(&Cnn, Key::new(2), &device()).unwrap();
     let mut fast = create_optimizer(&params, 0.1, 0.9).unwrap();
-    let mut readable = create_optimizer(&params, 0.1, 0.9).unwrap();
+    let mut uncompiled = create_optimizer(&params, 0.1, 0.9).unwrap();
     let mut compiled = jit(Cnn, &params, &[32, 28, 28, 1]).unwrap();
-    let (mut fast_sum, mut readable_sum) = (0.0, 0.0);
+    let (mut fast_sum, mut uncompiled_sum) = (0.0, 0.0);
     for perm in permutation(Key::new(3), 60_000).chunks(32).take(200) {
         let batch = train_ds.batch(perm).unwrap();
         fast_sum += compiled.train_step(&mut fast, &batch).unwrap().get().unwrap().loss;
-        readable_sum += train_step(&Cnn, &mut readable, &batch).unwrap().get().unwrap().loss;
+        uncompiled_sum += train_step(&Cnn, &mut uncompiled, &batch).unwrap().get().unwrap().loss;
     }
-    let difference = (fast_sum - readable_sum).abs() / readable_sum;
+    let difference = (fast_sum - uncompiled_sum).abs() / uncompiled_sum;
     assert!(difference < 0.05, "{difference}");
 }
 
 #[test]
-fn a_batch_that_does_not_fit_the_plan_goes_the_general_way() {
+fn batches_of_other_sizes_than_compiled_for_train_too() {
     let (train_ds, _) = get_datasets(&device()).unwrap();
     let params = get_initial_params(&Cnn, Key::new(0), &device()).unwrap();
     let mut optimizer = create_optimizer(&params, 0.1, 0.9).unwrap();
@@ -152,7 +153,7 @@ fn a_batch_that_does_not_fit_the_plan_goes_the_general_way() {
 #[test]
 fn the_plan_is_shown_layer_by_layer() {
     if device().is_metal() {
-        return; // it has no plans
+        return; // nothing is compiled for Metal
     }
     let params = get_initial_params(&Cnn, Key::new(0), &device()).unwrap();
     let compiled = jit(Cnn, &params, &[32, 28, 28, 1]).unwrap();
@@ -167,14 +168,14 @@ fn the_plan_is_shown_layer_by_layer() {
 }
 
 #[test]
-fn a_label_that_is_no_class_is_refused_and_nothing_is_changed() {
+fn an_out_of_range_label_is_an_error_and_changes_nothing() {
     let (train_ds, _) = get_datasets(&device()).unwrap();
     let params = get_initial_params(&Cnn, Key::new(0), &device()).unwrap();
     let mut optimizer = create_optimizer(&params, 0.1, 0.9).unwrap();
     let mut compiled = jit(Cnn, &params, &[2, 28, 28, 1]).unwrap();
     let image = train_ds.image.narrow(0, 0, 2).unwrap();
     let batch = Dataset::new(image, Tensor::new(&[3u32, 10], &device()).unwrap()).unwrap();
-    // On a GPU it shows when the metrics are read.
+    // On a GPU the error is returned when the metrics are fetched.
     let metrics = compiled.train_step(&mut optimizer, &batch);
     let error = metrics.and_then(|metrics| metrics.get()).unwrap_err();
     assert!(matches!(error, Error::Label { label: 10, index: 1, num_classes: 10 }));

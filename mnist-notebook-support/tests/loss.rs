@@ -1,4 +1,4 @@
-//! One-hot labels and cross-entropy against values computed by hand.
+//! One-hot labels, cross-entropy and metrics against values computed by hand.
 
 mod common;
 
@@ -27,7 +27,7 @@ fn onehot_keeps_leading_dimensions() {
 #[test]
 fn cross_entropy_of_a_uniform_prediction_is_ln_10() {
     if device().is_metal() {
-        return; // it has no f64
+        return; // Metal has no f64
     }
     let logits = (Tensor::zeros((3, 10), DType::F64, &device()).unwrap() - 10f64.ln()).unwrap();
     let loss = cross_entropy_loss(&logits, &labels(&[0, 5, 9])).unwrap();
@@ -37,7 +37,7 @@ fn cross_entropy_of_a_uniform_prediction_is_ln_10() {
 #[test]
 fn cross_entropy_is_the_mean_negative_log_probability_of_the_true_classes() {
     if device().is_metal() {
-        return; // it has no f64
+        return; // Metal has no f64
     }
     let probabilities: [[f64; 2]; 2] = [[0.25, 0.75], [0.5, 0.5]];
     let logits = Tensor::new(&probabilities, &device()).unwrap().log().unwrap();
@@ -46,10 +46,10 @@ fn cross_entropy_is_the_mean_negative_log_probability_of_the_true_classes() {
 }
 
 #[test]
-fn a_label_that_is_no_class_is_refused_by_name_and_place() {
+fn an_out_of_range_label_is_named_with_its_position() {
     let logits = Tensor::zeros((2, 10), DType::F32, &device()).unwrap();
     let labels = labels(&[1, 10]);
-    // `onehot` does not make a GPU wait.
+    // On a GPU `onehot` does not check the labels, to avoid a wait.
     let on_cpu = labels.to_device(&Device::Cpu).unwrap();
     for error in [
         cross_entropy_loss(&logits, &labels).unwrap_err(),
@@ -87,6 +87,6 @@ fn metrics_count_the_correct_predictions() {
 }
 
 #[test]
-fn metrics_of_no_batch_are_refused() {
+fn the_mean_of_no_metrics_is_an_error() {
     assert!(matches!(Metrics::mean(&[]), Err(Error::EmptyDataset(_))));
 }

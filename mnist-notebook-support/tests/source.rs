@@ -1,4 +1,4 @@
-//! The project's own code is found and shown.
+//! `source` finds and shows the project's code.
 
 use std::path::Path;
 
@@ -19,13 +19,13 @@ fn source_shows_the_code_with_its_documentation() {
 }
 
 #[test]
-fn an_unknown_item_is_answered_with_similar_names() {
+fn the_error_for_an_unknown_item_suggests_similar_names() {
     let message = source("trainstep").unwrap_err().to_string();
     assert!(message.contains("no item `trainstep`") && message.contains("train_step"), "{message}");
 }
 
 #[test]
-fn items_of_every_crate_are_found_and_say_where_they_are() {
+fn items_of_every_crate_are_shown_with_their_file() {
     for (name, file) in [
         ("create_optimizer", "mnist-notebook-support/src/optimizer.rs"),
         ("Momentum", "crates/linen/src/optimizer.rs"),
@@ -69,7 +69,7 @@ fn every_public_item_of_every_crate_is_found() {
     assert!(count > 100, "{count} public items");
 }
 
-/// The name that a line like `pub fn name(` makes public.
+/// The name and keyword of a public item, from a line like `pub fn name(`.
 fn public_name(line: &str) -> Option<(&str, &str)> {
     let (keyword, rest) = line.trim_start().strip_prefix("pub ")?.split_once(' ')?;
     let is_item = ["fn", "struct", "enum", "trait", "type", "const"].contains(&keyword);

@@ -1,4 +1,4 @@
-//! Training: it learns, it is deterministic, it stops when it diverges, and it takes any network.
+//! Training learns, is deterministic, stops when it diverges, and works with any network.
 
 mod common;
 
@@ -7,7 +7,7 @@ use mnist_notebook_support::prelude::*;
 
 use common::device;
 
-/// A part of MNIST that trains in seconds.
+/// A part of MNIST, for training in seconds.
 fn subset(train: usize, test: usize) -> (Dataset, Dataset) {
     let (train_ds, test_ds) = get_datasets(&device()).unwrap();
     (train_ds.slice(0, train).unwrap(), test_ds.slice(0, test).unwrap())
@@ -23,7 +23,7 @@ fn values(params: &Params) -> Vec<u32> {
     params.iter().flat_map(|(_, var)| flat(var)).map(f32::to_bits).collect()
 }
 
-/// From eight keys it was 90 to 94 %.
+/// Eight keys gave 90 to 94 %.
 #[test]
 fn one_epoch_on_a_tenth_of_the_images_reaches_85_percent() {
     let (train_ds, test_ds) = subset(6_000, 2_000);
@@ -35,7 +35,7 @@ fn one_epoch_on_a_tenth_of_the_images_reaches_85_percent() {
 }
 
 #[test]
-fn evaluation_is_the_mean_over_all_examples_also_in_uneven_batches() {
+fn evaluation_is_the_mean_over_all_examples_for_uneven_batches() {
     let (_, test_ds) = subset(1, 707);
     let optimizer = optimizer(&Cnn, 0.1);
     let whole = eval_step(&Cnn, optimizer.target(), &test_ds).unwrap().get().unwrap();
@@ -44,7 +44,7 @@ fn evaluation_is_the_mean_over_all_examples_also_in_uneven_batches() {
 }
 
 #[test]
-fn an_epoch_takes_every_whole_batch_of_the_shuffle_once() {
+fn an_epoch_trains_on_every_full_batch_of_the_shuffle_once() {
     let (train_ds, _) = subset(100, 1);
     let mut by_epoch = optimizer(&Cnn, 0.1);
     let mean = train_epoch(&Cnn, &mut by_epoch, &train_ds, 32, 1, Key::new(3)).unwrap();
@@ -61,9 +61,9 @@ fn an_epoch_takes_every_whole_batch_of_the_shuffle_once() {
 }
 
 #[test]
-fn the_same_key_gives_the_same_bits_with_any_number_of_threads_and_twice_in_a_row() {
+fn training_is_deterministic_for_any_number_of_threads() {
     if !device().is_cpu() {
-        return; // the threads are the CPU's
+        return; // only the CPU uses threads
     }
     let (train_ds, _) = subset(320, 1);
     let run = |threads| {
@@ -71,7 +71,7 @@ fn the_same_key_gives_the_same_bits_with_any_number_of_threads_and_twice_in_a_ro
         pool.install(|| {
             let mut optimizer = optimizer(&Cnn, 0.1);
             train_epoch(&Cnn, &mut optimizer, &train_ds, 32, 1, Key::new(5)).unwrap();
-            // The general path, too.
+            // The uncompiled step, too.
             train_step(&Cnn, &mut optimizer, &train_ds.slice(0, 32).unwrap()).unwrap();
             values(optimizer.target())
         })
@@ -83,7 +83,7 @@ fn the_same_key_gives_the_same_bits_with_any_number_of_threads_and_twice_in_a_ro
 }
 
 #[test]
-fn training_that_diverges_stops_and_names_epoch_and_step() {
+fn diverging_training_stops_and_names_epoch_and_step() {
     let (train_ds, _) = subset(320, 1);
     let mut optimizer = optimizer(&Cnn, 1e30);
     let error = train_epoch(&Cnn, &mut optimizer, &train_ds, 32, 4, Key::new(5)).unwrap_err();
@@ -92,7 +92,7 @@ fn training_that_diverges_stops_and_names_epoch_and_step() {
     assert!(message.contains("at epoch 4, step "), "{message}");
 }
 
-/// A network of a reader's own, with a branch that the compiled step does not cover.
+/// A custom network with a branch, which cannot be compiled.
 struct Branched;
 
 impl Module for Branched {
@@ -105,7 +105,7 @@ impl Module for Branched {
 }
 
 #[test]
-fn a_network_of_ones_own_trains_with_the_same_functions() {
+fn a_custom_network_trains_with_the_same_functions() {
     let (train_ds, test_ds) = subset(3_200, 1_000);
     let mut optimizer = optimizer(&Branched, 0.05);
     let compiled = jit(Branched, optimizer.target(), &[32, 28, 28, 1]).unwrap();
@@ -117,7 +117,7 @@ fn a_network_of_ones_own_trains_with_the_same_functions() {
 }
 
 #[test]
-fn a_parameter_that_the_loss_does_not_see_is_named() {
+fn a_parameter_that_the_loss_does_not_depend_on_is_named() {
     struct Unused;
     impl Module for Unused {
         fn call(&self, nn: &mut Scope, x: &Tensor) -> Result<Tensor> {

@@ -1,4 +1,4 @@
-//! Checkpoints whose sum is right, so that what it covers is judged by its own rules.
+//! Invalid checkpoints with a correct checksum, so that the checks behind it are tested.
 
 use candle_core::{DType, Tensor};
 
@@ -15,8 +15,8 @@ fn state() -> TrainState {
     state
 }
 
-/// A file with this header and these tensors, and the sum that belongs to them.
-fn signed(header: BTreeMap<String, String>, tensors: &[(&str, Tensor)]) -> Vec<u8> {
+/// A file with this header, these tensors and the matching checksum.
+fn with_checksum(header: BTreeMap<String, String>, tensors: &[(&str, Tensor)]) -> Vec<u8> {
     let tensors =
         tensors.iter().map(|(name, tensor)| ((*name).to_owned(), tensor.clone())).collect();
     files::to_bytes(header, &tensors).unwrap()
@@ -27,26 +27,27 @@ fn tensor(len: usize) -> Tensor {
 }
 
 #[test]
-fn entries_that_are_missing_or_make_no_sense_are_refused() {
+fn missing_and_invalid_entries_are_refused() {
     let tensors = [("momentum/bias", tensor(3)), ("params/bias", tensor(3))];
-    assert!(decode(&signed(state().header(), &tensors), &Device::Cpu).is_ok());
+    assert!(decode(&with_checksum(state().header(), &tensors), &Device::Cpu).is_ok());
     for name in state().header().into_keys() {
         let mut header = state().header();
         header.remove(&name);
-        let problem = decode(&signed(header, &tensors), &Device::Cpu).unwrap_err();
-        let expected = if name == "format" { "no checkpoint" } else { &format!("lacks {name:?}") };
+        let problem = decode(&with_checksum(header, &tensors), &Device::Cpu).unwrap_err();
+        let expected =
+            if name == "format" { "not a checkpoint" } else { &format!("lacks {name:?}") };
         assert!(problem.to_string().contains(expected), "{name}: {problem}");
         for value in ["x", "-1", "1e400", "NaN", "1 2 3", "\0"] {
             let mut header = state().header();
             header.insert(name.clone(), value.into());
-            let decoded = decode(&signed(header, &tensors), &Device::Cpu);
+            let decoded = decode(&with_checksum(header, &tensors), &Device::Cpu);
             assert!(decoded.is_err(), "{name} = {value:?}: {decoded:?}");
         }
     }
 }
 
 #[test]
-fn parameters_and_momentum_that_do_not_match_are_refused() {
+fn mismatched_parameters_and_momentum_are_refused() {
     for tensors in [
         &[] as &[_],
         &[("params/bias", tensor(3))],
@@ -54,13 +55,13 @@ fn parameters_and_momentum_that_do_not_match_are_refused() {
         &[("params/bias", tensor(3)), ("momentum/bias", tensor(4))],
         &[("params/bias", tensor(3)), ("momentum/kernel", tensor(3))],
     ] {
-        let decoded = decode(&signed(state().header(), tensors), &Device::Cpu);
+        let decoded = decode(&with_checksum(state().header(), tensors), &Device::Cpu);
         assert!(decoded.is_err(), "{tensors:?}");
     }
 }
 
 #[test]
-fn numbers_are_read_as_they_were_written() {
+fn extreme_numbers_round_trip() {
     let mut state = state();
     let extreme = Metrics { loss: f32::MIN_POSITIVE, accuracy: f32::MAX };
     state.history.push(EpochMetrics { train: extreme, test: extreme });

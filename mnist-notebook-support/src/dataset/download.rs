@@ -1,4 +1,4 @@
-//! Fetches the files of a dataset from public mirrors into the user's cache folder.
+//! Downloads the files of a dataset from public mirrors to the user's cache folder.
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -10,54 +10,53 @@ use linen::{Cause, Error, Result, files};
 use ureq::Agent;
 use ureq::http::Response;
 
-use crate::dataset::files::{FASHION_MNIST, IdxFile, MNIST, Published};
+use crate::dataset::files::{DatasetFiles, FASHION_MNIST, IdxFile, MNIST};
 use crate::error::DataError;
 
-/// Folders of the gzipped files of Fashion-MNIST.
+/// URLs of folders with the gzipped Fashion-MNIST files.
 const FASHION_MIRRORS: [&str; 2] = [
     "https://storage.googleapis.com/tensorflow/tf-keras-datasets",
     "https://raw.githubusercontent.com/zalandoresearch/fashion-mnist/master/data/fashion",
 ];
 
-/// Folders of the gzipped files of MNIST.
-const PUBLIC_MIRRORS: [&str; 2] = [
+/// URLs of folders with the gzipped MNIST files.
+const MNIST_MIRRORS: [&str; 2] = [
     "https://storage.googleapis.com/cvdf-datasets/mnist",
     "https://ossci-datasets.s3.amazonaws.com/mnist",
 ];
 
-/// How long a mirror may take.
 #[derive(Clone, Copy)]
-struct Patience {
-    /// For its name to be found, and again to connect.
+struct Timeouts {
+    /// For name resolution, and again for connecting.
     connect: Duration,
-    /// Between two pieces of an answer.
-    silence: Duration,
+    /// For each read.
+    read: Duration,
     /// For a whole file.
     file: Duration,
 }
 
-impl Patience {
-    const USUAL: Self = Self {
+impl Timeouts {
+    const DEFAULT: Self = Self {
         connect: Duration::from_secs(10),
-        silence: Duration::from_secs(20),
+        read: Duration::from_secs(20),
         file: Duration::from_secs(300),
     };
 }
 
-/// The folder of the user's cache that holds the four files, after fetching those it lacks.
+/// The user's cache folder for MNIST, after downloading the missing files.
 ///
 /// # Errors
-/// [`DataError::Download`] if no mirror hands out a good file; [`Error::Save`] if it cannot be kept.
+/// [`DataError::Download`] if no mirror delivers a good file; [`Error::Save`] if saving fails.
 pub(super) fn cached_files() -> Result<PathBuf> {
     let dir = cache_folder()?;
-    fetch_missing(&MNIST, &dir, &PUBLIC_MIRRORS, Patience::USUAL)?;
+    fetch_missing(&MNIST, &dir, &MNIST_MIRRORS, Timeouts::DEFAULT)?;
     Ok(dir)
 }
 
-/// [`cached_files`] of Fashion-MNIST.
+/// [`cached_files`] for Fashion-MNIST.
 pub(super) fn cached_fashion_files() -> Result<PathBuf> {
     let dir = cache_folder()?.join("fashion-mnist");
-    fetch_missing(&FASHION_MNIST, &dir, &FASHION_MIRRORS, Patience::USUAL)?;
+    fetch_missing(&FASHION_MNIST, &dir, &FASHION_MIRRORS, Timeouts::DEFAULT)?;
     Ok(dir)
 }
 
@@ -68,24 +67,22 @@ fn cache_folder() -> Result<PathBuf> {
     Ok(strategy.cache_dir().join("mnist-notebook-support"))
 }
 
-/// Fetches the files that a folder lacks, each from the first mirror that hands out a good one.
+/// Downloads each file missing from a folder from the first mirror that delivers a good copy.
 ///
-/// A file appears under its name whole and verified, or not at all; others may fetch into the
-/// same folder at the same time.
+/// Files are verified, then written atomically, so several processes may download to the same
+/// folder at once.
 fn fetch_missing(
-    published: &Published,
+    dataset: &DatasetFiles,
     dir: &Path,
     mirrors: &[&str],
-    patience: Patience,
+    timeouts: Timeouts,
 ) -> Result<()> {
     std::fs::create_dir_all(dir).map_err(Error::save(dir))?;
-    for file in &published.files {
+    for file in &dataset.files {
         let path = dir.join(file.gz_name());
         if !path.exists() && !dir.join(file.name).exists() {
-            let content = fetch(file, mirrors, patience).map_err(|attempts| DataError::Download {
-                file: file.gz_name(),
-                attempts,
-                variable: published.variable,
+            let content = fetch(file, mirrors, timeouts).map_err(|attempts| {
+                DataError::Download { file: file.gz_name(), attempts, variable: dataset.variable }
             })?;
             files::write(&path, &content)?;
         }
@@ -93,11 +90,11 @@ fn fetch_missing(
     Ok(())
 }
 
-/// The verified content of a gzipped file, or each mirror and what went wrong there.
-fn fetch(file: &IdxFile, mirrors: &[&str], patience: Patience) -> Result<Vec<u8>, String> {
+/// The verified gzipped file, or each mirror's URL with its error.
+fn fetch(file: &IdxFile, mirrors: &[&str], timeouts: Timeouts) -> Result<Vec<u8>, String> {
     let mut attempts = Vec::new();
     for mirror in mirrors {
-        match fetch_from(mirror, file, patience) {
+        match fetch_from(mirror, file, timeouts) {
             Ok(content) => return Ok(content),
             Err(problem) => attempts.push(format!("{mirror}: {problem}")),
         }
@@ -105,44 +102,44 @@ fn fetch(file: &IdxFile, mirrors: &[&str], patience: Patience) -> Result<Vec<u8>
     Err(attempts.join("; "))
 }
 
-/// The verified content of a gzipped file on one mirror, or what went wrong.
-fn fetch_from(mirror: &str, file: &IdxFile, patience: Patience) -> Result<Vec<u8>, Cause> {
+/// The verified gzipped file from one mirror.
+fn fetch_from(mirror: &str, file: &IdxFile, timeouts: Timeouts) -> Result<Vec<u8>, Cause> {
     let name = file.gz_name();
-    println!("▕ fetching {name} from {mirror}");
+    println!("▕ downloading {name} from {mirror}");
     let agent: Agent = Agent::config_builder()
-        // A redirection must not leave encryption behind.
+        // A redirect must not downgrade to plain HTTP.
         .https_only(mirror.starts_with("https:"))
         .max_redirects(5)
-        .timeout_resolve(Some(patience.connect))
-        .timeout_connect(Some(patience.connect))
-        .timeout_per_read(Some(patience.silence))
-        .timeout_global(Some(patience.file))
+        .timeout_resolve(Some(timeouts.connect))
+        .timeout_connect(Some(timeouts.connect))
+        .timeout_per_read(Some(timeouts.read))
+        .timeout_global(Some(timeouts.file))
         .build()
         .into();
     let response = agent.get(format!("{mirror}/{name}")).call()?;
-    // No file is larger gzipped than it is unpacked.
+    // The files are smaller gzipped than uncompressed.
     let content = read_body(response, file.size)?;
     file.verified(GzDecoder::new(content.as_slice()))?;
     Ok(content)
 }
 
-/// Reads an answer of at most so many bytes, with a line from time to time.
+/// Reads a response of at most `limit` bytes; prints the progress every few seconds.
 fn read_body(mut response: Response<ureq::Body>, limit: u64) -> std::io::Result<Vec<u8>> {
     const INTERVAL: Duration = Duration::from_secs(5);
     let total = response.body().content_length();
     let mut reader = response.body_mut().with_config().limit(limit).reader();
     let mut content = Vec::new();
-    let mut piece = vec![0; 64 * 1024];
-    let mut due = Instant::now() + INTERVAL;
+    let mut buffer = vec![0; 64 * 1024];
+    let mut next_report = Instant::now() + INTERVAL;
     loop {
-        match reader.read(&mut piece)? {
+        match reader.read(&mut buffer)? {
             0 => return Ok(content),
-            len => content.extend_from_slice(&piece[..len]),
+            len => content.extend_from_slice(&buffer[..len]),
         }
-        if Instant::now() >= due {
+        if Instant::now() >= next_report {
             let of_total = total.map_or(String::new(), |total| format!(" of {}", megabytes(total)));
             println!("▕ {}{of_total} MB", megabytes(content.len() as u64));
-            due += INTERVAL;
+            next_report += INTERVAL;
         }
     }
 }

@@ -1,5 +1,4 @@
-//! The four files of MNIST, or of a dataset in its format: where they are, and whether they hold
-//! what they should.
+//! Finds and verifies the four files of MNIST, or of another dataset in its format.
 
 use std::fs::File;
 use std::io::{ErrorKind, Read};
@@ -14,16 +13,16 @@ use crate::error::DataError;
 
 /// One of the four files, in IDX format.
 pub(super) struct IdxFile {
-    /// Its name when it is not gzipped.
+    /// The name without `.gz`.
     pub(super) name: &'static str,
-    /// Its size in bytes when it is not gzipped.
+    /// The uncompressed size in bytes.
     pub(super) size: u64,
     sha256: [u8; 32],
 }
 
-/// A dataset that is published in four files of these names and sizes.
-pub(super) struct Published {
-    /// The small ones first: what is wrong with them shows at once.
+/// The files of a dataset.
+pub(super) struct DatasetFiles {
+    /// The small ones first: errors in them are found quickly.
     pub(super) files: [IdxFile; 4],
     /// The environment variable that names a folder with the files.
     pub(super) variable: &'static str,
@@ -31,8 +30,7 @@ pub(super) struct Published {
     remedy: &'static str,
 }
 
-/// MNIST.
-pub(super) static MNIST: Published = Published {
+pub(super) static MNIST: DatasetFiles = DatasetFiles {
     files: idx_files([
         "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
         "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
@@ -40,12 +38,11 @@ pub(super) static MNIST: Published = Published {
         "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
     ]),
     variable: "MNIST_DATA_DIR",
-    remedy: "set MNIST_DATA_DIR to a folder that holds the four MNIST files, restore the project's \
+    remedy: "set MNIST_DATA_DIR to a folder with the four MNIST files, restore the project's \
              data folder, or enable the cargo feature `download`",
 };
 
-/// Fashion-MNIST.
-pub(super) static FASHION_MNIST: Published = Published {
+pub(super) static FASHION_MNIST: DatasetFiles = DatasetFiles {
     files: idx_files([
         "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
         "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
@@ -54,8 +51,8 @@ pub(super) static FASHION_MNIST: Published = Published {
     ]),
     variable: "FASHION_MNIST_DATA_DIR",
     remedy: "install Debian's or Ubuntu's package dataset-fashion-mnist, set \
-             FASHION_MNIST_DATA_DIR to a folder that holds the four files of Fashion-MNIST, or \
-             enable the cargo feature `download`",
+             FASHION_MNIST_DATA_DIR to a folder with the four Fashion-MNIST files, or enable \
+             the cargo feature `download`",
 };
 
 const fn idx_files(
@@ -69,21 +66,20 @@ const fn idx_files(
     ]
 }
 
-/// Reads the four files of a folder, gzipped or not.
+/// Reads the four files in a folder, gzipped or not.
 ///
-/// The `mnist` crate panics on whatever it does not expect, so it is given nothing unexpected:
-/// verified raw files in a folder that nobody else knows.
-pub(super) fn read(published: &Published, dir: &Path) -> Result<Mnist> {
+/// The `mnist` crate panics on bad input, so it reads verified copies in a private folder.
+pub(super) fn read(dataset: &DatasetFiles, dir: &Path) -> Result<Mnist> {
     let verified = tempfile::tempdir().map_err(Error::save(std::env::temp_dir()))?;
     let verified = verified.path();
     let Some(base_path) = verified.to_str() else {
-        let problem = std::io::Error::new(ErrorKind::InvalidFilename, "its name is not UTF-8");
-        return Err(Error::Save { path: verified.to_owned(), source: problem });
+        let source = std::io::Error::new(ErrorKind::InvalidFilename, "its name is not UTF-8");
+        return Err(Error::Save { path: verified.to_owned(), source });
     };
     std::thread::scope(|scope| {
-        let copies = published.files.each_ref().map(|file| {
+        let copies = dataset.files.each_ref().map(|file| {
             scope.spawn(move || {
-                let content = file.read_verified(dir, published.remedy)?;
+                let content = file.read_verified(dir, dataset.remedy)?;
                 let copy = verified.join(file.name);
                 std::fs::write(&copy, content).map_err(Error::save(&copy))
             })
@@ -96,12 +92,12 @@ pub(super) fn read(published: &Published, dir: &Path) -> Result<Mnist> {
 }
 
 impl IdxFile {
-    /// Its name when it is gzipped.
+    /// The name with `.gz`.
     pub(super) fn gz_name(&self) -> String {
         format!("{}.gz", self.name)
     }
 
-    /// The raw content of the file in a folder.
+    /// The uncompressed content of the file in `dir`.
     ///
     /// # Errors
     /// [`DataError::Missing`] and [`DataError::Damaged`].
@@ -117,10 +113,10 @@ impl IdxFile {
         Ok(content.map_err(|source| DataError::Damaged { path, source })?)
     }
 
-    /// The raw content that a reader yields, if it is that of the published file; else what is wrong.
+    /// Reads and checks the uncompressed content.
     pub(super) fn verified(&self, reader: impl Read) -> Result<Vec<u8>, Cause> {
         let mut content = Vec::with_capacity(self.size as usize + 1);
-        // One byte more than there should be shows a longer file without reading all of it.
+        // One extra byte detects a longer file without reading all of it.
         reader
             .take(self.size + 1)
             .read_to_end(&mut content)
@@ -133,13 +129,13 @@ impl IdxFile {
             return Err(format!("it has more than {} bytes", self.size).into());
         }
         if Sha256::digest(&content)[..] != self.sha256 {
-            return Err("its SHA-256 sum is not that of the published file".into());
+            return Err("its SHA-256 sum differs from that of the published file".into());
         }
         Ok(content)
     }
 }
 
-/// Opens a file; `None` if there is none.
+/// Opens a file; `None` if it does not exist.
 fn open(path: &Path) -> Result<Option<File>> {
     match File::open(path) {
         Ok(file) => Ok(Some(file)),
@@ -152,7 +148,7 @@ fn open(path: &Path) -> Result<Option<File>> {
     }
 }
 
-/// The 32 bytes that 64 hexadecimal digits stand for.
+/// Decodes 64 hexadecimal digits.
 const fn hex(digits: &str) -> [u8; 32] {
     let digits = digits.as_bytes();
     let mut bytes = [0; 32];

@@ -1,5 +1,5 @@
-//! MNIST: 60,000 training and 10,000 test images of handwritten digits; and as many of clothes,
-//! Fashion-MNIST.
+//! MNIST, 60,000 training and 10,000 test images of handwritten digits, and Fashion-MNIST, the same
+//! number of images of clothes.
 
 #[cfg(feature = "download")]
 mod download;
@@ -19,30 +19,30 @@ use crate::error::DataError;
 pub struct Dataset {
     /// Brightness, 0 (black) to 1 (white): `[N, 28, 28, 1]`, f32, for MNIST.
     pub image: Tensor,
-    /// The digit that each image shows: `[N]`, u32.
+    /// The digit in each image: `[N]`, u32.
     pub label: Tensor,
 }
 
-/// A few examples of a [`Dataset`]; in the tutorial, too, both are an image and a label array.
+/// Some examples of a [`Dataset`]. As in the tutorial, both are an image and a label array.
 pub type Batch = Dataset;
 
 impl Dataset {
-    /// A dataset of one's own.
+    /// A custom dataset.
     ///
     /// # Shapes
     /// - `image`: `[N, height, width, channels]`, any float type
     /// - `label`: `[N]`, u32
     ///
     /// # Errors
-    /// [`Error::Shape`] and [`Error::DType`] for anything else, [`DataError::Lengths`] if there is not
-    /// one label for each image.
+    /// [`Error::Shape`] and [`Error::DType`] for other tensors; [`DataError::Lengths`] if there is
+    /// not one label per image.
     pub fn new(image: Tensor, label: Tensor) -> Result<Self> {
         let dataset = Dataset { image, label };
         dataset.check()?;
         Ok(dataset)
     }
 
-    /// Checks what [`new`](Dataset::new) checks: a dataset may have been put together by hand.
+    /// The checks of [`new`](Dataset::new); the fields are public and may have been set directly.
     fn check(&self) -> Result<()> {
         let shape = |what, expected: &str, tensor: &Tensor| Error::Shape {
             what,
@@ -74,12 +74,12 @@ impl Dataset {
         Ok(())
     }
 
-    /// Checks that batches of a size can be taken from the dataset, for what `purpose` says.
+    /// Checks that the dataset has batches of this size; `purpose` is for the message, as in
+    /// "there is nothing to train on".
     ///
     /// # Errors
-    /// Those of [`new`](Dataset::new) if the dataset was put together otherwise;
-    /// [`Error::EmptyDataset`] without examples; [`DataError::BatchSize`] unless
-    /// `1 <= batch_size <= len`.
+    /// Those of [`new`](Dataset::new); [`Error::EmptyDataset`] if there are no examples;
+    /// [`DataError::BatchSize`] unless `1 <= batch_size <= len`.
     pub fn check_batches(&self, purpose: &'static str, batch_size: usize) -> Result<()> {
         self.check()?;
         let examples = self.len();
@@ -92,55 +92,55 @@ impl Dataset {
         Ok(())
     }
 
-    /// The shape of the images of a batch.
+    /// The image shape of a batch.
     pub(crate) fn batch_shape(&self, batch_size: usize) -> Vec<usize> {
         let mut shape = self.image.dims().to_vec();
         shape[0] = batch_size;
         shape
     }
 
-    /// Checks that so many images of a type fit the memory.
+    /// Checks that `images` images fit in memory.
     fn check_memory(&self, what: &'static str, images: usize, dtype: DType) -> Result<()> {
         let mut shape = self.image.dims().to_vec();
         shape.iter_mut().take(1).for_each(|count| *count = images);
         memory::check(what, &shape, dtype, self.image.device())
     }
 
-    /// How many examples there are.
+    /// The number of examples.
     pub fn len(&self) -> usize {
         self.label.elem_count()
     }
 
-    /// Whether there is no example at all.
+    /// Whether there are no examples.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// The examples at these positions, in this order.
+    /// The examples with these indices, in this order.
     ///
     /// # Errors
-    /// [`Error::Tensor`] for a position that is not below [`len`](Dataset::len), [`Error::Memory`]
-    /// if they do not fit the memory.
-    pub fn batch(&self, positions: &[u32]) -> Result<Batch> {
-        // A GPU would fail at such a position, and for good.
+    /// [`Error::Tensor`] for an index that is not below [`len`](Dataset::len); [`Error::Memory`] if
+    /// the batch does not fit in memory.
+    pub fn batch(&self, indices: &[u32]) -> Result<Batch> {
+        // Checked here: on a GPU an out-of-range index would make the device unusable.
         let examples = self.len().min(self.image.dims().first().copied().unwrap_or(0));
-        if let Some(position) = positions.iter().find(|at| **at as usize >= examples) {
+        if let Some(index) = indices.iter().find(|&&index| index as usize >= examples) {
             return Err(Error::Tensor(format!(
-                "position {position} is not below the number of examples, {examples}"
+                "index {index} is not below the number of examples, {examples}"
             )));
         }
-        self.check_memory("a batch", positions.len(), self.image.dtype())?;
-        let positions = Tensor::from_slice(positions, positions.len(), self.label.device())?;
+        self.check_memory("a batch", indices.len(), self.image.dtype())?;
+        let indices = Tensor::from_slice(indices, indices.len(), self.label.device())?;
         Ok(Batch {
-            image: self.image.index_select(&positions, 0)?,
-            label: self.label.index_select(&positions, 0)?,
+            image: self.image.index_select(&indices, 0)?,
+            label: self.label.index_select(&indices, 0)?,
         })
     }
 
-    /// `len` examples from `start` on.
+    /// The `len` examples starting at `start`.
     ///
     /// # Errors
-    /// [`Error::Tensor`] if there are not so many.
+    /// [`Error::Tensor`] if `start + len` exceeds the number of examples.
     pub fn slice(&self, start: usize, len: usize) -> Result<Batch> {
         Ok(Batch {
             image: self.image.narrow(0, start, len)?,
@@ -148,25 +148,25 @@ impl Dataset {
         })
     }
 
-    /// The dataset with images of another element type.
+    /// The dataset with its images converted to another element type.
     ///
     /// # Errors
-    /// [`Error::Tensor`] if the device cannot convert, [`Error::Memory`] if the images do not fit
-    /// the memory.
+    /// [`Error::Tensor`] if the device does not support the conversion; [`Error::Memory`] if the
+    /// images do not fit in memory.
     pub fn to_dtype(&self, dtype: DType) -> Result<Dataset> {
         self.check_memory("the dataset", self.image.dims().first().copied().unwrap_or(1), dtype)?;
         Ok(Dataset { image: self.image.to_dtype(dtype)?, label: self.label.clone() })
     }
 }
 
-/// The training and the test set of MNIST, on `device`.
+/// The MNIST training set and test set, on `device`.
 ///
 /// The files come with the project, in its folder `data`; the environment variable
 /// `MNIST_DATA_DIR` names another folder. Each may be gzipped (`….gz`) or not. Their SHA-256 sums
-/// are checked before anything is made of their content.
+/// are checked before they are parsed.
 ///
-/// With the cargo feature `download`, what the project's folder lacks is fetched once, from public
-/// mirrors, into the user's cache folder.
+/// With the cargo feature `download`, missing files are downloaded once, from public mirrors, to
+/// the user's cache folder.
 ///
 /// # Shapes
 /// - training set: images `[60000, 28, 28, 1]`, f32, 0 to 1; labels `[60000]`, u32
@@ -174,7 +174,7 @@ impl Dataset {
 ///
 /// # Errors
 /// [`DataError::Missing`] and [`DataError::Damaged`] name the file and say what to do;
-/// [`DataError::Download`] says what each mirror answered.
+/// [`DataError::Download`] says how each mirror responded.
 ///
 /// # Source
 /// `get_datasets` of the Flax tutorial. The images: Y. LeCun, C. Cortes, C. J. C. Burges,
@@ -191,7 +191,7 @@ pub fn get_datasets(device: &Device) -> Result<(Dataset, Dataset)> {
     }
 }
 
-/// [`get_datasets`] from a given folder.
+/// [`get_datasets`] from another folder.
 ///
 /// # Errors
 /// [`DataError::Missing`] and [`DataError::Damaged`].
@@ -199,12 +199,12 @@ pub fn get_datasets_from(dir: impl AsRef<Path>, device: &Device) -> Result<(Data
     load(&files::MNIST, dir.as_ref(), device)
 }
 
-/// The training and the test set of Fashion-MNIST, on `device`: the same sizes and number of
-/// classes as MNIST, but clothes, which are harder to tell apart. [`FASHION_CLASSES`] names them.
+/// The Fashion-MNIST training set and test set, on `device`: sizes and number of classes are those
+/// of MNIST, but clothes are harder to tell apart. [`FASHION_CLASSES`] has the class names.
 ///
-/// The files are those that Debian's package `dataset-fashion-mnist` installs; the environment
-/// variable `FASHION_MNIST_DATA_DIR` names another folder. With the cargo feature `download`, what
-/// is missing is fetched once, from public mirrors, into the user's cache folder.
+/// Debian's package `dataset-fashion-mnist` installs the files; the environment variable
+/// `FASHION_MNIST_DATA_DIR` names another folder. With the cargo feature `download`, missing files
+/// are downloaded once, from public mirrors, to the user's cache folder.
 ///
 /// # Shapes
 /// Those of [`get_datasets`].
@@ -216,20 +216,20 @@ pub fn get_datasets_from(dir: impl AsRef<Path>, device: &Device) -> Result<(Data
 /// H. Xiao, K. Rasul, R. Vollgraf, *Fashion-MNIST: a novel image dataset for benchmarking machine
 /// learning algorithms*, 2017.
 pub fn get_fashion_datasets(device: &Device) -> Result<(Dataset, Dataset)> {
-    let published = &files::FASHION_MNIST;
-    if let Some(dir) = std::env::var_os(published.variable).filter(|dir| !dir.is_empty()) {
-        return load(published, dir.as_ref(), device);
+    let dataset = &files::FASHION_MNIST;
+    if let Some(dir) = std::env::var_os(dataset.variable).filter(|dir| !dir.is_empty()) {
+        return load(dataset, dir.as_ref(), device);
     }
-    match load(published, Path::new("/usr/share/datasets/fashion-mnist"), device) {
+    match load(dataset, Path::new("/usr/share/datasets/fashion-mnist"), device) {
         #[cfg(feature = "download")]
         Err(error) if is_missing(&error) => {
-            load(published, &download::cached_fashion_files()?, device)
+            load(dataset, &download::cached_fashion_files()?, device)
         }
         result => result,
     }
 }
 
-/// What the labels of Fashion-MNIST stand for.
+/// The class names of Fashion-MNIST, by label.
 pub const FASHION_CLASSES: [&str; 10] = [
     "T-shirt", "trousers", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "boot",
 ];
@@ -239,8 +239,8 @@ fn is_missing(error: &Error) -> bool {
     matches!(error.downcast_ref(), Some(DataError::Missing { .. }))
 }
 
-fn load(published: &files::Published, dir: &Path, device: &Device) -> Result<(Dataset, Dataset)> {
-    let Mnist { trn_img, trn_lbl, tst_img, tst_lbl, .. } = files::read(published, dir)?;
+fn load(dataset: &files::DatasetFiles, dir: &Path, device: &Device) -> Result<(Dataset, Dataset)> {
+    let Mnist { trn_img, trn_lbl, tst_img, tst_lbl, .. } = files::read(dataset, dir)?;
     Ok((to_dataset(&trn_img, &trn_lbl, device)?, to_dataset(&tst_img, &tst_lbl, device)?))
 }
 

@@ -1,4 +1,4 @@
-//! Fetching from servers on the loopback interface that misbehave in every way we know.
+//! Downloads from local servers that misbehave in various ways.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -9,7 +9,7 @@ use candle_core::Device;
 use super::*;
 use crate::get_datasets_from;
 
-/// What a server does with a connection after it has read the request for this path.
+/// Handles a connection after the request for a path was read.
 type Handler = fn(&str, TcpStream) -> std::io::Result<()>;
 
 /// Starts a server that lives as long as the process, and returns its base URL.
@@ -23,7 +23,7 @@ fn serve(handler: Handler) -> String {
                 let mut lines = BufReader::new(connection.try_clone()?).lines();
                 let request = lines.next().transpose()?.unwrap_or_default();
                 lines.by_ref().find(|line| line.as_ref().map_or(true, |line| line.is_empty()));
-                // A client that has had enough closes the connection: that is no failure here.
+                // Errors are ignored: clients that give up close the connection.
                 handler(request.split(' ').nth(1).unwrap_or_default(), connection)
             });
         }
@@ -31,31 +31,31 @@ fn serve(handler: Handler) -> String {
     url
 }
 
-/// The gzipped file of the project's data folder that a path asks for.
+/// The file in the project's data folder that a path requests.
 fn good_file(path: &str) -> Vec<u8> {
     let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("../data");
     std::fs::read(data.join(path.trim_start_matches('/'))).unwrap()
 }
 
-fn answer(mut to: TcpStream, head: &str, length: usize, body: &[u8]) -> std::io::Result<()> {
+fn respond(mut to: TcpStream, head: &str, length: usize, body: &[u8]) -> std::io::Result<()> {
     write!(to, "HTTP/1.1 {head}\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n")?;
     to.write_all(body)
 }
 
-fn good(path: &str, to: TcpStream) -> std::io::Result<()> {
+fn send_good_file(path: &str, to: TcpStream) -> std::io::Result<()> {
     let body = good_file(path);
-    answer(to, "200 OK", body.len(), &body)
+    respond(to, "200 OK", body.len(), &body)
 }
 
-/// Keeps the connection open, and silent, until the client gives up.
-fn wait_for_the_client_to_leave(mut connection: TcpStream) -> std::io::Result<()> {
+/// Keeps the connection open without sending until the client gives up.
+fn stall(mut connection: TcpStream) -> std::io::Result<()> {
     std::io::copy(&mut connection, &mut std::io::sink()).map(drop)
 }
 
-/// Short enough for a test, long enough for a loaded machine to send what is there.
-const SHORT: Patience = Patience {
+/// Short enough for a test, long enough for a loaded machine to respond.
+const SHORT: Timeouts = Timeouts {
     connect: Duration::from_secs(2),
-    silence: Duration::from_secs(1),
+    read: Duration::from_secs(1),
     file: Duration::from_secs(3),
 };
 
@@ -64,7 +64,7 @@ fn entries(dir: &Path) -> Vec<String> {
     names.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
 }
 
-/// Fetches from one server that misbehaves and returns the error, after a look at the folder.
+/// The error of a download from one misbehaving server; checks that no file is left behind.
 fn error_of(handler: Handler) -> String {
     error_from(&serve(handler))
 }
@@ -72,7 +72,7 @@ fn error_of(handler: Handler) -> String {
 fn error_from(mirror: &str) -> String {
     let dir = tempfile::tempdir().unwrap();
     let error = fetch_missing(&MNIST, dir.path(), &[mirror], SHORT).unwrap_err();
-    assert_eq!(entries(dir.path()), Vec::<String>::new(), "something is left behind");
+    assert_eq!(entries(dir.path()), Vec::<String>::new(), "files are left behind");
     assert!(matches!(error.downcast_ref(), Some(DataError::Download { .. })), "{error:?}");
     error.to_string()
 }
@@ -85,66 +85,66 @@ fn assert_says(error: &str, parts: &[&str]) {
 }
 
 #[test]
-fn fetched_files_are_the_datasets() {
+fn downloaded_files_are_the_datasets() {
     let dir = tempfile::tempdir().unwrap();
-    let folder = dir.path().join("made/on/demand");
-    fetch_missing(&MNIST, &folder, &[&serve(good)], Patience::USUAL).unwrap();
+    let folder = dir.path().join("created/on/demand");
+    fetch_missing(&MNIST, &folder, &[&serve(send_good_file)], Timeouts::DEFAULT).unwrap();
     let (train_ds, test_ds) = get_datasets_from(&folder, &Device::Cpu).unwrap();
     assert_eq!((train_ds.len(), test_ds.len()), (60_000, 10_000));
     assert_eq!(entries(&folder).len(), 4);
 }
 
 #[test]
-fn files_that_are_there_are_not_fetched_again() {
+fn existing_files_are_not_downloaded_again() {
     let dir = tempfile::tempdir().unwrap();
-    fetch_missing(&MNIST, dir.path(), &[&serve(good)], Patience::USUAL).unwrap();
-    fetch_missing(&MNIST, dir.path(), &[], Patience::USUAL).unwrap();
+    fetch_missing(&MNIST, dir.path(), &[&serve(send_good_file)], Timeouts::DEFAULT).unwrap();
+    fetch_missing(&MNIST, dir.path(), &[], Timeouts::DEFAULT).unwrap();
     std::fs::remove_file(dir.path().join("t10k-images-idx3-ubyte.gz")).unwrap();
-    let error = fetch_missing(&MNIST, dir.path(), &[], Patience::USUAL).unwrap_err().to_string();
-    assert!(error.contains("cannot fetch t10k-images-idx3-ubyte.gz"), "{error}");
+    let error = fetch_missing(&MNIST, dir.path(), &[], Timeouts::DEFAULT).unwrap_err().to_string();
+    assert!(error.contains("cannot download t10k-images-idx3-ubyte.gz"), "{error}");
 }
 
 #[test]
-fn the_next_mirror_serves_what_the_first_does_not() {
+fn a_failing_mirror_is_followed_by_the_next() {
     let dir = tempfile::tempdir().unwrap();
-    let broken = serve(|_, to| answer(to, "500 Internal Server Error", 0, b""));
-    fetch_missing(&MNIST, dir.path(), &[&broken, &serve(good)], SHORT).unwrap();
+    let broken = serve(|_, to| respond(to, "500 Internal Server Error", 0, b""));
+    fetch_missing(&MNIST, dir.path(), &[&broken, &serve(send_good_file)], SHORT).unwrap();
     assert_eq!(entries(dir.path()).len(), 4);
 }
 
 #[test]
-fn every_mirror_and_its_problem_is_named() {
+fn the_error_names_every_mirror_and_its_problem() {
     let dir = tempfile::tempdir().unwrap();
-    let broken = serve(|_, to| answer(to, "500 Internal Server Error", 0, b""));
-    let empty = serve(|_, to| answer(to, "404 Not Found", 0, b""));
+    let broken = serve(|_, to| respond(to, "500 Internal Server Error", 0, b""));
+    let empty = serve(|_, to| respond(to, "404 Not Found", 0, b""));
     let error =
         fetch_missing(&MNIST, dir.path(), &[&broken, &empty], SHORT).unwrap_err().to_string();
     assert_says(&error, &[&broken, "500", &empty, "404"]);
 }
 
 #[test]
-fn a_server_that_stalls_before_its_answer_is_left() {
-    let error = error_of(|_, connection| wait_for_the_client_to_leave(connection));
+fn a_server_that_stalls_before_its_response_times_out() {
+    let error = error_of(|_, connection| stall(connection));
     assert_says(&error, &["timeout"]);
 }
 
 #[test]
-fn a_server_that_stalls_within_the_file_is_left() {
+fn a_server_that_stalls_within_the_file_times_out() {
     let error = error_of(|path, to| {
         let body = good_file(path);
-        answer(to.try_clone()?, "200 OK", body.len(), &body[..1000])?;
-        wait_for_the_client_to_leave(to)
+        respond(to.try_clone()?, "200 OK", body.len(), &body[..1000])?;
+        stall(to)
     });
     assert_says(&error, &["timeout"]);
 }
 
 #[test]
-fn a_server_that_sends_byte_by_byte_is_left() {
+fn a_server_that_sends_byte_by_byte_times_out() {
     let error = error_of(|_, mut to| {
-        answer(to.try_clone()?, "200 OK", 5000, b"")?;
+        respond(to.try_clone()?, "200 OK", 5000, b"")?;
         to.set_read_timeout(Some(Duration::from_millis(100)))?;
         loop {
-            // Each piece comes well before the client loses its patience with the silence.
+            // Faster than the client's read timeout.
             let _ = to.read(&mut [0]);
             to.write_all(b"x")?;
         }
@@ -153,20 +153,20 @@ fn a_server_that_sends_byte_by_byte_is_left() {
 }
 
 #[test]
-fn a_connection_that_is_reset_is_an_error() {
+fn a_reset_connection_is_an_error() {
     let listener = TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     let server = std::thread::spawn(move || {
         let (connection, _) = listener.accept().unwrap();
         connection.peek(&mut [0]).unwrap();
-        answer(connection, "200 OK", 5000, b"The request is never read: closing resets.").unwrap();
+        respond(connection, "200 OK", 5000, b"The request is never read: closing resets.").unwrap();
     });
     assert_says(&error_from(&url), &["disconnected"]);
     server.join().unwrap();
 }
 
 #[test]
-fn a_connection_that_is_closed_without_an_answer_is_an_error() {
+fn a_connection_closed_without_a_response_is_an_error() {
     let error = error_of(|_, connection| {
         drop(connection);
         Ok(())
@@ -178,7 +178,7 @@ fn a_connection_that_is_closed_without_an_answer_is_an_error() {
 fn a_truncated_file_is_refused() {
     let error = error_of(|path, to| {
         let body = &good_file(path)[..1000];
-        answer(to, "200 OK", body.len(), body)
+        respond(to, "200 OK", body.len(), body)
     });
     assert_says(&error, &["cannot be read"]);
 }
@@ -187,27 +187,27 @@ fn a_truncated_file_is_refused() {
 fn a_web_page_is_refused() {
     let error = error_of(|_, to| {
         let page = b"<!DOCTYPE html><title>Sign in to the network</title>";
-        answer(to, "200 OK\r\nContent-Type: text/html", page.len(), page)
+        respond(to, "200 OK\r\nContent-Type: text/html", page.len(), page)
     });
     assert_says(&error, &["cannot be read", "gzip"]);
 }
 
 #[test]
-fn a_file_of_another_content_is_refused() {
+fn a_file_with_other_content_is_refused() {
     let error = error_of(|path, to| {
         let name = path.trim_start_matches('/').trim_end_matches(".gz");
         let file = MNIST.files.iter().find(|file| file.name == name).unwrap();
         let mut body = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
         body.write_all(&vec![7; file.size as usize])?;
         let body = body.finish()?;
-        answer(to, "200 OK", body.len(), &body)
+        respond(to, "200 OK", body.len(), &body)
     });
     assert_says(&error, &["SHA-256"]);
 }
 
 #[test]
-fn redirections_in_a_loop_end() {
-    let error = error_of(|path, to| answer(to, &format!("302 Found\r\nLocation: {path}"), 0, b""));
+fn a_redirect_loop_ends() {
+    let error = error_of(|path, to| respond(to, &format!("302 Found\r\nLocation: {path}"), 0, b""));
     assert_says(&error, &["redirects"]);
 }
 
@@ -234,7 +234,7 @@ fn an_endless_header_is_cut_off() {
 }
 
 #[test]
-fn an_answer_that_is_not_http_is_an_error() {
+fn a_response_that_is_not_http_is_an_error() {
     assert_says(&error_of(|_, mut to| to.write_all(b"SSH-2.0-OpenSSH_9.2\r\n")), &[]);
 }
 
@@ -247,44 +247,45 @@ fn a_refused_connection_is_an_error() {
 }
 
 #[test]
-fn a_mirror_over_https_cannot_be_left_for_plain_http() {
-    // Nothing is connected to: the address alone is refused.
+fn https_mirrors_cannot_redirect_to_plain_http() {
+    // Refused before connecting.
     let agent: Agent = Agent::config_builder().https_only(true).build().into();
     let error = agent.get("http://127.0.0.1:9/").call().unwrap_err().to_string();
     assert!(error.contains("https"), "{error}");
-    let mut mirrors = PUBLIC_MIRRORS.iter().chain(&FASHION_MIRRORS);
+    let mut mirrors = MNIST_MIRRORS.iter().chain(&FASHION_MIRRORS);
     assert!(mirrors.all(|mirror| mirror.starts_with("https://")));
 }
 
 #[test]
-fn a_folder_that_cannot_be_made_is_named() {
+fn a_folder_that_cannot_be_created_is_named() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("a file");
     std::fs::write(&file, "").unwrap();
-    let error = fetch_missing(&MNIST, &file.join("cache"), &[&serve(good)], SHORT).unwrap_err();
+    let error =
+        fetch_missing(&MNIST, &file.join("cache"), &[&serve(send_good_file)], SHORT).unwrap_err();
     assert!(matches!(&error, Error::Save { path, .. } if path.starts_with(&file)), "{error:?}");
 }
 
-const FOLDER: &str = "MNIST_TEST_FETCH_FOLDER";
-const MIRROR: &str = "MNIST_TEST_FETCH_MIRROR";
+const FOLDER: &str = "MNIST_TEST_DOWNLOAD_FOLDER";
+const MIRROR: &str = "MNIST_TEST_DOWNLOAD_MIRROR";
 
-/// The other process of the next test; without its variables there is nothing to do.
+/// Run by the next test in another process; does nothing if the variables are not set.
 #[test]
-fn fetch_as_another_process() {
+fn download_as_another_process() {
     let (Some(folder), Ok(mirror)) = (std::env::var_os(FOLDER), std::env::var(MIRROR)) else {
         return;
     };
-    fetch_missing(&MNIST, Path::new(&folder), &[&mirror], Patience::USUAL).unwrap();
+    fetch_missing(&MNIST, Path::new(&folder), &[&mirror], Timeouts::DEFAULT).unwrap();
     get_datasets_from(&folder, &Device::Cpu).unwrap();
 }
 
 #[test]
-fn two_processes_that_fetch_at_once_both_get_good_data() {
+fn two_processes_that_download_at_once_both_get_good_data() {
     let dir = tempfile::tempdir().unwrap();
-    let mirror = serve(good);
+    let mirror = serve(send_good_file);
     let start = || {
         Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "dataset::download::tests::fetch_as_another_process"])
+            .args(["--exact", "dataset::download::tests::download_as_another_process"])
             .env(FOLDER, dir.path())
             .env(MIRROR, &mirror)
             .spawn()
