@@ -1,24 +1,25 @@
-//! Bad input: each kind has an error of its own that says what to do, and nothing panics.
+//! Bad input: every kind has its own error that says what to do, and nothing panics.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
+use mnist_notebook_support::images::{add_noise, rotate, shift};
 use mnist_notebook_support::inspect::{
     CalibrationBin, calibration_curve, confusion_matrix, expected_calibration_error, pca, saliency,
 };
-use mnist_notebook_support::linen::{capture_intermediates, initializers::{lecun_normal, ones, zeros}};
+use mnist_notebook_support::linen::{
+    capture_intermediates,
+    initializers::{lecun_normal, ones, zeros},
+};
 use mnist_notebook_support::notebook::Number;
 use mnist_notebook_support::prelude::*;
 use mnist_notebook_support::random::{bernoulli, bits, normal, truncated_normal, uniform};
 use mnist_notebook_support::take_away::SummaryWriter;
-use mnist_notebook_support::images::{add_noise, rotate, shift};
-use mnist_notebook_support::{
-    CheckpointError, DataError, Diverged, get_datasets_from, notebook,
-};
+use mnist_notebook_support::{CheckpointError, DataError, Diverged, get_datasets_from, notebook};
 
 const CPU: &Device = &Device::Cpu;
 
-/// A network small enough to train in no time.
+/// A network that trains quickly.
 struct Small;
 
 impl Module for Small {
@@ -28,7 +29,7 @@ impl Module for Small {
     }
 }
 
-/// A network without a parameter.
+/// A network without parameters.
 struct Fixed;
 
 impl Module for Fixed {
@@ -37,7 +38,7 @@ impl Module for Fixed {
     }
 }
 
-/// Batch norm and dropout on whatever comes.
+/// Batch norm and dropout on any input.
 struct Norm;
 
 impl Module for Norm {
@@ -71,7 +72,7 @@ fn train_on(dataset: &Dataset, batch_size: usize) -> Result<Metrics> {
     train_epoch(&Small, &mut optimizer(0.1), dataset, batch_size, 1, Key::new(2))
 }
 
-/// All numbers that the steps to come depend on.
+/// All parameters and momenta.
 fn values(state: &TrainState) -> Vec<f32> {
     let params = [state.optimizer.target(), state.optimizer.momentum()];
     let vars = params.into_iter().flat_map(Params::vars);
@@ -82,12 +83,12 @@ fn f32s(shape: &[usize]) -> Tensor {
     Tensor::zeros(shape, DType::F32, CPU).unwrap()
 }
 
-/// The error itself or, if it is another crate's on its way through, that one.
+/// The error itself or, if it wraps another crate's error, that one.
 fn found<E: std::error::Error + 'static>(error: &Error) -> Option<&E> {
     (error as &dyn std::any::Any).downcast_ref().or_else(|| error.downcast_ref())
 }
 
-/// One row of the table: the call is refused with this variant and this text in the message.
+/// Asserts for each row that the call returns this variant with this text in its message.
 macro_rules! refuse {
     ($($case:literal: $call:expr => $variant:pat, $message:literal;)*) => {{
         let mut wrong = Vec::new();
@@ -131,21 +132,21 @@ fn bad_hyperparameters_are_refused() {
             DataError::BatchSize { batch_size: 4, .. }, "choose one from 1 to 3";
         "batch size larger than any memory": train_on(&three, usize::MAX) =>
             DataError::BatchSize { .. }, "choose one from 1 to 3";
-        "no checkpoint to be kept": Checkpoints::new(std::env::temp_dir(), 0) =>
+        "zero checkpoints to keep": Checkpoints::new(std::env::temp_dir(), 0) =>
             Error::Hyperparameter { name: "keep", .. }, "at least one checkpoint must be kept";
         "random numbers from NaN": uniform(Key::new(0), 3, f32::NAN, 1.0, CPU) =>
             Error::Hyperparameter { name: "minval", .. }, "it must be finite";
         "a probability above 1": bernoulli(Key::new(0), 1.1, 3, CPU) =>
             Error::Hyperparameter { name: "p", .. }, "a probability is from 0 to 1";
-        "a peak that is no learning rate": WarmupCosine::new(nan, 1, 2) =>
-            Error::Hyperparameter { name: "peak", .. }, "finite and not negative";
-        "a warm-up without end": WarmupCosine::new(0.1, 2, 2) =>
+        "a peak that is not a learning rate": WarmupCosine::new(nan, 1, 2) =>
+            Error::Hyperparameter { name: "peak", .. }, "a finite number, 0 or more";
+        "a warm-up as long as the schedule": WarmupCosine::new(0.1, 2, 2) =>
             Error::Hyperparameter { name: "warmup_steps", .. }, "less than `total_steps`";
         "a negative shift": augment(Key::new(0), &images(1), -1.0, 0.0) =>
             Error::Hyperparameter { name: "max_shift", .. }, "a finite number, 0 or more";
-        "an angle without bound": augment(Key::new(0), &images(1), 0.0, infinite) =>
+        "an infinite angle": augment(Key::new(0), &images(1), 0.0, infinite) =>
             Error::Hyperparameter { name: "max_degrees", .. }, "a finite number, 0 or more";
-        "random numbers between wrong bounds": truncated_normal(Key::new(0), 1.0, -1.0, 3, CPU) =>
+        "random numbers, reversed bounds": truncated_normal(Key::new(0), 1.0, -1.0, 3, CPU) =>
             Error::Hyperparameter { name: "lower", .. }, "below `upper`";
     }
 }
@@ -172,7 +173,7 @@ fn bad_datasets_are_refused() {
             Error::Shape { .. }, "dataset labels: expected shape [N], found [4, 1]";
         "images of bytes": Dataset::new(dark(DType::U8), labels(4)) => Error::DType { .. },
             "dataset images: expected elements of type f32, found u8";
-        "labels of 64 bits": Dataset::new(images(4), labels(4).to_dtype(DType::I64).unwrap()) =>
+        "i64 labels": Dataset::new(images(4), labels(4).to_dtype(DType::I64).unwrap()) =>
             Error::DType { .. }, "dataset labels: expected elements of type u32, found i64";
         "fewer labels than images": Dataset::new(images(4), labels(3)) =>
             DataError::Lengths { images: 4, labels: 3 }, "4 images but 3 labels";
@@ -183,14 +184,14 @@ fn bad_datasets_are_refused() {
             Error::EmptyDataset(_), "the dataset is empty";
         "a batch beyond the end": dataset(4).batch(&[4]) => Error::Tensor(_), "4";
         "a slice beyond the end": dataset(4).slice(3, 2) => Error::Tensor(_), "4";
-        "a slice beyond all numbers": dataset(4).slice(usize::MAX, 2) => Error::Tensor(_), "";
-        "colour pictures for a network for grey ones": train_on(
+        "a slice that overflows": dataset(4).slice(usize::MAX, 2) => Error::Tensor(_), "";
+        "color images for a grayscale network": train_on(
             &Dataset::new(f32s(&[4, 8, 8, 3]), labels(4)).unwrap(), 2) =>
             Error::ParamShape { .. }, "parameter \"Conv_0/kernel\" has shape [3, 3, 1, 2]";
-        "pictures of another size": train_on(
+        "images of another size": train_on(
             &Dataset::new(f32s(&[4, 10, 10, 1]), labels(4)).unwrap(), 2) =>
             Error::ParamShape { .. }, "call `init` with a sample of the shape you train on";
-        "images of 64 bits for a network of 32": train_on(
+        "f64 images for an f32 network": train_on(
             &Dataset::new(dark(DType::F64), labels(4)).unwrap(), 2) => Error::DType { .. },
             "conv2d: expected elements of type f32, found f64";
         "a folder without data": get_datasets_from("/no/such/folder", CPU) =>
@@ -199,7 +200,7 @@ fn bad_datasets_are_refused() {
 }
 
 #[test]
-fn datasets_put_together_by_hand_are_refused_when_they_are_used() {
+fn invalid_datasets_built_from_fields_are_refused() {
     let odd = |image: Tensor, label: Tensor| Dataset { image, label };
     let cases = [
         odd(images(3), labels(4)),
@@ -231,35 +232,36 @@ fn bad_networks_are_refused() {
     }
     let none = Fixed.init(Key::new(0), &images(1)).unwrap();
     let norm = init(|nn, x| nn.batch_norm(x)).unwrap();
+    let no_statistics = Variables { params: norm.copy().unwrap(), ..Default::default() };
     refuse! {
         "no parameters": create_optimizer(&none, 0.1, 0.9) => Error::NoParams,
             "the network has no parameters: there is nothing to train";
-        "a network with other parameters": Small.apply(&none, &images(1)) =>
+        "the parameters of another network": Small.apply(&none, &images(1)) =>
             Error::MissingParam { .. }, "no parameter \"Conv_0/kernel\"";
         "no features": init(|nn, x| nn.conv(0, (3, 3), x)) =>
             Error::Hyperparameter { name: "features", .. }, "it must be at least 1";
         "an empty kernel": init(|nn, x| nn.conv(1, (3, 0), x)) =>
             Error::Hyperparameter { name: "kernel width", .. }, "it must be at least 1";
-        "a dense layer on pictures": init(|nn, x| nn.dense(10, x)) => Error::Shape { .. },
+        "a dense layer on images": init(|nn, x| nn.dense(10, x)) => Error::Shape { .. },
             "call `flatten` before the first dense layer";
         "a convolution on rows": init(|nn, x| nn.conv(1, (3, 3), &flatten(x)?)) =>
             Error::Shape { .. }, "conv input: expected shape [B, height, width, channels]";
-        "a pool larger than the picture": avg_pool(&images(1), (9, 1)) => Error::Shape { .. },
+        "a pool larger than the image": avg_pool(&images(1), (9, 1)) => Error::Shape { .. },
             "avg_pool input: expected shape [B, at least 9, at least 1, C]";
         "an empty pool": max_pool(&images(1), (0, 1)) => Error::Shape { .. }, "max_pool input";
         "batch norm on a scalar": init(|nn, x| nn.batch_norm(&x.sum_all()?)) =>
             Error::Shape { .. }, "batch_norm input: expected shape [B, …, features]";
         "batch norm on nothing": init(|nn, x| nn.batch_norm(&x.narrow(0, 0, 0)?)) =>
             Error::Shape { .. }, "none of them 0, found [0, 8, 8, 1]";
-        "a dropout that leaves nothing": init(|nn, x| nn.dropout(1.0, x)) =>
+        "a dropout rate of 1": init(|nn, x| nn.dropout(1.0, x)) =>
             Error::Hyperparameter { name: "rate", .. }, "0 <= rate < 1";
-        "batch norm in no mode": Broken(|nn: &mut Scope, x: &Tensor| nn.batch_norm(x))
+        "batch norm without a mode": Broken(|nn: &mut Scope, x: &Tensor| nn.batch_norm(x))
             .apply(&norm, &images(1)) => Error::Mode { .. }, "BatchNorm_0 works differently";
-        "dropout in no mode": Broken(|nn: &mut Scope, x: &Tensor| nn.dropout(0.5, x))
+        "dropout without a mode": Broken(|nn: &mut Scope, x: &Tensor| nn.dropout(0.5, x))
             .apply(&norm, &images(1)) => Error::Mode { .. }, "train with `apply_train`";
         "batch norm without statistics": Broken(|nn: &mut Scope, x: &Tensor| nn.batch_norm(x))
-            .apply_eval(&Variables { params: norm.copy().unwrap(), ..Default::default() }, &images(1))
-            => Error::MissingParam { .. }, "no parameter \"BatchNorm_0/mean\"";
+            .apply_eval(&no_statistics, &images(1)) =>
+            Error::MissingParam { .. }, "no parameter \"BatchNorm_0/mean\"";
         "a parameter made twice": init(|nn, x| {
             nn.param("bias", 1, x, zeros)?;
             nn.param("bias", 1, x, zeros)
@@ -277,20 +279,20 @@ fn bad_networks_are_refused() {
 }
 
 #[test]
-fn what_is_larger_than_the_memory_is_refused() {
+fn what_does_not_fit_in_memory_is_refused() {
     struct Wide(usize);
     impl Module for Wide {
         fn call(&self, nn: &mut Scope, x: &Tensor) -> Result<Tensor> {
             nn.dense(self.0, &flatten(x)?)
         }
     }
-    // An image for every label, all of them the same one: a dataset that takes no memory.
+    // Broadcast tensors: a huge dataset that takes no memory.
     let many = 1usize << 40;
-    let alike = |tensor: Tensor, shape: &[usize]| tensor.broadcast_as(shape).unwrap();
-    let image = alike(images(1), &[many, 8, 8, 1]);
-    let label = alike(labels(1), &[many]);
+    let broadcast = |tensor: Tensor, shape: &[usize]| tensor.broadcast_as(shape).unwrap();
+    let image = broadcast(images(1), &[many, 8, 8, 1]);
+    let label = broadcast(labels(1), &[many]);
     let huge = Dataset::new(image.clone(), label.clone()).unwrap();
-    let wide = alike(f32s(&[1, 1]), &[1 << 20, 1]);
+    let wide = broadcast(f32s(&[1, 1]), &[1 << 20, 1]);
     let wide_kernel = Params::try_from(vec![
         ("Dense_0/kernel".to_owned(), f32s(&[1, 1 << 20])),
         ("Dense_0/bias".to_owned(), f32s(&[1 << 20])),
@@ -299,17 +301,18 @@ fn what_is_larger_than_the_memory_is_refused() {
     refuse! {
         "a batch": train_on(&huge, many) => Error::Memory { .. },
             "training on so large a batch needs 844424.9 GB of memory, and ";
-        "a batch to be compiled for": jit(Cnn, &get_initial_params(&Cnn, Key::new(0), CPU).unwrap(),
-            &[many, 28, 28, 1]) => Error::Memory { .. }, "are free: make it smaller, or free memory";
+        "a batch to compile for": jit(Cnn, &get_initial_params(&Cnn, Key::new(0), CPU).unwrap(),
+            &[many, 28, 28, 1]) => Error::Memory { .. },
+            "are free: make it smaller, or free memory";
         "an image": jit(Small, &params(), &[1, many, many, 1]) => Error::Memory { .. },
             "one example needs";
-        "the examples at so many positions": Dataset::new(alike(images(1), &[1, 8, 8, many]), labels(1))
+        "a batch of huge images": Dataset::new(broadcast(images(1), &[1, 8, 8, many]), labels(1))
             .unwrap().batch(&[0]) => Error::Memory { .. }, "a batch needs 281475.0 GB of memory";
-        "other numbers for as many images": huge.to_dtype(DType::F64) => Error::Memory { .. },
+        "another element type": huge.to_dtype(DType::F64) => Error::Memory { .. },
             "the dataset needs";
         "a wide layer": Wide(many).init(Key::new(0), &images(1)) => Error::Memory { .. },
             "making a parameter needs";
-        "the layer's result": Wide(1 << 20).apply(&wide_kernel.unwrap(), &wide) =>
+        "a layer's output": Wide(1 << 20).apply(&wide_kernel.unwrap(), &wide) =>
             Error::Memory { .. }, "the result of a layer needs 4398.0 GB of memory";
         "random numbers": bits(Key::new(0), many, CPU) => Error::Memory { .. },
             "drawing random numbers needs 4398.0 GB of memory";
@@ -324,10 +327,10 @@ fn what_is_larger_than_the_memory_is_refused() {
     }
 }
 
-/// Candle's stand-in for a GPU in a build without one: whatever is asked of it fails.
+/// candle's dummy for a GPU in a build without one: every operation fails.
 #[cfg(not(feature = "cuda"))]
 #[test]
-fn a_device_that_is_not_there_is_refused() {
+fn a_missing_device_is_an_error() {
     let gpu = &Device::Cuda(mnist_notebook_support::candle_core::CudaDevice);
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("epoch-0001.safetensors");
@@ -336,22 +339,24 @@ fn a_device_that_is_not_there_is_refused() {
         .save(&TrainState { epoch: 1, ..TrainState::new(optimizer(0.1), Key::new(0), 2) })
         .unwrap();
     refuse! {
-        "initial parameters": get_initial_params(&Cnn, Key::new(0), gpu) => Error::Tensor(_), "cuda";
+        "initial parameters": get_initial_params(&Cnn, Key::new(0), gpu) =>
+            Error::Tensor(_), "cuda";
         "data": get_datasets(gpu) => Error::Tensor(_), "cuda";
         "random numbers": normal(Key::new(0), 3, gpu) => Error::Tensor(_), "cuda";
         "parameters from a file": Params::load(&file, gpu) => Error::Load { .. }, "cuda";
-        "moved parameters": params().to_device(gpu) => Error::Tensor(_), "cuda";
+        "parameters moved to the device": params().to_device(gpu) => Error::Tensor(_), "cuda";
         "a checkpoint": checkpoints.resume(gpu) => CheckpointError::Damaged { .. }, "cuda";
     }
 }
 
 #[test]
-fn after_no_epochs_there_is_no_curve_to_draw() {
+fn a_chart_without_epochs_is_refused() {
     let state = TrainState::new(optimizer(0.1), Key::new(3), 5);
     let losses = state.history.iter().map(|epoch| epoch.train.loss).collect::<Vec<_>>();
     refuse! {
-        "a curve of no epochs": notebook::line_chart("loss", "epoch", "nats", &[("train", losses)])
-            .map_err(Error::from) => Error::Display(notebook_display::Error::Figure(_)), "";
+        "a chart without epochs":
+            notebook::line_chart("loss", "epoch", "nats", &[("train", losses)])
+                .map_err(Error::from) => Error::Display(notebook_display::Error::Figure(_)), "";
     }
 }
 
@@ -367,29 +372,30 @@ fn bad_tensors_are_refused_by_the_loss() {
             Error::Shape { what: "labels", .. }, "labels: expected shape [batch size]";
         "too few classes": shape(&[2, 9]) => Error::Label { label: 9, num_classes: 9, .. },
             "label 9 at position 1";
-        "labels that are no whole numbers": onehot(&f32s(&[2]), 10) => Error::DType { .. },
+        "labels that are not integers": onehot(&f32s(&[2]), 10) => Error::DType { .. },
             "labels: expected elements of type u32, found f32";
-        "no class": onehot(&two, 0) => Error::Label { .. }, "number of classes, 0";
-        "logits that are whole numbers":
+        "zero classes": onehot(&two, 0) => Error::Label { .. }, "number of classes, 0";
+        "integer logits":
             cross_entropy_loss(&f32s(&[2, 10]).to_dtype(DType::U32).unwrap(), &two) =>
             Error::DType { .. }, "logits: expected elements of type f32, found u32";
-        "metrics of nothing": Metrics::mean(&[]) => Error::EmptyDataset(_), "nothing to average";
+        "the mean of no metrics": Metrics::mean(&[]) =>
+            Error::EmptyDataset(_), "nothing to average";
         "metrics of other shapes": compute_metrics(&f32s(&[3, 10]), &two) => Error::Shape { .. },
             "logits";
     }
 }
 
 #[test]
-fn what_cannot_be_inspected_is_refused() {
+fn bad_input_to_inspect_is_refused() {
     let (two, three) = (labels(2), labels(3));
     let sure = Tensor::new(&[[0.75f32, 0.25], [0.75, 0.25]], CPU).unwrap();
     let features = |value: f32| Tensor::full(value, (3, 4), CPU).unwrap();
     refuse! {
         "fewer predictions than labels": confusion_matrix(&three, &two, 10) => Error::Shape { .. },
             "predictions: expected shape [3], one for each label, found [2]";
-        "a prediction that is no class": confusion_matrix(&two, &two, 1) =>
+        "an out-of-range prediction": confusion_matrix(&two, &two, 1) =>
             Error::Label { label: 1, .. }, "label 1 at position 1";
-        "labels that are no whole numbers": confusion_matrix(&f32s(&[2]), &two, 10) =>
+        "labels that are not integers": confusion_matrix(&f32s(&[2]), &two, 10) =>
             Error::DType { .. }, "labels: expected elements of type u32, found f32";
         "no bins": calibration_curve(&sure, &two, 0) =>
             Error::Hyperparameter { name: "num_bins", .. }, "it must be at least 1";
@@ -397,12 +403,12 @@ fn what_cannot_be_inspected_is_refused() {
             Error::Hyperparameter { name: "probability", .. }, "`exp` makes probabilities";
         "probabilities that are NaN": calibration_curve(&(sure * f64::NAN).unwrap(), &two, 10) =>
             Error::Hyperparameter { name: "probability", .. }, "it must be from 0 to 1";
-        "one image without its batch":
+        "an image without the batch dimension":
             saliency(&Small, &params(), &f32s(&[8, 8, 1]), &two) => Error::Shape { .. },
             "saliency images: expected shape [N, height, width, channels], found [8, 8, 1]";
         "more classes than images": saliency(&Small, &params(), &images(2), &three) =>
             Error::Shape { .. }, "logits: expected shape [3, number of classes], found [2, 10]";
-        "pictures as features": pca(&images(3), 2) => Error::Shape { .. },
+        "images as features": pca(&images(3), 2) => Error::Shape { .. },
             "pca features: expected shape [at least 2, 1 to 4096], found [3, 8, 8, 1]";
         "a single example": pca(&f32s(&[1, 4]), 2) => Error::Shape { .. }, "at least 2";
         "more components than features": pca(&features(1.0), 5) =>
@@ -413,21 +419,23 @@ fn what_cannot_be_inspected_is_refused() {
 }
 
 #[test]
-fn a_loss_that_is_no_number_stops_training_and_names_the_last_good_checkpoint() {
+fn a_loss_that_is_not_finite_stops_training_and_names_the_last_good_checkpoint() {
     let dir = tempfile::tempdir().unwrap();
     let checkpoints = Checkpoints::new(dir.path(), 3).unwrap();
     let (good, test_ds) = (dataset(20), dataset(10));
-    // A single pixel is enough.
+    // A single NaN pixel is enough.
     let mut pixels = images(20).flatten_all().unwrap().to_vec1::<f32>().unwrap();
     pixels[777] = f32::NAN;
-    let spoilt = Tensor::from_vec(pixels, (20, 8, 8, 1), CPU).unwrap();
-    let spoilt = Dataset::new(spoilt, labels(20)).unwrap();
+    let with_nan = Tensor::from_vec(pixels, (20, 8, 8, 1), CPU).unwrap();
+    let with_nan = Dataset::new(with_nan, labels(20)).unwrap();
 
     let mut state = TrainState::new(optimizer(0.1), Key::new(3), 5);
-    let error = checkpoints.train_epoch(&Small, &mut state, &spoilt, &test_ds).unwrap_err();
-    assert!(matches!(found(&error), Some(Diverged { epoch: 1, checkpoint: None, .. })), "{error:?}");
+    let error = checkpoints.train_epoch(&Small, &mut state, &with_nan, &test_ds).unwrap_err();
+    let Some(Diverged { epoch: 1, checkpoint: None, .. }) = found(&error) else {
+        panic!("{error:?}")
+    };
 
-    // One step too far: every loss of the epoch is a number, but the parameters no longer are.
+    // Only the test loss shows that the last step diverged.
     let mut state = TrainState::new(optimizer(1e300), Key::new(3), 20);
     let before = values(&state);
     let error = checkpoints.train_epoch(&Small, &mut state, &good, &test_ds).unwrap_err();
@@ -438,13 +446,13 @@ fn a_loss_that_is_no_number_stops_training_and_names_the_last_good_checkpoint() 
     let mut state = TrainState::new(optimizer(0.1), Key::new(3), 5);
     checkpoints.train_epoch(&Small, &mut state, &good, &test_ds).unwrap();
     checkpoints.train_epoch(&Small, &mut state, &good, &test_ds).unwrap();
-    let error = checkpoints.train_epoch(&Small, &mut state, &spoilt, &test_ds).unwrap_err();
+    let error = checkpoints.train_epoch(&Small, &mut state, &with_nan, &test_ds).unwrap_err();
     let message = error.to_string();
     assert!(message.contains("the loss is NaN at epoch 3, step "), "{message}");
     assert!(message.contains("start again from "), "{message}");
     assert!(message.contains("epoch-0002.safetensors with a smaller learning rate"), "{message}");
     assert_eq!((state.epoch, state.history.len()), (2, 2));
-    // What went wrong is not saved.
+    // The failed epoch is not saved.
     assert_eq!(checkpoints.resume(CPU).unwrap().unwrap().epoch, 2);
 }
 
@@ -456,7 +464,7 @@ fn a_key_used_twice_gives_the_same_numbers_twice() {
     assert_ne!(draw(one), draw(other));
 }
 
-/// Tensors that nobody expects: of every rank and type, of no elements, of numbers that are none.
+/// Odd tensors: of every rank and type, empty, with NaN and infinite values.
 fn odd_tensors() -> Vec<Tensor> {
     let shapes: [&[usize]; 14] = [
         &[],
@@ -482,7 +490,7 @@ fn odd_tensors() -> Vec<Tensor> {
         for value in [f32::NAN, f32::INFINITY, -1.0] {
             tensors.push(Tensor::full(value, shape, CPU).unwrap());
         }
-        // Not in the order of its elements, or not all of its storage.
+        // Views: transposed, and a part of the storage.
         let tensor = f32s(shape);
         tensors.push(tensor.t().unwrap_or(tensor.clone()));
         if shape.first().is_some_and(|len| *len > 1) {
@@ -492,8 +500,8 @@ fn odd_tensors() -> Vec<Tensor> {
     tensors
 }
 
-/// Runs a call and notes whether it panics; what it returns does not matter.
-fn note<T>(panics: &mut Vec<String>, what: impl FnOnce() -> String, call: impl FnOnce() -> T) {
+/// Records whether a call panics; its result does not matter.
+fn record<T>(panics: &mut Vec<String>, what: impl FnOnce() -> String, call: impl FnOnce() -> T) {
     if catch_unwind(AssertUnwindSafe(|| drop(call()))).is_err() {
         panics.push(what());
     }
@@ -508,9 +516,9 @@ fn no_function_of_one_tensor_panics() {
         ("log_softmax", |x| log_softmax(x).map(drop)),
         ("avg_pool", |x| avg_pool(x, (2, 3)).map(drop)),
         ("max_pool", |x| max_pool(x, (2, 3)).map(drop)),
-        ("avg_pool of none", |x| avg_pool(x, (0, usize::MAX)).map(drop)),
+        ("avg_pool with an empty window", |x| avg_pool(x, (0, usize::MAX)).map(drop)),
         ("onehot", |x| onehot(x, 10).map(drop)),
-        ("onehot of none", |x| onehot(x, 0).map(drop)),
+        ("onehot of zero classes", |x| onehot(x, 0).map(drop)),
         ("init", |x| Small.init(Key::new(0), x).map(drop)),
         ("init of the tutorial's network", |x| Cnn.init(Key::new(0), x).map(drop)),
         ("apply", |x| Small.apply(&params(), x).map(drop)),
@@ -555,7 +563,7 @@ fn no_function_of_one_tensor_panics() {
             writer.image("tag", x, usize::MAX)?;
             writer.image("tag", &x.squeeze(0)?, 0)
         }),
-        ("parameters of any kind", |x| {
+        ("any parameters", |x| {
             let params = || Params::try_from(vec![("x".to_owned(), x.clone())]).unwrap();
             let all = [params().copy()?, params().zeros_like()?, params().to_device(CPU)?];
             let file = tempfile::NamedTempFile::new().unwrap();
@@ -575,7 +583,7 @@ fn no_function_of_one_tensor_panics() {
     for x in odd_tensors() {
         for (name, call) in calls {
             let what = || format!("{name}({:?}, {:?})", x.dtype(), x.layout());
-            note(&mut panics, what, || call(&x));
+            record(&mut panics, what, || call(&x));
         }
     }
     assert!(panics.is_empty(), "{} panics:\n{}", panics.len(), panics.join("\n"));
@@ -610,7 +618,7 @@ fn no_function_of_two_tensors_panics() {
         ("train_epoch", |x, y| train_on(&pair(x, y), 2).map(drop)),
         ("eval_model", |x, y| eval_model(&Small, &params(), &pair(x, y)).map(drop)),
     ];
-    // Every pair of all of them would be too many.
+    // All pairs would take too long.
     let few: Vec<_> = odd_tensors().into_iter().step_by(3).collect();
     let mut panics = Vec::new();
     for x in &few {
@@ -620,7 +628,7 @@ fn no_function_of_two_tensors_panics() {
                     let (a, b) = (x.layout(), y.layout());
                     format!("{name}({:?} {a:?}, {:?} {b:?})", x.dtype(), y.dtype())
                 };
-                note(&mut panics, what, || call(x, y));
+                record(&mut panics, what, || call(x, y));
             }
         }
     }
@@ -631,7 +639,7 @@ fn no_function_of_two_tensors_panics() {
 #[test]
 fn no_other_function_panics() {
     let mut panics = Vec::new();
-    let mut check = |name: &str, call: &dyn Fn()| note(&mut panics, || name.to_owned(), call);
+    let mut check = |name: &str, call: &dyn Fn()| record(&mut panics, || name.to_owned(), call);
     let key = Key::new(i64::MIN);
     let huge: [&[usize]; 3] = [&[usize::MAX, 2], &[usize::MAX], &[1 << 50]];
     for shape in huge {
@@ -760,7 +768,7 @@ fn no_other_function_panics() {
     assert!(panics.is_empty(), "panics:\n{}", panics.join("\n"));
 }
 
-/// The crates that notebooks use.
+/// The crates with public functions.
 const CRATES: [&str; 8] = [
     "mnist-notebook-support",
     "crates/cpu-kernels",
@@ -776,13 +784,13 @@ fn folder(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(name)
 }
 
-/// The public functions of the crates, a method as `Type::name`, by their sources.
+/// The public functions in the crates' sources, methods as `Type::name`.
 fn public_functions() -> Vec<String> {
     let mut files: Vec<PathBuf> = CRATES.iter().map(|name| folder(name).join("src")).collect();
     let mut functions = Vec::new();
     while let Some(path) = files.pop() {
         if path.is_dir() {
-            // The module for GPUs is private.
+            // The CUDA module is private.
             let inside = std::fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path());
             files.extend(inside.filter(|path| !path.ends_with("src/cuda")));
         } else if path.extension().is_some_and(|ending| ending == "rs")
@@ -833,12 +841,10 @@ fn functions_of(source: &str) -> Vec<String> {
 }
 
 #[test]
-fn no_public_function_is_forgotten_here() {
-    let tests = [
-        include_str!("bad_input.rs"),
-        include_str!("../crates/cpu-kernels/tests/bad_input.rs"),
-    ]
-    .concat();
+fn every_public_function_is_called_here() {
+    let tests =
+        [include_str!("bad_input.rs"), include_str!("../crates/cpu-kernels/tests/bad_input.rs")]
+            .concat();
     let calls = |name: &str| {
         let call = format!("{name}(");
         let starts = tests.match_indices(&call).map(|(at, _)| &tests[..at]);
@@ -846,17 +852,17 @@ fn no_public_function_is_forgotten_here() {
     };
     let functions = public_functions();
     assert!(functions.len() > 100, "{functions:?}");
-    let mut forgotten = Vec::new();
+    let mut missing = Vec::new();
     for function in &functions {
         let name = function.rsplit("::").next().unwrap();
         let alike = functions.iter().filter(|other| other.rsplit("::").next() == Some(name));
-        // A constructor is called by its type; of other names there must be a call for each type.
+        // Constructors have one name for all types; other names need a call for each type.
         let called =
             if name == "new" { calls(function) >= 1 } else { calls(name) >= alike.count() };
-        // They only print what was drawn before; the other cannot be called without a GPU.
+        // `evcxr_display` only prints a finished figure; `launch_times` needs a GPU.
         if !called && name != "evcxr_display" && function != "CompiledStep::launch_times" {
-            forgotten.push(function.as_str());
+            missing.push(function.as_str());
         }
     }
-    assert!(forgotten.is_empty(), "no test of bad input calls {}", forgotten.join(", "));
+    assert!(missing.is_empty(), "no test of bad input calls {}", missing.join(", "));
 }

@@ -1,4 +1,4 @@
-//! The draw-a-digit panel in a real browser, beside the crate: its own arithmetic must give the crate's probabilities.
+//! The draw-a-digit panel in a real browser: its JavaScript must compute the crate's probabilities.
 
 use std::path::Path;
 use std::sync::LazyLock;
@@ -11,7 +11,7 @@ use xtask::project::Project;
 
 const IMAGES: usize = 200;
 
-/// A network that has learned enough to be sure of some digits and unsure of others.
+/// A network trained enough to be sure of some digits and unsure of others.
 static PARAMS: LazyLock<Params> = LazyLock::new(|| {
     let params = get_initial_params(&Cnn, Key::new(0), &Device::Cpu).unwrap();
     let mut optimizer = create_optimizer(&params, 0.1, 0.9).unwrap();
@@ -21,7 +21,7 @@ static PARAMS: LazyLock<Params> = LazyLock::new(|| {
     optimizer.target().copy().unwrap()
 });
 
-/// Every other kind of layer, sizes that are not even, and no softmax at its end.
+/// Every other kind of layer, odd sizes, and no final softmax.
 struct Other;
 
 impl Module for Other {
@@ -31,7 +31,7 @@ impl Module for Other {
     }
 }
 
-/// What the panel of a network shows in a browser; nothing where there is none.
+/// What the panel of a network shows in a browser; `None` if there is no browser.
 fn panel(model: &impl Module, params: &Params, screen: Screen, images: &Tensor) -> Option<Value> {
     let project = Project::new();
     let no_python = "the Python environment is not set up (`cargo xtask test` does it)";
@@ -63,14 +63,14 @@ fn largest_difference(found: &[f32], expected: &[f32]) -> f32 {
     found.iter().zip(expected).fold(0.0, |largest, (a, b)| f32::max(largest, (a - b).abs()))
 }
 
-/// The crate's probabilities, one after the other.
+/// The crate's probabilities, flattened.
 fn probabilities(model: &impl Module, params: &Params, images: &Tensor) -> Vec<f32> {
     let logits = log_softmax(&model.apply(params, images).unwrap()).unwrap();
     logits.exp().unwrap().flatten_all().unwrap().to_vec1().unwrap()
 }
 
 #[test]
-fn the_panel_gives_the_crates_probabilities_for_test_images() {
+fn the_panel_computes_the_crates_probabilities_for_test_images() {
     let images = test_images();
     let Some(answer) = panel(&Cnn, &PARAMS, Screen::Desktop, &images) else { return };
     let found: Vec<f32> =
@@ -91,7 +91,7 @@ fn the_panel_evaluates_every_kind_of_layer() {
 }
 
 #[test]
-fn what_is_drawn_is_prepared_and_predicted_as_the_crate_does() {
+fn a_drawing_is_prepared_and_predicted_as_in_the_crate() {
     let images = test_images().narrow(0, 0, 1).unwrap();
     for screen in [Screen::Desktop, Screen::Phone] {
         let Some(answer) = panel(&Cnn, &PARAMS, screen, &images) else { return };
@@ -107,13 +107,13 @@ fn what_is_drawn_is_prepared_and_predicted_as_the_crate_does() {
         let percents: Vec<f32> = expected.iter().map(|share| share * 100.0).collect();
         let shown = numbers(answer["states"].as_array().unwrap().last().unwrap());
         let difference = largest_difference(&shown, &percents);
-        assert!(difference <= 0.1 + 0.05, "{screen:?}: {difference}"); // 1e-3, and half a digit
+        assert!(difference <= 0.1 + 0.05, "{screen:?}: {difference}"); // 1e-3, and rounding
         assert_eq!(answer["answer"], "This looks like a 7.", "{screen:?}");
     }
 }
 
 #[test]
-fn the_panel_moves_while_one_draws_and_is_cleared_by_keyboard() {
+fn the_panel_updates_while_drawing_and_is_cleared_by_keyboard() {
     let images = test_images().narrow(0, 0, 1).unwrap();
     for screen in [Screen::Desktop, Screen::Phone] {
         let Some(answer) = panel(&Cnn, &PARAMS, screen, &images) else { return };

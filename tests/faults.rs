@@ -1,7 +1,7 @@
-//! Training that is killed, or cannot write, loses no more than the epoch at hand.
+//! Training that is killed, or cannot write, loses at most the current epoch.
 //!
-//! `cargo xtask faults --long` injects 100 faults of each kind instead of 10: the environment variable
-//! `FAULTS`.
+//! The environment variable `FAULTS` is the number of faults of each kind: 10 by default, 100 for
+//! `cargo xtask faults --long`.
 
 #![cfg(unix)]
 
@@ -20,13 +20,13 @@ use tests::newest_checkpoint;
 const EPOCHS: usize = 5;
 const SIGKILL: i32 = 9;
 
-/// How many faults of each kind are injected.
+/// The number of faults of each kind.
 fn faults() -> usize {
     std::env::var("FAULTS").map_or(10, |faults| faults.parse().expect("FAULTS is a number"))
 }
 
-/// Writes a line past the test harness, which shows only what failing tests print.
-fn say(line: &str) {
+/// Prints a line even if the test passes: the test harness captures only `println!`.
+fn print_line(line: &str) {
     let mut out = std::io::stdout();
     writeln!(out, "{line}").unwrap();
 }
@@ -34,11 +34,11 @@ fn say(line: &str) {
 fn report(kind: &str, injected: usize, lost: &[String]) {
     let survived = injected - lost.len();
     let counts = format!("faults injected: {injected}, survived: {survived}, lost: {}", lost.len());
-    say(&format!("{kind}: {counts}"));
+    print_line(&format!("{kind}: {counts}"));
     assert!(lost.is_empty(), "{kind}: {counts}\n{}", lost.join("\n"));
 }
 
-/// Random fractions of 1, the same in each run.
+/// Reproducible random numbers from 0 to 1.
 fn fractions(seed: i64) -> impl Iterator<Item = f64> {
     let numbers = bits(Key::new(seed), 10_000, &Device::Cpu).unwrap().to_vec1::<u32>().unwrap();
     numbers.into_iter().map(|bits| f64::from(bits) / 2f64.powi(32)).cycle()
@@ -58,12 +58,13 @@ fn start(folder: &Path, epochs: usize) -> Child {
         .unwrap()
 }
 
-/// Trains to the end, or says why that failed.
+/// Trains to the end, or returns the error message.
 fn finish(folder: &Path) -> Result<(), String> {
     let output = start(folder, EPOCHS).wait_with_output().unwrap();
-    match output.status.success() {
-        true => Ok(()),
-        false => Err(String::from_utf8_lossy(&output.stderr).into_owned()),
+    if output.status.success() {
+        Ok(())
+    } else {
+        Err(String::from_utf8_lossy(&output.stderr).into_owned())
     }
 }
 
@@ -72,20 +73,20 @@ fn names(folder: &Path) -> Vec<String> {
     entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
 }
 
-/// Whether a checkpoint is half-written at this moment.
+/// Whether a checkpoint is being written.
 fn is_being_written(folder: &Path) -> bool {
     names(folder).iter().any(|name| name.starts_with(".partial-"))
 }
 
-/// What a training ends with that nobody disturbs, and how long it takes.
-fn undisturbed() -> (Vec<u8>, Duration) {
+/// The final checkpoint of uninterrupted training, and its duration.
+fn uninterrupted() -> (Vec<u8>, Duration) {
     let dir = tempfile::tempdir().unwrap();
     let start = Instant::now();
     finish(dir.path()).unwrap();
     (newest_checkpoint(dir.path()).unwrap(), start.elapsed())
 }
 
-/// A folder with the checkpoint of the first epoch, that file, and its content.
+/// A folder with the checkpoint of the first epoch, the path of that file, and its content.
 fn one_epoch() -> (TempDir, PathBuf, Vec<u8>) {
     let dir = tempfile::tempdir().unwrap();
     assert!(start(dir.path(), 1).wait().unwrap().success());
@@ -96,7 +97,7 @@ fn one_epoch() -> (TempDir, PathBuf, Vec<u8>) {
 
 #[test]
 fn killed_training_resumes_and_ends_with_the_same_bits() {
-    let (expected, duration) = undisturbed();
+    let (expected, duration) = uninterrupted();
     let (wanted, mut random) = (faults(), fractions(0));
     let (mut kills, mut kills_while_writing, mut lost) = (0, 0, Vec::new());
     for attempt in 0.. {
@@ -107,7 +108,7 @@ fn killed_training_resumes_and_ends_with_the_same_bits() {
         let dir = tempfile::tempdir().unwrap();
         let folder = dir.path();
         let mut child = start(folder, EPOCHS);
-        // The moment is the fault: there is nothing to wait for.
+        // Kill at a random moment.
         std::thread::sleep(duration.mul_f64(random.next().unwrap()));
         let aim_at_writing = kills_while_writing < wanted / 2;
         if aim_at_writing {
@@ -126,7 +127,8 @@ fn killed_training_resumes_and_ends_with_the_same_bits() {
         kills_while_writing += usize::from(while_writing);
         match finish(folder).and_then(|()| newest_checkpoint(folder)) {
             Ok(found) if found == expected && !is_being_written(folder) => {}
-            Ok(_) => lost.push(format!("kill {kills}: other bits, or {:?}", names(folder))),
+            Ok(_) => lost
+                .push(format!("kill {kills}: different bits, or files left: {:?}", names(folder))),
             Err(error) => lost.push(format!("kill {kills}: {error}")),
         }
     }
@@ -134,10 +136,16 @@ fn killed_training_resumes_and_ends_with_the_same_bits() {
     report(&kind, kills, &lost);
 }
 
-/// What is wrong after a save that had to fail, if anything.
-fn judge(folder: &Path, path: &Path, content: &[u8], said: &str, reason: &str) -> Option<String> {
+/// The problem after a save that had to fail, if there is one.
+fn problem_after(
+    folder: &Path,
+    path: &Path,
+    content: &[u8],
+    said: &str,
+    reason: &str,
+) -> Option<String> {
     if !said.contains("cannot write") || !said.contains(reason) || !said.contains("epoch-0002") {
-        return Some(format!("it says {said:?}"));
+        return Some(format!("the message is {said:?}"));
     }
     if names(folder) != ["epoch-0001.safetensors"] {
         return Some(format!("the folder holds {:?}", names(folder)));
@@ -146,12 +154,12 @@ fn judge(folder: &Path, path: &Path, content: &[u8], said: &str, reason: &str) -
 }
 
 #[test]
-fn a_write_that_fails_midway_leaves_the_old_checkpoint_and_says_why() {
-    let (expected, _) = undisturbed();
+fn a_write_error_leaves_the_old_checkpoint_and_says_why() {
+    let (expected, _) = uninterrupted();
     let (dir, path, content) = one_epoch();
     let (injected, mut lost) = (faults(), Vec::new());
     for fraction in fractions(1).take(injected) {
-        // A limit on the size of files, in blocks of 512 bytes, makes writing fail in the midst.
+        // A file size limit, in blocks of 512 bytes, makes writing fail partway.
         let blocks = (content.len() as f64 * fraction / 512.0) as usize;
         let output = Command::new("sh")
             .args(["-c", r#"trap "" XFSZ; ulimit -f "$1"; exec "$2" "$3" "$4""#, "sh"])
@@ -161,16 +169,16 @@ fn a_write_that_fails_midway_leaves_the_old_checkpoint_and_says_why() {
             .output()
             .unwrap();
         let said = String::from_utf8_lossy(&output.stderr);
-        lost.extend(judge(dir.path(), &path, &content, &said, "File too large"));
+        lost.extend(problem_after(dir.path(), &path, &content, &said, "File too large"));
     }
     finish(dir.path()).unwrap();
     assert_eq!(newest_checkpoint(dir.path()), Ok(expected));
-    report("writing fails midway", injected, &lost);
+    report("write errors", injected, &lost);
 }
 
-/// Runs a script as the root of mounts of its own, with the arguments `$1`, `$2`, …; `None` where
-/// the system does not allow that.
-fn with_own_mounts(script: &str, arguments: &[&Path]) -> Option<String> {
+/// Runs a script as root of a mount namespace, with arguments `$1`, `$2`, …; `None` if the system
+/// does not permit it.
+fn in_mount_namespace(script: &str, arguments: &[&Path]) -> Option<String> {
     let unshare = |command: &mut Command| command.stderr(Stdio::piped()).output().ok();
     let prefix = ["--user", "--map-root-user", "--mount", "sh", "-c"];
     let probe = unshare(Command::new("unshare").args(prefix).arg("mount -t tmpfs none /tmp"))?;
@@ -185,7 +193,7 @@ fn with_own_mounts(script: &str, arguments: &[&Path]) -> Option<String> {
 #[test]
 fn a_full_disk_leaves_the_old_checkpoint_and_says_why() {
     let (dir, path, content) = one_epoch();
-    // Room for one checkpoint and a half. What happened there is copied back, as it was.
+    // Room for one and a half checkpoints. The files are copied back for inspection.
     let size = content.len() * 3 / 2;
     let script = format!(
         r#"mkdir "$1/disk" && mount -t tmpfs -o size={size} none "$1/disk" && cp -p "$2" "$1/disk"
@@ -193,13 +201,13 @@ fn a_full_disk_leaves_the_old_checkpoint_and_says_why() {
         mkdir "$1/after" && cp -a "$1/disk/." "$1/after""#
     );
     let folder = dir.path().join("after");
-    match with_own_mounts(&script, &[dir.path(), &path, Path::new(trainer())]) {
+    match in_mount_namespace(&script, &[dir.path(), &path, Path::new(trainer())]) {
         Some(said) => {
             let after = folder.join("epoch-0001.safetensors");
-            let lost = judge(&folder, &after, &content, &said, "No space left on device");
+            let lost = problem_after(&folder, &after, &content, &said, "No space left on device");
             report("disk full", 1, &Vec::from_iter(lost));
         }
-        None => say("disk full: no mount is permitted here"),
+        None => print_line("disk full: no mount is permitted here"),
     }
 }
 
@@ -210,10 +218,10 @@ fn a_read_only_folder_leaves_the_old_checkpoint_and_says_why() {
     std::fs::set_permissions(dir.path(), PermissionsExt::from_mode(0o555)).unwrap();
     let is_root = std::fs::write(dir.path().join("probe"), "").is_ok();
     let outcome = if is_root {
-        // Permissions do not bind root; a mount does.
+        // Root ignores permissions, but not a read-only mount.
         std::fs::remove_file(dir.path().join("probe")).unwrap();
         let script = r#"mount --bind "$1" "$1" && mount -o remount,ro,bind "$1" && "$2" "$1" 5"#;
-        with_own_mounts(script, &[dir.path(), Path::new(trainer())])
+        in_mount_namespace(script, &[dir.path(), Path::new(trainer())])
             .map(|said| (said, "Read-only file system"))
     } else {
         let output = start(dir.path(), EPOCHS).wait_with_output().unwrap();
@@ -222,9 +230,9 @@ fn a_read_only_folder_leaves_the_old_checkpoint_and_says_why() {
     std::fs::set_permissions(dir.path(), writable).unwrap();
     match outcome {
         Some((said, reason)) => {
-            let lost = judge(dir.path(), &path, &content, &said, reason);
+            let lost = problem_after(dir.path(), &path, &content, &said, reason);
             report("read-only folder", 1, &Vec::from_iter(lost));
         }
-        None => say("read-only folder: no mount is permitted here"),
+        None => print_line("read-only folder: no mount is permitted here"),
     }
 }

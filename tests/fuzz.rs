@@ -1,7 +1,7 @@
-//! A short run of the fuzz targets: good files changed at random, the same way in each run.
+//! A short run of the fuzz targets on randomly mutated good files, reproducible.
 //!
-//! `cargo xtask faults --long` takes 20,000 for each target instead of 300: the environment variable
-//! `FUZZ_INPUTS`. `fuzz/` searches on its own.
+//! The environment variable `FUZZ_INPUTS` is the number of inputs per target: 300 by default,
+//! 20,000 for `cargo xtask faults --long`. See `fuzz/` for coverage-guided fuzzing.
 
 use std::io::Write;
 use std::panic::catch_unwind;
@@ -11,7 +11,7 @@ use mnist_notebook_support::prelude::*;
 use mnist_notebook_support::random::bits;
 use tests::{fuzz, golden_file};
 
-/// Random numbers, the same in each run.
+/// Reproducible random numbers.
 struct Numbers {
     key: Key,
     block: Vec<u32>,
@@ -22,7 +22,7 @@ impl Numbers {
         Numbers { key: Key::new(seed), block: Vec::new() }
     }
 
-    /// One below `bound`, which must not be 0.
+    /// A number below `bound`, which must not be 0.
     fn below(&mut self, bound: usize) -> usize {
         if self.block.is_empty() {
             let (next, now) = self.key.split();
@@ -33,11 +33,11 @@ impl Numbers {
     }
 }
 
-/// A few changes of the kinds that files suffer, or that search for a parser's weak spots.
-fn changed(good: &[u8], numbers: &mut Numbers) -> Vec<u8> {
+/// A few mutations, as in damaged files or to provoke parser bugs.
+fn mutated(good: &[u8], numbers: &mut Numbers) -> Vec<u8> {
     let mut bytes = good.to_vec();
     for _ in 0..1 + numbers.below(4) {
-        // Most parsers decide near the beginning.
+        // Most parsers decide on the first bytes.
         let reach = if numbers.below(2) == 0 { bytes.len() } else { bytes.len().min(600) };
         let at = numbers.below(reach.max(1));
         let rest = bytes.len().saturating_sub(at);
@@ -63,7 +63,7 @@ fn changed(good: &[u8], numbers: &mut Numbers) -> Vec<u8> {
     bytes
 }
 
-/// Feeds changed copies of a good file to a target and reports how many it survived.
+/// Runs a target on mutated copies of a good file and reports how many it survived.
 fn run(name: &str, target: fn(&[u8]), good: &[u8]) {
     let inputs = std::env::var("FUZZ_INPUTS")
         .map_or(300, |inputs| inputs.parse().expect("FUZZ_INPUTS is a number"));
@@ -72,7 +72,7 @@ fn run(name: &str, target: fn(&[u8]), good: &[u8]) {
     let mut numbers = Numbers::new(0);
     let mut lost = Vec::new();
     for input in 0..inputs {
-        let bytes = changed(good, &mut numbers);
+        let bytes = mutated(good, &mut numbers);
         if catch_unwind(|| target(&bytes)).is_err() {
             lost.push(input);
         }
@@ -80,7 +80,7 @@ fn run(name: &str, target: fn(&[u8]), good: &[u8]) {
     let survived = inputs - lost.len();
     let mut out = std::io::stdout();
     let counts = format!("faults injected: {inputs}, survived: {survived}, lost: {}", lost.len());
-    writeln!(out, "changed files, {name}: {counts}").unwrap();
+    writeln!(out, "mutated files, {name}: {counts}").unwrap();
     assert!(lost.is_empty(), "inputs {lost:?}");
 }
 
@@ -103,13 +103,13 @@ fn good_checkpoint() -> Vec<u8> {
 }
 
 #[test]
-fn changed_checkpoints_are_taken_or_refused() {
+fn mutated_checkpoints_are_read_or_refused() {
     run("checkpoint", fuzz::checkpoint, &good_checkpoint());
 }
 
 #[test]
-fn changed_parameters_are_taken_or_refused() {
-    // A file of somebody else, without a sum that would show every change.
+fn mutated_parameters_are_read_or_refused() {
+    // A file by another program: it has no checksum that would detect every mutation.
     let file = tempfile::NamedTempFile::new().unwrap();
     let bias = Tensor::zeros(10, DType::F32, &Device::Cpu).unwrap();
     let kernel = Tensor::zeros((3, 3, 1, 2), DType::F32, &Device::Cpu).unwrap();
@@ -119,13 +119,13 @@ fn changed_parameters_are_taken_or_refused() {
 }
 
 #[test]
-fn changed_pictures_are_taken_or_refused() {
+fn mutated_pictures_are_read_or_refused() {
     let photo = golden_file("../../notebooks/photo.png");
     run("picture", fuzz::picture, &std::fs::read(photo).unwrap());
 }
 
 #[test]
-fn changed_data_files_are_taken_or_refused() {
+fn mutated_data_files_are_read_or_refused() {
     let data = golden_file("../../data/t10k-labels-idx1-ubyte.gz");
     let gzipped = std::fs::read(data).unwrap();
     run("idx, gzipped", fuzz::idx, &[&[1], gzipped.as_slice()].concat());
@@ -135,7 +135,7 @@ fn changed_data_files_are_taken_or_refused() {
 }
 
 #[test]
-fn changed_notebooks_are_taken_or_refused() {
+fn mutated_notebooks_are_read_or_refused() {
     for name in ["good", "panic", "question_mark"] {
         let path = golden_file(&format!("../fixtures/{name}.ipynb"));
         run(&format!("notebook {name}"), fuzz::notebook, &std::fs::read(path).unwrap());

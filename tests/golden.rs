@@ -1,10 +1,11 @@
-//! This crate beside JAX, Flax, SciPy and scikit-learn: the values in `golden/` were computed by them.
+//! Comparison with JAX, Flax, SciPy and scikit-learn: they computed the values in `golden/`.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use mnist_notebook_support::candle_nn::{AdamW, Optimizer, ParamsAdamW};
+use mnist_notebook_support::images::{rotate, shift};
 use mnist_notebook_support::inspect::{
     calibration_curve, confusion_matrix, expected_calibration_error, pca, saliency,
 };
@@ -12,7 +13,6 @@ use mnist_notebook_support::linen::capture_intermediates;
 use mnist_notebook_support::prelude::*;
 use mnist_notebook_support::random::{bits, normal, truncated_normal, uniform};
 use mnist_notebook_support::take_away::SummaryWriter;
-use mnist_notebook_support::images::{rotate, shift};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
@@ -36,7 +36,7 @@ fn vec(tensor: &Tensor) -> Vec<f32> {
     tensor.flatten_all().unwrap().to_vec1().unwrap()
 }
 
-/// The SHA-256 sum of some bytes in hexadecimal digits.
+/// The SHA-256 sum of some bytes, in hexadecimal.
 fn sha256(bytes: impl Iterator<Item = u8>) -> String {
     let digest = Sha256::digest(bytes.collect::<Vec<_>>());
     digest.iter().map(|byte| format!("{byte:02x}")).collect()
@@ -110,7 +110,7 @@ fn draws() -> Vec<DrawsGolden> {
 #[test]
 fn seeds_give_the_keys_of_jax() {
     for golden in golden::<RandomGolden>("random.json").seeds {
-        // JAX refuses what does not fit an i64; here the type does.
+        // JAX refuses seeds that do not fit an i64; here the type does not allow them.
         let found = i64::try_from(golden.seed).ok().map(|seed| Key::new(seed).words());
         assert_eq!(found, golden.key, "seed {}", golden.seed);
     }
@@ -351,10 +351,9 @@ fn relative_difference(found: f64, expected: f64) -> f64 {
     (found - expected).abs() / expected.abs()
 }
 
-/// Two correct runs in f32 part ways after some ten steps, so only the first five are compared
-/// one by one.
+/// Correct f32 runs diverge after some ten steps, so only the first five are compared one by one.
 #[test]
-fn training_in_f32_follows_flax_as_long_as_f32_can() {
+fn training_in_f32_follows_flax_for_five_steps() {
     for golden in golden::<TraceGolden>("trace.json").runs {
         let found = trace_of_training(golden.seed, 200, DType::F32).unwrap();
         let expected = golden.f32.loss.iter().zip(&golden.f32.accuracy);
@@ -370,7 +369,7 @@ fn training_in_f32_follows_flax_as_long_as_f32_can() {
     }
 }
 
-/// In f64 nothing but a wrong formula could part the runs.
+/// In f64 only a wrong formula could make the runs diverge.
 #[test]
 fn training_in_f64_is_flax_s_for_200_steps() {
     for golden in golden::<TraceGolden>("trace.json").runs {
@@ -414,17 +413,17 @@ fn parameters_saved_by_flax_give_flax_s_output() {
     assert_close("output", &vec(&output), &floats(&golden.output), 1e-5);
 }
 
-/// The Python that has Flax and the others, if it was set up.
+/// The Python with Flax and the other libraries, if it is installed.
 fn python() -> Option<PathBuf> {
     let python = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/golden/bin/python");
     if !python.exists() {
-        println!("skipped: {} is not there, see tests/golden/README.md", python.display());
+        println!("skipped: no {}, see tests/golden/README.md", python.display());
         return None;
     }
     Some(python)
 }
 
-/// Real Flax reads the file, if it is installed as `golden/README.md` says.
+/// Needs Flax, installed as in `golden/README.md`.
 #[test]
 fn parameters_saved_here_are_read_by_flax() {
     let Some(python) = python() else { return };
@@ -436,7 +435,7 @@ fn parameters_saved_here_are_read_by_flax() {
     assert!(check.status.success(), "{}", String::from_utf8_lossy(&check.stderr));
 }
 
-// ---------------------------------------------------------------- images moved and turned
+// ---------------------------------------------------------------- image transforms
 
 #[derive(Deserialize)]
 struct TransformGolden {
@@ -460,24 +459,24 @@ struct RotateGolden {
 }
 
 #[test]
-fn images_are_shifted_and_turned_as_by_scipy() {
+fn images_are_shifted_and_rotated_as_by_scipy() {
     let golden: TransformGolden = golden("transform.json");
     let [height, width] = golden.shape;
     let image =
         Tensor::from_vec(floats(&golden.image), (1, height, width, 1), &Device::Cpu).unwrap();
-    let assert_moved = |name: String, found: Tensor, expected: &[u32]| {
+    let assert_transformed = |name: String, found: Tensor, expected: &[u32]| {
         let differences = vec(&found).into_iter().zip(floats(expected)).map(|(a, b)| (a - b).abs());
         assert!(differences.fold(0.0, f32::max) < 1e-6, "{name}");
     };
     for ShiftGolden { dx, dy, values } in golden.shift {
-        assert_moved(format!("shift {dx}, {dy}"), shift(&image, dx, dy).unwrap(), &values);
+        assert_transformed(format!("shift {dx}, {dy}"), shift(&image, dx, dy).unwrap(), &values);
     }
     for RotateGolden { degrees, values } in golden.rotate {
-        assert_moved(format!("{degrees} degrees"), rotate(&image, degrees).unwrap(), &values);
+        assert_transformed(format!("{degrees} degrees"), rotate(&image, degrees).unwrap(), &values);
     }
 }
 
-/// TensorBoard's own reader, if it is installed as `golden/README.md` says.
+/// Needs TensorBoard, installed as in `golden/README.md`.
 #[test]
 fn events_written_here_are_read_by_tensorboard() {
     let Some(python) = python() else { return };
@@ -485,8 +484,8 @@ fn events_written_here_are_read_by_tensorboard() {
     let mut log = SummaryWriter::new(folder.path()).unwrap();
     log.scalar("loss/train", 0.125, 3).unwrap();
     log.scalar("accuracy", f64::NAN, 4).unwrap();
-    let grey = Tensor::new(&[0f32, 0.2, 0.4, 0.6, 1.0, 9.0], &Device::Cpu).unwrap();
-    log.image("grey", &grey.reshape((2, 3, 1)).unwrap(), 5).unwrap();
+    let gray = Tensor::new(&[0f32, 0.2, 0.4, 0.6, 1.0, 9.0], &Device::Cpu).unwrap();
+    log.image("gray", &gray.reshape((2, 3, 1)).unwrap(), 5).unwrap();
     log.image("red", &Tensor::new(&[[[1f64, 0.0, 0.0]]], &Device::Cpu).unwrap(), 6).unwrap();
 
     let file = std::fs::read_dir(folder.path()).unwrap().next().unwrap().unwrap().path();
@@ -498,7 +497,7 @@ fn events_written_here_are_read_by_tensorboard() {
         "version brain.Event:2",
         "3 loss/train 0.125",
         "4 accuracy nan",
-        "5 grey L (3, 2) 00336699ffff",
+        "5 gray L (3, 2) 00336699ffff",
         "6 red RGB (1, 1) ff0000",
     ];
     assert_eq!(found.lines().collect::<Vec<_>>(), expected);
@@ -547,10 +546,9 @@ impl Module for Steady {
     }
 }
 
-/// The same network goes through this crate's kernels in f32 and through candle's operations in
-/// f64.
+/// In f32 the network uses this project's kernels, in f64 candle's operations.
 #[test]
-fn batch_norm_and_dropout_are_flax_s_in_training_and_after_it() {
+fn batch_norm_and_dropout_are_flax_s_in_training_and_evaluation() {
     let golden: SteadyGolden = golden("steady.json");
     let input = Tensor::from_vec(floats(&golden.input), golden.input_shape, &Device::Cpu).unwrap();
     let labels = Tensor::new(golden.labels, &Device::Cpu).unwrap();
@@ -587,7 +585,7 @@ fn batch_norm_and_dropout_are_flax_s_in_training_and_after_it() {
         let gradients = loss.backward().unwrap();
         assert!(variables.params.paths().eq(golden.gradients.keys()));
         for (path, var) in variables.params.iter() {
-            // What goes before a batch norm cannot move its mean: these are zero but for rounding.
+            // A bias before a batch norm has no effect: its gradient is zero except for rounding.
             let is_bias_before_norm = path.ends_with("Conv_0/bias") || path == "Dense_0/bias";
             if !is_bias_before_norm {
                 close(path, gradients.get(var).unwrap(), &golden.gradients[path]);
@@ -619,7 +617,7 @@ impl Module for OnlyDropout {
 }
 
 #[test]
-fn dropout_leaves_exactly_what_flax_leaves() {
+fn dropout_keeps_exactly_what_flax_keeps() {
     let golden: DropoutGolden = golden("dropout.json");
     let count = golden.shape.iter().product::<usize>();
     let input = Tensor::arange(1f32, 1.0 + count as f32, &Device::Cpu).unwrap();
@@ -650,7 +648,7 @@ struct WarmupCosineCase {
 }
 
 #[test]
-fn the_learning_rate_of_every_step_is_optax_s() {
+fn learning_rates_are_optax_s() {
     for case in golden::<WarmupCosineGolden>("warmup_cosine.json").cases {
         let schedule = WarmupCosine::new(case.peak, case.warmup_steps, case.total_steps).unwrap();
         for (step, expected) in case.steps.into_iter().zip(case.rates) {
@@ -668,9 +666,9 @@ struct AdamWGolden {
     params: Vec<u32>,
 }
 
-/// The optimizer is candle's; that it and [`Params`] go together is ours.
+/// The optimizer is candle's; this tests that it works with [`Params`].
 #[test]
-fn candle_s_adamw_trains_parameters_as_optax_s_does() {
+fn candle_s_adamw_trains_parameters_as_optax_does() {
     let golden: AdamWGolden = golden("adamw.json");
     let start = Tensor::new(&[1f32, -2.0, 0.5, 3.0], &Device::Cpu).unwrap();
     let params: Params = vec![("x".to_owned(), start)].try_into().unwrap();
@@ -680,7 +678,7 @@ fn candle_s_adamw_trains_parameters_as_optax_s_does() {
     for (rate, expected) in golden.rates.iter().zip(golden.params.chunks(4)) {
         adamw.set_learning_rate(*rate);
         adamw.backward_step(&x.sqr().unwrap().sum_all().unwrap()).unwrap();
-        // optax corrects the moments in f32.
+        // optax does the bias correction in f32.
         assert_close("parameters", &vec(x), &floats(expected), 3e-5);
     }
 }
@@ -698,11 +696,12 @@ struct AugmentGolden {
 }
 
 #[test]
-fn images_are_moved_as_jax_moves_them() {
+fn augmented_images_are_jax_s() {
     let golden: AugmentGolden = golden("augment.json");
     let images = Tensor::from_vec(floats(&golden.input), golden.shape, &Device::Cpu).unwrap();
-    let moved = augment(key(golden.key), &images, golden.max_shift, golden.max_degrees).unwrap();
-    for (found, expected) in vec(&moved).iter().zip(floats(&golden.output)) {
+    let augmented =
+        augment(key(golden.key), &images, golden.max_shift, golden.max_degrees).unwrap();
+    for (found, expected) in vec(&augmented).iter().zip(floats(&golden.output)) {
         assert!((found - expected).abs() < 1e-5, "{found} {expected}");
     }
 }
@@ -761,13 +760,13 @@ fn labels(classes: &[u32]) -> Tensor {
     Tensor::new(classes, &Device::Cpu).unwrap()
 }
 
-/// Asserts that no value is further from Flax's than a share of the largest.
-fn assert_near(name: &str, found: &Tensor, expected: &[u32], share: f32) {
+/// Asserts that the values differ by at most `tolerance` times the largest.
+fn assert_near(name: &str, found: &Tensor, expected: &[u32], tolerance: f32) {
     let (found, expected) = (vec(found), floats(expected));
     assert_eq!(found.len(), expected.len(), "{name}");
     let largest = expected.iter().fold(0f32, |largest, value| largest.max(value.abs()));
     for (i, (a, b)) in found.iter().zip(&expected).enumerate() {
-        assert!((a - b).abs() <= share * largest, "{name}[{i}]: {a} instead of {b}");
+        assert!((a - b).abs() <= tolerance * largest, "{name}[{i}]: {a} instead of {b}");
     }
 }
 
@@ -791,7 +790,7 @@ fn predictions_are_counted_as_by_scikit_learn() {
     assert!((expected_calibration_error(&bins) - error).abs() < 1e-6);
 }
 
-/// As scikit-learn has it by `np.searchsorted(edges, confidence)`.
+/// scikit-learn does the same with `np.searchsorted(edges, confidence)`.
 #[test]
 fn a_confidence_on_the_edge_of_two_bins_counts_in_the_lower() {
     let probabilities = tensor(&[0.5f32, 0.5, 0.6, 0.4].map(f32::to_bits), &[2, 2]);
@@ -810,7 +809,7 @@ fn principal_components_are_scikit_learn_s() {
 }
 
 #[test]
-fn layers_give_what_flax_s_give() {
+fn layer_outputs_are_flax_s() {
     let golden = inspect().network;
     let params = Params::load(golden_file("flax_params.safetensors"), &Device::Cpu).unwrap();
     let input = tensor(&golden.input, &[2, 6, 4, 1]);
@@ -833,7 +832,7 @@ fn saliency_is_the_gradient_of_jax() {
     let found = saliency(&TinyCnn, &params, &input, &labels(&golden.classes)).unwrap();
     assert_eq!(found.dims(), [2, 6, 4, 1]);
     assert_near("saliency", &found, &golden.saliency, 1e-5);
-    // In f64 it goes through candle's own operations.
+    // In f64 it uses candle's operations.
     let (params, input) =
         (params.to_dtype(DType::F64).unwrap(), input.to_dtype(DType::F64).unwrap());
     let found = saliency(&TinyCnn, &params, &input, &labels(&golden.classes)).unwrap();
@@ -842,7 +841,7 @@ fn saliency_is_the_gradient_of_jax() {
 
 // ---------------------------------------------------------------- ten epochs
 
-/// Single epochs jump by some tenths of a percent in Flax, too; mean and best are steadier.
+/// Single epochs vary by some tenths of a percent, also in Flax; mean and best vary less.
 #[test]
 fn ten_epochs_end_where_flax_s_end() {
     let table = std::fs::read_to_string(golden_file("ten_epochs.csv")).unwrap();

@@ -1,5 +1,5 @@
-//! Files of a crate never import each other in a loop, so that each can be read knowing only what
-//! lies below it. Cargo sees to the same among crates.
+//! The files of a crate have no import cycles, so each can be understood from the files below it.
+//! Cargo ensures the same between crates.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -9,15 +9,15 @@ use proc_macro2::{Delimiter, TokenStream, TokenTree};
 use quote::ToTokens;
 use syn::{Item, UseTree, Visibility};
 
-/// A module's path from the crate's root, which is empty.
+/// A module's path from the crate root; that of the root is empty.
 type Module = Vec<String>;
 
-/// A crate as its `use` lines and paths show it.
+/// The imports and re-exports of a crate.
 #[derive(Default)]
 struct Crate {
-    /// The modules that are files, and what each mentions of the crate.
+    /// For each file module, the paths within the crate that it mentions.
     mentions: BTreeMap<Module, BTreeSet<Module>>,
-    /// What a module hands on from elsewhere in the crate: the path of the name, and the origin.
+    /// Re-exports within the crate: the path of the name, and its origin.
     exports: BTreeMap<Module, Module>,
 }
 
@@ -38,7 +38,7 @@ impl Crate {
         self.read_items(file.items, &module, &module, &folder);
     }
 
-    /// Reads the items of a module that lies in the file of the module `file`.
+    /// Reads the items of a module that is in the file of the module `file`.
     fn read_items(&mut self, items: Vec<Item>, module: &Module, file: &Module, folder: &Path) {
         let children: BTreeSet<String> = items
             .iter()
@@ -79,10 +79,10 @@ impl Crate {
         }
     }
 
-    /// The module in whose file a path ends, behind all exports.
+    /// The file module where the item at a path is defined, following re-exports.
     fn origin(&self, path: &Module) -> &Module {
         for len in 1..=path.len() {
-            // A module may have the name of its main function.
+            // A module may have the same name as a function that it exports.
             if self.mentions.contains_key(&path[..len]) {
                 continue;
             }
@@ -101,20 +101,20 @@ impl Crate {
         imports.filter(|origin| *origin != module).collect()
     }
 
-    /// A loop of imports, from a module back to itself, if there is one.
-    fn find_loop(&self) -> Option<String> {
+    /// An import cycle, if there is one.
+    fn find_cycle(&self) -> Option<String> {
         let mut done = BTreeSet::new();
-        self.mentions.keys().find_map(|module| self.loop_from(module, &mut Vec::new(), &mut done))
+        self.mentions.keys().find_map(|module| self.cycle_from(module, &mut Vec::new(), &mut done))
     }
 
-    fn loop_from<'a>(
+    fn cycle_from<'a>(
         &'a self,
         module: &'a Module,
-        way: &mut Vec<&'a Module>,
+        stack: &mut Vec<&'a Module>,
         done: &mut BTreeSet<&'a Module>,
     ) -> Option<String> {
-        if let Some(start) = way.iter().position(|before| *before == module) {
-            let names = way[start..].iter().chain([&module]);
+        if let Some(start) = stack.iter().position(|before| *before == module) {
+            let names = stack[start..].iter().chain([&module]);
             let name = |module: &&Module| match module.as_slice() {
                 [] => "crate".to_owned(),
                 path => path.join("::"),
@@ -124,10 +124,10 @@ impl Crate {
         if done.contains(module) {
             return None;
         }
-        way.push(module);
+        stack.push(module);
         let found =
-            self.imports(module).into_iter().find_map(|next| self.loop_from(next, way, done));
-        way.pop();
+            self.imports(module).into_iter().find_map(|next| self.cycle_from(next, stack, done));
+        stack.pop();
         done.insert(module);
         found
     }
@@ -152,14 +152,14 @@ fn is_for_tests(item: &Item) -> bool {
     })
 }
 
-/// The paths of a `use`, and the names that they get.
+/// The paths that a `use` imports, and their names.
 fn leaves(tree: &UseTree) -> Vec<(Module, String)> {
     match tree {
         UseTree::Path(path) => {
             let first = path.ident.to_string();
             let rest = leaves(&path.tree).into_iter();
             rest.map(|(mut path, name)| {
-                // `use a::{self}` and `use a::*` are about `a`.
+                // `use a::{self}` and `use a::*` mention `a`.
                 path.retain(|part| part != "self" && part != "*");
                 let name = if name == "self" { first.clone() } else { name };
                 path.insert(0, first.clone());
@@ -174,7 +174,7 @@ fn leaves(tree: &UseTree) -> Vec<(Module, String)> {
     }
 }
 
-/// All paths of two or more names in code.
+/// All paths of two or more segments in code.
 fn paths_in(tokens: TokenStream) -> Vec<Module> {
     let mut paths = vec![Module::new()];
     let mut colons = 0;
@@ -189,7 +189,7 @@ fn paths_in(tokens: TokenStream) -> Vec<Module> {
             }
             TokenTree::Punct(mark) if mark.as_char() == ':' => colons += 1,
             TokenTree::Group(group) => {
-                // A `use` within a function.
+                // A `use` in a function.
                 if colons == 2 && group.delimiter() == Delimiter::Brace {
                     let start = paths.last().unwrap().clone();
                     let within = paths_in(group.stream());
@@ -210,7 +210,7 @@ fn paths_in(tokens: TokenStream) -> Vec<Module> {
     paths
 }
 
-/// A path from the crate's root; nothing for one that leads out of the crate, or stays in a scope.
+/// A path from the crate root; `None` for paths to other crates and for local names.
 fn absolute(path: &[String], module: &Module, children: &BTreeSet<String>) -> Option<Module> {
     let (first, rest) = path.split_first()?;
     match first.as_str() {
@@ -228,7 +228,7 @@ fn absolute(path: &[String], module: &Module, children: &BTreeSet<String>) -> Op
     }
 }
 
-/// The folders of the workspace's crates.
+/// The workspace's crates.
 fn crates() -> Vec<PathBuf> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
     let crates = fs::read_dir(root.join("crates")).unwrap().map(|entry| entry.unwrap().path());
@@ -236,18 +236,18 @@ fn crates() -> Vec<PathBuf> {
 }
 
 #[test]
-fn no_files_import_each_other_in_a_loop() {
+fn there_are_no_import_cycles() {
     for folder in crates() {
         for root in ["src/lib.rs", "src/main.rs"].map(|root| folder.join(root)) {
             if root.is_file() {
-                assert_eq!(Crate::read(&root).find_loop(), None, "{}", root.display());
+                assert_eq!(Crate::read(&root).find_cycle(), None, "{}", root.display());
             }
         }
     }
 }
 
 #[test]
-fn a_loop_is_found_whatever_way_it_goes() {
+fn cycles_of_every_kind_are_found() {
     let found = |files: &[(&str, &str)]| {
         let folder = tempfile::tempdir().unwrap();
         for (name, text) in files {
@@ -255,7 +255,7 @@ fn a_loop_is_found_whatever_way_it_goes() {
             fs::create_dir_all(path.parent().unwrap()).unwrap();
             fs::write(path, text).unwrap();
         }
-        Crate::read(&folder.path().join("lib.rs")).find_loop()
+        Crate::read(&folder.path().join("lib.rs")).find_cycle()
     };
     let root = ("lib.rs", "mod a; mod b; mod c; pub use b::B;");
     let c = ("c/mod.rs", "pub(crate) mod d; pub fn c() {}");
@@ -263,9 +263,12 @@ fn a_loop_is_found_whatever_way_it_goes() {
     let a = ("a.rs", "use crate::B; fn a() { crate::c::c() }");
     assert_eq!(found(&[root, a, ("b.rs", "pub struct B;"), c, d]), None);
 
-    let through_an_export = Some("a → b → a".to_owned());
-    assert_eq!(found(&[root, a, ("b.rs", "use super::a; pub struct B;"), c, d]), through_an_export);
-    assert_eq!(found(&[root, a, ("b.rs", "fn b() { crate::a::a() }"), c, d]), through_an_export);
+    let through_a_reexport = Some("a → b → a".to_owned());
+    assert_eq!(
+        found(&[root, a, ("b.rs", "use super::a; pub struct B;"), c, d]),
+        through_a_reexport
+    );
+    assert_eq!(found(&[root, a, ("b.rs", "fn b() { crate::a::a() }"), c, d]), through_a_reexport);
     let longer = Some("a → b → c::d → a".to_owned());
     let b = ("b.rs", "fn b() { use crate::c::{c, d::d}; }");
     assert_eq!(found(&[root, a, b, c, ("c/d.rs", "use super::super::a;")]), longer);

@@ -1,5 +1,5 @@
-//! Failures in notebooks are noticed: small notebooks that fail, each in its way, are executed by the real kernel.
-//! And the committed notebooks are tidy.
+//! Failures in notebooks are detected: the real kernel executes small notebooks that fail in
+//! different ways. And the committed notebooks are tidy.
 
 use std::fs;
 use std::path::Path;
@@ -22,7 +22,7 @@ impl Watcher for Silent {
     fn done(&mut self, _: Duration) {}
 }
 
-/// A kernel that works in `folder`; none, and a line that says so, where it is not set up.
+/// A kernel that runs in `folder`; reports a skipped test if it is not set up.
 fn start_kernel(what: &str, folder: &Path, environment: &[(&str, &str)]) -> Option<Kernel> {
     let project = Project::new();
     if !project.kernelspec().is_file() {
@@ -33,7 +33,7 @@ fn start_kernel(what: &str, folder: &Path, environment: &[(&str, &str)]) -> Opti
     Some(Kernel::start(&project, folder, environment, Box::new(|_| {})).unwrap())
 }
 
-/// Executes a notebook of `tests/fixtures` and returns it with its failures; nothing where there is no kernel.
+/// Executes a notebook of `tests/fixtures`: its outputs and failures, or `None` without a kernel.
 fn execute_fixture(name: &str, limit: Duration) -> Option<(Notebook, Vec<Failure>)> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures");
     let source = Notebook::read(&folder.join(name).with_extension("ipynb")).unwrap();
@@ -43,7 +43,8 @@ fn execute_fixture(name: &str, limit: Duration) -> Option<(Notebook, Vec<Failure
     Some((executed, failures))
 }
 
-/// Asserts that cell `number` is the first to fail, with all of `words` in its message, and the cells after it unexecuted.
+/// Asserts that cell `number` is the first to fail, with all of `words` in its message, and that
+/// the cells after it were not executed.
 fn assert_fails(name: &str, number: usize, words: &[&str]) {
     let Some((executed, failures)) = execute_fixture(name, Duration::from_secs(120)) else {
         return;
@@ -92,14 +93,14 @@ fn the_first_cell_of_each_notebook_compiles_nothing() {
 }
 
 #[test]
-fn all_cells_and_a_readers_own_crate_meet_one_candle() {
+fn all_cells_and_a_custom_crate_share_one_candle() {
     if let Some((_, failures)) = execute_fixture("one_candle", Duration::from_secs(600)) {
         assert_eq!(failures, []);
     }
 }
 
 #[test]
-fn any_project_gets_a_kernel_in_whose_first_cell_it_is_compiled() {
+fn any_project_gets_a_kernel_whose_first_cell_compiles_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let mine = folder.path().join("my project");
     fs::create_dir_all(mine.join("src")).unwrap();
@@ -118,8 +119,8 @@ fn any_project_gets_a_kernel_in_whose_first_cell_it_is_compiled() {
     install.args(["install", "--manifest"]).arg(mine.join("Cargo.toml"));
     install.arg("--prefix").arg(folder.path().join("prefix"));
     install.arg("--folder").arg(folder.path().join("kernels"));
-    let said = output(&mut install).unwrap();
-    assert!(said.ends_with("Warm in its cells: mine"), "{said}");
+    let message = output(&mut install).unwrap();
+    assert!(message.ends_with("Warm in its cells: mine"), "{message}");
 
     let (sender, compiled) = std::sync::mpsc::channel();
     let on_build = Box::new(move |line: &str| sender.send(line.to_owned()).unwrap());
@@ -134,21 +135,21 @@ fn any_project_gets_a_kernel_in_whose_first_cell_it_is_compiled() {
 }
 
 #[test]
-fn a_panic_is_told_in_two_lines_in_each_process() {
+fn a_panic_is_reported_in_two_lines_in_each_process() {
     let folder = tempfile::tempdir().unwrap();
     let Some(mut kernel) = start_kernel("panic", folder.path(), &[]) else { return };
     let limit = Some(Duration::from_secs(120));
-    let mut told = |cell: &str| -> String {
+    let mut output_of = |cell: &str| -> String {
         let outputs = kernel.execute(cell, limit, |_| {}).unwrap();
         outputs.iter().map(|output| joined(&output["text"])).collect()
     };
     for _ in 0..2 {
-        let text = told("let empty: Vec<i32> = vec![];\nlet one = empty[42];");
+        let text = output_of("let empty: Vec<i32> = vec![];\nlet one = empty[42];");
         let lines: Vec<&str> = text.lines().collect();
         let message = "panicked: index out of bounds: the len is 0 but the index is 42";
         assert_eq!(lines, [message, "in the line: let one = empty[42];"], "{text}");
-        // As after an interrupt, evcxr starts another one.
-        told("std::process::exit(0)");
+        // evcxr starts another process, as after an interrupt.
+        output_of("std::process::exit(0)");
     }
 }
 
@@ -171,7 +172,7 @@ fn cells_that_train_work_when_they_are_run_again() {
         "resume-code",
         "resume-code",
     ];
-    // The cells want a network, and not a good one.
+    // Any small network will do.
     const NETWORK: &str = "struct MyNet;
 impl Module for MyNet {
     fn call(&self, nn: &mut Scope, x: &Tensor) -> Result<Tensor> {
@@ -189,7 +190,7 @@ impl Module for MyNet {
     });
     let text = json!({"cells": cells.collect::<Vec<_>>()}).to_string();
     let source = Notebook::parse(&text).unwrap();
-    let folder = tempfile::tempdir().unwrap(); // where the cells leave their files
+    let folder = tempfile::tempdir().unwrap(); // where the cells save their files
     let short = [("MNIST_NOTEBOOK_SHORT", "1")];
     let Some(mut kernel) = start_kernel("make_it_yours", folder.path(), &short) else { return };
     let limit = Some(Duration::from_secs(600)); // the first cell may compile
@@ -278,12 +279,12 @@ fn output_to_standard_error_alone_is_a_failure() {
 }
 
 #[test]
-fn a_cell_that_shall_fail_and_does_not_is_a_failure() {
+fn a_cell_that_should_fail_but_does_not_is_a_failure() {
     assert_fails("nothing_raised", 2, &["nothing failed"]);
 }
 
 #[test]
-fn a_cell_that_leaves_its_last_line_open_is_a_failure() {
+fn a_cell_whose_output_does_not_end_with_a_newline_is_a_failure() {
     assert_fails("open_line", 2, &["OpenLine", "has no end", "println!()"]);
 }
 
@@ -293,7 +294,7 @@ fn a_kernel_that_dies_is_a_failure() {
 }
 
 #[test]
-fn an_accuracy_below_the_one_that_the_notebook_shows_is_a_failure() {
+fn a_lower_accuracy_than_the_notebook_shows_is_a_failure() {
     let Some((executed, failures)) = execute_fixture("wrong_accuracy", Duration::from_secs(120))
     else {
         return;
@@ -307,7 +308,7 @@ fn an_accuracy_below_the_one_that_the_notebook_shows_is_a_failure() {
 }
 
 #[test]
-fn a_cell_that_never_ends_is_a_failure_after_its_time() {
+fn a_cell_that_never_ends_is_a_failure_after_the_time_limit() {
     let Some((_, failures)) = execute_fixture("endless_loop", Duration::from_secs(30)) else {
         return;
     };

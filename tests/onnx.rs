@@ -1,4 +1,4 @@
-//! What the crate writes as ONNX, other runtimes evaluate to the same: ONNX Runtime, and rten, which is pure Rust.
+//! Exported ONNX files give the same results in ONNX Runtime and in rten, which is pure Rust.
 
 use std::path::Path;
 
@@ -7,8 +7,8 @@ use mnist_notebook_support::random::uniform;
 use xtask::process::output;
 use xtask::project::Project;
 
-/// A chain with everything that has a shape to get wrong: even kernels, windows that leave something over, both
-/// poolings, channels that must keep their order through `flatten`, and a submodule.
+/// Everything whose shape is easy to get wrong: even kernel sizes, windows that do not divide the
+/// input, both poolings, the channel order through `flatten`, and a submodule.
 struct Odd;
 
 impl Module for Odd {
@@ -29,7 +29,7 @@ impl Module for Block {
     }
 }
 
-/// Pictures in, pictures out, with the softmax over the channels.
+/// Image in, image out, with the softmax over the channels.
 struct Segmenter;
 
 impl Module for Segmenter {
@@ -38,7 +38,7 @@ impl Module for Segmenter {
     }
 }
 
-/// Nothing that needs channels first.
+/// A network without convolutions or pooling.
 struct Perceptron;
 
 impl Module for Perceptron {
@@ -48,7 +48,7 @@ impl Module for Perceptron {
     }
 }
 
-/// Exports a network with random weights, and asserts that the runtimes compute what the crate does.
+/// Exports a network with random weights and asserts that the runtimes agree with the crate.
 fn assert_same_everywhere(model: &impl Module, image_shape: [usize; 3]) {
     let shape = [1, image_shape[0], image_shape[1], image_shape[2]];
     let sample = Tensor::zeros(&shape, DType::F32, &Device::Cpu).unwrap();
@@ -74,7 +74,7 @@ fn assert_close(runtime: &str, found: &Tensor, expected: &Tensor) {
     assert!(difference <= 1e-4, "{runtime}: the logits differ by {difference}");
 }
 
-/// What rten gives for the images, a tensor of this rank.
+/// The output of rten, a tensor of this rank.
 fn rten(path: &Path, images: &Tensor, rank: usize) -> Tensor {
     let model = rten::Model::load_file(path).unwrap();
     let pixels = images.flatten_all().unwrap().to_vec1::<f32>().unwrap();
@@ -91,7 +91,7 @@ fn to_tensor<const RANK: usize>(value: rten::Value) -> Tensor {
     Tensor::from_vec(values, &shape[..], &Device::Cpu).unwrap()
 }
 
-/// What ONNX Runtime gives for the images; nothing where there is no Python that has it.
+/// The output of ONNX Runtime; `None` if it is not installed.
 fn onnx_runtime(path: &Path, images: &Tensor) -> Option<Tensor> {
     let project = Project::new();
     if !project.python().is_file() {
@@ -99,7 +99,7 @@ fn onnx_runtime(path: &Path, images: &Tensor) -> Option<Tensor> {
         return None;
     }
     if output(project.jupyter().args(["-c", "import onnxruntime"])).is_err() {
-        tests::skipped("ONNX Runtime", "set-up has found none for this machine");
+        tests::skipped("ONNX Runtime", "not available for this machine");
         return None;
     }
     let script = "import sys, numpy, onnxruntime\n\
@@ -123,7 +123,7 @@ fn a_network_with_odd_sizes_computes_the_same_in_every_runtime() {
 }
 
 #[test]
-fn a_network_that_gives_pictures_keeps_their_channels_last() {
+fn a_network_that_outputs_images_keeps_channels_last() {
     assert_same_everywhere(&Segmenter, [5, 9, 2]);
 }
 

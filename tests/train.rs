@@ -1,4 +1,4 @@
-//! The command line `cargo run --example train`: its training, its files, and what it refuses.
+//! The command line `cargo run --example train`: its training, its files and its errors.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use serde_json::{Value, json};
 use tests::newest_checkpoint;
 
-/// The program, with settings that make an epoch short.
+/// The program, with few images so that an epoch is short.
 fn train(arguments: &[&str]) -> Command {
     let mut train = Command::new(env!("CARGO_BIN_EXE_train"));
     train.args(["--train-images", "320"]).args(arguments);
@@ -17,7 +17,7 @@ fn path(path: &Path) -> &str {
     path.to_str().unwrap()
 }
 
-/// What it prints, if all goes well.
+/// Its output; it must succeed.
 fn output(arguments: &[&str]) -> String {
     let output = train(arguments).output().unwrap();
     let error = String::from_utf8_lossy(&output.stderr);
@@ -25,14 +25,14 @@ fn output(arguments: &[&str]) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// What it says as it refuses to go on.
-fn refusal(arguments: &[&str]) -> String {
+/// Its error message; it must fail.
+fn error_message(arguments: &[&str]) -> String {
     let output = train(arguments).output().unwrap();
     assert_eq!(output.status.code(), Some(1), "{arguments:?}");
     String::from_utf8(output.stderr).unwrap()
 }
 
-/// What it says to arguments that mean nothing, as command lines do: with the code 2.
+/// Its message for invalid arguments; the exit code must be 2.
 fn usage_error(arguments: &[&str]) -> String {
     let output = train(arguments).output().unwrap();
     assert_eq!(output.status.code(), Some(2), "{arguments:?}");
@@ -40,13 +40,13 @@ fn usage_error(arguments: &[&str]) -> String {
 }
 
 #[test]
-fn killed_and_resumed_training_ends_with_the_bits_of_one_that_ran_through() {
+fn killed_and_resumed_training_equals_uninterrupted_training() {
     let folder = tempfile::tempdir().unwrap();
-    let (whole, broken) = (folder.path().join("whole"), folder.path().join("broken"));
+    let (whole, resumed) = (folder.path().join("whole"), folder.path().join("resumed"));
     output(&["--epochs", "4", "--checkpoints", path(&whole)]);
 
-    let first_epoch = broken.join("epoch-0001.safetensors");
-    let arguments = ["--epochs", "4", "--checkpoints", path(&broken)];
+    let first_epoch = resumed.join("epoch-0001.safetensors");
+    let arguments = ["--epochs", "4", "--checkpoints", path(&resumed)];
     let mut child = train(&arguments).stdout(Stdio::null()).spawn().unwrap();
     while !first_epoch.exists() {
         assert!(child.try_wait().unwrap().is_none(), "it ended without a checkpoint");
@@ -56,12 +56,12 @@ fn killed_and_resumed_training_ends_with_the_bits_of_one_that_ran_through() {
     child.wait().unwrap();
 
     output(&[&arguments[..], &["--resume"]].concat());
-    assert_eq!(newest_checkpoint(&broken), newest_checkpoint(&whole));
+    assert_eq!(newest_checkpoint(&resumed), newest_checkpoint(&whole));
     assert!(newest_checkpoint(&whole).is_ok());
 }
 
 #[test]
-fn the_history_holds_every_epoch_also_those_before_a_resume() {
+fn the_history_includes_the_epochs_before_a_resume() {
     let folder = tempfile::tempdir().unwrap();
     let file = |name: &str| folder.path().join(name);
     let checkpoints = file("checkpoints");
@@ -93,28 +93,31 @@ fn the_history_holds_every_epoch_also_those_before_a_resume() {
 }
 
 #[test]
-fn a_folder_with_checkpoints_is_not_written_over() {
+fn existing_checkpoints_are_not_overwritten() {
     let folder = tempfile::tempdir().unwrap();
     let arguments = ["--epochs", "1", "--checkpoints", path(folder.path())];
     output(&arguments);
     let before = newest_checkpoint(folder.path());
-    let said = refusal(&[&arguments[..], &["--seed", "1"]].concat());
+    let message = error_message(&[&arguments[..], &["--seed", "1"]].concat());
     let expected = format!(
-        "error: {} holds checkpoints: add --resume to go on from the newest, or name another folder\n",
+        "error: {} holds checkpoints: add --resume to continue from the newest, or name another \
+         folder\n",
         folder.path().display()
     );
-    assert_eq!(said, expected);
+    assert_eq!(message, expected);
     assert_eq!(newest_checkpoint(folder.path()), before);
 }
 
 #[test]
-fn what_it_cannot_do_it_refuses_in_one_line() {
+fn errors_are_one_line() {
     let folder = tempfile::tempdir().unwrap();
     let empty = path(folder.path());
     for (arguments, expected) in [
         (
             vec!["--checkpoints", empty, "--resume"],
-            format!("error: {empty} holds no checkpoint: leave out --resume to start anew\n"),
+            format!(
+                "error: {empty} holds no checkpoints: leave out --resume to start from scratch\n"
+            ),
         ),
         (
             vec!["--batch-size", "321"],
@@ -138,14 +141,14 @@ fn what_it_cannot_do_it_refuses_in_one_line() {
                 .into(),
         ),
     ] {
-        assert_eq!(refusal(&arguments), expected, "{arguments:?}");
+        assert_eq!(error_message(&arguments), expected, "{arguments:?}");
     }
-    let said = refusal(&["--data", empty]);
-    assert!(said.contains("is missing") && said.lines().count() == 1, "{said}");
+    let message = error_message(&["--data", empty]);
+    assert!(message.contains("is missing") && message.lines().count() == 1, "{message}");
 }
 
 #[test]
-fn arguments_that_mean_nothing_are_named() {
+fn invalid_arguments_are_named() {
     for (arguments, expected) in [
         (&["--epochs", "many"][..], "invalid value 'many' for '--epochs <EPOCHS>'"),
         (&["--history", "history.txt"], "its name must end in .csv or .json"),
@@ -155,7 +158,7 @@ fn arguments_that_mean_nothing_are_named() {
             "the argument '--resume' cannot be used with '--seed <SEED>'",
         ),
     ] {
-        let said = usage_error(arguments);
-        assert!(said.contains(expected), "{arguments:?}: {said}");
+        let message = usage_error(arguments);
+        assert!(message.contains(expected), "{arguments:?}: {message}");
     }
 }

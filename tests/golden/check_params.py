@@ -2,7 +2,7 @@
 
 usage: python check_params.py FILE.safetensors
 
-Fails unless the file holds exactly Flax's parameters for that module and gives its output.
+Fails unless the file has exactly Flax's parameters for that module and gives its output.
 """
 
 import json

@@ -1,10 +1,10 @@
-"""Writes the golden values of this folder with JAX, Flax and optax themselves.
+"""Computes the golden values in this folder with JAX, Flax, optax, SciPy and scikit-learn.
 
 usage: python generate.py [--data DIR] [NAME ...]
 
 NAME is one of random, initial_params, gradients, trace, trace_epoch_1, ten_epochs, flax_params,
 transform, steady, dropout, warmup_cosine, adamw, augment, inspect; all of them if none is given.
-DIR holds the four gzipped MNIST files.
+DIR has the four gzipped MNIST files.
 """
 
 import argparse
@@ -36,7 +36,7 @@ TRAINING_SEEDS = [0, 42]
 EPOCHS = 10
 
 
-# --- How values are written: floats of f32 as their bit patterns, so that nothing is lost ---
+# --- Format: f32 numbers are written as their bits, so they are exact ---
 
 
 def bits(values):
@@ -226,7 +226,7 @@ def first_epoch(params, dataset, batches):
 
 
 def first_epoch_f64(params, dataset, batches):
-    """As `first_epoch` in f64, for a process of its own: JAX's switch to f64 is global."""
+    """`first_epoch` in f64. Run it in its own process: JAX's switch to f64 is global."""
     jax.config.update("jax_enable_x64", True)
     params = jax.tree.map(lambda leaf: jax.numpy.asarray(leaf, np.float64), params)
     dataset = dataset | {"image": dataset["image"].astype(np.float64)}
@@ -265,7 +265,7 @@ def trace_epoch_1(data):
 
 
 def ten_epochs_of_seed(seed, train_ds, test_ds):
-    """The rows of the table: seed, epoch, loss and accuracy on the training and the test set."""
+    """Rows of seed, epoch, training loss and accuracy, test loss and accuracy."""
     rng, params = training.initial_state(seed)
     opt_state = training.OPTIMIZER.init(params)
     for epoch in range(1, EPOCHS + 1):
@@ -292,7 +292,7 @@ def flax_params(_data):
     x = np.arange(48, dtype=np.float32).reshape(2, 6, 4, 1) / 64
     params = flatten_dict(training.init(TinyCnn(), jax.random.PRNGKey(0), x.shape), sep="/")
     for name, leaf in params.items():
-        if name.endswith("bias"):  # zero until trained: a swapped bias would go unseen
+        if name.endswith("bias"):  # not zero: a swapped bias must be detected
             params[name] = (1 + jax.numpy.arange(leaf.size, dtype=leaf.dtype)) / 8
     save_file(params, HERE / "flax_params.safetensors")
     write_json(
@@ -313,7 +313,7 @@ ANGLES = [0, 30, -45, 90, 180, 270, 200.5, 720]
 
 
 def transform(_data):
-    """An image that is not square, moved by SciPy; beyond its edge everything is 0."""
+    """An image that is not square, transformed by SciPy; it is 0 outside."""
     image = np.asarray(jax.random.uniform(jax.random.PRNGKey(0), (6, 5)))
     options = {"order": 1, "mode": "grid-constant"}
     write_json(
@@ -344,13 +344,13 @@ def leaves(tree):
 
 
 def steady(_data):
-    """One pass of `Steady` in training, its gradients and its new statistics, and one after it."""
+    """A training pass of `Steady` with gradients and new statistics, and an evaluation pass."""
     x = jax.random.normal(jax.random.PRNGKey(1), (5, 6, 4, 2))
     labels = jnp.array([0, 2, 1, 1, 0])
     dropout_key = jax.random.PRNGKey(2)
     variables = Steady().init(jax.random.PRNGKey(0), x, train=False)
     flat = flatten_dict(variables, sep="/")
-    for name, leaf in flat.items():  # neither zero nor one: a swap would go unseen
+    for name, leaf in flat.items():  # not zero or one: a swap must be detected
         if not name.endswith("kernel"):
             flat[name] = leaf + (1 + jnp.arange(leaf.size, dtype=leaf.dtype)) / 8
     variables = unflatten_dict(flat, sep="/")
@@ -388,7 +388,7 @@ def steady(_data):
 
 
 def dropout(_data):
-    """What dropout leaves of the numbers 1, 2, 3, …, at several rates."""
+    """Dropout of the numbers 1, 2, 3, … at several rates."""
     x = 1 + jnp.arange(2 * 3 * 4 * 5, dtype=jnp.float32).reshape(2, 3, 4, 5)
     key = jax.random.PRNGKey(42)
     cases = [
@@ -419,7 +419,7 @@ def warmup_cosine(_data):
 
 
 def adamw(_data):
-    """Three steps with a learning rate of its own each, on the gradients of the sum of squares."""
+    """Three steps with different learning rates, on the gradients of the sum of squares."""
     rates = [0.1, 0.05, 0.2]
     optimizer = optax.adamw(lambda count: jnp.array(rates)[count], weight_decay=0.01)
     params = jnp.array([1.0, -2.0, 0.5, 3.0])
@@ -434,14 +434,14 @@ def adamw(_data):
 # --- augment.json ---
 
 
-def turned_and_shifted(image, degrees, shift):
-    """The image turned about its centre, counter-clockwise, then shifted down and right."""
+def rotated_and_shifted(image, degrees, shift):
+    """The image rotated counterclockwise about its center, then shifted down and right."""
     height, width, channels = image.shape
     y, x = jnp.meshgrid(jnp.arange(height), jnp.arange(width), indexing="ij")
-    centre_y, centre_x = (height - 1) / 2, (width - 1) / 2
-    y, x = y - centre_y - shift[0], x - centre_x - shift[1]
+    center_y, center_x = (height - 1) / 2, (width - 1) / 2
+    y, x = y - center_y - shift[0], x - center_x - shift[1]
     sin, cos = jnp.sin(jnp.deg2rad(degrees)), jnp.cos(jnp.deg2rad(degrees))
-    at = [sin * x + cos * y + centre_y, cos * x - sin * y + centre_x]
+    at = [sin * x + cos * y + center_y, cos * x - sin * y + center_x]
     return jnp.stack([map_coordinates(image[..., c], at, order=1) for c in range(channels)], -1)
 
 
@@ -449,10 +449,10 @@ def augment(_data):
     shape = (4, 9, 8, 2)
     images = jax.random.uniform(jax.random.PRNGKey(3), shape)
     key, max_shift, max_degrees = jax.random.PRNGKey(4), 2.0, 40.0
-    turn_key, shift_key = jax.random.split(key)
-    degrees = jax.random.uniform(turn_key, (4,), minval=-max_degrees, maxval=max_degrees)
+    rotate_key, shift_key = jax.random.split(key)
+    degrees = jax.random.uniform(rotate_key, (4,), minval=-max_degrees, maxval=max_degrees)
     shifts = jax.random.uniform(shift_key, (4, 2), minval=-max_shift, maxval=max_shift)
-    output = jnp.stack([turned_and_shifted(*case) for case in zip(images, degrees, shifts)])
+    output = jnp.stack([rotated_and_shifted(*case) for case in zip(images, degrees, shifts)])
     write_json(
         "augment",
         {
@@ -473,7 +473,7 @@ BINS = 10
 
 
 def predictions():
-    """Labels, and probabilities that are right more often than not."""
+    """Labels, and probabilities that are mostly right."""
     label_key, score_key = jax.random.split(jax.random.PRNGKey(0))
     labels = np.asarray(jax.random.randint(label_key, (200,), 0, CLASSES))
     scores = jax.random.normal(score_key, (200, CLASSES)) + 2 * jax.nn.one_hot(labels, CLASSES)
@@ -510,7 +510,7 @@ def of_features():
 
 
 def of_layers():
-    """What the layers of `TinyCnn` give, and how its log-probabilities depend on its input."""
+    """The outputs of `TinyCnn`'s layers, and the gradient of its log-probabilities."""
     params = unflatten_dict(load_file(HERE / "flax_params.safetensors"), sep="/")
     x = np.arange(48, dtype=np.float32).reshape(2, 6, 4, 1) / 64
     classes = np.array([2, 0])

@@ -1,4 +1,4 @@
-"""The Flax modules whose values are recorded here. Each has a twin in the Rust tests."""
+"""The Flax modules whose values are recorded here. The Rust tests have the same modules."""
 
 from flax import linen as nn
 
@@ -29,7 +29,7 @@ class Block(nn.Module):
 
 
 class Nested(nn.Module):
-    """Several layers of a kind, some of them inside submodules.
+    """Several layers of the same kind, some of them in submodules.
 
     Its parameters are `Block_0/Conv_0`, `Block_0/Conv_1`, `Block_1/Conv_0`, `Block_1/Conv_1`,
     `Dense_0`, `Dense_1` and `Dense_2`, each with a `kernel` and a `bias`.
@@ -47,7 +47,7 @@ class Nested(nn.Module):
 
 
 class TinyCnn(nn.Module):
-    """The tutorial's kinds of layer, with 87 parameters on an input of shape `[_, 6, 4, 1]`."""
+    """The tutorial's kinds of layers, with 87 parameters for inputs of shape `[_, 6, 4, 1]`."""
 
     @nn.compact
     def __call__(self, x):
@@ -71,7 +71,7 @@ class Unit(nn.Module):
 
 
 class OnlyDropout(nn.Module):
-    """A dropout, alone."""
+    """Only a dropout."""
 
     rate: float
 
@@ -81,7 +81,7 @@ class OnlyDropout(nn.Module):
 
 
 class Steady(nn.Module):
-    """Batch norm over pixels and over rows, dropout, and both inside submodules.
+    """Batch norm over pixels and over rows, and dropout, also in submodules.
 
     Takes inputs of shape `[_, 6, 4, 2]`.
     """

@@ -1,8 +1,8 @@
-"""Writes `events.tfevents` with TensorBoard's own writer, or reads an event file with its own reader.
+"""Writes `events.tfevents` with TensorBoard's writer, or reads an event file with its reader.
 
 usage: python tensorboard_events.py [FILE]
 
-With FILE, prints what TensorBoard finds in it, one line per event.
+With FILE, prints the events in it, one per line.
 """
 
 import io

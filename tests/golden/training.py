@@ -1,4 +1,4 @@
-"""The tutorial's training in JAX, in the precision of the parameters and images it is given."""
+"""The tutorial's training in JAX, in the precision of the given parameters and images."""
 
 import gzip
 from pathlib import Path
@@ -26,7 +26,7 @@ def load(data, prefix):
 
 
 def initial_state(seed):
-    """The tutorial's first lines: the key that the epochs split, and the initial parameters."""
+    """The key that the epochs split, and the initial parameters, as in the tutorial."""
     rng, init_rng = jax.random.split(jax.random.PRNGKey(seed))
     return rng, init(Cnn(), init_rng, (1, 28, 28, 1))
 

@@ -1,12 +1,12 @@
-//! Everything that parses bytes from outside, as functions of bytes alone: for the fuzzer in
-//! `fuzz/`, and for the short run of it among the tests.
+//! Fuzz targets: every parser of external bytes, as a function of the bytes. The fuzzer in `fuzz/`
+//! and the short run in `tests/fuzz.rs` use them.
 //!
-//! They return when the bytes were taken or refused; anything else is a fault.
+//! A target returns if the bytes were read or refused, and panics otherwise.
 
 use std::collections::BTreeMap;
 
-use mnist_notebook_support::prelude::*;
 use mnist_notebook_support::images::ImageError;
+use mnist_notebook_support::prelude::*;
 use mnist_notebook_support::{DataError, get_datasets_from};
 use safetensors::SafeTensors;
 use sha2::{Digest, Sha256};
@@ -14,12 +14,12 @@ use xtask::check::failures;
 use xtask::notebook::Notebook;
 use xtask::tidy::untidy;
 
-/// A checkpoint, as it is and with the right sum: what is taken holds what it is saved as again.
+/// A checkpoint. One that can be read must survive saving and loading again.
 pub fn checkpoint(bytes: &[u8]) {
-    as_is_and_with_its_sum(bytes, take_checkpoint);
+    as_is_and_with_checksum(bytes, read_checkpoint);
 }
 
-fn take_checkpoint(bytes: &[u8]) {
+fn read_checkpoint(bytes: &[u8]) {
     if let Ok(state) = TrainState::from_bytes(bytes, &Device::Cpu) {
         let saved = state.to_bytes().expect("the parameters are in memory");
         let again = TrainState::from_bytes(&saved, &Device::Cpu).expect("it was just saved");
@@ -28,15 +28,15 @@ fn take_checkpoint(bytes: &[u8]) {
     }
 }
 
-/// Parameters in a safetensors file, as it is and with the right sum.
+/// Parameters in a safetensors file.
 pub fn params(bytes: &[u8]) {
-    as_is_and_with_its_sum(bytes, take_params);
+    as_is_and_with_checksum(bytes, read_params);
 }
 
-fn take_params(bytes: &[u8]) {
+fn read_params(bytes: &[u8]) {
     let file = file_of(bytes);
     if let Ok(params) = Params::load(file.path(), &Device::Cpu) {
-        // Whatever was loaded can be looked at, and be another network's.
+        // They may be those of another network.
         let _ = format!("{params:?} {}", params.count());
         let image = Tensor::zeros((1, 28, 28, 1), DType::F32, &Device::Cpu).expect("it is small");
         let _ = Cnn.apply(&params, &image);
@@ -44,23 +44,23 @@ fn take_params(bytes: &[u8]) {
     }
 }
 
-/// A file of MNIST, gzipped or not: the first byte decides.
+/// An MNIST file, gzipped if the first byte is odd.
 pub fn idx(bytes: &[u8]) {
     let Some((kind, content)) = bytes.split_first() else {
         return;
     };
     let ending = if kind % 2 == 0 { "" } else { ".gz" };
-    let dir = tempfile::tempdir().expect("there is a folder for temporary files");
+    let dir = tempfile::tempdir().expect("temporary files can be created");
     let path = dir.path().join(format!("t10k-labels-idx1-ubyte{ending}"));
     std::fs::write(path, content).expect("temporary files can be written");
     match get_datasets_from(dir.path(), &Device::Cpu) {
-        // The other files are missing, which is found only if this one is good.
+        // A good file leads to an error, too: the other files are missing.
         Err(error) => assert!(error.downcast_ref::<DataError>().is_some(), "{error:?}"),
-        Ok(_) => panic!("one file of four was enough"),
+        Ok(_) => panic!("accepted one file of four"),
     }
 }
 
-/// A picture in a PNG file: what is taken has a digit in it or not.
+/// A picture in a PNG file, with or without a digit.
 pub fn picture(bytes: &[u8]) {
     let file = file_of(bytes);
     if let Ok(picture) = read_png(file.path(), &Device::Cpu) {
@@ -87,17 +87,17 @@ pub fn notebook(bytes: &[u8]) {
     Notebook::parse(&notebook.text()).expect("it was just written");
 }
 
-/// Tries the bytes, and the same with the right sum: otherwise nearly every change would end there.
-fn as_is_and_with_its_sum(bytes: &[u8], target: fn(&[u8])) {
+/// Also runs the target with a valid checksum; otherwise nearly every mutation would stop there.
+fn as_is_and_with_checksum(bytes: &[u8], target: fn(&[u8])) {
     target(bytes);
-    if let Some(bytes) = with_its_sum(bytes) {
+    if let Some(bytes) = with_checksum(bytes) {
         target(&bytes);
     }
 }
 
-/// A safetensors file with the SHA-256 sum in its header that this crate's files have: of the length
-/// (eight bytes, the lowest first) and the content of each piece of text, then of each tensor.
-fn with_its_sum(bytes: &[u8]) -> Option<Vec<u8>> {
+/// A safetensors file with a valid `sha256` entry in its header: the sum of the length (8 bytes,
+/// little-endian) and content of each piece of text, then of each tensor.
+fn with_checksum(bytes: &[u8]) -> Option<Vec<u8>> {
     let file = SafeTensors::deserialize(bytes).ok()?;
     let (_, metadata) = SafeTensors::read_metadata(bytes).ok()?;
     let mut header = metadata.metadata().clone().unwrap_or_default();
@@ -124,7 +124,7 @@ fn with_its_sum(bytes: &[u8]) -> Option<Vec<u8>> {
 
 /// A temporary file with this content.
 fn file_of(bytes: &[u8]) -> tempfile::NamedTempFile {
-    let file = tempfile::NamedTempFile::new().expect("there is a folder for temporary files");
+    let file = tempfile::NamedTempFile::new().expect("temporary files can be created");
     std::fs::write(file.path(), bytes).expect("temporary files can be written");
     file
 }
@@ -134,7 +134,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_changed_file_is_taken_with_its_sum() {
+    fn a_changed_file_is_accepted_with_a_new_checksum() {
         let zeros = Tensor::zeros(3, DType::F32, &Device::Cpu).unwrap();
         let file = file_of(b"");
         Params::try_from(vec![("a".into(), zeros)]).unwrap().save(file.path()).unwrap();
@@ -142,6 +142,6 @@ mod tests {
         *bytes.last_mut().unwrap() ^= 1;
         let load = |bytes: &[u8]| Params::load(file_of(bytes).path(), &Device::Cpu);
         assert!(load(&bytes).is_err());
-        assert!(load(&with_its_sum(&bytes).unwrap()).is_ok());
+        assert!(load(&with_checksum(&bytes).unwrap()).is_ok());
     }
 }

@@ -1,4 +1,4 @@
-//! What the tests across crates share.
+//! Shared by the tests across crates.
 
 pub mod fuzz;
 
@@ -12,10 +12,10 @@ pub fn golden_file(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("golden").join(name)
 }
 
-/// Everything in the newest checkpoint of a folder.
+/// The content of the newest checkpoint in a folder, for comparison.
 ///
 /// # Errors
-/// Why there is none.
+/// The reason why there is none.
 pub fn newest_checkpoint(folder: &Path) -> std::result::Result<Vec<u8>, String> {
     let state =
         Checkpoints::new(folder, 1).and_then(|checkpoints| checkpoints.resume(&Device::Cpu));
@@ -31,17 +31,17 @@ pub fn newest_checkpoint(folder: &Path) -> std::result::Result<Vec<u8>, String> 
     Ok(content)
 }
 
-/// Says that a test, or a part of it, was left out: past the test runner, which shows nothing of a test that passes.
+/// Reports that a test or a part of it was skipped, even though the test passes: the test harness
+/// captures only `eprintln!`.
 pub fn skipped(what: &str, why: &str) {
-    let mut past_the_runner = std::io::stderr();
-    // Nobody is left to read it otherwise.
-    let _ = writeln!(past_the_runner, "skipped {what}: {why}");
+    let mut stderr = std::io::stderr();
+    let _ = writeln!(stderr, "skipped {what}: {why}");
 }
 
-/// Loss and accuracy of the first steps of the tutorial's training with a seed.
+/// Loss and accuracy of the first steps of the tutorial's training.
 ///
-/// In f32 the steps are the compiled ones that [`train_epoch`] makes. In f64 they go through
-/// autograd, from the same f32 weights and images.
+/// In f32 the steps are compiled, as in [`train_epoch`]; in f64 they use autograd, starting from
+/// the same f32 weights and images.
 ///
 /// # Errors
 /// Those of the training.

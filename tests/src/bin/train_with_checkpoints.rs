@@ -1,7 +1,7 @@
-//! A training that can be killed at any moment: `train_with_checkpoints FOLDER EPOCHS`.
+//! Training for tests that kill it: `train_with_checkpoints FOLDER EPOCHS`.
 //!
-//! It goes on from the newest checkpoint in the folder and saves one after each epoch. Network and
-//! data are small, and the data are noise, so that a run takes a fraction of a second.
+//! It resumes from the newest checkpoint in the folder and saves one after each epoch. The network
+//! and the data, which is noise, are small: a run takes a fraction of a second.
 
 use std::process::ExitCode;
 
