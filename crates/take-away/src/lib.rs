@@ -1,5 +1,5 @@
-//! Networks and their training leave the notebook: [`save_onnx`] for other runtimes and languages,
-//! [`draw_panel`] as a page to draw digits on, [`SummaryWriter`] for TensorBoard.
+//! Exports of networks and training logs: [`save_onnx`] for other runtimes and languages,
+//! [`draw_panel`] for a web page to draw digits on, [`SummaryWriter`] for TensorBoard.
 
 mod draw_panel;
 mod onnx;
@@ -11,5 +11,9 @@ pub use onnx::save_onnx;
 #[cfg(feature = "tensorboard")]
 pub use tensorboard::SummaryWriter;
 
-/// The files of this crate, for a notebook that shows them.
+/// The source files of this crate, for [`notebook_display::Sources`].
 pub static SOURCES: include_dir::Dir<'_> = include_dir::include_dir!("$CARGO_MANIFEST_DIR/src");
+
+#[doc = include_str!("../README.md")]
+#[cfg(doctest)]
+struct Readme;

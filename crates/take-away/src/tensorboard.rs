@@ -1,5 +1,5 @@
-//! Event files for [TensorBoard](https://www.tensorflow.org/tensorboard): curves and images to watch
-//! while training runs, and to lay beside those of other runs.
+//! Event files for [TensorBoard](https://www.tensorflow.org/tensorboard), which shows curves and
+//! images during training and compares runs.
 //!
 //! ```
 //! use take_away::SummaryWriter;
@@ -13,10 +13,10 @@
 //! # Ok::<(), linen::Error>(())
 //! ```
 //!
-//! `tensorboard --logdir runs` then shows every folder below `runs` as a run.
+//! `tensorboard --logdir runs` then shows every folder in `runs` as a run.
 //!
-//! An event file is a sequence of records, each a `tensorflow.Event` in protocol buffers between its
-//! length and its checksum (`tensorflow/core/util/event.proto`, `tensorflow/core/lib/io/record_writer`).
+//! An event file is a sequence of records: a `tensorflow.Event` message with its length and
+//! checksums (`tensorflow/core/util/event.proto`, `tensorflow/core/lib/io/record_writer`).
 
 use std::fs::File;
 use std::io::{ErrorKind, Write};
@@ -27,9 +27,10 @@ use candle_core::{DType, Device, Tensor};
 use linen::{Error, Result};
 use prost::{Message, Oneof};
 
-/// Writes scalars and images into an event file of its own.
+/// Writes scalars and images to a new event file.
 ///
-/// Each is on its way to the disk when the call returns: an interrupt loses nothing.
+/// Each call hands its record to the operating system before it returns, so that an interrupt loses
+/// nothing.
 ///
 /// # Source
 /// `flax.metrics.tensorboard.SummaryWriter`.
@@ -40,12 +41,12 @@ pub struct SummaryWriter {
 }
 
 impl SummaryWriter {
-    /// A writer with a new file in this folder, which is made if it is not there.
+    /// Creates a file in this folder, which is created if it is missing.
     ///
-    /// TensorBoard shows a folder as one run: another training should get another folder.
+    /// TensorBoard shows a folder as one run, so use a new folder for each training run.
     ///
     /// # Errors
-    /// [`Error::Save`] if the folder or the file cannot be made.
+    /// [`Error::Save`] if the folder or the file cannot be created.
     pub fn new(log_dir: impl Into<PathBuf>) -> Result<Self> {
         let folder = log_dir.into();
         std::fs::create_dir_all(&folder).map_err(Error::save(&folder))?;
@@ -58,15 +59,15 @@ impl SummaryWriter {
                     writer.write(0, What::FileVersion("brain.Event:2".into()))?;
                     return Ok(writer);
                 }
-                // Another writer of the same second.
+                // From another writer in the same second.
                 Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
                 Err(error) => return Err(Error::save(path)(error)),
             }
         }
-        unreachable!("a folder with every name in it")
+        unreachable!("some number is unused")
     }
 
-    /// Writes a number: a point of the curve that `tag` names, such as `loss/train`.
+    /// Writes a point of the curve `tag`, such as `loss/train`.
     ///
     /// # Errors
     /// [`Error::Save`] if the disk is full.
@@ -77,11 +78,12 @@ impl SummaryWriter {
     /// Writes an image.
     ///
     /// # Shapes
-    /// - `image`: `[height, width, 1]` (grey) or `[height, width, 3]` (red, green, blue), any float
-    ///   type, 0 (dark) to 1 (bright); what lies outside is clipped
+    /// - `image`: `[height, width, 1]` (grayscale) or `[height, width, 3]` (RGB), any float type,
+    ///   0 (dark) to 1 (bright); other values are clipped
     ///
     /// # Errors
-    /// [`Error::Shape`] and [`Error::DType`] for anything else; [`Error::Save`] if the disk is full.
+    /// [`Error::Shape`] and [`Error::DType`] for other tensors; [`Error::Save`] if the disk is
+    /// full.
     pub fn image(&mut self, tag: &str, image: &Tensor, step: usize) -> Result<()> {
         self.summary(tag, Content::Image(Image::new(image)?), step)
     }
@@ -97,12 +99,12 @@ impl SummaryWriter {
     }
 }
 
-/// Seconds since 1970.
+/// Seconds since the Unix epoch.
 fn now() -> f64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64())
 }
 
-/// An event between its length and its checksum, each of them checked by itself.
+/// Length, checksum of the length, event, checksum of the event.
 fn record(event: &Event) -> Vec<u8> {
     let event = event.encode_to_vec();
     let length = (event.len() as u64).to_le_bytes();
@@ -110,12 +112,12 @@ fn record(event: &Event) -> Vec<u8> {
     [&length[..], &length_sum, &event, &event_sum].concat()
 }
 
-/// The checksum of a record: sums of data that holds sums would be weak, so it is masked.
+/// CRC-32C, masked because a CRC of data that contains CRCs would be weak.
 fn masked_crc(bytes: &[u8]) -> [u8; 4] {
     crc32c::crc32c(bytes).rotate_right(15).wrapping_add(0xa282_ead8).to_le_bytes()
 }
 
-// What is used of TensorFlow's messages, under the numbers of their definitions.
+// The parts of TensorFlow's messages that are used here, with their original field numbers.
 
 #[derive(Clone, PartialEq, Message)]
 struct Event {
@@ -163,7 +165,7 @@ struct Image {
     height: i32,
     #[prost(int32, tag = "2")]
     width: i32,
-    /// How many channels.
+    /// Number of channels.
     #[prost(int32, tag = "3")]
     colorspace: i32,
     /// A PNG file.
@@ -195,7 +197,8 @@ impl Image {
         let mut encoder = png::Encoder::new(&mut encoded, width as u32, height as u32);
         encoder.set_color(color);
         let written = encoder.write_header().and_then(|mut png| png.write_image_data(&bytes));
-        written.map_err(|error| Error::Tensor(format!("the image cannot be a PNG: {error}")))?;
+        written
+            .map_err(|error| Error::Tensor(format!("cannot encode the image as PNG: {error}")))?;
         Ok(Image {
             height: height as i32,
             width: width as i32,
@@ -209,9 +212,9 @@ impl Image {
 mod tests {
     use super::*;
 
-    /// TensorBoard itself wrote the file, see `tests/golden`.
+    /// TensorBoard wrote the reference file, see `tests/golden` in the repository.
     #[test]
-    fn records_are_those_of_tensorboard_to_the_byte() {
+    fn records_equal_those_of_tensorboard_byte_for_byte() {
         let version = Event {
             wall_time: 1.5,
             step: 0,

@@ -1,5 +1,5 @@
-//! What cannot be exported is refused. That what can be is computed alike elsewhere is tested with
-//! other runtimes, in the package `tests`.
+//! Networks that cannot be exported are refused. The package `tests` checks exported networks with
+//! other runtimes.
 
 mod common;
 
@@ -24,7 +24,7 @@ impl Module for Cnn {
     }
 }
 
-/// Two ways from the input to the output.
+/// Two branches.
 struct Branches;
 
 impl Module for Branches {
@@ -35,7 +35,7 @@ impl Module for Branches {
     }
 }
 
-/// An operation of candle between two layers.
+/// An operation of candle between layers.
 struct Foreign;
 
 impl Module for Foreign {
@@ -44,7 +44,7 @@ impl Module for Foreign {
     }
 }
 
-/// No layer at all.
+/// No layers.
 struct Nothing;
 
 impl Module for Nothing {
@@ -53,7 +53,7 @@ impl Module for Nothing {
     }
 }
 
-/// As many outputs as there are fingers on a hand.
+/// Five outputs instead of ten.
 struct Five;
 
 impl Module for Five {
@@ -78,14 +78,14 @@ fn refusal(model: &impl Module) -> String {
 }
 
 #[test]
-fn networks_that_are_no_chain_of_layers_are_refused() {
+fn networks_that_are_not_a_chain_of_layers_are_refused() {
     for error in [refusal(&Branches), refusal(&Foreign), refusal(&Nothing)] {
         assert!(error.starts_with(NOT_A_CHAIN), "{error}");
     }
 }
 
 #[test]
-fn an_input_that_does_not_fit_is_refused_as_the_network_does() {
+fn an_input_of_the_wrong_shape_gives_the_networks_error() {
     let params = params(&Cnn);
     let save = |shape: &[usize]| save_onnx(&Cnn, &params, shape, "never-written.onnx").unwrap_err();
     assert!(save(&[1, 32, 32, 1]).to_string().contains("\"Dense_0/kernel\" has shape"));
@@ -104,7 +104,7 @@ fn a_file_that_cannot_be_written_is_named() {
 #[test]
 fn parameters_in_double_precision_are_exported_in_single() {
     if device().is_metal() {
-        return; // it has no f64
+        return; // Metal has no f64
     }
     let folder = tempfile::tempdir().unwrap();
     let files = [DType::F32, DType::F64].map(|dtype| {
@@ -116,15 +116,15 @@ fn parameters_in_double_precision_are_exported_in_single() {
 }
 
 #[test]
-fn a_panel_is_made_only_for_ten_digits() {
+fn a_panel_needs_ten_outputs() {
     let error = draw_panel(&Five, &params(&Five)).unwrap_err().to_string();
-    let wanted = "output of a network for the draw panel: expected shape [B, 10], one for each digit, \
-                  found [1, 5]";
+    let wanted = "output of a network for the draw panel: expected shape [B, 10], one column per \
+                  digit, found [1, 5]";
     assert_eq!(error, wanted);
 }
 
 #[test]
-fn a_panel_is_not_made_of_parameters_that_are_no_numbers() {
+fn parameters_that_are_not_finite_are_refused() {
     for (path, value) in [("Conv_0/bias", f32::NAN), ("Dense_0/kernel", 1e6)] {
         let params = params(&Cnn);
         let var = params.get(path).unwrap();
@@ -135,10 +135,10 @@ fn a_panel_is_not_made_of_parameters_that_are_no_numbers() {
 }
 
 #[test]
-fn a_panel_asks_for_nothing_from_outside() {
+fn a_panel_is_self_contained() {
     let panel = draw_panel(&Cnn, &params(&Cnn)).unwrap();
-    for way_out in ["http:", "https:", "src=", "href=", "url(", "import ", "fetch("] {
-        assert!(!panel.html().contains(way_out), "{way_out}");
+    for external in ["http:", "https:", "src=", "href=", "url(", "import ", "fetch("] {
+        assert!(!panel.html().contains(external), "{external}");
     }
     assert!(panel.html().len() < 2_500_000, "{panel:?}");
 }

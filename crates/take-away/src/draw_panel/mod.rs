@@ -1,4 +1,4 @@
-//! A page to draw digits on, with the network inside.
+//! A web page to draw digits on, with the network built in.
 
 use std::path::Path;
 
@@ -10,32 +10,32 @@ use notebook_display::display;
 
 const PAGE: &str = include_str!("panel.html");
 const SCRIPT: &str = include_str!("panel.js");
-/// Parameters of more numbers than this are stored in half precision: they make the page large, and
-/// their many rounding errors cancel out.
-const LARGE: usize = 1 << 16;
-/// Shown where a front end leaves out pages within pages; the page itself removes it.
-const ABSENT: &str = "Here is a panel to draw a digit on. It shows once this cell is run, or the \
+/// Parameters with more elements than this are stored in half precision: they dominate the size of
+/// the page, and their many rounding errors average out.
+const HALF_PRECISION_ABOVE: usize = 1 << 16;
+/// Shown by front ends that block frames; the page itself removes it.
+const FALLBACK: &str = "Here is a panel to draw a digit on. It shows once this cell is run, or the \
                       notebook is trusted, or exported as HTML.";
 
-/// A page to draw a digit on while ten bars show what the network takes it for.
+/// A web page to draw a digit on, with ten bars that show the network's probabilities.
 ///
-/// It is one HTML document with everything inside, and needs no server and no network: the drawing
-/// is prepared as by `images::prepare_digit`, and the network evaluated, by the
-/// page's own script. In a cell it is shown as `text/html`, in a frame.
+/// It is a self-contained HTML document that works offline: its script prepares the drawing as
+/// `images::prepare_digit` does and evaluates the network. A cell shows it as `text/html`, in a
+/// frame.
 #[derive(Clone)]
 pub struct DrawPanel {
     html: String,
 }
 
-/// Makes a page to draw digits on, for a network and its parameters.
+/// Makes a web page to draw digits on, for a network and its parameters.
 ///
-/// The page holds the parameters as base64, those of more than 65,536 numbers in half precision: the
-/// tutorial's network takes 2.3 MB, and its probabilities change by less than 0.001.
+/// The page contains the parameters as base64, those with more than 65,536 elements in half
+/// precision. The tutorial's network takes 2.3 MB, and its probabilities change by less than 0.001.
 ///
 /// # Errors
-/// [`Error::NotSequential`] unless the network is a plain chain of this crate's layers;
-/// [`Error::Shape`] unless it takes `[B, 28, 28, 1]` to `[B, 10]`; [`notebook_display::Error::Figure`] for a
-/// parameter that is not finite as it is stored.
+/// [`Error::NotSequential`] unless the network is a plain chain of `linen`'s layers;
+/// [`Error::Shape`] unless it maps `[B, 28, 28, 1]` to `[B, 10]`;
+/// [`notebook_display::Error::Figure`] for a parameter that is not finite in its stored precision.
 ///
 /// # Examples
 /// ```
@@ -63,11 +63,11 @@ pub fn draw_panel(model: &impl Module, params: &Params) -> Result<DrawPanel> {
     if classes != [1, 10] {
         return Err(Error::Shape {
             what: "output of a network for the draw panel",
-            expected: "[B, 10], one for each digit".into(),
+            expected: "[B, 10], one column per digit".into(),
             found: classes.to_vec(),
         });
     }
-    let stored = params.iter().map(|(path, var)| Ok((path.to_owned(), stored(path, var)?)));
+    let stored = params.iter().map(|(path, var)| Ok((path.to_owned(), to_stored(path, var)?)));
     let stored: Params = stored.collect::<Result<Vec<_>>>()?.try_into()?;
     let layers = ops.iter().map(|op| to_json(&op.layer)).collect::<Result<Vec<_>>>()?;
     let html = PAGE
@@ -78,12 +78,12 @@ pub fn draw_panel(model: &impl Module, params: &Params) -> Result<DrawPanel> {
 }
 
 impl DrawPanel {
-    /// The page.
+    /// The page as HTML.
     pub fn html(&self) -> &str {
         &self.html
     }
 
-    /// Writes the page to a file, for a browser.
+    /// Writes the page to a file.
     ///
     /// # Errors
     /// [`Error::Save`] if the file cannot be written.
@@ -96,22 +96,22 @@ impl DrawPanel {
         let page = self.html.replace('&', "&amp;").replace('"', "&quot;");
         let frame = format!(
             "<iframe title=\"Draw a digit\" srcdoc=\"{page}\" \
-             style=\"width: 100%; height: 440px; border: 0\"></iframe><p>{ABSENT}</p>"
+             style=\"width: 100%; height: 440px; border: 0\"></iframe><p>{FALLBACK}</p>"
         );
-        display(&[("text/html", &frame), ("text/plain", ABSENT)]);
+        display(&[("text/html", &frame), ("text/plain", FALLBACK)]);
     }
 }
 
-/// The size of the page, not the page.
+/// Shows the size of the page only.
 impl std::fmt::Debug for DrawPanel {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "DrawPanel({} bytes of HTML)", self.html.len())
     }
 }
 
-/// A parameter as it is stored in the page: large ones with two bytes a number.
-fn stored(path: &str, param: &Tensor) -> Result<Tensor> {
-    let dtype = if param.elem_count() > LARGE { DType::F16 } else { DType::F32 };
+/// A parameter as stored in the page: large ones in half precision.
+fn to_stored(path: &str, param: &Tensor) -> Result<Tensor> {
+    let dtype = if param.elem_count() > HALF_PRECISION_ABOVE { DType::F16 } else { DType::F32 };
     let stored = param.to_dtype(dtype)?;
     let sum = stored.to_dtype(DType::F32)?.abs()?.sum_all()?.to_scalar::<f32>()?;
     if sum.is_finite() {
@@ -121,7 +121,7 @@ fn stored(path: &str, param: &Tensor) -> Result<Tensor> {
     Err(notebook_display::Error::Figure(reason).into())
 }
 
-/// A layer as the page's script reads it.
+/// A layer in the format of the page's script.
 fn to_json(layer: &Layer) -> Result<String> {
     Ok(match layer {
         Layer::Conv { path, .. } => format!(r#"{{"kind": "conv", "path": {path:?}}}"#),
@@ -132,7 +132,7 @@ fn to_json(layer: &Layer) -> Result<String> {
         Layer::Relu | Layer::Flatten | Layer::LogSoftmax => {
             format!(r#"{{"kind": "{}"}}"#, layer.name())
         }
-        // Networks that have them do not get here: `apply` refuses them.
+        // Unreachable: `apply` refuses networks with these layers.
         Layer::BatchNorm { .. } | Layer::Dropout { .. } => return Err(Error::NotSequential),
     })
 }

@@ -1,8 +1,9 @@
 "use strict";
-// Draws, prepares the drawing as MNIST's digits were, evaluates the network on it, and shows the ten probabilities.
-// A value is { shape, data }, without a batch: pictures are [height, width, channels], row by row.
+// Prepares the drawing as MNIST's digits were prepared, evaluates the network, and shows the ten
+// probabilities. A tensor is { shape, data } without a batch dimension; images are
+// [height, width, channels], row by row.
 
-// ---- The network: layers in order, and parameters in a safetensors file ----
+// ---- The network: its layers in order, and its parameters in safetensors format ----
 
 const element = id => document.getElementById(id);
 const layers = JSON.parse(element("layers").textContent);
@@ -16,13 +17,15 @@ function readSafetensors(base64) {
   const tensors = {};
   for (const [path, { dtype, shape, data_offsets: [from, to] }] of Object.entries(header)) {
     const content = bytes.buffer.slice(start + from, start + to);
-    const data = dtype === "F32" ? new Float32Array(content) : Float32Array.from(new Uint16Array(content), halfToNumber);
+    const data = dtype === "F32"
+      ? new Float32Array(content)
+      : Float32Array.from(new Uint16Array(content), halfToNumber);
     tensors[path] = { shape, data };
   }
   return tensors;
 }
 
-/** A number in half precision, IEEE 754's binary16; none is infinite. */
+/** Decodes IEEE 754 binary16, except for infinities and NaN. */
 function halfToNumber(bits) {
   const sign = bits & 0x8000 ? -1 : 1;
   const exponent = (bits >> 10) & 0x1f;
@@ -30,7 +33,7 @@ function halfToNumber(bits) {
   return sign * (exponent ? 2 ** (exponent - 25) * (1024 + fraction) : 2 ** -24 * fraction);
 }
 
-// ---- The layers of the crate ----
+// ---- Layers ----
 
 const functions = {
   conv(x, { path }) {
@@ -40,12 +43,15 @@ const functions = {
     const top = (kernelHeight - 1) >> 1, left = (kernelWidth - 1) >> 1; // SAME padding
     const data = new Float32Array(height * width * features);
     for (let row = 0; row < height; row++) for (let column = 0; column < width; column++) {
-      const out = data.subarray((row * width + column) * features, (row * width + column + 1) * features);
+      const start = (row * width + column) * features;
+      const out = data.subarray(start, start + features);
       out.set(bias);
       for (let i = 0; i < kernelHeight; i++) for (let j = 0; j < kernelWidth; j++) {
-        const y = row + i - top, z = column + j - left;
-        if (y < 0 || y >= height || z < 0 || z >= width) continue;
-        const pixel = (y * width + z) * channels, tap = (i * kernelWidth + j) * channels;
+        const sourceRow = row + i - top, sourceColumn = column + j - left;
+        if (sourceRow < 0 || sourceRow >= height) continue;
+        if (sourceColumn < 0 || sourceColumn >= width) continue;
+        const pixel = (sourceRow * width + sourceColumn) * channels;
+        const tap = (i * kernelWidth + j) * channels;
         for (let channel = 0; channel < channels; channel++) {
           addScaled(out, x.data[pixel + channel], kernel.data, (tap + channel) * features);
         }
@@ -62,7 +68,10 @@ const functions = {
   },
 
   relu: x => ({ shape: x.shape, data: x.data.map(value => Math.max(value, 0)) }),
-  avg_pool: (x, { window }) => pool(x, window, (sum, value) => sum + value / (window[0] * window[1]), 0),
+  avg_pool(x, { window }) {
+    const size = window[0] * window[1];
+    return pool(x, window, (sum, value) => sum + value / size, 0);
+  },
   max_pool: (x, { window }) => pool(x, window, Math.max, -Infinity),
   flatten: x => ({ shape: [x.data.length], data: x.data }),
 
@@ -80,48 +89,57 @@ const functions = {
 };
 
 function addScaled(out, factor, values, start) {
-  if (factor === 0) return; // most pixels are black, and ReLU leaves many zeros
+  if (factor === 0) return; // common: black pixels, and zeros from ReLU
   for (let i = 0; i < out.length; i++) out[i] += factor * values[start + i];
 }
 
-function pool(x, window, fold, first) {
+function pool(x, window, reduce, initial) {
   const [height, width, channels] = x.shape;
   const rows = Math.floor(height / window[0]), columns = Math.floor(width / window[1]);
-  const data = new Float32Array(rows * columns * channels).fill(first);
-  for (let y = 0; y < rows * window[0]; y++) for (let z = 0; z < columns * window[1]; z++) {
-    const out = (Math.floor(y / window[0]) * columns + Math.floor(z / window[1])) * channels;
-    for (let c = 0; c < channels; c++) data[out + c] = fold(data[out + c], x.data[(y * width + z) * channels + c]);
+  const data = new Float32Array(rows * columns * channels).fill(initial);
+  for (let row = 0; row < rows * window[0]; row++) {
+    const outRow = Math.floor(row / window[0]);
+    for (let column = 0; column < columns * window[1]; column++) {
+      const pixel = (row * width + column) * channels;
+      const out = (outRow * columns + Math.floor(column / window[1])) * channels;
+      for (let channel = 0; channel < channels; channel++) {
+        data[out + channel] = reduce(data[out + channel], x.data[pixel + channel]);
+      }
+    }
   }
   return { shape: [rows, columns, channels], data };
 }
 
-/** The ten probabilities for an image: 28 × 28 numbers from 0 (black) to 1 (white). */
+/** The ten probabilities for an image of 28 × 28 numbers from 0 (black) to 1 (white). */
 function predict(image) {
   const input = { shape: [28, 28, 1], data: Float32Array.from(image) };
   const scores = layers.reduce((x, layer) => functions[layer.kind](x, layer), input);
   return Array.from(functions.log_softmax(scores).data, Math.exp);
 }
 
-// ---- The preparation, as in `prepare_digit` ----
+// ---- Preparation, as in `prepare_digit` ----
 
-const EDGE = 0.25; // weaker ink does not widen the digit's box
+const INK_THRESHOLD = 0.25; // weaker ink does not extend the bounding box
 
-/** A drawing, { height, width, data }, as an image of 28 × 28; nothing if it is empty. */
+/** Turns a drawing { height, width, data } into a 28 × 28 image; null if it is empty. */
 function prepare(drawing) {
   const ink = cropToInk(drawing);
-  return ink && centred(fit(ink, 20));
+  return ink && centered(fit(ink, 20));
 }
 
 function cropToInk({ height, width, data }) {
   let top = height, bottom = -1, left = width, right = -1;
   data.forEach((value, index) => {
-    if (value <= EDGE) return;
+    if (value <= INK_THRESHOLD) return;
     const y = Math.floor(index / width), x = index % width;
-    [top, bottom, left, right] = [Math.min(top, y), Math.max(bottom, y), Math.min(left, x), Math.max(right, x)];
+    [top, bottom] = [Math.min(top, y), Math.max(bottom, y)];
+    [left, right] = [Math.min(left, x), Math.max(right, x)];
   });
   if (bottom < 0) return null;
   const rows = [];
-  for (let y = top; y <= bottom; y++) rows.push(...data.subarray(y * width + left, y * width + right + 1));
+  for (let y = top; y <= bottom; y++) {
+    rows.push(...data.subarray(y * width + left, y * width + right + 1));
+  }
   return { height: bottom - top + 1, width: right - left + 1, data: Float32Array.from(rows) };
 }
 
@@ -132,7 +150,7 @@ function fit(picture, side) {
   return transposed(resizeRows(narrowed, scaled(picture.height)));
 }
 
-/** Each pixel is the mean of what it covers. */
+/** Each pixel is the mean of the area it covers. */
 function resizeRows({ height, width, data }, newWidth) {
   const ratio = width / newWidth;
   const resized = new Float32Array(height * newWidth);
@@ -149,21 +167,27 @@ function resizeRows({ height, width, data }, newWidth) {
 }
 
 function transposed({ height, width, data }) {
-  return { height: width, width: height, data: data.map((_, i) => data[(i % height) * width + Math.floor(i / height)]) };
+  const source = i => (i % height) * width + Math.floor(i / height);
+  return { height: width, width: height, data: data.map((_, i) => data[source(i)]) };
 }
 
-function centred({ height, width, data }) {
+/** Places a digit on 28 × 28 pixels, its center of mass on pixel 14. */
+function centered({ height, width, data }) {
   let mass = 0, momentY = 0, momentX = 0;
   data.forEach((value, index) => {
     mass += value;
     momentY += value * Math.floor(index / width);
     momentX += value * (index % width);
   });
-  // Symmetric strokes have their centre between two pixels: they go the same way in spite of rounding errors.
-  const place = (centre, length) => Math.min(Math.max(Math.floor(14 - centre + 0.499), 0), 28 - length);
-  const top = place(momentY / mass, height), left = place(momentX / mass, width);
+  // 0.499 instead of 0.5: the center of symmetric strokes is halfway between two pixels, and is
+  // then rounded the same way despite rounding errors.
+  const offset = (center, length) =>
+    Math.min(Math.max(Math.floor(14 - center + 0.499), 0), 28 - length);
+  const top = offset(momentY / mass, height), left = offset(momentX / mass, width);
   const image = new Float32Array(28 * 28);
-  data.forEach((value, index) => { image[(top + Math.floor(index / width)) * 28 + left + index % width] = value; });
+  data.forEach((value, index) => {
+    image[(top + Math.floor(index / width)) * 28 + left + index % width] = value;
+  });
   return image;
 }
 
@@ -173,16 +197,19 @@ const canvas = element("drawing");
 const pen = canvas.getContext("2d", { willReadFrequently: true });
 const bars = Array.from({ length: 10 }, (_, digit) => {
   const bar = document.createElement("li");
-  bar.innerHTML = `<span>${digit}</span><div role="meter" aria-label="${digit}" aria-valuemin="0" aria-valuemax="100">` +
+  bar.innerHTML =
+    `<span>${digit}</span>` +
+    `<div role="meter" aria-label="${digit}" aria-valuemin="0" aria-valuemax="100">` +
     "<div></div></div><span></span>";
   return element("bars").appendChild(bar);
 });
-let last = null; // where the pen is while it is down
-let due = false; // whether the probabilities will be shown before the next frame
+let last = null; // the position of the pen while it is down
+let due = false; // whether an update is scheduled for the next frame
 
 function readDrawing() {
   const { height, width, data } = pen.getImageData(0, 0, canvas.width, canvas.height);
-  return { height, width, data: Float32Array.from({ length: height * width }, (_, i) => data[4 * i] / 255) };
+  const red = Float32Array.from({ length: height * width }, (_, i) => data[4 * i] / 255);
+  return { height, width, data: red };
 }
 
 function show() {
@@ -198,9 +225,13 @@ function show() {
     track.setAttribute("aria-valuenow", percent(digit));
     number.textContent = `${percent(digit)} %`;
   });
-  element("answer").textContent = image ? `This looks like a ${best}.` : "Draw a digit from 0 to 9.";
+  const answer = image ? `This looks like a ${best}.` : "Draw a digit from 0 to 9.";
+  element("answer").textContent = answer;
   const seen = new ImageData(28, 28);
-  seen.data.forEach((_, i) => { seen.data[i] = i % 4 === 3 ? 255 : 255 * (image ? image[i >> 2] : 0); });
+  seen.data.forEach((_, i) => {
+    const isAlpha = i % 4 === 3;
+    seen.data[i] = isAlpha ? 255 : 255 * (image ? image[i >> 2] : 0);
+  });
   element("seen").getContext("2d").putImageData(seen, 0, 0);
 }
 
@@ -215,7 +246,7 @@ function drawTo(event) {
   const [x, y] = [(event.clientX - area.left) * scale, (event.clientY - area.top) * scale];
   pen.beginPath();
   pen.moveTo(...(last ?? [x, y]));
-  pen.lineTo(x, y + 0.01); // a line without length would leave no dot
+  pen.lineTo(x, y + 0.01); // a line of length 0 would not leave a dot
   pen.stroke();
   last = [x, y];
   showSoon();
@@ -236,12 +267,15 @@ canvas.addEventListener("pointerdown", event => {
 canvas.addEventListener("pointermove", event => {
   if (last && event.isPrimary) (event.getCoalescedEvents?.() ?? [event]).forEach(drawTo);
 });
-for (const end of ["pointerup", "pointercancel"]) canvas.addEventListener(end, () => { last = null; });
+for (const end of ["pointerup", "pointercancel"]) {
+  canvas.addEventListener(end, () => { last = null; });
+}
 element("clear").addEventListener("click", clear);
 clear();
 
-// Within a notebook: as high as the page, and without the line that stands for it.
+// In a notebook: fits the frame's height to the page, and removes the fallback text.
 if (frameElement) {
   frameElement.nextElementSibling?.remove();
-  new ResizeObserver(() => { frameElement.style.height = `${document.body.offsetHeight}px`; }).observe(document.body);
+  const fitHeight = () => { frameElement.style.height = `${document.body.offsetHeight}px`; };
+  new ResizeObserver(fitHeight).observe(document.body);
 }

@@ -1,4 +1,4 @@
-//! Networks as ONNX files, which other runtimes and languages evaluate.
+//! Export of networks to ONNX, for other runtimes and languages.
 
 mod proto;
 
@@ -11,23 +11,23 @@ use prost::Message;
 
 use self::proto::{Attribute, Graph, Model, Node, OperatorSet, ValueInfo};
 
-/// The version of ONNX's operators that files ask for, of 2021, and the file format's of that time.
+/// Version of the ONNX operator set.
 const OPSET: i64 = 17;
+/// Version of the file format that was released with it.
 const IR_VERSION: i64 = 8;
 
 /// Writes a network with its parameters to an ONNX file.
 ///
-/// The file has one input, `image`, and one output, `logits`, both for any number of examples, in
-/// f32; what comes out for an image is what [`apply`](Module::apply) gives. Images keep their
-/// channels last: transpositions within the graph turn them to ONNX's channels first and back.
-/// The file appears when all of it is on the disk.
+/// The file has one input, `image`, and one output, `logits`, both f32 and for any batch size; it
+/// computes what [`apply`](Module::apply) computes. Images keep their channels last; the graph
+/// transposes them to ONNX's channels first and back. The file is written atomically.
 ///
 /// # Shapes
-/// - `input_shape`: `[B, height, width, channels]`, with any B
+/// - `input_shape`: `[B, height, width, channels]`; B does not matter
 ///
 /// # Errors
-/// [`Error::NotSequential`] unless the network is a plain chain of this crate's layers;
-/// [`Error::Save`] if the file cannot be written; those of the network for an input of this shape.
+/// [`Error::NotSequential`] unless the network is a plain chain of `linen`'s layers;
+/// [`Error::Save`] if the file cannot be written; the network's own for an input of this shape.
 ///
 /// # Examples
 /// ```
@@ -74,14 +74,17 @@ pub fn save_onnx<M: Module>(
 }
 
 fn graph(name: &str, ops: &[TracedOp], params: &Params, input_shape: &[usize]) -> Result<Graph> {
-    let mut graph =
-        GraphOf { params, value: "image".into(), channels_first: false, graph: Graph::default() };
-    for (position, op) in ops.iter().enumerate() {
-        graph.layer(position, &op.layer)?;
+    let mut builder = GraphBuilder {
+        params,
+        value: "image".into(),
+        channels_first: false,
+        graph: Graph::default(),
+    };
+    for (index, op) in ops.iter().enumerate() {
+        builder.add_layer(index, &op.layer)?;
     }
-    graph.turn_channels(false);
-    let mut graph = Graph { name: name.into(), ..graph.graph };
-    // Nobody knows the last value by the name of its layer.
+    builder.set_channels_first(false);
+    let mut graph = Graph { name: name.into(), ..builder.graph };
     if let Some(last) = graph.node.last_mut() {
         last.output = vec!["logits".into()];
     }
@@ -93,79 +96,85 @@ fn graph(name: &str, ops: &[TracedOp], params: &Params, input_shape: &[usize]) -
     Ok(graph)
 }
 
-/// A graph while it is being written, layer by layer.
-struct GraphOf<'a> {
+/// Builds a graph layer by layer.
+struct GraphBuilder<'a> {
     params: &'a Params,
-    /// The name of the latest value.
+    /// Name of the current value, the output of the last node.
     value: String,
-    /// Whether that is a picture with its channels first.
+    /// Whether the current value is an image with its channels first.
     channels_first: bool,
     graph: Graph,
 }
 
-impl GraphOf<'_> {
-    fn layer(&mut self, position: usize, layer: &Layer) -> Result<()> {
+impl GraphBuilder<'_> {
+    fn add_layer(&mut self, index: usize, layer: &Layer) -> Result<()> {
         let name = match layer {
             Layer::Conv { path, .. } | Layer::Dense { path, .. } => path.clone(),
-            other => format!("{}_{position}", other.name()),
+            other => format!("{}_{index}", other.name()),
         };
         match layer {
             Layer::Conv { path, kernel_size: (height, width), .. } => {
-                self.turn_channels(true);
-                let inputs = self.parameters(path, |kernel| kernel.permute((3, 2, 0, 1)))?;
+                self.set_channels_first(true);
+                let inputs = self.add_parameters(path, |kernel| kernel.permute((3, 2, 0, 1)))?;
                 let pads = [(height - 1) / 2, (width - 1) / 2, height / 2, width / 2];
-                // Strides and dilations of 1 go without saying, but not for every runtime.
+                // ONNX defaults to strides and dilations of 1, but some runtimes require them.
                 let attributes = vec![
                     Attribute::ints("pads", &pads),
                     Attribute::ints("strides", &[1, 1]),
                     Attribute::ints("dilations", &[1, 1]),
                 ];
-                self.node("Conv", name, &inputs, attributes);
+                self.add_node("Conv", name, &inputs, attributes);
             }
             Layer::Dense { path, .. } => {
-                let inputs = self.parameters(path, |kernel| Ok(kernel.clone()))?;
-                self.node("Gemm", name, &inputs, vec![]);
+                let inputs = self.add_parameters(path, |kernel| Ok(kernel.clone()))?;
+                self.add_node("Gemm", name, &inputs, vec![]);
             }
-            Layer::Relu => self.node("Relu", name, &[], vec![]),
-            Layer::AvgPool { window } => self.pool("AveragePool", name, *window),
-            Layer::MaxPool { window } => self.pool("MaxPool", name, *window),
+            Layer::Relu => self.add_node("Relu", name, &[], vec![]),
+            Layer::AvgPool { window } => self.add_pool("AveragePool", name, *window),
+            Layer::MaxPool { window } => self.add_pool("MaxPool", name, *window),
             Layer::Flatten => {
-                self.turn_channels(false);
-                self.node("Flatten", name, &[], vec![Attribute::int("axis", 1)]);
+                self.set_channels_first(false);
+                self.add_node("Flatten", name, &[], vec![Attribute::int("axis", 1)]);
             }
             Layer::LogSoftmax => {
-                self.turn_channels(false);
-                self.node("LogSoftmax", name, &[], vec![Attribute::int("axis", -1)]);
+                self.set_channels_first(false);
+                self.add_node("LogSoftmax", name, &[], vec![Attribute::int("axis", -1)]);
             }
-            // Networks that have them do not get here: `apply` refuses them.
+            // Unreachable: `apply` refuses networks with these layers.
             Layer::BatchNorm { .. } | Layer::Dropout { .. } => return Err(Error::NotSequential),
         }
         Ok(())
     }
 
-    fn pool(&mut self, operator: &str, name: String, window: (usize, usize)) {
-        self.turn_channels(true);
+    fn add_pool(&mut self, operator: &str, name: String, window: (usize, usize)) {
+        self.set_channels_first(true);
         let window = [window.0, window.1];
         let attributes =
             vec![Attribute::ints("kernel_shape", &window), Attribute::ints("strides", &window)];
-        self.node(operator, name, &[], attributes);
+        self.add_node(operator, name, &[], attributes);
     }
 
-    /// Transposes the latest value unless its channels are there already.
-    fn turn_channels(&mut self, first: bool) {
+    /// Transposes the current value if its channels are in the other place.
+    fn set_channels_first(&mut self, first: bool) {
         if self.channels_first != first {
             let order: [usize; 4] = if first { [0, 3, 1, 2] } else { [0, 2, 3, 1] };
             let name = format!("channels_{}_{}", if first { "first" } else { "last" }, self.value);
-            self.node("Transpose", name, &[], vec![Attribute::ints("perm", &order)]);
+            self.add_node("Transpose", name, &[], vec![Attribute::ints("perm", &order)]);
             self.channels_first = first;
         }
     }
 
-    /// A node that takes the latest value, and makes the next.
-    fn node(&mut self, operator: &str, name: String, params: &[String], attribute: Vec<Attribute>) {
-        let latest = std::mem::replace(&mut self.value, name.clone());
+    /// Adds a node that maps the current value to the next.
+    fn add_node(
+        &mut self,
+        operator: &str,
+        name: String,
+        params: &[String],
+        attribute: Vec<Attribute>,
+    ) {
+        let input = std::mem::replace(&mut self.value, name.clone());
         self.graph.node.push(Node {
-            input: [latest].into_iter().chain(params.iter().cloned()).collect(),
+            input: [input].into_iter().chain(params.iter().cloned()).collect(),
             output: vec![name.clone()],
             name,
             op_type: operator.into(),
@@ -173,16 +182,16 @@ impl GraphOf<'_> {
         });
     }
 
-    /// Stores kernel and bias of a layer, and returns their names.
-    fn parameters(
+    /// Stores the kernel and bias of a layer, and returns their names.
+    fn add_parameters(
         &mut self,
         layer: &str,
-        arrange: impl Fn(&Tensor) -> candle_core::Result<Tensor>,
+        to_onnx: impl Fn(&Tensor) -> candle_core::Result<Tensor>,
     ) -> Result<[String; 2]> {
         let (kernel, bias) = (format!("{layer}/kernel"), format!("{layer}/bias"));
         for (path, tensor) in self.params.iter() {
             if path == kernel {
-                self.graph.initializer.push(initializer(path, &arrange(tensor)?)?);
+                self.graph.initializer.push(initializer(path, &to_onnx(tensor)?)?);
             } else if path == bias {
                 self.graph.initializer.push(initializer(path, tensor)?);
             }

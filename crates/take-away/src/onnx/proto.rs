@@ -1,7 +1,7 @@
-//! The messages of an ONNX file, as far as this crate writes them.
+//! The protocol buffer messages of an ONNX file.
 //!
-//! The numbers are those of `onnx/onnx.proto3` in github.com/onnx/onnx; fields that are never
-//! written are left out, as Protocol Buffers allow.
+//! Field numbers are those of `onnx/onnx.proto3` in github.com/onnx/onnx; unused fields are
+//! omitted.
 
 /// The element type of tensors, `TensorProto.DataType.FLOAT`.
 pub(super) const FLOAT: i32 = 1;
@@ -73,12 +73,12 @@ pub(super) struct Attribute {
 }
 
 impl Attribute {
-    /// An attribute that is one number.
+    /// An integer attribute.
     pub fn int(name: &str, value: i64) -> Self {
         Self { name: name.into(), i: Some(value), ints: Vec::new(), r#type: 2 }
     }
 
-    /// An attribute that is a list of numbers.
+    /// An attribute that is a list of integers.
     pub fn ints(name: &str, values: &[usize]) -> Self {
         let ints = values.iter().map(|value| *value as i64).collect();
         Self { name: name.into(), i: None, ints, r#type: 7 }
@@ -109,7 +109,7 @@ pub(super) struct ValueInfo {
 }
 
 impl ValueInfo {
-    /// A float tensor of any number of examples of this shape.
+    /// A float tensor of shape `[N, …shape]` with a variable batch size N.
     pub fn examples(name: &str, shape: &[usize]) -> Self {
         let examples = Dimension { dim_value: None, dim_param: Some("N".into()) };
         let fixed =
@@ -143,7 +143,7 @@ pub(super) struct Shape {
     pub dim: Vec<Dimension>,
 }
 
-/// `TensorShapeProto.Dimension`: a size, or the name of one that is not fixed.
+/// `TensorShapeProto.Dimension`: a fixed size, or the name of a variable one.
 #[derive(Clone, PartialEq, prost::Message)]
 pub(super) struct Dimension {
     #[prost(int64, optional, tag = "1")]

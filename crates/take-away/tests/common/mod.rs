@@ -1,4 +1,4 @@
-//! What the tests share.
+//! Shared test helpers.
 
 use candle_core::Device;
 
@@ -10,8 +10,7 @@ thread_local! {
         .unwrap_or(Device::Cpu);
 }
 
-/// The device on which a test runs: the GPU that candle was built for, if there is one, else the
-/// CPU.
+/// The test device: a GPU if candle was built for one that is present, otherwise the CPU.
 pub fn device() -> Device {
     DEVICE.with(Device::clone)
 }
