@@ -685,9 +685,9 @@ mod tests {
 
     #[test]
     fn short_docs_are_the_first_sentence() {
-        let code = "/// Adds 1.5 to `x`, as\n/// everybody does. It is quick.\n///\n/// # Errors\n\
-                    /// None.\nfn f() {\n    // As it is.\n}\n/// One line\n///\n/// Two.\nfn g() {}";
-        let short = "/// Adds 1.5 to `x`, as\n/// everybody does.\nfn f() {\n    // As it is.\n}\n\
+        let code = "/// Adds 1.5 to `x`, as\n/// everybody does. It is fast.\n///\n/// # Errors\n\
+                    /// None.\nfn f() {\n    // As is.\n}\n/// One line\n///\n/// Two.\nfn g() {}";
+        let short = "/// Adds 1.5 to `x`, as\n/// everybody does.\nfn f() {\n    // As is.\n}\n\
                      /// One line\nfn g() {}";
         assert_eq!(with_short_docs(code), short);
     }
