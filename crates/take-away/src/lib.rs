@@ -1,5 +1,6 @@
 //! Exports of networks and training logs: [`save_onnx`] for other runtimes and languages,
-//! [`draw_panel`] for a web page to draw digits on, [`SummaryWriter`] for TensorBoard.
+//! [`draw_panel`] for a web page to draw digits on, and, with the feature `tensorboard`,
+//! `SummaryWriter` for TensorBoard.
 
 mod draw_panel;
 mod onnx;

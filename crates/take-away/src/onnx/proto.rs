@@ -109,7 +109,7 @@ pub(super) struct ValueInfo {
 }
 
 impl ValueInfo {
-    /// A float tensor of shape `[N, …shape]` with a variable batch size N.
+    /// A float tensor of this shape, with a variable batch size N in front.
     pub fn examples(name: &str, shape: &[usize]) -> Self {
         let examples = Dimension { dim_value: None, dim_param: Some("N".into()) };
         let fixed =
