@@ -350,7 +350,7 @@ pub(crate) fn pointer_mut(slice: &mut [f32]) -> NonNull<f32> {
     NonNull::from(slice).cast()
 }
 
-/// A value without alignment.
+/// A value with no alignment requirement.
 #[derive(Clone, Copy)]
 #[repr(C, packed)]
 struct Unaligned<T>(T);
