@@ -180,6 +180,8 @@ fn bad_datasets_are_refused() {
         "an empty training set": train_on(&empty, 1) => Error::EmptyDataset(_), "empty";
         "an empty test set": eval_model(&Small, &params(), &empty) => Error::EmptyDataset(_),
             "the dataset is empty: there is nothing to evaluate on";
+        "nothing to predict": predict(&Small, &params(), &empty) => Error::EmptyDataset(_),
+            "the dataset is empty: there is nothing to predict";
         "an empty batch": train_step(&Small, &mut optimizer(0.1), &empty) =>
             Error::EmptyDataset(_), "the dataset is empty";
         "a batch beyond the end": dataset(4).batch(&[4]) => Error::Tensor(_), "4";

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use candle_core::Tensor;
 use linen::{BatchMetrics, CompiledStep, Module, Momentum, NotCompiled, Params, Result, compile};
 
 use crate::dataset::Batch;
@@ -63,6 +64,23 @@ impl<M: Module> Jit<M> {
             Some(step) => step.eval_step(params, &batch.image, &batch.label),
             None => eval_step(&self.model, params, batch),
         }
+    }
+
+    /// The log-probabilities of images, without gradients: [`apply`](Module::apply), but faster.
+    ///
+    /// # Shapes
+    /// - `image`: `[N, height, width, channels]`
+    /// - result: `[N, K]`
+    ///
+    /// # Errors
+    /// Those of the network.
+    pub fn predict(&mut self, params: &Params, image: &Tensor) -> Result<Tensor> {
+        if let Ok(step) = &mut self.step
+            && let Some(log_probs) = step.predict(params, image)?
+        {
+            return Ok(log_probs);
+        }
+        Ok(self.model.apply(params, image)?.detach())
     }
 
     fn compiled_for(&mut self, batch: &Batch) -> Option<&mut CompiledStep> {

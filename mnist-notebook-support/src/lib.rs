@@ -88,7 +88,7 @@ pub use optimizer::create_optimizer;
 pub use source::{source, source_with_docs};
 pub use step::{eval_step, train_step};
 pub use take_away::save_onnx;
-pub use train::{eval_model, train_epoch};
+pub use train::{eval_model, predict, train_epoch};
 
 /// Figures, tables and panels that display in a notebook.
 pub mod notebook {
@@ -113,7 +113,7 @@ pub mod prelude {
         Batch, BatchMetrics, Checkpoints, Cnn, Dataset, EpochMetrics, Error, Gradients, Jit,
         Metrics, Momentum, Result, TrainState, WarmupCosine, augment, best_device, compute_metrics,
         create_optimizer, cross_entropy_loss, eval_model, eval_step, get_datasets,
-        get_fashion_datasets, get_initial_params, jit, onehot, prepare_digit, save_onnx,
+        get_fashion_datasets, get_initial_params, jit, onehot, predict, prepare_digit, save_onnx,
         train_epoch, train_step, value_and_grad,
     };
 }

@@ -3,6 +3,7 @@
 //! Every function takes the network first, so your own network trains with the same lines as the
 //! tutorial's.
 
+use candle_core::Tensor;
 use linen::{
     BatchMetrics, Key, Metrics, Module, Momentum, Params, Result, check_label_range,
     random::permutation,
@@ -75,14 +76,29 @@ pub fn eval_model(model: &impl Module, params: &Params, test_ds: &Dataset) -> Re
     let mut step = jit(model, params, &test_ds.batch_shape(batch_size))?;
     let mut batch_metrics = Vec::new();
     let mut sizes = Vec::new();
-    for start in (0..test_ds.len()).step_by(batch_size) {
-        let size = batch_size.min(test_ds.len() - start);
-        batch_metrics.push(step.eval_step(params, &test_ds.slice(start, size)?)?);
-        sizes.push(size);
+    for batch in test_ds.batches(batch_size) {
+        let batch = batch?;
+        batch_metrics.push(step.eval_step(params, &batch)?);
+        sizes.push(batch.len());
     }
     let batch_metrics = BatchMetrics::get_all(&batch_metrics)?;
     let mean = Metrics::weighted_mean(batch_metrics.into_iter().zip(sizes))?;
     Ok((mean.loss, mean.accuracy))
+}
+
+/// The log-probabilities of all classes for a whole dataset; `argmax(1)` gives the predictions.
+///
+/// # Shapes
+/// - result: `[N, K]`
+///
+/// # Errors
+/// [`Error::EmptyDataset`](linen::Error::EmptyDataset); those of the network.
+pub fn predict(model: &impl Module, params: &Params, dataset: &Dataset) -> Result<Tensor> {
+    let batch_size = EVAL_BATCH_SIZE.min(dataset.len());
+    dataset.check_batches("predict", batch_size)?;
+    let mut step = jit(model, params, &dataset.batch_shape(batch_size))?;
+    let log_probs = dataset.batches(batch_size).map(|batch| step.predict(params, &batch?.image));
+    Ok(Tensor::cat(&log_probs.collect::<Result<Vec<_>>>()?, 0)?)
 }
 
 /// The mean over the last 100 batches, for the progress line.

@@ -183,3 +183,29 @@ fn an_out_of_range_label_is_an_error_and_changes_nothing() {
         assert_eq!(values(before), values(after));
     }
 }
+
+/// Two branches, which are not compiled.
+#[derive(Clone, Copy)]
+struct Branches;
+
+impl Module for Branches {
+    fn call(&self, nn: &mut Scope, x: &Tensor) -> Result<Tensor> {
+        let x = flatten(x)?;
+        log_softmax(&(nn.dense(10, &x)? + nn.dense(10, &x)?)?)
+    }
+}
+
+#[test]
+fn predictions_are_the_networks_compiled_or_not() {
+    fn check<M: Module + Copy>(model: M) {
+        let (_, test_ds) = get_datasets(&device()).unwrap();
+        let some = test_ds.slice(0, 250).unwrap(); // the last batch is not full
+        let params = get_initial_params(&model, Key::new(0), &device()).unwrap();
+        let found = predict(&model, &params, &some).unwrap();
+        assert_eq!(found.dims(), [250, 10]);
+        let expected = model.apply(&params, &some.image).unwrap();
+        assert!(relative_difference(&found, &expected) < 1e-5);
+    }
+    check(Cnn);
+    check(Branches);
+}

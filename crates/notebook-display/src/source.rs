@@ -109,14 +109,13 @@ impl std::fmt::Display for Source {
 
 fn find(files: &[File], name: &str) -> Result<Source> {
     let is_match = |item: &Item| item.kind != Kind::Impl && path_matches(&item.path, name);
-    // Functions take precedence over methods of the same name.
-    for is_method in [false, true] {
-        for file in files {
-            let mut items = file.items.iter();
-            if let Some(item) = items.find(|item| item.is_method == is_method && is_match(item)) {
-                return Ok(file.show(item));
-            }
-        }
+    // Public items take precedence over private ones of the same name, functions over methods.
+    let rank = |item: &Item| (!item.is_public, item.is_method);
+    let items = files.iter().flat_map(|file| file.items.iter().map(move |item| (file, item)));
+    let matching = items.filter(|(_, item)| is_match(item));
+    // The first of equal rank.
+    if let Some((file, item)) = matching.min_by_key(|(_, item)| rank(item)) {
+        return Ok(file.show(item));
     }
     let hint = match similar_names(files, name).join(", ") {
         names if names.is_empty() => "give a function, a type or a method".to_owned(),
