@@ -4,8 +4,11 @@
 
 use candle_core::{DType, Device, Tensor};
 use linen::random::{normal, uniform};
-use linen::{Error, Key, Result, check_not_negative};
+use linen::{Error, Key, Result, check_finite, check_float, check_not_negative};
 use rayon::prelude::*;
+
+/// The name of the images in error messages.
+const WHAT: &str = "images to transform";
 
 /// Shifts images right by `dx` and down by `dy` pixels, which may be negative or fractional.
 ///
@@ -92,7 +95,7 @@ pub fn rotate(images: &Tensor, degrees: f64) -> Result<Tensor> {
 /// # Source
 /// `jax.numpy.clip(images + stddev * jax.random.normal(key, images.shape), 0, 1)`.
 pub fn add_noise(key: Key, images: &Tensor, stddev: f64) -> Result<Tensor> {
-    check_float(images)?;
+    check_float(WHAT, images)?;
     check_not_negative("stddev", stddev)?;
     let noise = normal(key, images.shape(), images.device())?.to_dtype(images.dtype())?;
     Ok((images + (noise * stddev)?)?.clamp(0.0, 1.0)?)
@@ -161,13 +164,9 @@ struct Motion {
 /// # Errors
 /// Those of [`shift`] and [`rotate`].
 fn move_each(images: &Tensor, motion: impl Fn(usize) -> Motion) -> Result<Tensor> {
-    check_float(images)?;
+    check_float(WHAT, images)?;
     let &[count, height, width, channels] = images.dims() else {
-        return Err(Error::Shape {
-            what: "images to transform",
-            expected: "[N, height, width, channels]".into(),
-            found: images.dims().to_vec(),
-        });
+        return Err(Error::shape(WHAT, "[N, height, width, channels]", images));
     };
     let size = Size { height, width, channels };
     let motions = (0..count).map(|index| motion(index).check()).collect::<Result<Vec<_>>>()?;
@@ -182,13 +181,10 @@ fn move_each(images: &Tensor, motion: impl Fn(usize) -> Motion) -> Result<Tensor
 
 impl Motion {
     fn check(self) -> Result<Self> {
-        let Motion { degrees, dx, dy } = self;
-        match [("degrees", degrees), ("dx", dx), ("dy", dy)].iter().find(|(_, v)| !v.is_finite()) {
-            Some(&(name, value)) => {
-                Err(Error::Hyperparameter { name, value, allowed: "it must be finite" })
-            }
-            None => Ok(self),
-        }
+        check_finite("degrees", self.degrees)?;
+        check_finite("dx", self.dx)?;
+        check_finite("dy", self.dy)?;
+        Ok(self)
     }
 }
 
@@ -239,12 +235,4 @@ fn sin_cos(degrees: f64) -> (f64, f64) {
         2 => (-sin, -cos),
         _ => (-cos, sin),
     }
-}
-
-fn check_float(images: &Tensor) -> Result<()> {
-    if images.dtype().is_float() {
-        return Ok(());
-    }
-    let found = images.dtype().as_str().into();
-    Err(Error::DType { what: "images to transform", expected: "f32", found })
 }

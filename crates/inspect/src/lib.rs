@@ -1,24 +1,25 @@
-//! What a trained network does: where it errs, how sure it is, what it looks at, and how its
-//! features lie.
+//! Tools to inspect trained classifiers: [confusion matrix](confusion_matrix),
+//! [calibration](calibration_curve), [saliency maps](saliency) and [PCA](pca).
 
 use candle_core::{D, DType, Device, Tensor, Var};
 use linen::{
-    Error, Module, Params, Result, check_label_range, check_logits, ensure_fresh_ids, memory,
+    Error, Module, Params, Result, check_float, check_label_range, check_logits, ensure_fresh_ids,
+    memory,
 };
 use nalgebra::{DMatrix, SymmetricEigen};
 
-/// The files of this crate, for a notebook that shows them.
+/// The source files of this crate, for notebooks that show them.
 pub static SOURCES: include_dir::Dir<'_> = include_dir::include_dir!("$CARGO_MANIFEST_DIR/src");
 
-/// How often each class was taken for each: rows are the true classes, columns the predicted ones.
+/// Counts of true versus predicted classes: rows are true classes, columns predicted ones.
 ///
 /// # Shapes
 /// - `labels`, `predictions`: `[N]`, u32, each below `num_classes`
 /// - result: `num_classes` rows of `num_classes` counts
 ///
 /// # Errors
-/// [`Error::Shape`] and [`Error::DType`] for anything else, [`Error::Label`] for a number that is
-/// no class, [`Error::Memory`] for more classes than there is memory for.
+/// [`Error::Shape`] and [`Error::DType`] for anything else, [`Error::Label`] for an out-of-range
+/// class, [`Error::Memory`] if the matrix does not fit in memory.
 ///
 /// # Examples
 /// ```
@@ -42,7 +43,7 @@ pub fn confusion_matrix(
     let columns = classes("predictions", predictions, num_classes)?;
     if rows.len() != columns.len() {
         let expected = format!("[{}], one for each label", rows.len());
-        return Err(shape("predictions", expected, predictions));
+        return Err(Error::shape("predictions", expected, predictions));
     }
     let shape = [num_classes, num_classes];
     memory::check("a confusion matrix", &shape, DType::U32, &Device::Cpu)?;
@@ -53,22 +54,22 @@ pub fn confusion_matrix(
     Ok(counts)
 }
 
-/// How sure a network is, and how often it is right, where it is about equally sure.
+/// Predictions of similar confidence.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct CalibrationBin {
-    /// The mean probability that the network gives its prediction, 0 to 1.
+    /// The mean probability of the predicted classes, 0 to 1.
     pub confidence: f32,
-    /// The share of predictions that are right, 0 to 1.
+    /// The fraction of correct predictions, 0 to 1.
     pub accuracy: f32,
-    /// How many predictions there are.
+    /// The number of predictions.
     pub count: usize,
 }
 
-/// Predictions in bins of about equal confidence: `num_bins` that divide 0 to 1 evenly, those
-/// without any prediction left out, from the least sure to the surest.
+/// Groups predictions by confidence into `num_bins` bins that divide 0 to 1 evenly. Returns the
+/// bins that are not empty, in order of confidence.
 ///
-/// The predicted class is the most probable one, and its probability is the confidence. Of a
-/// well-calibrated network's predictions with a confidence of 80 %, 80 % are right.
+/// The predicted class is the most probable one, and its probability is the confidence. If a
+/// network is well calibrated, 80 % of its predictions with a confidence of 80 % are correct.
 ///
 /// # Shapes
 /// - `probabilities`: `[N, K]`, any float type, 0 to 1
@@ -76,8 +77,8 @@ pub struct CalibrationBin {
 ///
 /// # Errors
 /// [`Error::Shape`], [`Error::DType`] and [`Error::Label`] for anything else,
-/// [`Error::EmptyDataset`] without labels, [`Error::Hyperparameter`] for no bins and for
-/// probabilities that are none.
+/// [`Error::EmptyDataset`] without labels, [`Error::Hyperparameter`] for 0 bins and for
+/// out-of-range probabilities.
 ///
 /// # Examples
 /// ```
@@ -92,7 +93,7 @@ pub struct CalibrationBin {
 /// ```
 ///
 /// # Source
-/// `sklearn.calibration.calibration_curve(right, confidence, n_bins=num_bins)`; Guo et al., *On
+/// `sklearn.calibration.calibration_curve(correct, confidence, n_bins=num_bins)`; Guo et al., *On
 /// Calibration of Modern Neural Networks*, 2017.
 pub fn calibration_curve(
     probabilities: &Tensor,
@@ -105,35 +106,35 @@ pub fn calibration_curve(
     if num_bins == 0 {
         return out_of_range("num_bins", 0.0, "it must be at least 1");
     }
-    // The GPU of a Mac has no f64.
+    // Converted on the CPU, because Metal has no f64.
     let confidences = probabilities.max(D::Minus1)?.to_device(&Device::Cpu)?;
     let confidences = confidences.to_dtype(DType::F64)?.to_vec1::<f64>()?;
     let predictions = probabilities.argmax(D::Minus1)?.to_vec1::<u32>()?;
-    // Probabilities that were rounded may exceed 1 by a little.
+    // Rounding may push probabilities slightly above 1.
     if let Some(value) = confidences.iter().find(|value| !(0.0..1.001).contains(*value)) {
-        let allowed = "it must be from 0 to 1; `exp` makes probabilities of log-probabilities";
+        let allowed = "it must be from 0 to 1; use `exp` to convert log-probabilities";
         return out_of_range("probability", *value, allowed);
     }
 
     let mut bins = std::collections::BTreeMap::<u64, (f64, usize, usize)>::new();
     for ((confidence, prediction), label) in confidences.iter().zip(predictions).zip(labels) {
-        // A bin reaches from above its lower end up to its upper end.
+        // Bins are half-open intervals (lower, upper].
         let bin = (confidence * num_bins as f64).ceil() as u64;
-        let (sum, right, count) = bins.entry(bin.clamp(1, num_bins as u64)).or_default();
+        let (sum, correct, count) = bins.entry(bin.clamp(1, num_bins as u64)).or_default();
         *sum += confidence;
-        *right += usize::from(prediction == label);
+        *correct += usize::from(prediction == label);
         *count += 1;
     }
-    let bins = bins.into_values().map(|(sum, right, count)| CalibrationBin {
+    let bins = bins.into_values().map(|(sum, correct, count)| CalibrationBin {
         confidence: (sum / count as f64) as f32,
-        accuracy: (right as f64 / count as f64) as f32,
+        accuracy: (correct as f64 / count as f64) as f32,
         count,
     });
     Ok(bins.collect())
 }
 
-/// The mean over all predictions of how far confidence and accuracy are apart in their bin, 0 to 1;
-/// 0 for no bins.
+/// The mean gap between confidence and accuracy, weighted by the bins' counts, 0 to 1; 0 without
+/// bins.
 ///
 /// # Examples
 /// ```
@@ -152,17 +153,17 @@ pub fn expected_calibration_error(bins: &[CalibrationBin]) -> f32 {
     bins.iter().map(gap).sum::<f32>() / count.max(1.0) as f32
 }
 
-/// How strongly each pixel moves what the network says of a class: the absolute value of the
-/// gradient of that output with respect to the image, the largest over the channels.
+/// How strongly each pixel influences the network's output for a class: the absolute gradient of
+/// that output with respect to the image, maximum over the channels.
 ///
 /// # Shapes
 /// - `images`: `[N, height, width, channels]`, of the parameters' type
-/// - `classes`: `[N]`, u32: for each image, the class that is asked about
+/// - `classes`: `[N]`, u32: the class of interest for each image
 /// - result: `[N, height, width, 1]`, 0 or more
 ///
 /// # Errors
-/// [`Error::Shape`] and [`Error::DType`] for anything else, [`Error::Label`] for a number that is
-/// no class; those of the network.
+/// [`Error::Shape`] and [`Error::DType`] for anything else, [`Error::Label`] for an out-of-range
+/// class; those of the network.
 ///
 /// # Examples
 /// ```
@@ -196,15 +197,15 @@ pub fn saliency(
     classes: &Tensor,
 ) -> Result<Tensor> {
     if images.rank() != 4 {
-        return Err(shape("saliency images", "[N, height, width, channels]".into(), images));
+        return Err(Error::shape("saliency images", "[N, height, width, channels]", images));
     }
-    // Also where parameters and images come from other cells of a notebook.
+    // Before the variable is created: the parameters may come from another notebook cell.
     ensure_fresh_ids([params], images)?;
     let images = Var::from_tensor(&images.detach())?;
     let output = model.apply(params, &images)?;
     check_logits(&output, classes)?;
     let chosen = output.gather(&classes.unsqueeze(1)?, 1)?;
-    // No image's output depends on another image, so that one sum serves them all.
+    // An output depends only on its own image, so one sum yields all gradients.
     let gradients = chosen.sum_all()?.backward()?;
     match gradients.get(&images) {
         Some(gradient) => Ok(gradient.abs()?.max_keepdim(D::Minus1)?),
@@ -212,40 +213,39 @@ pub fn saliency(
     }
 }
 
-/// The directions in which features vary most, made by [`pca`].
+/// The principal components of features, computed by [`pca`].
 #[derive(Debug, Clone)]
 pub struct Pca {
-    /// Where each example lies along the directions: `[N, num_components]`, f32, mean 0.
+    /// The coordinates of each example: `[N, num_components]`, f32, mean 0.
     pub projection: Tensor,
-    /// The directions, the one of the largest variance first: `[num_components, D]`, f32, of
-    /// length 1 and at right angles.
+    /// The orthonormal directions, by decreasing variance: `[num_components, D]`, f32.
     pub components: Tensor,
-    /// The share of the whole variance along each direction, 0 to 1.
+    /// The fraction of the total variance along each direction, 0 to 1.
     pub explained_variance_ratio: Vec<f32>,
 }
 
-/// The covariance of more would take hours to take apart.
+/// More dimensions would take hours: the eigendecomposition is cubic.
 const MOST_DIMENSIONS: usize = 4096;
 
-/// Principal component analysis: features of many dimensions as points in a few, with as much of
-/// their variance as so few can hold.
+/// Principal component analysis: projects features onto the few directions that keep most of their
+/// variance.
 ///
-/// Directions are known up to their sign: the largest entry of each is positive here.
+/// The sign of a direction is arbitrary; here its largest entry is positive.
 ///
 /// # Shapes
 /// - `features`: `[N, D]`, any float type; computed in f64 on the CPU
 ///
 /// # Errors
 /// [`Error::Shape`] and [`Error::DType`] for anything else, for fewer than two examples, and for
-/// more than 4096 dimensions; [`Error::Hyperparameter`] unless `1 <= num_components <= D`; [`Error::Tensor`] for features that
-/// are not finite.
+/// more than 4096 dimensions; [`Error::Hyperparameter`] unless `1 <= num_components <= D`;
+/// [`Error::Tensor`] for features that are not finite.
 ///
 /// # Examples
 /// ```
 /// use candle_core::{Device, Tensor};
 /// use inspect::pca;
 ///
-/// // Points near a line: nearly all of their variance is along it.
+/// // Points near a line: it explains nearly all of the variance.
 /// let points = Tensor::new(&[[0f32, 0.1], [1., 1.], [2., 2.1], [3., 2.9]], &Device::Cpu)?;
 /// let line = pca(&points, 1)?;
 /// assert_eq!(line.projection.dims(), [4, 1]);
@@ -263,7 +263,7 @@ pub fn pca(features: &Tensor, num_components: usize) -> Result<Pca> {
         }
         _ => {
             let expected = format!("[at least 2, 1 to {MOST_DIMENSIONS}]");
-            return Err(shape("pca features", expected, features));
+            return Err(Error::shape("pca features", expected, features));
         }
     };
     check_float("pca features", features)?;
@@ -275,8 +275,8 @@ pub fn pca(features: &Tensor, num_components: usize) -> Result<Pca> {
         });
     }
     let features = features.detach().to_device(&Device::Cpu)?.to_dtype(DType::F64)?;
-    let centred = features.broadcast_sub(&features.mean_keepdim(0)?)?;
-    let covariance = (centred.t()?.matmul(&centred)? / (examples as f64 - 1.0))?;
+    let centered = features.broadcast_sub(&features.mean_keepdim(0)?)?;
+    let covariance = (centered.t()?.matmul(&centered)? / (examples as f64 - 1.0))?;
     let covariance = covariance.flatten_all()?.to_vec1::<f64>()?;
     if covariance.iter().any(|value| !value.is_finite()) {
         return Err(Error::Tensor("pca features must be finite numbers, and not too large".into()));
@@ -291,41 +291,32 @@ pub fn pca(features: &Tensor, num_components: usize) -> Result<Pca> {
         let sign = direction[direction.icamax()].signum();
         direction *= sign;
     }
-    // A column after the other: as rows, each a direction.
+    // nalgebra is column-major, so each direction becomes a row.
     let components = Tensor::from_slice(components.as_slice(), components.len(), &Device::Cpu)?;
     let components = components.reshape((num_components, dimensions))?;
     let variance = eigen.eigenvalues.sum();
-    let share = |index: &usize| match variance > 0.0 {
-        true => (eigen.eigenvalues[*index] / variance) as f32,
-        false => 0.0,
+    let explained = |index: &usize| {
+        if variance > 0.0 { (eigen.eigenvalues[*index] / variance) as f32 } else { 0.0 }
     };
     Ok(Pca {
-        projection: centred.matmul(&components.t()?)?.to_dtype(DType::F32)?,
+        projection: centered.matmul(&components.t()?)?.to_dtype(DType::F32)?,
         components: components.to_dtype(DType::F32)?,
-        explained_variance_ratio: order.iter().map(share).collect(),
+        explained_variance_ratio: order.iter().map(explained).collect(),
     })
 }
 
-/// The numbers of classes in a tensor `[N]`.
+/// The classes in a tensor `[N]`, checked.
 fn classes(what: &'static str, tensor: &Tensor, num_classes: usize) -> Result<Vec<u32>> {
     if tensor.rank() != 1 {
-        return Err(shape(what, "[N]".into(), tensor));
+        return Err(Error::shape(what, "[N]", tensor));
     }
     if tensor.dtype() != DType::U32 {
-        let found = tensor.dtype().as_str().into();
-        return Err(Error::DType { what, expected: "u32", found });
+        return Err(Error::dtype(what, "u32", tensor));
     }
     check_label_range(tensor, num_classes)?;
     Ok(tensor.to_vec1()?)
 }
 
-fn check_float(what: &'static str, tensor: &Tensor) -> Result<()> {
-    match tensor.dtype().is_float() {
-        true => Ok(()),
-        false => Err(Error::DType { what, expected: "f32", found: tensor.dtype().as_str().into() }),
-    }
-}
-
-fn shape(what: &'static str, expected: String, tensor: &Tensor) -> Error {
-    Error::Shape { what, expected, found: tensor.dims().to_vec() }
-}
+#[doc = include_str!("../README.md")]
+#[cfg(doctest)]
+struct Readme;

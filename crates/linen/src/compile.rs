@@ -1,17 +1,17 @@
 //! The compiled step, the counterpart of the tutorial's `@jax.jit`.
 //!
-//! `jax.jit` runs a function once with abstract values, notes its operations, and has XLA plan
-//! buffers and fuse loops for these shapes. [`compile`] does the same on a small scale: it evaluates
-//! the network once, traces the layers it goes through, and plans a [`Program`]: every buffer is
-//! allocated once, bias, ReLU and pooling are fused into the convolution before them, and the
-//! momentum step into the gradient. A step then replays the plan.
+//! `jax.jit` runs a function once with abstract values, traces its operations, and has XLA plan
+//! buffers and fuse loops for the given shapes. [`compile`] does this on a small scale: it traces
+//! one evaluation of the network and plans a [`Program`]. Every buffer is allocated once; bias,
+//! ReLU and pooling are fused into the convolution before them, and the momentum update into the
+//! gradient. A step then replays the plan.
 //!
-//! As under `jax.jit`, what the network does must depend on shapes alone, not on values. There is no
-//! plan for layers that this crate does not know, for branches, on the GPU of a Mac, and in f64.
+//! As with `jax.jit`, the network may depend on shapes but not on values. Only plain chains of this
+//! crate's layers can be compiled, in f32, on a CPU or an NVIDIA GPU.
 //!
-//! On an NVIDIA GPU every batch size gets a plan of its own when it comes, and a step neither
-//! allocates memory nor waits for anything. So an out-of-range label shows when the step's metrics
-//! are read; the step has then changed nothing.
+//! On an NVIDIA GPU each batch size gets its own plan at first use, and a step neither allocates
+//! memory nor waits for the GPU. So an out-of-range label is only reported when the step's metrics
+//! are read; such a step changes nothing.
 
 use std::fmt;
 
@@ -27,7 +27,7 @@ use crate::sequential::dummy_input;
 use crate::trace::{Layer, TracedOp, is_sequential, trace};
 use crate::{memory, ops};
 
-/// A step of training, and one of evaluation, planned for inputs of one shape.
+/// A training step and an evaluation step, compiled for one input shape.
 pub struct CompiledStep {
     program: Compiled,
     image_shape: Vec<usize>,
@@ -35,30 +35,30 @@ pub struct CompiledStep {
     description: String,
 }
 
-/// Why there is no plan for a network; `Display` says it.
+/// A network that cannot be compiled; `Display` gives the reason.
 #[derive(Debug, Clone)]
 pub struct NotCompiled {
     reason: String,
     num_classes: usize,
 }
 
-/// The program for the processor on which the parameters are.
+/// The program for the device of the parameters.
 enum Compiled {
     Cpu(Program),
     #[cfg(feature = "cuda")]
     Cuda(Box<crate::cuda::Program>),
 }
 
-/// Plans training and evaluation of a network for inputs of one shape, or says why that cannot be
-/// done.
+/// Compiles training and evaluation of a network for one input shape, or says why that is not
+/// possible.
 ///
 /// # Shapes
-/// - `input_shape`: `[B, height, width, channels]`. Smaller batches fit the same plan, and on a GPU
+/// - `input_shape`: `[B, height, width, channels]`. Smaller batches use the same plan; on a GPU
 ///   each size gets its own.
 ///
 /// # Errors
 /// Those of the network for an input of this shape; [`Error::Memory`](crate::Error::Memory) if
-/// training on so large a batch does not fit the memory.
+/// training on this batch size does not fit in memory.
 ///
 /// # Examples
 /// ```
@@ -92,15 +92,14 @@ pub fn compile(
     Ok(step.map_err(|reason| NotCompiled { reason, num_classes }))
 }
 
-/// Checks that the activations that training on a batch must keep, compiled or not, fit in memory
-/// with their gradients.
+/// Checks that the activations that training keeps, and their gradients, fit in memory.
 fn check_memory(input_shape: &[usize], input: &Tensor, ops: &[TracedOp]) -> Result<()> {
     let is_parametric =
         |op: &&TracedOp| matches!(op.layer, Layer::Conv { .. } | Layer::Dense { .. });
-    let is_read =
+    let is_kept =
         |tensor: &&Tensor| ops.iter().filter(is_parametric).any(|op| op.input == tensor.id());
     let tensors = ops.iter().map(|op| &op.output).chain([input]);
-    let values = tensors.filter(is_read).map(Tensor::elem_count).sum();
+    let values = tensors.filter(is_kept).map(Tensor::elem_count).sum();
     let batch = input_shape.first().copied().unwrap_or(1);
     let shape = [batch, values, 2];
     memory::check("training on so large a batch", &shape, input.dtype(), input.device())
@@ -115,23 +114,21 @@ impl CompiledStep {
     pub fn takes(&mut self, image: &Tensor, label: &Tensor) -> bool {
         match &mut self.program {
             Compiled::Cpu(program) => {
-                image.dims().get(1..) == Some(&self.image_shape)
-                    && image.device().is_cpu()
-                    && image.dtype() == DType::F32
-                    && image.is_contiguous()
-                    && (1..=program.batch()).contains(&label.elem_count())
+                let batch_sizes = 1..=program.batch();
+                batch_sizes.contains(&label.elem_count()) && self.takes_images_on_cpu(image)
             }
             #[cfg(feature = "cuda")]
             Compiled::Cuda(program) => program.takes(image, label),
         }
     }
 
-    /// Makes one step of training on a batch that fits, in place, and returns the metrics from
-    /// before it.
+    /// Trains in place on a batch that [fits](CompiledStep::takes); returns the metrics from before
+    /// the update.
     ///
     /// # Errors
-    /// [`Error::Label`](crate::Error::Label) for an out-of-range label; on an NVIDIA GPU it comes
-    /// from [`BatchMetrics::get`] instead. [`Error::Gpu`](crate::Error::Gpu) if the GPU fails.
+    /// [`Error::Label`](crate::Error::Label) for an out-of-range label; on an NVIDIA GPU
+    /// [`BatchMetrics::get`] returns it instead. [`Error::Gpu`](crate::Error::Gpu) if the GPU
+    /// fails.
     pub fn train_step(
         &mut self,
         optimizer: &mut Momentum,
@@ -159,7 +156,7 @@ impl CompiledStep {
         }
     }
 
-    /// The metrics of a batch that fits, without training on it.
+    /// The metrics of a batch that [fits](CompiledStep::takes), without training.
     ///
     /// # Errors
     /// Those of [`train_step`](CompiledStep::train_step).
@@ -172,15 +169,10 @@ impl CompiledStep {
         match &mut self.program {
             Compiled::Cpu(program) => {
                 let labels = label.to_vec1::<u32>()?;
-                let vars =
-                    params.iter().map(|(_, var)| var.storage_and_layout()).collect::<Vec<_>>();
-                let slices = vars
-                    .iter()
-                    .map(|(storage, layout)| ops::f32_slice(storage, layout))
-                    .collect::<Result<Vec<_>>>()?;
-                let (storage, layout) = image.storage_and_layout();
-                let images = ops::f32_slice(&storage, layout)?;
-                to_metrics(program.evaluate(&slices, images, &labels)?, labels.len())
+                let result = with_slices(params, image, |params, images| {
+                    program.evaluate(params, images, &labels)
+                })??;
+                to_metrics(result, labels.len())
             }
             #[cfg(feature = "cuda")]
             Compiled::Cuda(program) => {
@@ -189,14 +181,43 @@ impl CompiledStep {
         }
     }
 
-    /// How many classes the network tells apart.
+    /// The log-probabilities `[N, classes]` of any number of images, without gradients. `None` if
+    /// the plan does not fit them, or is one for a GPU.
+    ///
+    /// # Errors
+    /// [`Error::Tensor`](crate::Error::Tensor) if the parameters are another network's.
+    pub fn predict(&mut self, params: &Params, image: &Tensor) -> Result<Option<Tensor>> {
+        if !self.takes_images_on_cpu(image) {
+            return Ok(None);
+        }
+        match &mut self.program {
+            Compiled::Cpu(program) => {
+                let shape = (image.dims()[0], self.num_classes);
+                let mut log_probs = vec![0.0; shape.0 * shape.1];
+                with_slices(params, image, |params, images| {
+                    program.log_probabilities(params, images, &mut log_probs)
+                })??;
+                Ok(Some(Tensor::from_vec(log_probs, shape, &Device::Cpu)?))
+            }
+            #[cfg(feature = "cuda")]
+            Compiled::Cuda(_) => Ok(None),
+        }
+    }
+
+    fn takes_images_on_cpu(&self, image: &Tensor) -> bool {
+        image.dims().get(1..) == Some(&self.image_shape)
+            && image.device().is_cpu()
+            && image.dtype() == DType::F32
+            && image.is_contiguous()
+    }
+
+    /// The number of classes.
     pub fn num_classes(&self) -> usize {
         self.num_classes
     }
 
-    /// What each launch of a compiled step on so many images on an NVIDIA GPU does, and the
-    /// microseconds that it takes when the same launch is repeated a hundred times; empty where there
-    /// is no such step.
+    /// Describes each launch of a training step on `batch_size` images on an NVIDIA GPU, with its
+    /// mean time in microseconds over a hundred repetitions. Empty on other devices.
     ///
     /// Overwrites the optimizer's parameters.
     ///
@@ -218,13 +239,13 @@ impl CompiledStep {
 }
 
 impl NotCompiled {
-    /// How many classes the network tells apart.
+    /// The number of classes.
     pub fn num_classes(&self) -> usize {
         self.num_classes
     }
 }
 
-/// The plan in words, a fused group of layers a line.
+/// The plan, with one line per fused group of layers.
 impl fmt::Display for CompiledStep {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.description)
@@ -235,6 +256,18 @@ impl fmt::Display for NotCompiled {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "not compiled: {}", self.reason)
     }
+}
+
+/// Calls a function with the values of contiguous f32 parameters and images on the CPU.
+fn with_slices<R>(
+    params: &Params,
+    image: &Tensor,
+    f: impl FnOnce(&[&[f32]], &[f32]) -> R,
+) -> Result<R> {
+    let vars = params.iter().map(|(_, var)| var.storage_and_layout()).collect::<Vec<_>>();
+    let slices = vars.iter().map(|(storage, layout)| ops::f32_slice(storage, layout));
+    let (storage, layout) = image.storage_and_layout();
+    Ok(f(&slices.collect::<Result<Vec<_>>>()?, ops::f32_slice(&storage, layout)?))
 }
 
 fn vars(params: &Params) -> Vec<&Var> {
@@ -249,7 +282,7 @@ fn to_metrics(result: StepResult, examples: usize) -> Result<BatchMetrics> {
     })
 }
 
-/// Plans the traced layers, or says why that cannot be done.
+/// Plans the traced layers, or says why that is not possible.
 fn plan(
     input_shape: &[usize],
     input: &Tensor,
@@ -261,7 +294,7 @@ fn plan(
         return Err("the parameters are not contiguous f32 arrays".into());
     }
     let &[batch, height, width, channels] = input_shape else {
-        return Err("the input is no batch of images".into());
+        return Err("the input is not a batch of images".into());
     };
     if !is_sequential(ops, input, output) {
         return Err("the network is not a plain chain of this crate's layers".into());
@@ -289,7 +322,7 @@ fn program(
             let program = crate::cuda::Program::new(shape, layers, device)?;
             Ok(Compiled::Cuda(Box::new(program)))
         }
-        _ => Err("the parameters are on a GPU for which there are no kernels here".into()),
+        _ => Err("there are no kernels for the GPU that holds the parameters".into()),
     }
 }
 
@@ -306,7 +339,7 @@ fn to_kernel_layer(layer: &Layer, params: &Params) -> Option<cpu_kernels::Layer>
         Layer::Dense { path, features, .. } => {
             cpu_kernels::Layer::Dense { features: *features, params: positions(path)? }
         }
-        // Not in evaluation by parameters alone, which is what was recorded.
+        // Cannot occur: the trace runs `apply`, which rejects them.
         Layer::BatchNorm { .. } | Layer::Dropout { .. } => return None,
         Layer::Relu => cpu_kernels::Layer::Relu,
         Layer::AvgPool { window } => cpu_kernels::Layer::AvgPool { window: *window },
@@ -316,7 +349,7 @@ fn to_kernel_layer(layer: &Layer, params: &Params) -> Option<cpu_kernels::Layer>
     })
 }
 
-/// One line for each group of layers that is evaluated in one go.
+/// One line for each fused group of layers.
 fn describe(batch: usize, ops: &[TracedOp]) -> String {
     let mut text = format!("compiled for batches of {batch}:");
     for op in ops {

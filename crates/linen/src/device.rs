@@ -1,4 +1,4 @@
-//! Where the tensors live: on a GPU if there is one that this build can use, else on the CPU.
+//! Device selection: a GPU that this build can use, else the CPU.
 
 use std::path::Path;
 
@@ -6,10 +6,10 @@ use candle_core::Device;
 
 use crate::error::Result;
 
-/// The fastest device that this build can use, and a sentence that says why: CUDA, then Metal, then
-/// the CPU.
+/// The fastest device that this build can use, and a sentence that gives the reason: CUDA, then
+/// Metal, then the CPU.
 ///
-/// A GPU is chosen only if `probe`, which tries it out, finds nothing wrong with it.
+/// A GPU is chosen only if `probe`, which tries it out, succeeds.
 pub fn select_device(probe: impl Fn(&Device) -> Result<()>) -> (Device, String) {
     let mut problem = None;
     if cfg!(feature = "cuda") {
@@ -48,11 +48,11 @@ fn probed(
     Ok(device)
 }
 
-/// On an NVIDIA GPU the probe compiles the kernels, unless the driver has kept them.
+/// On an NVIDIA GPU the probe compiles the kernels, unless they are in the driver's cache.
 #[cfg(feature = "cuda")]
 fn announce_compilation(device: &Device) {
-    let is_kept = crate::cuda::compute_cache().is_some_and(|folder| folder.exists());
-    if device.is_cuda() && !is_kept {
+    let is_cached = crate::cuda::compute_cache().is_some_and(|folder| folder.exists());
+    if device.is_cuda() && !is_cached {
         println!("Compiling kernels for the GPU: about half a minute, once on this machine.");
     }
 }
@@ -60,7 +60,7 @@ fn announce_compilation(device: &Device) {
 #[cfg(not(feature = "cuda"))]
 fn announce_compilation(_: &Device) {}
 
-/// The name of the GPU, such as `: NVIDIA H200`, where it tells it.
+/// The name of the GPU, such as `: NVIDIA H200`, if known.
 #[cfg(feature = "cuda")]
 fn model(device: &Device) -> String {
     let name = |cuda: &candle_core::CudaDevice| cuda.cuda_stream().context().name().ok();
@@ -72,7 +72,7 @@ fn model(_: &Device) -> String {
     String::new()
 }
 
-/// A GPU that is there although this build cannot use it, and the feature that it takes.
+/// A GPU that exists but that this build cannot use, and the feature it needs.
 fn unused_gpu() -> Option<(&'static str, &'static str)> {
     if !cfg!(feature = "cuda") && Path::new("/proc/driver/nvidia/version").exists() {
         Some(("an NVIDIA GPU", "cuda"))

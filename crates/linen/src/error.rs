@@ -2,21 +2,19 @@
 
 use std::path::PathBuf;
 
-use candle_core::Error as Candle;
-
-use candle_core::DeviceLocation;
+use candle_core::{DeviceLocation, Error as Candle, Tensor};
 use cpu_kernels::KernelError;
 
 /// The result of every fallible function of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// Any error, as the cause of another.
+/// The cause of an error.
 pub type Cause = Box<dyn std::error::Error + Send + Sync>;
 
-/// Everything this crate refuses or fails to do.
+/// Every way in which this crate can fail.
 ///
-/// Messages are one or two lines, name what was found and what was expected, and say what to do;
-/// in a notebook they are all that a failed cell shows.
+/// A message is one or two lines: what was found, what was expected, and what to do. A failed
+/// notebook cell shows nothing else.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -24,48 +22,48 @@ pub enum Error {
     #[error("{0}")]
     Tensor(String),
 
-    /// A GPU cannot be used, or failed.
+    /// A GPU failed or cannot be used.
     #[error("{0}")]
     Gpu(String),
 
-    /// An array does not fit the free memory.
+    /// An array does not fit in free memory.
     #[error(
         "{what} needs {} of memory, and {} are free: make it smaller, or free memory",
         gigabytes(*needed),
         gigabytes(*free)
     )]
     Memory {
-        /// What was to be made.
+        /// What was to be allocated.
         what: &'static str,
-        /// Bytes that it takes.
+        /// Bytes needed.
         needed: usize,
-        /// Bytes that were free.
+        /// Bytes free.
         free: usize,
     },
 
-    /// A tensor has another shape than the function takes.
+    /// A tensor has the wrong shape.
     #[error("{what}: expected shape {expected}, found {found:?}")]
     Shape {
-        /// The argument and the function it was given to.
+        /// The tensor, such as `conv input`.
         what: &'static str,
-        /// The shape in words, such as `[B, 28, 28, 1]`.
+        /// The expected shape in words, such as `[B, 28, 28, 1]`.
         expected: String,
-        /// The shape of the tensor that came.
+        /// The actual shape.
         found: Vec<usize>,
     },
 
-    /// A tensor has another element type than the function takes.
+    /// A tensor has the wrong element type.
     #[error("{what}: expected elements of type {expected}, found {found}")]
     DType {
-        /// The argument and the function it was given to.
+        /// The tensor, such as `labels`.
         what: &'static str,
-        /// The element type in words.
+        /// The expected element type; `f32` where any float type will do.
         expected: &'static str,
-        /// The element type that came.
+        /// The actual element type.
         found: String,
     },
 
-    /// Tensors on different devices met in one operation.
+    /// An operation got tensors on different devices.
     #[error(
         "{op}: one tensor is on {one}, another on {other}: load data and parameters onto one \
          device, or move them there with `to_device`"
@@ -73,39 +71,39 @@ pub enum Error {
     Device {
         /// The operation.
         op: &'static str,
-        /// A device, such as `cpu`.
+        /// The device of one tensor, such as `cpu`.
         one: String,
-        /// The other device, such as `cuda:0`.
+        /// The device of the other, such as `cuda:0`.
         other: String,
     },
 
-    /// A label is not the number of a class.
+    /// A label is out of range.
     #[error("label {label} at position {index} is not below the number of classes, {num_classes}")]
     Label {
-        /// The label that was found.
+        /// The label.
         label: u32,
-        /// Its position in the label tensor.
+        /// Its index in the label tensor.
         index: usize,
-        /// How many classes there are.
+        /// The number of classes.
         num_classes: usize,
     },
 
-    /// A dataset without a single example was to be used.
+    /// A dataset is empty.
     #[error("the dataset is empty: there is nothing to {0}")]
     EmptyDataset(&'static str),
 
-    /// A hyper-parameter lies outside its range.
+    /// A hyperparameter is out of range.
     #[error("{name} = {value} is out of range: {allowed}")]
     Hyperparameter {
-        /// The name of the hyper-parameter.
+        /// The hyperparameter.
         name: &'static str,
-        /// The value that was given.
+        /// Its value.
         value: f64,
-        /// The values it may have.
+        /// The allowed range, in words.
         allowed: &'static str,
     },
 
-    /// A module asked for a parameter that the given parameters do not hold.
+    /// A module needs a parameter that the given parameters lack.
     #[error(
         "no parameter {path:?} among [{known}]: the parameters come from another network; \
          call `init` on this one"
@@ -113,11 +111,11 @@ pub enum Error {
     MissingParam {
         /// The path of the parameter, such as `Conv_0/kernel`.
         path: String,
-        /// The paths that are there.
+        /// The paths of the given parameters.
         known: String,
     },
 
-    /// A parameter has another shape than the module needs.
+    /// A parameter does not have the shape that the module needs.
     #[error(
         "parameter {path:?} has shape {found:?} where the network needs {expected:?}: \
          call `init` with a sample of the shape you train on"
@@ -127,11 +125,11 @@ pub enum Error {
         path: String,
         /// The shape that the module needs.
         expected: Vec<usize>,
-        /// The shape of the stored parameter.
+        /// The shape of the given parameter.
         found: Vec<usize>,
     },
 
-    /// A layer that behaves differently in training was evaluated without saying which it is.
+    /// A layer that depends on the mode, training or evaluation, was run without one.
     #[error(
         "{layer} works differently in training and in evaluation: make the network's variables \
          with `init_variables`, train with `apply_train` and evaluate with `apply_eval`"
@@ -141,11 +139,11 @@ pub enum Error {
         layer: String,
     },
 
-    /// A module used one parameter name twice.
+    /// A module used a parameter name twice.
     #[error("the parameter {0:?} is made twice in one module: give the second another name")]
     DuplicateParam(String),
 
-    /// A module without parameters was to be trained.
+    /// The network to train has no parameters.
     #[error("the network has no parameters: there is nothing to train")]
     NoParams,
 
@@ -158,17 +156,17 @@ pub enum Error {
 
     /// Only sequential networks can be exported.
     #[error(
-        "the network is not a plain chain of this crate's layers, and nothing else can be exported: \
-         are there branches, or tensor operations between the layers?"
+        "the network is not a plain chain of this crate's layers, and nothing else can be \
+         exported: are there branches, or tensor operations between the layers?"
     )]
     NotSequential,
 
-    /// A file does not hold parameters, or no longer.
+    /// A file of parameters cannot be loaded.
     #[error("cannot load parameters from {}: {source}", path.display())]
     Load {
         /// The file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The cause.
         source: Cause,
     },
 
@@ -177,7 +175,7 @@ pub enum Error {
     Save {
         /// The file or folder.
         path: PathBuf,
-        /// What the operating system said.
+        /// The operating system's error.
         source: std::io::Error,
     },
 
@@ -185,19 +183,19 @@ pub enum Error {
     #[error(transparent)]
     Display(#[from] notebook_display::Error),
 
-    /// An error of a crate that stands on this one; [`downcast_ref`](Error::downcast_ref) gets it
-    /// back.
+    /// An error of a crate that builds on this one; [`downcast_ref`](Error::downcast_ref)
+    /// recovers it.
     #[error(transparent)]
     Other(Cause),
 }
 
 impl Error {
-    /// An error of a crate that stands on this one, so that all of them fit into one [`Result`].
+    /// Wraps an error of a crate that builds on this one, so that all share one [`Result`].
     pub fn other(error: impl std::error::Error + Send + Sync + 'static) -> Self {
         Error::Other(Box::new(error))
     }
 
-    /// The error of this type that [`other`](Error::other) was given.
+    /// The error that [`other`](Error::other) wrapped, if it is of this type.
     pub fn downcast_ref<E: std::error::Error + 'static>(&self) -> Option<&E> {
         match self {
             Error::Other(error) => error.downcast_ref(),
@@ -205,10 +203,20 @@ impl Error {
         }
     }
 
-    /// An [`Error::Save`] for `path`, to hand to `map_err`.
+    /// Makes an [`Error::Save`] for `path`; for `map_err`.
     pub fn save(path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.into();
         move |source| Error::Save { path, source }
+    }
+
+    /// An [`Error::Shape`] for a tensor of the wrong shape.
+    pub fn shape(what: &'static str, expected: impl Into<String>, tensor: &Tensor) -> Self {
+        Error::Shape { what, expected: expected.into(), found: tensor.dims().to_vec() }
+    }
+
+    /// An [`Error::DType`] for a tensor of the wrong element type.
+    pub fn dtype(what: &'static str, expected: &'static str, tensor: &Tensor) -> Self {
+        Error::DType { what, expected, found: tensor.dtype().as_str().into() }
     }
 }
 
@@ -225,7 +233,7 @@ pub fn device_name(location: DeviceLocation) -> String {
     }
 }
 
-/// What a failure of CUDA means and what to do, in one line.
+/// What a CUDA error means and what to do, in one line.
 fn describe_cuda_error(error: &str) -> String {
     const KNOWN: [(&[&str], &str); 5] = [
         (
@@ -261,7 +269,29 @@ fn describe_cuda_error(error: &str) -> String {
     }
 }
 
-/// Refuses a number that is negative, infinite or none.
+/// Checks that a tensor has a float type.
+///
+/// # Errors
+/// [`Error::DType`] otherwise.
+pub fn check_float(what: &'static str, tensor: &Tensor) -> Result<()> {
+    if tensor.dtype().is_float() { Ok(()) } else { Err(Error::dtype(what, "f32", tensor)) }
+}
+
+/// Checks that a hyperparameter is finite.
+///
+/// # Errors
+/// [`Error::Hyperparameter`] otherwise.
+pub fn check_finite(name: &'static str, value: f64) -> Result<()> {
+    if value.is_finite() {
+        return Ok(());
+    }
+    Err(Error::Hyperparameter { name, value, allowed: "it must be finite" })
+}
+
+/// Checks that a hyperparameter is finite and not negative.
+///
+/// # Errors
+/// [`Error::Hyperparameter`] otherwise.
 pub fn check_not_negative(name: &'static str, value: f64) -> Result<()> {
     if value.is_finite() && value >= 0.0 {
         return Ok(());
@@ -269,13 +299,13 @@ pub fn check_not_negative(name: &'static str, value: f64) -> Result<()> {
     Err(Error::Hyperparameter { name, value, allowed: "it must be a finite number, 0 or more" })
 }
 
-/// An error of ours on its way through candle, out of one of its operations.
+/// Wraps an error of ours, to return it from a candle operation.
 pub(crate) fn through_candle(error: impl Into<Error>) -> Candle {
     Candle::Io(std::io::Error::other(error.into()))
 }
 
-/// candle's errors may carry a backtrace of frames that no reader of a notebook knows: only the
-/// message is kept. An error of ours that travelled through candle comes out as it went in.
+/// Keeps only the message of candle's errors: a backtrace means nothing to the reader of a
+/// notebook. Unwraps errors of ours that candle passed on.
 impl From<Candle> for Error {
     fn from(error: Candle) -> Self {
         match error {
@@ -316,7 +346,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_failure_of_cuda_says_in_one_line_what_to_do() {
+    fn cuda_errors_become_one_line_of_advice() {
         for (code, words) in [
             ("CUDA_ERROR_NO_DEVICE", "CUDA_VISIBLE_DEVICES"),
             ("CUDA_ERROR_OUT_OF_MEMORY", "smaller batches"),
@@ -335,16 +365,16 @@ mod tests {
     }
 
     #[test]
-    fn an_error_of_ours_comes_out_of_candle_as_it_went_in() {
+    fn our_errors_pass_through_candle_unchanged() {
         let error = through_candle(Error::NoParams).bt();
         assert!(matches!(Error::from(error), Error::NoParams));
         let error = Candle::Io(std::io::ErrorKind::NotFound.into());
         assert!(matches!(Error::from(error), Error::Tensor(_)));
     }
 
-    /// Without a GPU there is no second device: the error that candle returns is made by hand.
+    /// Made by hand, because without a GPU there is only one device.
     #[test]
-    fn data_on_another_device_than_the_parameters_are_named_as_such() {
+    fn a_device_mismatch_names_both_devices() {
         let (lhs, rhs) = (DeviceLocation::Cpu, DeviceLocation::Cuda { gpu_id: 0 });
         let mismatch = || Candle::DeviceMismatchBinaryOp { lhs, rhs, op: "conv" };
         for error in [mismatch(), mismatch().bt()] {

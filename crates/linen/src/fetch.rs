@@ -1,4 +1,4 @@
-//! Metrics on their way from the device to the host.
+//! Fetches metrics from the device.
 
 use candle_core::{DType, Tensor};
 
@@ -6,19 +6,20 @@ use crate::error::Result;
 use crate::metrics::{BatchMetrics, Metrics};
 
 impl BatchMetrics {
-    /// Fetches the numbers of this batch from the device.
+    /// Fetches the metrics of this batch from the device.
     ///
     /// # Errors
     /// Those of [`get_all`](BatchMetrics::get_all).
     pub fn get(&self) -> Result<Metrics> {
-        Metrics::mean(&Self::get_all(std::slice::from_ref(self))?)
+        Ok(Self::get_all(std::slice::from_ref(self))?[0])
     }
 
-    /// Fetches the numbers of many batches from the device in one go.
+    /// Fetches the metrics of many batches from the device at once.
     ///
     /// # Errors
-    /// [`Error::Tensor`] if the device fails; [`Error::Label`] if a compiled step on an NVIDIA GPU,
-    /// which nothing waited for, met a label that is no class.
+    /// [`Error::Tensor`](crate::Error::Tensor) if the device fails;
+    /// [`Error::Label`](crate::Error::Label) if a compiled step on an NVIDIA GPU, which runs
+    /// asynchronously, found an out-of-range label.
     pub fn get_all(batches: &[BatchMetrics]) -> Result<Vec<Metrics>> {
         if batches.is_empty() {
             return Ok(Vec::new());

@@ -7,12 +7,12 @@ use candle_core::Tensor;
 use crate::error::{Error, Result};
 use crate::params::Params;
 
-/// The gradient of a scalar for each parameter, under the parameter's path.
+/// The gradients of a scalar with respect to parameters, by the parameters' paths.
 #[derive(Debug, Clone, Default)]
 pub struct Gradients(BTreeMap<String, Tensor>);
 
 impl Gradients {
-    /// The gradient for the parameter of a path, of that parameter's shape.
+    /// The gradient for a parameter, of that parameter's shape.
     pub fn get(&self, path: &str) -> Option<&Tensor> {
         self.0.get(path)
     }
@@ -31,8 +31,8 @@ impl FromIterator<(String, Tensor)> for Gradients {
 
 /// Evaluates a function of the parameters and its gradient.
 ///
-/// The function returns the scalar to differentiate and whatever else the caller wants to keep;
-/// the result is `((value, extra), gradients)`.
+/// The function returns the scalar to differentiate and auxiliary data; the result is
+/// `((value, aux), gradients)`.
 ///
 /// # Errors
 /// Those of the function; [`Error::NoGradient`] if the value does not depend on some parameter;
@@ -44,12 +44,12 @@ pub fn value_and_grad<T>(
     loss_fn: impl FnOnce(&Params) -> Result<(Tensor, T)>,
     params: &Params,
 ) -> Result<((Tensor, T), Gradients)> {
-    let (loss, extra) = loss_fn(params)?;
+    let (loss, aux) = loss_fn(params)?;
     let grads = loss.backward()?;
     let gradients = params.iter().map(|(path, var)| match grads.get(var) {
         Some(grad) => Ok((path.to_owned(), grad.clone())),
         None => Err(Error::NoGradient(path.to_owned())),
     });
     let gradients = gradients.collect::<Result<Gradients>>()?;
-    Ok(((loss.detach(), extra), gradients))
+    Ok(((loss.detach(), aux), gradients))
 }

@@ -6,18 +6,18 @@ use crate::error::Result;
 use crate::memory;
 use crate::random::{Key, truncated_normal};
 
-/// LeCun normal: normal numbers cut off at two standard deviations, with variance `1 / fan_in`.
+/// LeCun normal: a normal distribution truncated at two standard deviations, with variance
+/// `1 / fan_in`. Flax's default for the kernels of `Conv` and `Dense`.
 ///
-/// `fan_in`, the number of inputs to one output, is the product of all dimensions but the last.
-/// Flax's default for the kernels of `Conv` and `Dense`.
+/// `fan_in`, the number of inputs per output, is the product of all dimensions but the last.
 ///
 /// # Errors
-/// [`Error::Memory`](crate::Error::Memory) if it does not fit the memory.
+/// [`Error::Memory`](crate::Error::Memory) if it does not fit in memory.
 ///
 /// # Source
 /// `jax.nn.initializers.lecun_normal`; Y. LeCun et al., *Efficient BackProp*, 1998.
 pub fn lecun_normal(key: Key, shape: &Shape, device: &Device) -> Result<Tensor> {
-    // The standard deviation of a standard normal cut off to (-2, 2).
+    // The standard deviation of a standard normal distribution truncated to (-2, 2).
     const TRUNCATED_STD: f32 = 0.879_625_661_034_239_8_f64 as f32;
     let (_, inputs) = shape.dims().split_last().unwrap_or((&1, &[]));
     let fan_in = memory::product(inputs);
@@ -25,24 +25,24 @@ pub fn lecun_normal(key: Key, shape: &Shape, device: &Device) -> Result<Tensor> 
     Ok((truncated_normal(key, -2.0, 2.0, shape, device)? * f64::from(stddev))?)
 }
 
-/// Ones, Flax's default for the scale of batch norm. The key is not used.
+/// Ones, Flax's default for the scale of batch norm. Ignores the key.
 ///
 /// # Errors
-/// [`Error::Memory`](crate::Error::Memory) if it does not fit the memory.
+/// [`Error::Memory`](crate::Error::Memory) if it does not fit in memory.
 pub fn ones(_key: Key, shape: &Shape, device: &Device) -> Result<Tensor> {
-    check(shape, device)?;
+    check_memory(shape, device)?;
     Ok(Tensor::ones(shape, DType::F32, device)?)
 }
 
-/// Zeros, Flax's default for biases. The key is not used.
+/// Zeros, Flax's default for biases. Ignores the key.
 ///
 /// # Errors
-/// [`Error::Memory`](crate::Error::Memory) if it does not fit the memory.
+/// [`Error::Memory`](crate::Error::Memory) if it does not fit in memory.
 pub fn zeros(_key: Key, shape: &Shape, device: &Device) -> Result<Tensor> {
-    check(shape, device)?;
+    check_memory(shape, device)?;
     Ok(Tensor::zeros(shape, DType::F32, device)?)
 }
 
-fn check(shape: &Shape, device: &Device) -> Result<()> {
+fn check_memory(shape: &Shape, device: &Device) -> Result<()> {
     memory::check("a parameter", shape.dims(), DType::F32, device)
 }

@@ -1,4 +1,4 @@
-//! What a network computes on its way from input to output.
+//! The outputs of a network's layers.
 
 use candle_core::Tensor;
 
@@ -7,12 +7,11 @@ use crate::module::Module;
 use crate::params::Params;
 use crate::trace::trace;
 
-/// Evaluates a module, and returns beside its output what each of its layers gave, in the order in
-/// which they were evaluated.
+/// Evaluates a module; returns its output and the output of each layer, in evaluation order.
 ///
-/// A layer goes by its path, such as `Conv_0`, or by its function's name, such as `relu`, as in
-/// the [table of layers](crate::tabulate()). Listed are the layers of this crate; other tensor
-/// operations of the module do not show.
+/// Layers are named by path, such as `Conv_0`, or by function, such as `relu`, as in the
+/// [table of layers](crate::tabulate()). Only the layers of this crate are listed, not other tensor
+/// operations.
 ///
 /// # Errors
 /// Those of [`apply`](Module::apply).
@@ -40,13 +39,13 @@ use crate::trace::trace;
 /// ```
 ///
 /// # Source
-/// `flax.linen.Module.apply(…, capture_intermediates=True)`, which leaves out the functions.
+/// `flax.linen.Module.apply(…, capture_intermediates=True)`, which omits functions.
 pub fn capture_intermediates(
     module: &impl Module,
     params: &Params,
     x: &Tensor,
 ) -> Result<(Tensor, Vec<(String, Tensor)>)> {
-    let (output, steps) = trace(|| module.apply(params, x))?;
-    let layers = steps.into_iter().map(|step| (step.layer.name(), step.output)).collect();
+    let (output, ops) = trace(|| module.apply(params, x))?;
+    let layers = ops.into_iter().map(|op| (op.layer.name(), op.output)).collect();
     Ok((output, layers))
 }

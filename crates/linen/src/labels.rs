@@ -1,11 +1,11 @@
-//! Labels and logits that fit each other.
+//! Checks of labels and logits.
 
 use candle_core::{DType, Tensor};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, check_float};
 use crate::memory;
 
-/// Checks that there is one row of logits per label, and that each label is a class; returns the
+/// Checks that there is one row of logits per label and that every label is in range; returns the
 /// number of classes.
 ///
 /// # Shapes
@@ -14,45 +14,33 @@ use crate::memory;
 ///
 /// # Errors
 /// [`Error::Shape`], [`Error::DType`] and [`Error::Label`] for anything else,
-/// [`Error::EmptyDataset`] for a batch of nothing.
+/// [`Error::EmptyDataset`] for an empty batch.
 pub fn check_logits(logits: &Tensor, labels: &Tensor) -> Result<usize> {
     match (logits.dims(), labels.dims()) {
         ([rows, num_classes], [examples]) if rows == examples => {
             if *rows == 0 {
                 return Err(Error::EmptyDataset("average over"));
             }
-            if !logits.dtype().is_float() {
-                return Err(Error::DType {
-                    what: "logits",
-                    expected: "f32",
-                    found: logits.dtype().as_str().into(),
-                });
-            }
+            check_float("logits", logits)?;
             check_label_type(labels)?;
             // Checked on every device: an out-of-range label would contribute 0 to the loss.
             check_label_range(labels, *num_classes)?;
             Ok(*num_classes)
         }
-        (_, [examples]) => Err(Error::Shape {
-            what: "logits",
-            expected: format!("[{examples}, number of classes]"),
-            found: logits.dims().to_vec(),
-        }),
-        (_, found) => Err(Error::Shape {
-            what: "labels",
-            expected: "[batch size]".into(),
-            found: found.to_vec(),
-        }),
+        (_, [examples]) => {
+            Err(Error::shape("logits", format!("[{examples}, number of classes]"), logits))
+        }
+        _ => Err(Error::shape("labels", "[batch size]", labels)),
     }
 }
 
-/// Checks that a one-hot array can be made of labels: their type, its size and, where it costs
-/// nothing to look, their range.
+/// Checks that labels can be one-hot encoded: their type, the size of the result and, on the CPU,
+/// their range.
 ///
 /// # Errors
-/// [`Error::DType`] unless the labels are u32, [`Error::Label`] for an out-of-range label (checked
-/// on the CPU alone: elsewhere it would make the device wait), [`Error::Hyperparameter`] for more
-/// than 2³² − 1 classes, [`Error::Memory`] if the array does not fit the memory.
+/// [`Error::DType`] unless the labels are u32; [`Error::Label`] for an out-of-range label (checked
+/// only on the CPU: reading labels from a GPU would wait for it); [`Error::Hyperparameter`] for
+/// more than 2³² − 1 classes; [`Error::Memory`] if the result does not fit in memory.
 pub fn check_labels(labels: &Tensor, num_classes: usize) -> Result<()> {
     check_label_type(labels)?;
     if u32::try_from(num_classes).is_err() {
@@ -71,11 +59,10 @@ fn check_label_type(labels: &Tensor) -> Result<()> {
     if labels.dtype() == DType::U32 {
         return Ok(());
     }
-    let found = labels.dtype().as_str().into();
-    Err(Error::DType { what: "labels", expected: "u32", found })
+    Err(Error::dtype("labels", "u32", labels))
 }
 
-/// Checks that every label is below the number of classes, wherever the labels are.
+/// Checks on any device that every label is below the number of classes.
 ///
 /// # Errors
 /// [`Error::Label`] for the first that is not.

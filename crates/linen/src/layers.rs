@@ -1,19 +1,18 @@
-//! The layers: on the CPU in f32 by the kernels of [`cpu_kernels`], elsewhere by candle's
-//! own operations.
+//! The layers. f32 tensors on the CPU use [`cpu_kernels`], all others candle's operations.
 
 use candle_core::{D, DType, Tensor};
 
 use cpu_kernels::Statistics;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, check_float};
 use crate::random::{Key, bernoulli};
 use crate::trace::{Layer, trace_op};
 use crate::{memory, ops};
 
-/// What batch norm adds to the variance, as in Flax.
+/// Added to the variance in batch norm, as in Flax.
 const EPSILON: f64 = 1e-5;
 
-/// Whether the kernels of this crate serve the tensor.
+/// Whether `cpu_kernels` supports the tensor.
 fn has_kernels(x: &Tensor) -> bool {
     x.device().is_cpu() && x.dtype() == DType::F32
 }
@@ -23,7 +22,7 @@ pub(crate) fn conv(x: &Tensor, kernel: &Tensor, bias: &Tensor, path: &str) -> Re
         ops::conv(x, kernel, bias)?
     } else {
         let (height, width, _, _) = kernel.dims4()?;
-        // candle lays every window of the images side by side.
+        // candle's im2col copies every window of the images.
         let windows = [x.dims(), &[height, width]].concat();
         memory::check("a convolution", &windows, x.dtype(), x.device())?;
         let x = to_nchw(x)?.pad_with_zeros(2, (height - 1) / 2, height / 2)?.pad_with_zeros(
@@ -59,7 +58,7 @@ pub(crate) fn dense(x: &Tensor, kernel: &Tensor, bias: &Tensor, path: &str) -> R
     Ok(y)
 }
 
-/// Batch norm with the batch's own statistics: the result, mean and variance.
+/// Batch norm with the batch's statistics; returns output, mean and variance.
 pub(crate) fn batch_norm_train(
     x: &Tensor,
     scale: &Tensor,
@@ -115,7 +114,7 @@ fn trace_batch_norm(x: &Tensor, y: &Tensor, path: &str) {
     trace_op(x, y, || Layer::BatchNorm { path: path.to_owned(), features });
 }
 
-/// Dropout; without a key, as in evaluation, the input itself.
+/// Dropout; without a key, as in evaluation, returns the input.
 pub(crate) fn dropout(x: &Tensor, key: Option<Key>, rate: f64, path: &str) -> Result<Tensor> {
     let keep_prob = 1.0 - rate;
     let y = match key {
@@ -130,10 +129,10 @@ pub(crate) fn dropout(x: &Tensor, key: Option<Key>, rate: f64, path: &str) -> Re
     Ok(y)
 }
 
-/// The rectifier: `max(x, 0)`, of any shape.
+/// ReLU: `max(x, 0)`, for any shape.
 ///
-/// Its derivative at exactly 0 is 0, as in JAX. candle's own `Tensor::relu` has 1 there, and with
-/// zero biases and black pixels many inputs are exactly 0 from the first step on.
+/// Its derivative at exactly 0 is 0, as in JAX. candle's `Tensor::relu` has 1 there, and with zero
+/// biases and black pixels many inputs are exactly 0.
 ///
 /// # Errors
 /// [`Error::Tensor`] if the device fails.
@@ -147,7 +146,7 @@ pub fn relu(x: &Tensor) -> Result<Tensor> {
     Ok(y)
 }
 
-/// The mean over windows that lie side by side; what does not fill a window is dropped.
+/// The mean over non-overlapping windows; pixels that do not fill a window are dropped.
 ///
 /// # Shapes
 /// - `x`: `[B, H, W, C]`
@@ -169,7 +168,7 @@ pub fn avg_pool(x: &Tensor, window: (usize, usize)) -> Result<Tensor> {
     Ok(y)
 }
 
-/// The largest value of windows that lie side by side; what does not fill a window is dropped.
+/// The maximum over non-overlapping windows; pixels that do not fill a window are dropped.
 ///
 /// # Shapes
 /// - `x`: `[B, H, W, C]`
@@ -193,27 +192,23 @@ pub fn max_pool(x: &Tensor, window: (usize, usize)) -> Result<Tensor> {
     Ok(y)
 }
 
-/// Every example as one row: `[B, …]` to `[B, product of the rest]`.
+/// Flattens each example to one row: `[B, …]` to `[B, product of the rest]`.
 ///
-/// Rows run over height, then width, then channels, as `x.reshape((x.shape[0], -1))` does in the
-/// tutorial.
+/// Rows keep the order height, width, channels, like the tutorial's
+/// `x.reshape((x.shape[0], -1))`.
 ///
 /// # Errors
-/// [`Error::Shape`] for a scalar.
+/// [`Error::Shape`] for fewer than two dimensions.
 pub fn flatten(x: &Tensor) -> Result<Tensor> {
     if x.rank() < 2 {
-        return Err(Error::Shape {
-            what: "flatten input",
-            expected: "[B, …]".into(),
-            found: x.dims().to_vec(),
-        });
+        return Err(Error::shape("flatten input", "[B, …]", x));
     }
     let y = x.flatten_from(1)?;
     trace_op(x, &y, || Layer::Flatten);
     Ok(y)
 }
 
-/// Scores to log-probabilities over the last dimension: `x - ln(sum(exp(x)))`.
+/// Converts scores to log-probabilities over the last dimension: `x - ln(sum(exp(x)))`.
 ///
 /// # Errors
 /// [`Error::DType`] unless `x` is of a float type; [`Error::Tensor`] if the device fails.
@@ -221,13 +216,7 @@ pub fn flatten(x: &Tensor) -> Result<Tensor> {
 /// # Source
 /// `flax.linen.log_softmax`.
 pub fn log_softmax(x: &Tensor) -> Result<Tensor> {
-    if !x.dtype().is_float() {
-        return Err(Error::DType {
-            what: "log_softmax input",
-            expected: "f32",
-            found: x.dtype().as_str().into(),
-        });
-    }
+    check_float("log_softmax input", x)?;
     let y = if has_kernels(x) {
         ops::log_softmax(x)?
     } else {
@@ -238,30 +227,26 @@ pub fn log_softmax(x: &Tensor) -> Result<Tensor> {
 }
 
 fn check_window(what: &'static str, x: &Tensor, window: (usize, usize)) -> Result<()> {
-    match *x.dims() {
-        [_, height, width, _]
-            if (1..=height).contains(&window.0) && (1..=width).contains(&window.1) =>
-        {
-            Ok(())
-        }
-        _ => Err(Error::Shape {
-            what,
-            expected: format!("[B, at least {}, at least {}, C]", window.0.max(1), window.1.max(1)),
-            found: x.dims().to_vec(),
-        }),
+    if let &[_, height, width, _] = x.dims()
+        && (1..=height).contains(&window.0)
+        && (1..=width).contains(&window.1)
+    {
+        return Ok(());
     }
+    let (height, width) = (window.0.max(1), window.1.max(1));
+    Err(Error::shape(what, format!("[B, at least {height}, at least {width}, C]"), x))
 }
 
-/// The values of each window side by side: `[B, H / window.0, W / window.1, C, values]`.
+/// Gathers the values of each window: `[B, H / window.0, W / window.1, C, values]`.
 ///
-/// candle has pooling of its own, but its max pooling loses a part of the gradient (it divides by
-/// the window's size), and both want windows that fill the picture.
+/// candle's own pooling is not used: its max pooling divides the gradient by the window's size, and
+/// both poolings need windows that fill the image.
 fn windows(x: &Tensor, window: (usize, usize)) -> Result<Tensor> {
     let (batch, height, width, channels) = x.dims4()?;
     let (rows, columns) = (height / window.0, width / window.1);
-    let filled = x.narrow(1, 0, rows * window.0)?.narrow(2, 0, columns * window.1)?;
-    let cut = filled.reshape(&[batch, rows, window.0, columns, window.1, channels])?;
-    let windows = cut.permute([0, 1, 3, 5, 2, 4])?.contiguous()?;
+    let cropped = x.narrow(1, 0, rows * window.0)?.narrow(2, 0, columns * window.1)?;
+    let split = cropped.reshape(&[batch, rows, window.0, columns, window.1, channels])?;
+    let windows = split.permute([0, 1, 3, 5, 2, 4])?.contiguous()?;
     Ok(windows.reshape((batch, rows, columns, channels, window.0 * window.1))?)
 }
 

@@ -1,41 +1,22 @@
-//! Networks as in Flax's Linen, over candle's tensors: a module is code, its parameters live apart.
+//! Flax's Linen over candle's tensors: a module is code, and its parameters are stored separately.
 //!
-//! A [`Module`] is one function over a [`Scope`]. Running it with [`init`](Module::init) makes the
-//! [`Params`] it asks for; running it with [`apply`](Module::apply) looks them up. Layers number
-//! themselves and infer their input sizes, so a network of one's own takes ten lines:
+//! A [`Module`] is one function of a [`Scope`] and an input. [`init`](Module::init) runs it to
+//! create its [`Params`], [`apply`](Module::apply) to evaluate it with given ones. Layers are named
+//! automatically and infer their input sizes. Arrays are `[batch, height, width, channels]`;
+//! parameter paths, initial values and keys are exactly those of Linen.
 //!
-//! ```
-//! use candle_core::{Device, Tensor};
-//! use linen::{Key, Module, Result, Scope, flatten, log_softmax, relu};
-//!
-//! struct Perceptron;
-//!
-//! impl Module for Perceptron {
-//!     fn call(&self, nn: &mut Scope, x: &Tensor) -> Result<Tensor> {
-//!         let x = flatten(x)?;                            // [B, 784]
-//!         let x = relu(&nn.dense(64, &x)?)?;              // [B, 64]
-//!         log_softmax(&nn.dense(10, &x)?)                 // [B, 10]
-//!     }
-//! }
-//!
-//! let images = Tensor::ones((2, 28, 28, 1), candle_core::DType::F32, &Device::Cpu)?;
-//! let params = Perceptron.init(Key::new(0), &images)?;
-//! assert_eq!(params.count(), 784 * 64 + 64 + 64 * 10 + 10);
-//! assert_eq!(Perceptron.apply(&params, &images)?.dims(), [2, 10]);
-//! # Ok::<(), linen::Error>(())
-//! ```
-//!
-//! Batch norm and dropout are not the same in training and in evaluation, so a network that has them
-//! is told which it is: [`apply_train`](Module::apply_train) with a key for dropout, or
-//! [`apply_eval`](Module::apply_eval). Both take [`Variables`]: parameters, and the running
-//! statistics of batch norm beside them.
+//! Batch norm and dropout behave differently in training and evaluation. A network that has them is
+//! run by [`apply_train`](Module::apply_train), with a key for dropout, or
+//! [`apply_eval`](Module::apply_eval). Both take [`Variables`]: the parameters and the running
+//! statistics of batch norm.
 //!
 //! ```
-//! # use candle_core::{DType, Device, Tensor};
-//! # use linen::{Key, Module, Result, Scope, flatten, relu};
-//! struct Steady;
+//! use candle_core::{DType, Device, Tensor};
+//! use linen::{Key, Module, Result, Scope, flatten, relu};
 //!
-//! impl Module for Steady {
+//! struct Net;
+//!
+//! impl Module for Net {
 //!     fn call(&self, nn: &mut Scope, x: &Tensor) -> Result<Tensor> {
 //!         let x = nn.dense(64, &flatten(x)?)?;            // [B, 64]
 //!         let x = relu(&nn.batch_norm(&x)?)?;             // [B, 64]
@@ -45,26 +26,23 @@
 //! }
 //!
 //! let images = Tensor::ones((2, 28, 28, 1), DType::F32, &Device::Cpu)?;
-//! let mut variables = Steady.init_variables(Key::new(0), &images)?;
-//! let (scores, batch_stats) = Steady.apply_train(&variables, Key::new(1), &images)?;
-//! variables.batch_stats = batch_stats; // moved towards those of this batch
-//! let scores = Steady.apply_eval(&variables, &images)?;
+//! let mut variables = Net.init_variables(Key::new(0), &images)?;
+//! let (scores, batch_stats) = Net.apply_train(&variables, Key::new(1), &images)?;
+//! variables.batch_stats = batch_stats; // updated by this batch
+//! let scores = Net.apply_eval(&variables, &images)?;
 //! # Ok::<(), linen::Error>(())
 //! ```
 //!
-//! Arrays are `[batch, height, width, channels]`. Parameter paths, initial values and the keys
-//! they are drawn from are Linen's own.
-//!
-//! | module | what is in it |
+//! | items | what they are for |
 //! |---|---|
-//! | [`Module`], [`Scope`] | networks, and the layers that they are made of |
-//! | [`Params`], [`Variables`], [`initializers`] | what networks learn and measure |
+//! | [`Module`], [`Scope`], [`relu`], [`avg_pool`], … | networks and layers |
+//! | [`Params`], [`Variables`], [`initializers`] | parameters and running statistics |
 //! | [`random`] | JAX's random numbers as tensors |
-//! | [`value_and_grad`], [`Momentum`], [`WarmupCosine`] | gradients, and steps along them |
-//! | [`compile()`] | a whole step of training, planned once and replayed |
-//! | [`tabulate()`], [`capture_intermediates`], [`trace`] | what a network is made of |
-//! | [`BatchMetrics`], [`Metrics`] | loss and accuracy, on the device and on the host |
-//! | [`files`] | files of tensors, whole or not at all |
+//! | [`value_and_grad`], [`Momentum`], [`WarmupCosine`] | gradients and optimization |
+//! | [`compile()`] | a training step that is planned once and replayed |
+//! | [`tabulate()`], [`capture_intermediates`], [`trace`] | the structure of a network |
+//! | [`BatchMetrics`], [`Metrics`] | loss and accuracy |
+//! | [`files`] | atomic writes, safetensors files with a checksum |
 
 mod compile;
 #[cfg(any(feature = "cuda", test))]
@@ -95,7 +73,7 @@ mod variables;
 
 pub use compile::{CompiledStep, NotCompiled, compile};
 pub use device::select_device;
-pub use error::{Cause, Error, Result, check_not_negative, device_name};
+pub use error::{Cause, Error, Result, check_finite, check_float, check_not_negative, device_name};
 pub use grad::{Gradients, value_and_grad};
 pub use intermediates::capture_intermediates;
 pub use labels::{check_label_range, check_labels, check_logits};
@@ -112,5 +90,9 @@ pub use tabulate::{LayerRow, Tabulated, tabulate};
 pub use tensor_ids::ensure_fresh_ids;
 pub use variables::Variables;
 
-/// The files of this crate, for a notebook that shows them.
+/// The source files of this crate, for notebooks that show them.
 pub static SOURCES: include_dir::Dir<'_> = include_dir::include_dir!("$CARGO_MANIFEST_DIR/src");
+
+#[doc = include_str!("../README.md")]
+#[cfg(doctest)]
+struct Readme;

@@ -1,75 +1,83 @@
-//! What does not fit the free memory is refused before it is tried.
+//! Checks that arrays fit in free memory before they are allocated.
 //!
-//! Trying would tell too late: Linux grants memory that it does not have, and ends the process that
-//! uses it.
+//! A failed allocation comes too late: Linux overcommits, and kills the process that uses memory
+//! that does not exist.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use candle_core::{DType, Device};
 
 use crate::error::{Error, Result};
 
-/// Bytes that are not worth a look at what is free, which takes some files to be read.
+/// Below this size the check is skipped: reading /proc costs more.
 const SMALL: usize = 1 << 26;
 
-/// Refuses an array that does not fit the memory.
+/// Checks that an array on the CPU fits in memory; a GPU reports an error by itself.
 ///
-/// A GPU says by itself that its memory is full: on others than the CPU nothing is refused.
+/// # Errors
+/// [`Error::Memory`] if it does not fit.
 pub fn check(what: &'static str, shape: &[usize], dtype: DType, on: &Device) -> Result<()> {
     let bytes = [shape, &[dtype.size_in_bytes()]].concat();
     if on.is_cpu() { check_bytes(what, product(&bytes)) } else { Ok(()) }
 }
 
-/// Refuses so many bytes that they do not fit the memory.
+/// Checks that this many bytes fit in memory.
+///
+/// # Errors
+/// [`Error::Memory`] if they do not fit.
 pub fn check_bytes(what: &'static str, bytes: usize) -> Result<()> {
-    if bytes < SMALL { Ok(()) } else { check_against(free(), what, bytes) }
+    if bytes < SMALL { Ok(()) } else { check_against(available(), what, bytes) }
 }
 
 fn check_against(free: usize, what: &'static str, bytes: usize) -> Result<()> {
     if bytes <= free { Ok(()) } else { Err(Error::Memory { what, needed: bytes, free }) }
 }
 
-/// The product of the extents, or the largest number if it is larger.
+/// The product of the extents; `usize::MAX` on overflow.
 pub fn product(extents: &[usize]) -> usize {
     extents.iter().fold(1, |a, b| a.saturating_mul(*b))
 }
 
-/// Bytes that can be had without taking them from another process; where nobody says, as on other
-/// systems than Linux, as many as there can be at all.
-fn free() -> usize {
-    free_below(Path::new("/")).unwrap_or(isize::MAX as usize)
+/// Available memory in bytes; `isize::MAX` where unknown, as on systems other than Linux.
+fn available() -> usize {
+    available_on(Path::new("/")).unwrap_or(isize::MAX as usize)
 }
 
-/// What the files of a Linux system say: of the machine, or of a container if it has less.
-fn free_below(root: &Path) -> Option<usize> {
-    let read = |path: &str| std::fs::read_to_string(root.join(path)).unwrap_or_default();
-    let of_machine = entry(&read("proc/meminfo"), "MemAvailable:").map(|kib| kib << 10);
-    let groups = read("proc/self/cgroup");
-    // `number:controllers:path`; without controllers in the second version of control groups.
-    let of_groups = groups.lines().filter_map(|line| {
-        let (_, line) = line.split_once(':')?;
-        let (controllers, path) = line.split_once(":/")?;
-        let (mount, limit, in_use) = match controllers {
+/// The available memory of a Linux machine, or of the container if that has less.
+fn available_on(root: &Path) -> Option<usize> {
+    let read = |path: &Path| std::fs::read_to_string(root.join(path)).unwrap_or_default();
+    let meminfo = read(Path::new("proc/meminfo"));
+    let mut available = entry(&meminfo, "MemAvailable:").map(|kib| kib << 10);
+    // Each line is `number:controllers:path`; cgroup v2 has no controllers.
+    for line in read(Path::new("proc/self/cgroup")).lines() {
+        let controllers_and_path = line.split_once(':').and_then(|(_, rest)| rest.split_once(":/"));
+        let Some((controllers, path)) = controllers_and_path else {
+            continue;
+        };
+        let (mount, limit_file, in_use) = match controllers {
             "" => ("sys/fs/cgroup", "memory.max", "anon"),
             "memory" => ("sys/fs/cgroup/memory", "memory.limit_in_bytes", "total_rss"),
-            _ => return None,
+            _ => continue,
         };
-        // A limit holds for all groups below; a container may see no more than its own.
-        let groups = Path::new(path).ancestors().map(|group| Path::new(mount).join(group));
-        let of_group = |group: PathBuf| {
-            let read = |file: &str| read(&group.join(file).to_string_lossy());
-            let limit: usize = read(limit).trim().parse().ok()?;
-            Some(limit.saturating_sub(entry(&read("memory.stat"), in_use)?))
-        };
-        groups.filter_map(of_group).min()
-    });
-    of_machine.into_iter().chain(of_groups).min()
+        // A group's limit also holds for the groups below it. Inside a container only the root
+        // may be visible, and the path may not exist.
+        for ancestor in Path::new(path).ancestors() {
+            let group = Path::new(mount).join(ancestor);
+            let limit = read(&group.join(limit_file)).trim().parse::<usize>().ok();
+            let used = entry(&read(&group.join("memory.stat")), in_use);
+            if let (Some(limit), Some(used)) = (limit, used) {
+                let left = limit.saturating_sub(used);
+                available = Some(available.map_or(left, |known| known.min(left)));
+            }
+        }
+    }
+    available
 }
 
-/// The number after a name, in a table of names and numbers.
+/// The number that follows a name in a table.
 fn entry(table: &str, name: &str) -> Option<usize> {
-    let mut rows = table.lines().map(str::split_whitespace);
-    rows.find_map(|mut row| if row.next() == Some(name) { row.next()?.parse().ok() } else { None })
+    let row = table.lines().find(|row| row.split_whitespace().next() == Some(name))?;
+    row.split_whitespace().nth(1)?.parse().ok()
 }
 
 #[cfg(test)]
@@ -77,51 +85,51 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_fits_is_taken_and_what_does_not_is_refused() {
+    fn arrays_larger_than_the_available_memory_are_refused() {
         assert!(check_against(1000, "a test", 1000).is_ok());
         let error = check_against(1_000_000_000, "a test", 3_560_000_000).unwrap_err();
-        let message = "a test needs 3.6 GB of memory, and 1.0 GB are free: make it smaller, or free \
-                       memory";
+        let message =
+            "a test needs 3.6 GB of memory, and 1.0 GB are free: make it smaller, or free memory";
         assert_eq!(error.to_string(), message);
     }
 
     #[test]
-    fn this_machine_has_memory_but_not_without_end() {
-        // What these tests hold at least, and what no machine has.
-        assert!((1 << 20..1 << 60).contains(&free()), "{}", free());
+    fn the_available_memory_of_this_machine_is_plausible() {
+        let available = available();
+        assert!((1 << 20..1 << 60).contains(&available), "{available}");
         assert!(check_bytes("a test", SMALL - 1).is_ok());
         assert!(matches!(check_bytes("a test", usize::MAX), Err(Error::Memory { .. })));
     }
 
     #[test]
-    fn the_tightest_limit_of_the_machine_and_its_containers_counts() {
+    fn the_tightest_limit_of_machine_and_containers_counts() {
         let root = tempfile::tempdir().unwrap();
-        let free = || free_below(root.path());
+        let available = || available_on(root.path());
         let write = |path: &str, content: &str| {
             let path = root.path().join(path);
             std::fs::create_dir_all(path.parent().unwrap()).unwrap();
             std::fs::write(path, content).unwrap();
         };
-        assert_eq!(free(), None);
+        assert_eq!(available(), None);
         write("proc/meminfo", "MemTotal:       9 kB\nMemAvailable:   8 kB\n");
-        assert_eq!(free(), Some(8192));
+        assert_eq!(available(), Some(8192));
         write("proc/self/cgroup", "4:memory:/a\n3:cpu:/\n0::/b/c\n");
         write("sys/fs/cgroup/b/c/memory.max", "max\n");
         write("sys/fs/cgroup/b/c/memory.stat", "anon 10\n");
-        assert_eq!(free(), Some(8192));
+        assert_eq!(available(), Some(8192));
         write("sys/fs/cgroup/b/memory.max", "5000\n");
         write("sys/fs/cgroup/b/memory.stat", "file 4000\nanon 1000\n");
-        assert_eq!(free(), Some(4000));
-        // As a container sees it: the path is the machine's, the files are its own.
+        assert_eq!(available(), Some(4000));
+        // As inside a container: the path is the host's, the files are the container's.
         write("sys/fs/cgroup/memory/memory.limit_in_bytes", "3000\n");
         write("sys/fs/cgroup/memory/memory.stat", "total_rss 3001\n");
-        assert_eq!(free(), Some(0));
+        assert_eq!(available(), Some(0));
     }
 
     #[test]
-    fn extents_that_no_number_can_count_are_refused() {
+    fn overflowing_shapes_are_refused() {
         let check = |shape: &[usize]| check("a test", shape, DType::F32, &Device::Cpu);
-        assert!(check(&[1 << 62, 4]).is_err()); // 2⁶⁴, and 0 where only 64 bits count
+        assert!(check(&[1 << 62, 4]).is_err()); // 2⁶⁴ would wrap to 0
         assert!(check(&[usize::MAX, 2, 0]).is_ok());
         assert!(check(&[]).is_ok());
     }

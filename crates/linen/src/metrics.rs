@@ -1,4 +1,4 @@
-//! Loss and accuracy, on the device while training, on the host when printed.
+//! Loss and accuracy: on the device during training, on the host for printing.
 
 use candle_core::Tensor;
 
@@ -6,13 +6,14 @@ use crate::error::{Error, Result};
 
 /// Loss and accuracy of one batch, as scalars on the device.
 ///
-/// Reading a number from a GPU makes the CPU wait for it. Training therefore keeps these and
-/// [fetches](BatchMetrics::get_all) them once per epoch, as the tutorial does with `jax.device_get`.
+/// Reading a number from a GPU makes the CPU wait for it. So training collects these and
+/// [fetches](BatchMetrics::get_all) them once per epoch, as the tutorial does with
+/// `jax.device_get`.
 #[derive(Debug, Clone)]
 pub struct BatchMetrics {
-    /// Mean cross-entropy of the batch in nats: scalar of the network's type.
+    /// Mean cross-entropy of the batch in nats: a scalar of the network's type.
     pub loss: Tensor,
-    /// Share of the batch that was classified correctly, 0 to 1: scalar, f32.
+    /// Fraction of the batch that was classified correctly, 0 to 1: a scalar, f32.
     pub accuracy: Tensor,
 }
 
@@ -21,7 +22,7 @@ pub struct BatchMetrics {
 pub struct Metrics {
     /// Mean cross-entropy in nats.
     pub loss: f32,
-    /// Share of correctly classified examples, 0 to 1.
+    /// Fraction of correctly classified examples, 0 to 1.
     pub accuracy: f32,
 }
 
@@ -29,18 +30,16 @@ impl Metrics {
     /// The mean over batches of equal size.
     ///
     /// # Errors
-    /// [`Error::EmptyDataset`] if there is no batch.
+    /// [`Error::EmptyDataset`] if there are no batches.
     pub fn mean(batches: &[Metrics]) -> Result<Metrics> {
         Self::weighted_mean(batches.iter().map(|&metrics| (metrics, 1)))
     }
 
-    /// The mean over batches of the given numbers of examples.
+    /// The mean over batches, each given with its number of examples.
     ///
     /// # Errors
-    /// [`Error::EmptyDataset`] if there is no example.
-    pub fn weighted_mean(
-        batches: impl Iterator<Item = (Metrics, usize)>,
-    ) -> Result<Metrics> {
+    /// [`Error::EmptyDataset`] if there are no examples.
+    pub fn weighted_mean(batches: impl Iterator<Item = (Metrics, usize)>) -> Result<Metrics> {
         let (mut loss, mut accuracy, mut examples) = (0.0, 0.0, 0.0);
         for (metrics, size) in batches {
             let size = size as f64;

@@ -1,4 +1,4 @@
-//! Networks: a module is code, its parameters live apart.
+//! Networks: modules are code, parameters are stored separately.
 
 use candle_core::Tensor;
 
@@ -9,20 +9,20 @@ use crate::scope::Scope;
 use crate::tensor_ids::ensure_fresh_ids;
 use crate::variables::Variables;
 
-/// A network, or a part of one, without its parameters.
+/// A network or part of one, without its parameters.
 ///
 /// # Source
 /// `flax.linen.Module` with a `@nn.compact` `__call__`.
 pub trait Module {
-    /// Evaluates the module: layers with parameters come from `nn`, the rest are functions.
+    /// Evaluates the module. Layers with parameters are methods of `nn`, the others are functions.
     ///
     /// # Errors
-    /// Whatever the layers refuse, such as an input of the wrong rank.
+    /// Those of the layers, such as for an input of the wrong rank.
     fn call(&self, nn: &mut Scope, x: &Tensor) -> Result<Tensor>;
 
-    /// Makes the parameters of the module, on the device of `sample`.
+    /// Creates the parameters of the module, on the device of `sample`.
     ///
-    /// The sample is an input of the shape that will come, with any batch size and any values.
+    /// The sample is an input of the right shape, with any batch size and any values.
     ///
     /// # Errors
     /// Those of [`call`](Module::call).
@@ -47,8 +47,8 @@ pub trait Module {
         self.call(&mut Scope::apply(params), x)
     }
 
-    /// Makes the parameters of the module and the running statistics of its batch norms, mean 0
-    /// and variance 1, on the device of `sample`.
+    /// Creates the parameters of the module and the running statistics of its batch norms (mean 0
+    /// and variance 1), on the device of `sample`.
     ///
     /// # Errors
     /// Those of [`call`](Module::call).
@@ -61,10 +61,10 @@ pub trait Module {
         Ok(variables)
     }
 
-    /// Evaluates the module as in training: batch norms normalize by the batch, dropouts draw with
-    /// the key. Returns, beside the result, the statistics that have moved towards the batch's.
+    /// Evaluates the module in training mode: batch norm uses the statistics of the batch, and
+    /// dropout is on. Returns the output and the updated running statistics.
     ///
-    /// The same key drops the same values: give each step its own.
+    /// The same key drops the same values, so use a new key for each step.
     ///
     /// # Errors
     /// Those of [`call`](Module::call), [`MissingParam`](crate::Error::MissingParam) and
@@ -84,8 +84,8 @@ pub trait Module {
         Ok((y, batch_stats))
     }
 
-    /// Evaluates the module as after training: batch norms normalize by the running statistics,
-    /// dropouts let everything pass.
+    /// Evaluates the module in evaluation mode: batch norm uses the running statistics, and dropout
+    /// is off.
     ///
     /// # Errors
     /// Those of [`call`](Module::call), [`MissingParam`](crate::Error::MissingParam) and
@@ -99,7 +99,7 @@ pub trait Module {
     }
 }
 
-/// A borrowed module is a module.
+/// References to modules are modules, too.
 impl<M: Module> Module for &M {
     fn call(&self, nn: &mut Scope, x: &Tensor) -> Result<Tensor> {
         (**self).call(nn, x)
@@ -107,7 +107,7 @@ impl<M: Module> Module for &M {
 }
 
 impl Scope<'_> {
-    /// Evaluates a module as a part of this one, under its type's name and a number: `Block_0`.
+    /// Evaluates a submodule, named by its type and a number: `Block_0`.
     ///
     /// # Errors
     /// Those of the module.

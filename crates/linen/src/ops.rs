@@ -1,7 +1,7 @@
-//! The bridge between candle's tensors and the kernels of [`cpu_kernels`]: custom
-//! operations with derivatives, and operations in place.
+//! candle operations on top of [`cpu_kernels`]: custom operations with derivatives, and in-place
+//! operations.
 //!
-//! Everything here works on f32 tensors on the CPU, except [`scale_and_add`], which takes any.
+//! All of them need f32 tensors on the CPU, except [`scale_and_add`], which takes any.
 
 use std::cell::Cell;
 
@@ -21,7 +21,7 @@ use crate::memory;
 
 type CandleResult<T> = candle_core::Result<T>;
 
-/// Values per task.
+/// Values per parallel task.
 const CHUNK: usize = 1 << 14;
 
 /// Convolution with bias, see [`Scope::conv`](crate::Scope::conv).
@@ -67,7 +67,7 @@ pub(crate) fn dense(x: &Tensor, kernel: &Tensor, bias: &Tensor) -> Result<Tensor
     Ok(x.contiguous()?.apply_op3(&kernel.contiguous()?, &bias.contiguous()?, op)?)
 }
 
-/// The rectifier, see [`relu`](crate::relu).
+/// ReLU, see [`relu`](crate::relu).
 pub(crate) fn relu(x: &Tensor) -> Result<Tensor> {
     let op = Unary {
         name: "relu",
@@ -167,14 +167,14 @@ fn batch_norm_shape(x: &Tensor) -> Result<BatchNorm> {
     Ok(BatchNorm { rows: x.elem_count() / channels.max(1), channels })
 }
 
-/// A pooling and the shape of its result.
+/// The pooling kernel and its output shape.
 fn pool(x: &Tensor, window: (usize, usize)) -> Result<(Pool2d, Shape)> {
     let (batch, height, width, channels) = x.dims4()?;
     let shape = (batch, height / window.0, width / window.1, channels);
     Ok((Pool2d { batch, height, width, channels, window }, shape.into()))
 }
 
-/// `y ← a · y + b · x`, in place where the device allows it.
+/// `y ← a · y + b · x`; in place on the CPU.
 pub(crate) fn scale_and_add(y: &Var, a: f64, x: &Tensor, b: f64) -> Result<()> {
     if y.device().is_cpu() {
         Ok(y.inplace_op2(&x.contiguous()?, &ScaleAndAdd { a, b })?)
@@ -183,37 +183,42 @@ pub(crate) fn scale_and_add(y: &Var, a: f64, x: &Tensor, b: f64) -> Result<()> {
     }
 }
 
-/// Gives a function the content of several variables at once, to change it in place.
+/// Calls `f` with the values of several variables, to change them in place.
 ///
-/// The variables must be different ones on the CPU, f32 and contiguous.
+/// The variables must be distinct, on the CPU, f32 and contiguous. candle locks each of them
+/// meanwhile: passing one twice, or while a read guard on its storage is alive, deadlocks.
 pub(crate) fn with_slices_mut<R>(
     vars: &[&Var],
     f: impl FnOnce(&mut [&mut [f32]]) -> R,
 ) -> Result<R> {
-    borrow_rest(vars, Vec::with_capacity(vars.len()), f)
+    borrow_all(vars, Vec::with_capacity(vars.len()), f)
 }
 
-/// candle lends the storage of one tensor at a time, to an operation in place; so the next is
-/// borrowed within the operation on the one before.
-fn borrow_rest<R, F: FnOnce(&mut [&mut [f32]]) -> R>(
+/// Adds the values of `vars` to `borrowed`, then calls `f`.
+///
+/// candle gives mutable access to a variable's values only within an in-place operation on it. So
+/// [`Borrow`] is such an operation: it borrows the values of the first variable, and then, still
+/// inside, calls this function for the others. The innermost call runs `f`.
+fn borrow_all<R, F: FnOnce(&mut [&mut [f32]]) -> R>(
     vars: &[&Var],
     mut borrowed: Vec<&mut [f32]>,
     f: F,
 ) -> Result<R> {
-    let Some((first, rest)) = vars.split_first() else {
+    let Some((first, others)) = vars.split_first() else {
         return Ok(f(&mut borrowed));
     };
-    let op = Borrow { rest, state: Cell::new(Some((borrowed, f))), result: Cell::new(None) };
+    let op = Borrow { others, pending: Cell::new(Some((borrowed, f))), result: Cell::new(None) };
     first.inplace_op1(&op)?;
     op.result.take().unwrap_or_else(|| Err(Error::Tensor("nothing was borrowed".into())))
 }
 
-/// What has been borrowed so far, and the function that waits for all of it.
+/// The slices borrowed so far, and the function to call with all of them.
 type Pending<'b, F> = (Vec<&'b mut [f32]>, F);
 
+/// Operations run by shared reference, hence the cells.
 struct Borrow<'a, 'b, R, F> {
-    rest: &'a [&'a Var],
-    state: Cell<Option<Pending<'b, F>>>,
+    others: &'a [&'a Var],
+    pending: Cell<Option<Pending<'b, F>>>,
     result: Cell<Option<Result<R>>>,
 }
 
@@ -223,9 +228,9 @@ impl<R, F: FnOnce(&mut [&mut [f32]]) -> R> InplaceOp1 for Borrow<'_, '_, R, F> {
     }
 
     fn cpu_fwd(&self, storage: &mut CpuStorage, layout: &Layout) -> CandleResult<()> {
-        if let Some((mut borrowed, f)) = self.state.take() {
+        if let Some((mut borrowed, f)) = self.pending.take() {
             borrowed.push(as_slice_mut(storage, layout)?);
-            self.result.set(Some(borrow_rest(self.rest, borrowed, f)));
+            self.result.set(Some(borrow_all(self.others, borrowed, f)));
         }
         Ok(())
     }
@@ -263,17 +268,17 @@ impl InplaceOp2 for ScaleAndAdd {
     }
 }
 
-/// `y ← f(y, x)`, value by value, on all threads.
+/// `y ← f(y, x)`, elementwise, in parallel.
 fn assign<T: Copy + Send + Sync>(y: &mut [T], x: &[T], f: impl Fn(T, T) -> T + Sync) {
     y.par_chunks_mut(CHUNK).zip(x.par_chunks(CHUNK)).for_each(|(y, x)| {
         y.iter_mut().zip(x).for_each(|(y, &x)| *y = f(*y, x));
     });
 }
 
-/// What a kernel that writes its result into a slice returns.
+/// The result of a kernel that writes its output to a slice.
 type KernelResult = Result<(), KernelError>;
 
-/// An operation on one tensor: a kernel, and its derivative from input, output and gradient.
+/// An operation on one tensor. The derivative takes input, output and output gradient.
 struct Unary<F, B> {
     name: &'static str,
     shape: Shape,
@@ -304,11 +309,11 @@ where
 struct Affine<F, I, P> {
     name: &'static str,
     shape: Shape,
-    /// From input, kernel and bias.
+    /// Input, kernel and bias to output.
     forward: F,
-    /// From the kernel and the gradient of the output.
+    /// Kernel and output gradient to input gradient.
     backward_input: I,
-    /// From the input and the gradient of the output, to those of kernel and bias.
+    /// Input and output gradient to the gradients of kernel and bias.
     backward_params: P,
 }
 
@@ -345,12 +350,13 @@ where
         grad: &Tensor,
     ) -> CandleResult<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
         let grad = grad.contiguous()?;
-        // The first layer's input is data, whose gradient nobody asks for.
-        let grad_x = match x.track_op() {
-            true => Some(binary("grad_input", kernel, &grad, x.shape(), &self.backward_input)?),
-            false => None,
+        // Skip the input gradient of the first layer.
+        let grad_x = if x.track_op() {
+            Some(binary("grad_input", kernel, &grad, x.shape(), &self.backward_input)?)
+        } else {
+            None
         };
-        // Both in one go, one behind the other.
+        // One operation has one output, so both gradients are concatenated.
         let (kernel_len, bias_len) = (kernel.elem_count(), bias.elem_count());
         let both = Shape::from(kernel_len + bias_len);
         let grads = binary("grad_params", x, &grad, &both, |x, grad, out| {
@@ -363,7 +369,7 @@ where
     }
 }
 
-/// A batch normalization, and its derivatives.
+/// Batch normalization and its derivatives.
 struct Normalize {
     norm: BatchNorm,
     shape: Shape,
@@ -399,24 +405,22 @@ impl CustomOp3 for Normalize {
     ) -> CandleResult<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
         let grad = grad.contiguous()?;
         let channels = self.norm.channels;
-        // Both in one go, one behind the other.
+        // One operation has one output, so both gradients are concatenated.
         let both = Shape::from((2, channels));
         let grads = binary("batch_norm_grad_params", x, &grad, &both, |x, grad, out| {
             let (scale, bias) = out.split_at_mut(channels);
             self.norm.backward_params(x, &self.statistics, grad, scale, bias)
         })?;
-        let grad_x = match x.track_op() {
-            true => {
-                let scale = scale.to_vec1::<f32>()?;
-                let sums = grads.flatten_all()?.to_vec1::<f32>()?;
-                let (by_scale, by_bias) = sums.split_at(channels);
-                let name = "batch_norm_grad_input";
-                Some(binary(name, x, &grad, x.shape(), |x, grad, out| {
-                    let norm = &self.norm;
-                    norm.backward_input(x, &self.statistics, &scale, grad, by_scale, by_bias, out)
-                })?)
-            }
-            false => None,
+        let grad_x = if x.track_op() {
+            let scale = scale.to_vec1::<f32>()?;
+            let both = grads.flatten_all()?.to_vec1::<f32>()?;
+            let (grad_scale, grad_bias) = both.split_at(channels);
+            Some(binary("batch_norm_grad_input", x, &grad, x.shape(), |x, grad, out| {
+                let (norm, statistics) = (&self.norm, &self.statistics);
+                norm.backward_input(x, statistics, &scale, grad, grad_scale, grad_bias, out)
+            })?)
+        } else {
+            None
         };
         Ok((grad_x, Some(grads.get(0)?), Some(grads.get(1)?)))
     }
@@ -456,7 +460,7 @@ impl<F: Fn(&[f32], &[f32], &mut [f32]) -> KernelResult> CustomOp2 for Binary<'_,
     }
 }
 
-/// A new tensor's storage, filled by a kernel.
+/// Storage of a new tensor, filled by a kernel.
 fn output(
     shape: &Shape,
     kernel: impl FnOnce(&mut [f32]) -> KernelResult,

@@ -5,7 +5,7 @@ use crate::grad::Gradients;
 use crate::ops;
 use crate::params::Params;
 
-/// The momentum optimizer together with the parameters it works on, its target.
+/// The momentum optimizer together with the parameters it updates, its target.
 ///
 /// A step is `m ← beta · m + gradient; parameter ← parameter - learning_rate · m`, with `m`
 /// starting at zero. There is no dampening.
@@ -24,7 +24,7 @@ pub struct Momentum {
 impl Momentum {
     /// An optimizer for a copy of these parameters, with zero momentum.
     ///
-    /// The parameters themselves stay as they are, as in JAX: training can start from them again.
+    /// The originals stay unchanged, as in JAX.
     ///
     /// # Errors
     /// [`Error::Hyperparameter`] unless `learning_rate` is finite and not negative and
@@ -38,8 +38,8 @@ impl Momentum {
     /// Restores an optimizer, as from a checkpoint.
     ///
     /// # Errors
-    /// Those of [`new`](Momentum::new); [`Error::MissingParam`] and [`Error::ParamShape`] unless the
-    /// momentum has the parameters' paths and shapes.
+    /// Those of [`new`](Momentum::new); [`Error::MissingParam`] and [`Error::ParamShape`] unless
+    /// the momentum has the parameters' paths and shapes.
     pub fn from_parts(
         target: Params,
         momentum: Params,
@@ -47,39 +47,37 @@ impl Momentum {
         beta: f64,
     ) -> Result<Self> {
         check(&target, learning_rate, beta)?;
-        for (one, other) in [(&target, &momentum), (&momentum, &target)] {
-            for (path, var) in one.iter() {
-                let Some(twin) = other.get(path) else {
-                    let known = other.paths().collect::<Vec<_>>().join(", ");
-                    return Err(Error::MissingParam { path: path.to_owned(), known });
-                };
-                if var.shape() != twin.shape() {
-                    return Err(Error::ParamShape {
-                        path: path.to_owned(),
-                        expected: var.dims().to_vec(),
-                        found: twin.dims().to_vec(),
-                    });
-                }
+        for (path, var) in target.iter() {
+            let found = momentum.get(path).ok_or_else(|| missing(path, &momentum))?;
+            if found.shape() != var.shape() {
+                return Err(Error::ParamShape {
+                    path: path.to_owned(),
+                    expected: var.dims().to_vec(),
+                    found: found.dims().to_vec(),
+                });
             }
+        }
+        if let Some(extra) = momentum.paths().find(|path| target.get(path).is_none()) {
+            return Err(missing(extra, &target));
         }
         Ok(Momentum { target, momentum, learning_rate, beta })
     }
 
-    /// A copy with variables of its own: steps of one leave the other as it is.
+    /// A deep copy: steps of one do not change the other.
     ///
     /// # Errors
-    /// [`Error::Tensor`] if the device has no room for it.
+    /// [`Error::Tensor`] or [`Error::Gpu`] if the device is out of memory.
     pub fn copy(&self) -> Result<Self> {
         let (target, momentum) = (self.target.copy()?, self.momentum.copy()?);
         Ok(Momentum { target, momentum, ..*self })
     }
 
-    /// The parameters in their present state.
+    /// The current parameters.
     pub fn target(&self) -> &Params {
         &self.target
     }
 
-    /// The running sum of past gradients, of the parameters' paths and shapes.
+    /// The decaying sum of past gradients, with the parameters' paths and shapes.
     pub fn momentum(&self) -> &Params {
         &self.momentum
     }
@@ -89,16 +87,16 @@ impl Momentum {
         self.learning_rate
     }
 
-    /// The share of the momentum that a step keeps.
+    /// The momentum coefficient: the share of the momentum that a step keeps.
     pub fn beta(&self) -> f64 {
         self.beta
     }
 
-    /// Makes one step along a gradient, in place.
+    /// Takes one optimization step, in place.
     ///
     /// # Errors
-    /// [`Error::NoGradient`] if a parameter's gradient is missing, [`Error::Shape`] if it has another
-    /// shape than the parameter; then nothing was changed.
+    /// [`Error::NoGradient`] if a parameter's gradient is missing, [`Error::Shape`] if it does not
+    /// have the parameter's shape. Both leave everything unchanged.
     ///
     /// # Examples
     /// ```
@@ -116,11 +114,8 @@ impl Momentum {
         for (path, var) in self.target.iter() {
             let gradient = gradients.get(path).ok_or_else(|| Error::NoGradient(path.to_owned()))?;
             if gradient.shape() != var.shape() {
-                return Err(Error::Shape {
-                    what: "gradient",
-                    expected: format!("{:?}, that of {path:?}", var.dims()),
-                    found: gradient.dims().to_vec(),
-                });
+                let expected = format!("{:?}, that of {path:?}", var.dims());
+                return Err(Error::shape("gradient", expected, gradient));
             }
         }
         for (path, gradient) in gradients.iter() {
@@ -132,6 +127,10 @@ impl Momentum {
         }
         Ok(())
     }
+}
+
+fn missing(path: &str, params: &Params) -> Error {
+    Error::MissingParam { path: path.to_owned(), known: params.joined_paths() }
 }
 
 fn check(params: &Params, learning_rate: f64, beta: f64) -> Result<()> {
@@ -156,7 +155,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_momentum_that_nothing_feeds_ends_at_zero() {
+    fn momentum_decays_to_zero_not_to_a_subnormal() {
         let one = |value: f32| ("p".to_owned(), Tensor::new(value, &Device::Cpu).unwrap());
         let params = vec![one(1.0)].try_into().unwrap();
         let mut optimizer = Momentum::new(&params, 0.1, 0.9).unwrap();
@@ -164,7 +163,7 @@ mod tests {
             optimizer.apply_gradient(&[one(gradient)].into_iter().collect()).unwrap();
         }
         let momentum = optimizer.momentum().get("p").unwrap().to_scalar::<f32>().unwrap();
-        // Not 5.6e-45, which times 0.9 is rounded to itself.
+        // Not 5.6e-45, which rounds to itself when multiplied by 0.9.
         assert_eq!(momentum, 0.0);
     }
 }

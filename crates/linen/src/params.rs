@@ -1,4 +1,4 @@
-//! The weights of a network, apart from its code.
+//! The parameters of a network, stored apart from its code.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -10,21 +10,20 @@ use notebook_display::grouped;
 use crate::error::{Error, Result};
 use crate::files;
 
-/// The parameters of a network: paths such as `Conv_0/kernel`, in alphabetical order as in JAX,
-/// to variables.
+/// The parameters of a network: a map from paths such as `Conv_0/kernel` to variables, in
+/// alphabetical order as in JAX.
 ///
-/// Paths, shapes and layouts are Flax's: convolution kernels are `[height, width, in, out]`, dense
-/// kernels `[in, out]`, so that parameters pass to and from Flax unchanged.
+/// Paths, shapes and layouts are Flax's (convolution kernels are `[height, width, in, out]`, dense
+/// kernels `[in, out]`), so parameters can be exchanged with Flax unchanged.
 ///
-/// There is no `Clone`, because variables are shared, not copied, by it; [`copy`](Params::copy)
-/// says what happens.
+/// There is no `Clone`, because cloning a variable shares it; use [`copy`](Params::copy).
 #[derive(Default)]
 pub struct Params {
     vars: BTreeMap<String, Var>,
 }
 
 impl Params {
-    /// The variable of a path, if there is one.
+    /// The variable with this path, if there is one.
     pub fn get(&self, path: &str) -> Option<&Var> {
         self.vars.get(path)
     }
@@ -39,23 +38,22 @@ impl Params {
         self.vars.keys().map(String::as_str)
     }
 
-    /// All variables, in the order of [`iter`](Params::iter): what every `candle_nn` optimizer
-    /// takes.
+    /// All variables, in the order of [`iter`](Params::iter), for the optimizers of `candle_nn`.
     pub fn vars(&self) -> Vec<Var> {
         self.vars.values().cloned().collect()
     }
 
-    /// How many variables there are.
+    /// The number of variables.
     pub fn len(&self) -> usize {
         self.vars.len()
     }
 
-    /// Whether there is no variable at all.
+    /// Whether there are no variables.
     pub fn is_empty(&self) -> bool {
         self.vars.is_empty()
     }
 
-    /// How many numbers all variables hold together.
+    /// The number of scalar parameters: the elements of all variables.
     pub fn count(&self) -> usize {
         self.vars.values().map(|var| var.elem_count()).sum()
     }
@@ -65,18 +63,18 @@ impl Params {
         self.vars.values().next().map_or(&Device::Cpu, |var| var.device())
     }
 
-    /// A copy with variables of its own: training one leaves the other as it is.
+    /// A deep copy: training one does not change the other.
     ///
     /// # Errors
-    /// [`Error::Tensor`] if the device has no room for it.
+    /// [`Error::Tensor`] or [`Error::Gpu`] if the device is out of memory.
     pub fn copy(&self) -> Result<Params> {
         self.map(|var| var.as_tensor().copy())
     }
 
-    /// A copy with another element type, such as `DType::F64` for checking a computation.
+    /// A copy with another element type, such as `DType::F64` to check a computation.
     ///
     /// # Errors
-    /// [`Error::Tensor`] if the device cannot convert.
+    /// [`Error::Tensor`] if the device does not support the conversion.
     pub fn to_dtype(&self, dtype: DType) -> Result<Params> {
         self.map(|var| var.as_tensor().to_dtype(dtype)?.copy())
     }
@@ -84,22 +82,22 @@ impl Params {
     /// A copy on another device.
     ///
     /// # Errors
-    /// [`Error::Tensor`] if the device has no room for it.
+    /// [`Error::Tensor`] or [`Error::Gpu`] if the device is out of memory.
     pub fn to_device(&self, device: &Device) -> Result<Params> {
         self.map(|var| var.as_tensor().to_device(device)?.copy())
     }
 
-    /// Parameters of the same paths and shapes, all zero: where momentum starts.
+    /// Zeros with the same paths and shapes: the initial momentum.
     ///
     /// # Errors
-    /// [`Error::Tensor`] if the device has no room for it.
+    /// [`Error::Tensor`] or [`Error::Gpu`] if the device is out of memory.
     pub fn zeros_like(&self) -> Result<Params> {
         self.map(|var| var.zeros_like())
     }
 
-    /// Writes the parameters to a safetensors file under their paths.
+    /// Writes the parameters to a safetensors file, named by path.
     ///
-    /// The file appears when all of it is on the disk; what had its name before stays until then.
+    /// The write is atomic: an existing file stays until the new one is complete.
     ///
     /// # Errors
     /// [`Error::Save`] if the file cannot be written.
@@ -107,24 +105,29 @@ impl Params {
         files::write(path.as_ref(), &self.to_bytes()?)
     }
 
-    /// The content of such a file.
+    /// The content of the file that [`save`](Params::save) writes.
     ///
     /// # Errors
-    /// [`Error::Tensor`] if the device does not hand out the parameters.
+    /// [`Error::Tensor`] if the parameters cannot be copied from the device.
     pub fn to_bytes(&self) -> Result<Vec<u8>> {
         let tensors =
             self.iter().map(|(path, var)| (path.to_owned(), var.as_detached_tensor())).collect();
         files::to_bytes(BTreeMap::new(), &tensors)
     }
 
-    /// Reads parameters from a safetensors file, one written by [`save`](Params::save) or by Flax
-    /// with the paths as names.
+    /// Reads parameters from a safetensors file written by [`save`](Params::save), or by Flax with
+    /// the paths as names.
     ///
     /// # Errors
-    /// [`Error::Load`] if the file is missing, is not a safetensors file, or is damaged, which
-    /// every flipped bit of a file written by [`save`](Params::save) shows.
+    /// [`Error::Load`] if the file is missing, is not a safetensors file, or is damaged. Files
+    /// written by [`save`](Params::save) have a checksum, which detects every flipped bit.
     pub fn load(path: impl AsRef<Path>, device: &Device) -> Result<Params> {
         files::load(path.as_ref(), |file| Ok(file.tensors("", device)?.try_into()?))
+    }
+
+    /// The paths in one line, for error messages.
+    pub(crate) fn joined_paths(&self) -> String {
+        self.paths().collect::<Vec<_>>().join(", ")
     }
 
     /// Adds a variable.

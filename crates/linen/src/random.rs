@@ -1,10 +1,10 @@
-//! Random tensors, the same as JAX's to the bit: [`jax_random`]'s numbers in the shape of an array.
+//! JAX's random arrays, bit for bit: the numbers of [`jax_random`] as tensors.
 
 use candle_core::{Device, Shape, Tensor, WithDType};
 pub use jax_random::{Key, permutation};
 
+use crate::error::{Error, Result, check_finite};
 use crate::memory;
-use crate::error::{Error, Result};
 
 /// Uniformly distributed 32-bit integers, `jax.random.bits(key, shape)`: u32.
 pub fn bits(key: Key, shape: impl Into<Shape>, device: &Device) -> Result<Tensor> {
@@ -23,12 +23,12 @@ pub fn uniform(
     maxval: f32,
     device: &Device,
 ) -> Result<Tensor> {
-    check_finite("minval", minval)?;
-    check_finite("maxval", maxval)?;
+    check_finite("minval", f64::from(minval))?;
+    check_finite("maxval", f64::from(maxval))?;
     draw(shape, device, |n| jax_random::uniform(key, n, minval, maxval))
 }
 
-/// Ones with probability `p` and zeros, `jax.random.bernoulli(key, p, shape)`: u8.
+/// 1 with probability `p`, else 0, `jax.random.bernoulli(key, p, shape)`: u8.
 ///
 /// # Errors
 /// [`Error::Hyperparameter`] unless `0 <= p <= 1`.
@@ -37,8 +37,7 @@ pub fn bernoulli(key: Key, p: f32, shape: impl Into<Shape>, device: &Device) -> 
         let allowed = "a probability is from 0 to 1";
         return Err(Error::Hyperparameter { name: "p", value: f64::from(p), allowed });
     }
-    let success = move |i| u8::from(jax_random::bernoulli_at(key, i, p));
-    draw(shape, device, |n| (0..n).map(success))
+    draw(shape, device, |n| (0..n).map(move |i| u8::from(jax_random::bernoulli_at(key, i, p))))
 }
 
 /// Standard normal numbers, `jax.random.normal(key, shape)`: f32.
@@ -46,11 +45,11 @@ pub fn normal(key: Key, shape: impl Into<Shape>, device: &Device) -> Result<Tens
     draw(shape, device, |n| jax_random::normal(key, n))
 }
 
-/// Normal numbers cut off to the open interval `(lower, upper)`,
-/// `jax.random.truncated_normal(key, lower, upper, shape)`: f32, one draw each, no rejection.
+/// Normal numbers truncated to the open interval `(lower, upper)`,
+/// `jax.random.truncated_normal(key, lower, upper, shape)`: f32, one draw each, without rejection.
 ///
 /// # Errors
-/// [`Error::Hyperparameter`] unless some number lies between `lower` and `upper`.
+/// [`Error::Hyperparameter`] unless there is an `f32` between `lower` and `upper`.
 pub fn truncated_normal(
     key: Key,
     lower: f32,
@@ -58,7 +57,7 @@ pub fn truncated_normal(
     shape: impl Into<Shape>,
     device: &Device,
 ) -> Result<Tensor> {
-    // Bounds next to each other have no number between them.
+    // Adjacent floats have none between them.
     if lower.is_nan() || upper.is_nan() || lower.next_up() > upper.next_down() {
         return Err(Error::Hyperparameter {
             name: "lower",
@@ -69,22 +68,13 @@ pub fn truncated_normal(
     draw(shape, device, |n| jax_random::truncated_normal(key, n, lower, upper))
 }
 
-fn check_finite(name: &'static str, value: f32) -> Result<()> {
-    if value.is_finite() {
-        Ok(())
-    } else {
-        let value = f64::from(value);
-        Err(Error::Hyperparameter { name, value, allowed: "it must be finite" })
-    }
-}
-
 fn draw<T: WithDType, I: Iterator<Item = T>>(
     shape: impl Into<Shape>,
     device: &Device,
     values: impl FnOnce(usize) -> I,
 ) -> Result<Tensor> {
     let shape = shape.into();
-    // They are drawn on the CPU.
+    // Drawn on the CPU, whatever the device.
     memory::check("drawing random numbers", shape.dims(), T::DTYPE, &Device::Cpu)?;
     let values = values(shape.elem_count()).collect::<Vec<_>>();
     Ok(Tensor::from_vec(values, shape, device)?)

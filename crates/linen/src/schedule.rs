@@ -1,19 +1,19 @@
-//! Learning rates that change from step to step.
+//! Learning rate schedules.
 
 use std::f64::consts::PI;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, check_not_negative};
 
 /// A learning rate that rises linearly from 0 to its peak, then falls to 0 along half a cosine.
 ///
-/// The rise, the warm-up, spares a fresh network large steps in directions that it has not settled
-/// yet; the long fall lets it settle at the end. Without warm-up the cosine is all there is.
+/// The warm-up avoids large early steps while gradients are noisy; the decay lets training
+/// converge. `warmup_steps` may be 0.
 ///
 /// # Examples
 /// ```
 /// use linen::WarmupCosine;
 ///
-/// let schedule = WarmupCosine::new(0.004, 100, 1000)?; // peak, warm-up steps, steps in all
+/// let schedule = WarmupCosine::new(0.004, 100, 1000)?; // peak, warm-up steps, total steps
 /// assert_eq!(schedule.learning_rate(50), 0.002);
 /// assert_eq!(schedule.learning_rate(100), 0.004);
 /// assert!((schedule.learning_rate(550) - 0.002).abs() < 1e-9);
@@ -32,16 +32,13 @@ pub struct WarmupCosine {
 }
 
 impl WarmupCosine {
-    /// A schedule over `total_steps`, of which the first `warmup_steps` rise to `peak`.
+    /// A schedule that rises to `peak` in `warmup_steps` and falls to 0 by `total_steps`.
     ///
     /// # Errors
     /// [`Error::Hyperparameter`] unless `peak` is finite and not negative and
     /// `warmup_steps < total_steps`.
     pub fn new(peak: f64, warmup_steps: usize, total_steps: usize) -> Result<Self> {
-        if !peak.is_finite() || peak < 0.0 {
-            let allowed = "a learning rate is finite and not negative";
-            return Err(Error::Hyperparameter { name: "peak", value: peak, allowed });
-        }
+        check_not_negative("peak", peak)?;
         if warmup_steps >= total_steps {
             let (name, value) = ("warmup_steps", warmup_steps as f64);
             let allowed = "it must be less than `total_steps`";
@@ -50,7 +47,7 @@ impl WarmupCosine {
         Ok(WarmupCosine { peak, warmup_steps, total_steps })
     }
 
-    /// The learning rate of a step, counted from 0; 0 after the last.
+    /// The learning rate of a step, counted from 0; 0 from `total_steps` on.
     pub fn learning_rate(&self, step: usize) -> f64 {
         let WarmupCosine { peak, warmup_steps, total_steps } = *self;
         if step < warmup_steps {

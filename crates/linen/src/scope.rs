@@ -1,4 +1,4 @@
-//! Where a module's layers get their names, keys and parameters.
+//! Names, keys and parameters of a module's layers.
 
 use std::collections::HashMap;
 
@@ -12,31 +12,31 @@ use crate::random::Key;
 use crate::variables::Variables;
 use crate::{layers, memory};
 
-/// The place of a module in the tree of modules: it names layers and makes or finds parameters.
+/// A module's position in the module tree: names layers, and creates or looks up parameters.
 ///
 /// # Source
 /// `flax.core.Scope`, as a compact Linen module uses it.
 pub struct Scope<'a> {
     path: Vec<String>,
     mode: Mode<'a>,
-    /// How many children of each kind have been named.
+    /// The number of children of each kind so far.
     children: HashMap<&'static str, usize>,
-    /// How many parameters have been made in this scope.
+    /// The number of parameters of this scope so far.
     num_params: u32,
 }
 
 enum Mode<'a> {
-    /// Parameters and running statistics are made.
+    /// Creates parameters and running statistics.
     Init { key: Key, variables: &'a mut Variables },
-    /// For networks that are the same in training and in evaluation.
+    /// For networks that behave the same in training and evaluation.
     Apply { params: &'a Params },
-    /// Batch norm by the batch, whose statistics go into `batch_stats`, and dropout.
+    /// Batch norm uses batch statistics and adds updated ones to `batch_stats`; dropout is on.
     Train { variables: &'a Variables, dropout_key: Key, batch_stats: &'a mut Params },
-    /// Batch norm by the running statistics, no dropout.
+    /// Batch norm uses the running statistics; dropout is off.
     Eval { variables: &'a Variables },
 }
 
-/// How much of the running statistics stays at each step, Flax's default.
+/// The share of the running statistics that each step keeps, Flax's default.
 const MOMENTUM: f64 = 0.99;
 
 impl<'a> Scope<'a> {
@@ -64,7 +64,7 @@ impl<'a> Scope<'a> {
         Scope { path, mode, children: HashMap::new(), num_params: 0 }
     }
 
-    /// A 2-D convolution with bias: stride 1, zero padding that keeps height and width (`SAME`).
+    /// A 2-D convolution with bias, stride 1 and `SAME` zero padding.
     ///
     /// # Shapes
     /// - `x`: `[B, H, W, C]`
@@ -72,8 +72,8 @@ impl<'a> Scope<'a> {
     /// - result: `[B, H, W, features]`
     ///
     /// # Errors
-    /// [`Error::Shape`] unless `x` has four dimensions; [`Error::Hyperparameter`] for no features
-    /// or an empty kernel.
+    /// [`Error::Shape`] unless `x` has four dimensions; [`Error::Hyperparameter`] for 0 features or
+    /// an empty kernel.
     ///
     /// # Source
     /// `flax.linen.Conv(features, kernel_size)(x)`: a cross-correlation, as everywhere in deep
@@ -88,11 +88,7 @@ impl<'a> Scope<'a> {
         check_positive("kernel height", kernel_size.0)?;
         check_positive("kernel width", kernel_size.1)?;
         let &[_, _, _, channels] = x.dims() else {
-            return Err(Error::Shape {
-                what: "conv input",
-                expected: "[B, height, width, channels]".into(),
-                found: x.dims().to_vec(),
-            });
+            return Err(Error::shape("conv input", "[B, height, width, channels]", x));
         };
         let mut nn = self.sub_scope("Conv");
         let (height, width) = kernel_size;
@@ -109,19 +105,16 @@ impl<'a> Scope<'a> {
     /// - result: `[B, features]`
     ///
     /// # Errors
-    /// [`Error::Shape`] unless `x` has two dimensions ([`flatten`](crate::flatten) pictures
-    /// first); [`Error::Hyperparameter`] for no features.
+    /// [`Error::Shape`] unless `x` has two dimensions ([`flatten`](crate::flatten) images first);
+    /// [`Error::Hyperparameter`] for 0 features.
     ///
     /// # Source
     /// `flax.linen.Dense(features)(x)`.
     pub fn dense(&mut self, features: usize, x: &Tensor) -> Result<Tensor> {
         check_positive("features", features)?;
         let &[_, inputs] = x.dims() else {
-            return Err(Error::Shape {
-                what: "dense input",
-                expected: "[B, features]; call `flatten` before the first dense layer".into(),
-                found: x.dims().to_vec(),
-            });
+            let expected = "[B, features]; call `flatten` before the first dense layer";
+            return Err(Error::shape("dense input", expected, x));
         };
         let mut nn = self.sub_scope("Dense");
         let kernel = nn.param("kernel", (inputs, features), x, lecun_normal)?;
@@ -129,12 +122,13 @@ impl<'a> Scope<'a> {
         layers::dense(x, &kernel, &bias, &nn.path())
     }
 
-    /// Batch norm: every channel with mean 0 and variance 1, then scaled and shifted as learnt.
+    /// Batch norm: normalizes each channel to mean 0 and variance 1, then applies a learned scale
+    /// and bias: `(x - mean) / sqrt(var + 1e-5) · scale + bias`.
     ///
-    /// `(x - mean) / sqrt(var + 1e-5) · scale + bias`. In [training](crate::Module::apply_train) mean and
-    /// (biased) variance are the batch's, over all dimensions but the last, and the running
-    /// statistics become `0.99 · running + 0.01 · batch`; in [evaluation](crate::Module::apply_eval) they
-    /// are the running ones.
+    /// In [training](crate::Module::apply_train) the mean and (biased) variance are those of the
+    /// batch, over all dimensions but the last, and the running statistics become
+    /// `0.99 · running + 0.01 · batch`. In [evaluation](crate::Module::apply_eval) the running
+    /// statistics are used.
     ///
     /// # Shapes
     /// - `x`: `[B, …, C]`
@@ -142,7 +136,7 @@ impl<'a> Scope<'a> {
     /// - result: as `x`
     ///
     /// # Errors
-    /// [`Error::Shape`] unless `x` has two dimensions or more and some value;
+    /// [`Error::Shape`] unless `x` has at least two dimensions and is not empty;
     /// [`Error::Mode`] under [`apply`](crate::Module::apply).
     ///
     /// # Source
@@ -150,10 +144,10 @@ impl<'a> Scope<'a> {
     /// normalization*, 2015.
     pub fn batch_norm(&mut self, x: &Tensor) -> Result<Tensor> {
         let &[_, .., features] = x.dims() else {
-            return Err(batch_norm_shape(x));
+            return Err(wrong_batch_norm_input(x));
         };
         if x.elem_count() == 0 {
-            return Err(batch_norm_shape(x));
+            return Err(wrong_batch_norm_input(x));
         }
         let mut nn = self.sub_scope("BatchNorm");
         let scale = nn.param("scale", features, x, ones)?;
@@ -167,18 +161,18 @@ impl<'a> Scope<'a> {
         };
         let (y, mean, var) = layers::batch_norm_train(x, &scale, &bias, &path)?;
         for (name, running, batch) in [("mean", running_mean, mean), ("var", running_var, var)] {
-            let moved = ((running * MOMENTUM)? + (batch * (1.0 - MOMENTUM))?)?;
-            batch_stats.insert(format!("{path}/{name}"), &moved)?;
+            let updated = ((running * MOMENTUM)? + (batch * (1.0 - MOMENTUM))?)?;
+            batch_stats.insert(format!("{path}/{name}"), &updated)?;
         }
         Ok(y)
     }
 
-    /// Dropout: in [training](crate::Module::apply_train) each value is set to 0 with probability `rate`
-    /// and divided by `1 - rate` otherwise, which keeps the mean; in
-    /// [evaluation](crate::Module::apply_eval) nothing changes.
+    /// Dropout: in [training](crate::Module::apply_train), sets each value to 0 with probability
+    /// `rate` and divides the others by `1 - rate`, which keeps the mean. In
+    /// [evaluation](crate::Module::apply_eval), returns the input.
     ///
     /// # Shapes
-    /// - `x`: any
+    /// - `x`: any shape
     /// - result: as `x`
     ///
     /// # Errors
@@ -204,18 +198,18 @@ impl<'a> Scope<'a> {
         layers::dropout(x, key, rate, &nn.path())
     }
 
-    /// A parameter of this scope: made by `initializer` in `init`, looked up in `apply`.
+    /// A parameter of this scope: created by `initializer` in `init`, looked up in `apply`.
     ///
-    /// `like` is any tensor on the device where the parameter should live, usually the input.
+    /// `like` is any tensor on the parameter's device, usually the input.
     ///
     /// # Errors
     /// [`Error::DuplicateParam`] for a name used twice in `init`; [`Error::MissingParam`] and
-    /// [`Error::ParamShape`] in `apply` if the parameters are another network's; [`Error::Memory`] if
-    /// it does not fit the memory; those of the initializer.
+    /// [`Error::ParamShape`] in `apply` if the parameters belong to another network;
+    /// [`Error::Memory`] if it does not fit in memory; those of the initializer.
     ///
     /// # Source
-    /// `flax.linen.Module.param`. Its key is the init key folded with the SHA-1 of the path and
-    /// the parameter's number within the scope, exactly as Linen derives it.
+    /// `flax.linen.Module.param`. The key is derived exactly as in Linen: the init key folded with
+    /// a SHA-1 of the path and the parameter's number within the scope.
     pub fn param(
         &mut self,
         name: &str,
@@ -229,9 +223,9 @@ impl<'a> Scope<'a> {
         let params = match &mut self.mode {
             Mode::Init { key, variables } => {
                 let key = fold_in_path(*key, &self.path, self.num_params);
-                // Drawn, scaled and copied into a variable.
-                let three = [shape.dims(), &[3]].concat();
-                memory::check("making a parameter", &three, DType::F32, like.device())?;
+                // Three copies: the random numbers, the scaled ones, and the variable.
+                let copies = [shape.dims(), &[3]].concat();
+                memory::check("making a parameter", &copies, DType::F32, like.device())?;
                 let value = initializer(key, &shape, like.device())?;
                 variables.params.insert(path, &value)?;
                 return Ok(value);
@@ -242,8 +236,8 @@ impl<'a> Scope<'a> {
         lookup(params, path, shape)
     }
 
-    /// A running statistic of this scope: made in `init`, looked up in `apply_train` and
-    /// `apply_eval`. Nothing is drawn for it.
+    /// A running statistic of this scope: created in `init`, looked up in `apply_train` and
+    /// `apply_eval`. Unlike a parameter, it does not advance the keys.
     fn batch_stat(
         &mut self,
         name: &str,
@@ -291,11 +285,10 @@ impl<'a> Scope<'a> {
     }
 }
 
-/// The variable of a path.
+/// The variable with this path, if it has this shape.
 fn lookup(params: &Params, path: String, shape: Shape) -> Result<Tensor> {
     let Some(var) = params.get(&path) else {
-        let known = params.paths().collect::<Vec<_>>().join(", ");
-        return Err(Error::MissingParam { path, known });
+        return Err(Error::MissingParam { path, known: params.joined_paths() });
     };
     if var.shape() != &shape {
         let (expected, found) = (shape.into_dims(), var.dims().to_vec());
@@ -304,22 +297,18 @@ fn lookup(params: &Params, path: String, shape: Shape) -> Result<Tensor> {
     Ok(var.as_tensor().clone())
 }
 
-fn batch_norm_shape(x: &Tensor) -> Error {
-    Error::Shape {
-        what: "batch_norm input",
-        expected: "[B, …, features], none of them 0".into(),
-        found: x.dims().to_vec(),
-    }
+fn wrong_batch_norm_input(x: &Tensor) -> Error {
+    Error::shape("batch_norm input", "[B, …, features], none of them 0", x)
 }
 
-/// The key of a scope's `count`-th parameter, as `flax.core.scope.LazyRng` derives it: the first
-/// four bytes of a SHA-1 over the names on the path and the count, folded into the key.
+/// The key of a scope's `count`-th parameter, derived as in `flax.core.scope.LazyRng`: folds in
+/// the first four bytes of a SHA-1 of the path's names and the count.
 fn fold_in_path(key: Key, path: &[String], count: u32) -> Key {
     let mut hash = Sha1::new();
     for name in path {
         hash.update(name);
     }
-    // Integers enter as big-endian bytes without leading zeros.
+    // Flax hashes integers as big-endian bytes without leading zeros.
     let bytes = count.to_be_bytes();
     hash.update(&bytes[count.leading_zeros() as usize / 8..]);
     let digest = hash.finalize();
@@ -327,8 +316,8 @@ fn fold_in_path(key: Key, path: &[String], count: u32) -> Key {
 }
 
 fn check_positive(name: &'static str, value: usize) -> Result<()> {
-    match value {
-        0 => Err(Error::Hyperparameter { name, value: 0.0, allowed: "it must be at least 1" }),
-        _ => Ok(()),
+    if value > 0 {
+        return Ok(());
     }
+    Err(Error::Hyperparameter { name, value: 0.0, allowed: "it must be at least 1" })
 }

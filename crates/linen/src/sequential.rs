@@ -1,4 +1,4 @@
-//! Networks that are a plain chain of layers.
+//! Sequential networks: plain chains of layers.
 
 use candle_core::{DType, Tensor};
 
@@ -12,32 +12,35 @@ use crate::trace::{TracedOp, is_sequential, trace};
 pub(crate) fn dummy_input(params: &Params, input_shape: &[usize]) -> Result<Tensor> {
     let dtype = params.iter().next().map_or(DType::F32, |(_, var)| var.dtype());
     let mut shape = input_shape.to_vec();
-    shape.iter_mut().take(1).for_each(|batch| *batch = 1);
+    if let Some(batch) = shape.first_mut() {
+        *batch = 1;
+    }
     memory::check("one example", &shape, dtype, params.device())?;
     Ok(Tensor::zeros(shape, dtype, params.device())?)
 }
 
-/// The layers of a network that is a plain chain of them, for one example.
+/// The layers of a sequential network, traced with one example.
 ///
 /// # Errors
-/// [`Error::NotSequential`] for any other network; [`Error::Shape`] for an input without dimensions;
-/// those of the network.
+/// [`Error::NotSequential`] for any other network; [`Error::Shape`] for a scalar input; those of
+/// the network.
 pub fn sequential(
     model: &impl Module,
     params: &Params,
     input_shape: &[usize],
 ) -> Result<Vec<TracedOp>> {
     if input_shape.is_empty() {
+        let found = input_shape.to_vec();
         return Err(Error::Shape {
             what: "input of the network",
             expected: "[B, …]".into(),
-            found: Vec::new(),
+            found,
         });
     }
     let input = dummy_input(params, input_shape)?;
-    let (output, steps) = trace(|| model.apply(params, &input))?;
-    if steps.is_empty() || !is_sequential(&steps, &input, &output) {
+    let (output, ops) = trace(|| model.apply(params, &input))?;
+    if ops.is_empty() || !is_sequential(&ops, &input, &output) {
         return Err(Error::NotSequential);
     }
-    Ok(steps)
+    Ok(ops)
 }

@@ -18,18 +18,18 @@ use crate::variables::Variables;
 pub struct LayerRow {
     /// The layer's path, such as `Conv_0`, or the function's name, such as `relu`.
     pub layer: String,
-    /// What the layer gives for the sample.
+    /// The shape of the layer's output for the sample.
     pub output_shape: Vec<usize>,
-    /// How many numbers the layer learns: kernel and bias, or scale and bias.
+    /// The number of scalar parameters: kernel and bias, or scale and bias.
     pub parameters: usize,
 }
 
-/// The layers of a network, in the order in which they are evaluated.
+/// The layers of a network, in evaluation order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tabulated {
     /// The layers.
     pub rows: Vec<LayerRow>,
-    /// How many numbers the whole network learns.
+    /// The number of scalar parameters of the network.
     pub parameters: usize,
 }
 
@@ -41,7 +41,7 @@ impl Tabulated {
         }
     }
 
-    /// The rows as text, with a last row for the sum of the parameters.
+    /// The rows as text, then a row for the total.
     fn table(&self) -> Result<Table, notebook_display::Error> {
         let row = |layer: &str, shape: String, parameters: usize| {
             [layer.to_owned(), shape, grouped(&parameters.to_string())]
@@ -67,7 +67,7 @@ impl fmt::Display for Tabulated {
 
 /// The layers of a module with output shapes and parameter counts, for an input like `sample`.
 ///
-/// Listed are the layers of this crate; other tensor operations of the module do not show.
+/// Only the layers of this crate are listed, not other tensor operations.
 ///
 /// # Errors
 /// Those of the module.
@@ -98,11 +98,11 @@ impl fmt::Display for Tabulated {
 pub fn tabulate<M: Module>(module: &M, sample: &Tensor) -> Result<Tabulated> {
     let mut variables = Variables::default();
     let scope = &mut Scope::init(Key::new(0), &mut variables);
-    let (_, steps) = trace(|| module.call(scope, sample))?;
-    let rows = steps.into_iter().map(|step| LayerRow {
-        parameters: step.layer.parameters(),
-        layer: step.layer.name(),
-        output_shape: step.output.dims().to_vec(),
+    let (_, ops) = trace(|| module.call(scope, sample))?;
+    let rows = ops.iter().map(|op| LayerRow {
+        layer: op.layer.name(),
+        output_shape: op.output.dims().to_vec(),
+        parameters: op.layer.parameters(),
     });
     Ok(Tabulated { rows: rows.collect(), parameters: variables.params.count() })
 }

@@ -1,4 +1,4 @@
-//! The numbers by which autograd tells tensors apart, kept apart between the cells of a notebook.
+//! Keeps tensor ids, by which autograd tells tensors apart, unique across notebook cells.
 
 use std::hash::{Hash, Hasher};
 
@@ -7,40 +7,40 @@ use candle_core::{Device, Tensor};
 use crate::error::Result;
 use crate::params::Params;
 
-/// Makes sure that no tensor to come is taken for one of these.
+/// Makes sure that no new tensor gets the id of one of these.
 ///
-/// candle numbers tensors as they are made, and autograd goes by the numbers. But each cell of a
-/// notebook is a library with a copy of candle of its own, which counts from 1 again: a tensor
-/// could get the number of a parameter that was made in an earlier cell, and its gradient, too.
+/// candle numbers tensors in order of creation, and autograd goes by these ids. But each notebook
+/// cell is a library with its own copy of candle, which counts from 1 again. So a new tensor could
+/// get the id, and then the gradient, of a parameter from an earlier cell.
 pub fn ensure_fresh_ids<'a>(
     params: impl IntoIterator<Item = &'a Params>,
     x: &Tensor,
 ) -> Result<()> {
-    let vars = params.into_iter().flat_map(Params::iter).map(|(_, var)| tensor_id(var));
-    skip_ids_to(vars.fold(tensor_id(x), u64::max))
+    let ids = params.into_iter().flat_map(Params::iter).map(|(_, var)| tensor_id(var));
+    skip_ids_to(ids.fold(tensor_id(x), u64::max))
 }
 
-/// Takes numbers until they are beyond `most`.
-fn skip_ids_to(most: u64) -> Result<()> {
-    while tensor_id(&Tensor::new(0u8, &Device::Cpu)?) < most {}
+/// Uses up all ids up to `last`.
+fn skip_ids_to(last: u64) -> Result<()> {
+    while tensor_id(&Tensor::new(0u8, &Device::Cpu)?) < last {}
     Ok(())
 }
 
-/// The number of a tensor, which candle shows to hashers alone.
+/// The id of a tensor, which candle exposes only through `Hash`.
 fn tensor_id(tensor: &Tensor) -> u64 {
-    struct Last(u64);
-    impl Hasher for Last {
+    struct IdHasher(u64);
+    impl Hasher for IdHasher {
         fn write(&mut self, _: &[u8]) {}
-        fn write_usize(&mut self, number: usize) {
-            self.0 = number as u64;
+        fn write_usize(&mut self, id: usize) {
+            self.0 = id as u64;
         }
         fn finish(&self) -> u64 {
             self.0
         }
     }
-    let mut last = Last(0);
-    tensor.id().hash(&mut last);
-    last.finish()
+    let mut hasher = IdHasher(0);
+    tensor.id().hash(&mut hasher);
+    hasher.finish()
 }
 
 #[cfg(test)]
@@ -52,19 +52,19 @@ mod tests {
     }
 
     #[test]
-    fn tensors_are_numbered_in_the_order_in_which_they_are_made() {
+    fn ids_ascend_in_order_of_creation() {
         let first = new_id();
         assert!(first > 0 && new_id() > first);
     }
 
     #[test]
-    fn tensors_to_come_get_numbers_beyond_those_that_are_used_up() {
-        let most = new_id() + 1000;
-        skip_ids_to(most).unwrap();
-        assert!(new_id() > most);
-        // Nothing is left to do.
+    fn new_ids_come_after_the_skipped_ones() {
+        let last = new_id() + 1000;
+        skip_ids_to(last).unwrap();
+        assert!(new_id() > last);
+        // Skipping again does nothing.
         let before = new_id();
-        skip_ids_to(most).unwrap();
+        skip_ids_to(last).unwrap();
         assert!(new_id() > before);
     }
 }

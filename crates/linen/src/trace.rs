@@ -1,10 +1,10 @@
-//! A record of the layers that one evaluation of a module went through.
+//! Traces the layers that one evaluation of a module runs.
 //!
-//! Evaluating a module runs ordinary Rust, so its structure cannot be read off; but it can be
-//! watched. While a recording is on, every layer function of this crate notes what it did, from
-//! which tensor to which. From that the [table of layers](crate::tabulate()) is made, the
-//! [intermediate results](crate::capture_intermediates) are taken, and the
-//! [compiled step](crate::compile()) is planned, as `jax.jit` plans from traced operations.
+//! A module is ordinary Rust code, so its structure can only be seen by running it. During a
+//! [`trace`], every layer function of this crate records its input and output. This is how the
+//! [table of layers](crate::tabulate()), the
+//! [intermediate results](crate::capture_intermediates) and the [compiled step](crate::compile())
+//! come about, as `jax.jit` works from traced operations.
 
 use std::cell::RefCell;
 
@@ -13,26 +13,27 @@ use candle_core::{Tensor, TensorId};
 use crate::error::Result;
 
 thread_local! {
-    static RECORDING: RefCell<Option<Vec<TracedOp>>> = const { RefCell::new(None) };
+    /// The layers of the running trace, if there is one.
+    static TRACE: RefCell<Option<Vec<TracedOp>>> = const { RefCell::new(None) };
 }
 
-/// One layer as it was evaluated.
+/// One layer evaluation.
 #[derive(Debug, Clone)]
 pub struct TracedOp {
-    /// What was evaluated.
+    /// The layer.
     pub layer: Layer,
-    /// The tensor that went in.
+    /// Its input.
     pub input: TensorId,
-    /// What came out.
+    /// Its output.
     pub output: Tensor,
 }
 
-/// The layers this crate knows, with all that is needed to evaluate them again.
+/// The layers of this crate, with all it takes to evaluate them again.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Layer {
     /// Convolution, SAME padding, stride 1.
     Conv {
-        /// Where its parameters are.
+        /// The path of its parameters.
         path: String,
         /// Height and width of the kernel.
         kernel_size: (usize, usize),
@@ -43,38 +44,38 @@ pub enum Layer {
     },
     /// Dense layer.
     Dense {
-        /// Where its parameters are.
+        /// The path of its parameters.
         path: String,
-        /// Values of an example before it.
+        /// Values per example in the input.
         inputs: usize,
-        /// Values of an example after it.
+        /// Values per example in the output.
         features: usize,
     },
     /// Batch norm over the last dimension.
     BatchNorm {
-        /// Where its parameters and running statistics are.
+        /// The path of its parameters and running statistics.
         path: String,
-        /// Extent of the last dimension.
+        /// Size of the last dimension.
         features: usize,
     },
     /// Dropout.
     Dropout {
-        /// Its place in the tree of modules.
+        /// Its path in the module tree.
         path: String,
     },
     /// max(x, 0).
     Relu,
-    /// Mean over windows without overlap.
+    /// Mean over non-overlapping windows.
     AvgPool {
         /// Height and width of the window.
         window: (usize, usize),
     },
-    /// Maximum over windows without overlap.
+    /// Maximum over non-overlapping windows.
     MaxPool {
         /// Height and width of the window.
         window: (usize, usize),
     },
-    /// All dimensions but the first into one.
+    /// Merges all dimensions but the first.
     Flatten,
     /// Log-softmax over the last dimension.
     LogSoftmax,
@@ -96,7 +97,7 @@ impl Layer {
         }
     }
 
-    /// How many numbers the layer learns.
+    /// The number of scalar parameters of the layer.
     pub fn parameters(&self) -> usize {
         match *self {
             Layer::Conv { kernel_size: (height, width), channels, features, .. } => {
@@ -109,26 +110,31 @@ impl Layer {
     }
 }
 
-/// Runs `f` and returns, beside its result, the layers it went through.
+/// Runs `f` and returns its result and the layers it evaluated.
 pub fn trace<T>(f: impl FnOnce() -> Result<T>) -> Result<(T, Vec<TracedOp>)> {
-    let outer = RECORDING.replace(Some(Vec::new()));
+    let outer = TRACE.replace(Some(Vec::new()));
     let result = f();
-    let steps = RECORDING.replace(outer).unwrap_or_default();
-    Ok((result?, steps))
+    let ops = TRACE.replace(outer).unwrap_or_default();
+    Ok((result?, ops))
 }
 
-/// Whether the layers follow one another from `input` to `output`, with nothing beside them.
-pub fn is_sequential(steps: &[TracedOp], input: &Tensor, output: &Tensor) -> bool {
-    let inputs = steps.iter().map(|step| step.input);
-    let outputs = steps.iter().map(|step| step.output.id());
-    inputs.chain([output.id()]).eq([input.id()].into_iter().chain(outputs))
+/// Whether the layers form a plain chain from `input` to `output`.
+pub fn is_sequential(ops: &[TracedOp], input: &Tensor, output: &Tensor) -> bool {
+    let mut latest = input.id();
+    for op in ops {
+        if op.input != latest {
+            return false;
+        }
+        latest = op.output.id();
+    }
+    latest == output.id()
 }
 
-/// Notes a layer if a recording is on.
+/// Records a layer if a trace is running.
 pub(crate) fn trace_op(input: &Tensor, output: &Tensor, layer: impl FnOnce() -> Layer) {
-    RECORDING.with_borrow_mut(|recording| {
-        if let Some(steps) = recording {
-            steps.push(TracedOp { layer: layer(), input: input.id(), output: output.clone() });
+    TRACE.with_borrow_mut(|trace| {
+        if let Some(ops) = trace {
+            ops.push(TracedOp { layer: layer(), input: input.id(), output: output.clone() });
         }
     });
 }

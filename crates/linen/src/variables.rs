@@ -1,4 +1,4 @@
-//! All that a network with batch norm keeps: what it learns, and what it measures.
+//! The state of a network with batch norm: parameters and running statistics.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -9,38 +9,39 @@ use crate::error::{Cause, Result};
 use crate::files::{self, TensorFile};
 use crate::params::Params;
 
-/// How the names of parameters begin in a file.
+/// Name prefix of parameters in a file.
 const PARAMS: &str = "params/";
-/// How the names of running statistics begin in a file.
+/// Name prefix of running statistics in a file.
 const BATCH_STATS: &str = "batch_stats/";
 
-/// The parameters of a network and the running statistics of its batch norms, two collections.
+/// The parameters of a network and the running statistics of its batch norms.
 ///
-/// An optimizer changes the parameters; training passes the statistics on from step to step.
+/// The optimizer updates the parameters; training passes the statistics from step to step.
 ///
 /// # Source
 /// The `variables` of a Flax module with its collections `params` and `batch_stats`.
 #[derive(Default, Debug)]
 pub struct Variables {
-    /// What is learnt, such as `BatchNorm_0/scale`.
+    /// What is learned, such as `BatchNorm_0/scale`.
     pub params: Params,
-    /// What is measured, `BatchNorm_0/mean` and `BatchNorm_0/var`; empty without batch norm.
+    /// Running statistics such as `BatchNorm_0/mean`; empty without batch norm.
     pub batch_stats: Params,
 }
 
 impl Variables {
-    /// A copy with variables of its own: training one leaves the other as it is.
+    /// A deep copy: training one does not change the other.
     ///
     /// # Errors
-    /// [`Error::Tensor`](crate::Error::Tensor) if the device has no room for it.
+    /// [`Error::Tensor`](crate::Error::Tensor) or [`Error::Gpu`](crate::Error::Gpu) if the device
+    /// is out of memory.
     pub fn copy(&self) -> Result<Variables> {
         Ok(Variables { params: self.params.copy()?, batch_stats: self.batch_stats.copy()? })
     }
 
-    /// Writes both collections to a safetensors file, under `params/…` and `batch_stats/…` as Flax
-    /// names them.
+    /// Writes both collections to a safetensors file, under Flax's names `params/…` and
+    /// `batch_stats/…`.
     ///
-    /// The file appears when all of it is on the disk; what had its name before stays until then.
+    /// The write is atomic: an existing file stays until the new one is complete.
     ///
     /// # Errors
     /// [`Error::Save`](crate::Error::Save) if the file cannot be written.
@@ -79,7 +80,7 @@ impl Variables {
         files::write(path.as_ref(), &files::to_bytes(BTreeMap::new(), &tensors)?)
     }
 
-    /// Reads what [`save`](Variables::save) wrote, or Flax under the same names.
+    /// Reads a file written by [`save`](Variables::save), or by Flax under the same names.
     ///
     /// # Errors
     /// [`Error::Load`](crate::Error::Load) if the file is missing, is not a safetensors file, is

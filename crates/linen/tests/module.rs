@@ -1,4 +1,4 @@
-//! Modules: parameters, names, shapes, and the derivatives of every layer.
+//! Modules: parameters, names, shapes, and the derivatives of all layers.
 
 mod common;
 
@@ -11,7 +11,7 @@ use linen::{
 
 use common::device;
 
-/// The network of the tutorial.
+/// The tutorial's network.
 struct Cnn;
 
 impl Module for Cnn {
@@ -48,7 +48,7 @@ fn the_tutorial_network_has_824458_parameters_under_flax_names() {
 }
 
 #[test]
-fn the_table_of_layers_follows_the_evaluation() {
+fn the_table_lists_layers_in_evaluation_order() {
     let table = tabulate(&Cnn, &images(1)).unwrap();
     let rows: Vec<_> = table
         .rows
@@ -74,7 +74,7 @@ fn the_table_of_layers_follows_the_evaluation() {
 }
 
 #[test]
-fn the_network_gives_log_probabilities() {
+fn the_network_outputs_log_probabilities() {
     let params = Cnn.init(Key::new(0), &images(1)).unwrap();
     let logits = Cnn.apply(&params, &images(3)).unwrap();
     assert_eq!(logits.dims(), [3, 10]);
@@ -84,7 +84,7 @@ fn the_network_gives_log_probabilities() {
 }
 
 #[test]
-fn the_same_key_gives_the_same_parameters_and_another_key_others() {
+fn parameters_depend_on_the_key() {
     let kernel = |seed| {
         let params = Cnn.init(Key::new(seed), &images(1)).unwrap();
         let kernel = params.get("Conv_1/kernel").unwrap().flatten_all().unwrap();
@@ -95,7 +95,7 @@ fn the_same_key_gives_the_same_parameters_and_another_key_others() {
 }
 
 #[test]
-fn batches_of_any_size_give_each_example_the_same_result() {
+fn results_do_not_depend_on_the_batch_size() {
     let params = Cnn.init(Key::new(0), &images(1)).unwrap();
     let images = images(5);
     let together = Cnn.apply(&params, &images).unwrap().to_vec2::<f32>().unwrap();
@@ -107,7 +107,7 @@ fn batches_of_any_size_give_each_example_the_same_result() {
     }
 }
 
-/// A chain of all layers with odd sizes, an even kernel, and pictures of three channels.
+/// All layers, with odd sizes, an even kernel, and images of three channels.
 struct Odd;
 
 impl Module for Odd {
@@ -133,14 +133,14 @@ fn loss_of(params: &Params, dtype: DType) -> Result<(Tensor, ())> {
     Ok((of_label.mean_all()?.neg()?, ()))
 }
 
-/// Biases that are not zero, so that their place in the network is tested, too.
+/// Parameters with non-zero biases, so that errors in using them show.
 fn odd_params() -> Params {
     let params = Odd.init(Key::new(3), &odd_batch().0).unwrap();
-    let moved = params.iter().enumerate().map(|(i, (path, var))| {
+    let noisy = params.iter().enumerate().map(|(i, (path, var))| {
         let noise = normal(Key::new(i as i64), var.shape(), &device()).unwrap();
         (path.to_owned(), (var.as_tensor() + noise * 0.1).unwrap())
     });
-    moved.collect::<Vec<_>>().try_into().unwrap()
+    noisy.collect::<Vec<_>>().try_into().unwrap()
 }
 
 fn largest(tensor: &Tensor) -> f64 {
@@ -149,9 +149,9 @@ fn largest(tensor: &Tensor) -> f64 {
 }
 
 #[test]
-fn gradients_of_the_kernels_equal_those_of_candle_in_f64() {
+fn gradients_of_the_kernels_equal_candles_in_f64() {
     if device().is_metal() {
-        return; // it has no f64
+        return; // Metal has no f64
     }
     let params = odd_params();
     let ((loss, ()), fast) = value_and_grad(|p| loss_of(p, DType::F32), &params).unwrap();
@@ -169,7 +169,7 @@ fn gradients_of_the_kernels_equal_those_of_candle_in_f64() {
 #[test]
 fn gradients_in_f64_equal_finite_differences() {
     if device().is_metal() {
-        return; // it has no f64
+        return; // Metal has no f64
     }
     let params = odd_params().to_dtype(DType::F64).unwrap();
     let ((_, ()), gradients) = value_and_grad(|p| loss_of(p, DType::F64), &params).unwrap();
@@ -198,7 +198,7 @@ fn gradients_in_f64_equal_finite_differences() {
 #[test]
 fn the_derivative_of_relu_at_zero_is_zero() {
     if device().is_metal() {
-        return; // it has no f64
+        return; // Metal has no f64
     }
     for dtype in [DType::F32, DType::F64] {
         let x = Var::from_tensor(
@@ -214,7 +214,7 @@ fn the_derivative_of_relu_at_zero_is_zero() {
 }
 
 #[test]
-fn parameters_of_another_network_are_refused_by_path() {
+fn parameters_of_another_network_are_rejected_by_path() {
     let images = images(1);
     let params = Cnn.init(Key::new(0), &images).unwrap();
     let error = Odd.apply(&params, &images).unwrap_err().to_string();
@@ -224,7 +224,7 @@ fn parameters_of_another_network_are_refused_by_path() {
 }
 
 #[test]
-fn inputs_of_the_wrong_rank_are_refused_with_both_shapes() {
+fn inputs_of_the_wrong_rank_are_rejected_with_both_shapes() {
     let flat = images(2).reshape((2, 784)).unwrap();
     let error = Cnn.init(Key::new(0), &flat).unwrap_err();
     assert_eq!(
@@ -251,11 +251,11 @@ fn parameters_survive_a_file() {
 }
 
 #[test]
-fn a_flipped_bit_in_a_file_of_parameters_is_noticed() {
+fn a_flipped_bit_in_a_file_is_detected() {
     let file = tempfile::NamedTempFile::new().unwrap();
     odd_params().save(file.path()).unwrap();
     let good = std::fs::read(file.path()).unwrap();
-    // The header begins after eight bytes; flipped bits in the name of the sum hide only that.
+    // Without its name the sum is not found, and the file counts as written by other programs.
     let name = good.windows(6).position(|bytes| bytes == b"sha256").unwrap();
     for position in (0..good.len()).filter(|position| !(name..name + 6).contains(position)) {
         let mut bytes = good.clone();

@@ -1,4 +1,4 @@
-//! Momentum against a sequence computed by hand, and what the optimizer refuses.
+//! Momentum: a sequence computed by hand, and rejected arguments.
 
 mod common;
 
@@ -32,7 +32,7 @@ fn momentum_follows_the_sequence_computed_by_hand() {
 }
 
 #[test]
-fn the_initial_parameters_stay_as_they_are() {
+fn the_initial_parameters_stay_unchanged() {
     let initial = params(1.0);
     let mut optimizer = Momentum::new(&initial, 0.1, 0.9).unwrap();
     optimizer.apply_gradient(&gradient(1.0)).unwrap();
@@ -41,7 +41,7 @@ fn the_initial_parameters_stay_as_they_are() {
 }
 
 #[test]
-fn a_missing_gradient_is_refused_and_nothing_is_changed() {
+fn a_missing_gradient_is_rejected_and_changes_nothing() {
     let mut optimizer = Momentum::new(&params(1.0), 0.1, 0.9).unwrap();
     let error = optimizer.apply_gradient(&Gradients::default()).unwrap_err();
     assert!(matches!(error, Error::NoGradient(path) if path == "p"));
@@ -49,7 +49,7 @@ fn a_missing_gradient_is_refused_and_nothing_is_changed() {
 }
 
 #[test]
-fn hyperparameters_out_of_range_are_refused_by_name() {
+fn out_of_range_hyperparameters_are_rejected_by_name() {
     for learning_rate in [f64::NAN, f64::INFINITY, -0.1] {
         let error = Momentum::new(&params(1.0), learning_rate, 0.9).unwrap_err();
         assert!(error.to_string().starts_with("learning_rate = "), "{error}");
@@ -61,12 +61,12 @@ fn hyperparameters_out_of_range_are_refused_by_name() {
 }
 
 #[test]
-fn an_optimizer_without_parameters_is_refused() {
+fn an_optimizer_without_parameters_is_rejected() {
     assert!(matches!(Momentum::new(&Params::default(), 0.1, 0.9), Err(Error::NoParams)));
 }
 
 #[test]
-fn parameters_work_with_the_optimizers_of_candle_nn() {
+fn parameters_work_with_candle_nn_optimizers() {
     let params = params(3.0);
     let loss = params.get("p").unwrap().sqr().unwrap();
     SGD::new(params.vars(), 0.25).unwrap().backward_step(&loss).unwrap();

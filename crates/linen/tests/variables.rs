@@ -1,5 +1,5 @@
-//! Networks that are not the same in training and in evaluation. Their values are compared with
-//! Flax's elsewhere; here is what holds of any of them.
+//! Networks with batch norm and dropout. Other tests compare their values with Flax's; these check
+//! general properties.
 
 mod common;
 
@@ -34,12 +34,12 @@ fn values(x: &Tensor) -> Vec<f32> {
 }
 
 #[test]
-fn statistics_are_kept_apart_from_what_is_learnt() {
+fn statistics_are_separate_from_parameters() {
     let Variables { params, batch_stats } = variables();
     let paths: Vec<_> = params.paths().collect();
-    let learnt = ["BatchNorm_0/bias", "BatchNorm_0/scale"];
+    let batch_norm = ["BatchNorm_0/bias", "BatchNorm_0/scale"];
     let dense = ["Dense_0/bias", "Dense_0/kernel", "Dense_1/bias", "Dense_1/kernel"];
-    assert_eq!(paths, [&learnt[..], &dense[..]].concat());
+    assert_eq!(paths, [&batch_norm[..], &dense[..]].concat());
     let stats: Vec<_> = batch_stats.iter().map(|(path, var)| (path, values(var))).collect();
     let initial = [("BatchNorm_0/mean", vec![0.0; 8]), ("BatchNorm_0/var", vec![1.0; 8])];
     assert_eq!(stats, initial);
@@ -56,7 +56,7 @@ fn the_table_of_layers_shows_batch_norm_and_dropout() {
 }
 
 #[test]
-fn running_statistics_come_to_those_of_the_data() {
+fn running_statistics_converge_to_those_of_the_data() {
     let mut variables = variables();
     for step in 0..1000 {
         variables.batch_stats = Steady.apply_train(&variables, Key::new(step), &rows()).unwrap().1;
@@ -82,7 +82,7 @@ fn training_depends_on_the_key_and_evaluation_does_not() {
 #[test]
 fn the_result_does_not_depend_on_the_number_of_threads() {
     if !device().is_cpu() {
-        return; // the threads are the CPU's
+        return; // threads only matter on the CPU
     }
     let run = |threads| {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
@@ -99,7 +99,7 @@ fn the_result_does_not_depend_on_the_number_of_threads() {
 }
 
 #[test]
-fn what_is_saved_is_what_is_loaded() {
+fn variables_survive_a_file() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("steady.safetensors");
     let mut variables = variables();

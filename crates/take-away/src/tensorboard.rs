@@ -24,7 +24,7 @@ use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use candle_core::{DType, Device, Tensor};
-use linen::{Error, Result};
+use linen::{Error, Result, check_float};
 use prost::{Message, Oneof};
 
 /// Writes scalars and images to a new event file.
@@ -179,17 +179,11 @@ impl Image {
             [height, width, 1] => (height, width, png::ColorType::Grayscale),
             [height, width, 3] => (height, width, png::ColorType::Rgb),
             _ => {
-                return Err(Error::Shape {
-                    what: "image for TensorBoard",
-                    expected: "[height, width, 1] or [height, width, 3]".into(),
-                    found: image.dims().to_vec(),
-                });
+                let expected = "[height, width, 1] or [height, width, 3]";
+                return Err(Error::shape("image for TensorBoard", expected, image));
             }
         };
-        if !image.dtype().is_float() {
-            let found = image.dtype().as_str().into();
-            return Err(Error::DType { what: "image for TensorBoard", expected: "f32", found });
-        }
+        check_float("image for TensorBoard", image)?;
         let values = image.to_dtype(DType::F32)?.to_device(&Device::Cpu)?.flatten_all()?;
         let bytes = values.to_vec1::<f32>()?.into_iter();
         let bytes: Vec<u8> = bytes.map(|value| (value * 255.0).round() as u8).collect();

@@ -8,7 +8,7 @@ mod files;
 use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
-use linen::{Error, Result, memory};
+use linen::{Error, Result, check_float, memory};
 use mnist::Mnist;
 use ndarray::{ArrayView1, Zip};
 
@@ -44,28 +44,16 @@ impl Dataset {
 
     /// The checks of [`new`](Dataset::new); the fields are public and may have been set directly.
     fn check(&self) -> Result<()> {
-        let shape = |what, expected: &str, tensor: &Tensor| Error::Shape {
-            what,
-            expected: expected.into(),
-            found: tensor.dims().to_vec(),
-        };
-        let dtype = |what, expected, tensor: &Tensor| Error::DType {
-            what,
-            expected,
-            found: tensor.dtype().as_str().into(),
-        };
         let Dataset { image, label } = self;
         if image.rank() != 4 {
-            return Err(shape("dataset images", "[N, height, width, channels]", image));
+            return Err(Error::shape("dataset images", "[N, height, width, channels]", image));
         }
         if label.rank() != 1 {
-            return Err(shape("dataset labels", "[N]", label));
+            return Err(Error::shape("dataset labels", "[N]", label));
         }
-        if !image.dtype().is_float() {
-            return Err(dtype("dataset images", "f32", image));
-        }
+        check_float("dataset images", image)?;
         if label.dtype() != DType::U32 {
-            return Err(dtype("dataset labels", "u32", label));
+            return Err(Error::dtype("dataset labels", "u32", label));
         }
         let (images, labels) = (image.dims()[0], label.dims()[0]);
         if images != labels {
@@ -146,6 +134,12 @@ impl Dataset {
             image: self.image.narrow(0, start, len)?,
             label: self.label.narrow(0, start, len)?,
         })
+    }
+
+    /// The examples in order, in batches of `batch_size`; the last one may be smaller.
+    pub(crate) fn batches(&self, batch_size: usize) -> impl Iterator<Item = Result<Batch>> {
+        let starts = (0..self.len()).step_by(batch_size);
+        starts.map(move |start| self.slice(start, batch_size.min(self.len() - start)))
     }
 
     /// The dataset with its images converted to another element type.

@@ -1,5 +1,5 @@
-//! Machine code on the disk: compiling the kernel takes some ten seconds, and each cell of a notebook, a library of
-//! its own, would do it again.
+//! A cache of machine code on disk. Compiling the kernel takes some ten seconds, and without the
+//! cache every notebook cell, being a separate library, would repeat it.
 
 use std::fs;
 use std::path::Path;
@@ -11,18 +11,18 @@ use sha2::{Digest, Sha256};
 use crate::error::Result;
 use crate::files;
 
-/// The folder in which NVIDIA's driver keeps the kernels that it has compiled.
+/// The folder where NVIDIA's driver caches compiled kernels.
 #[cfg(feature = "cuda")]
 pub(crate) fn compute_cache() -> Option<PathBuf> {
     let named = std::env::var_os("CUDA_CACHE_PATH").map(PathBuf::from);
     named.or_else(|| Some(std::env::home_dir()?.join(".nv/ComputeCache")))
 }
 
-/// The machine code of a source for a target: from its file in the folder, or else made by `compile` and kept there,
-/// after its SHA-256 sum.
+/// The machine code of a source for a target: read from the cache folder, or else compiled and
+/// cached. Files begin with a SHA-256 sum.
 ///
 /// # Errors
-/// Those of `compile`. A file that is damaged is made anew, and one that cannot be written costs time alone.
+/// Those of `compile`. A damaged file is replaced; failure to write one is ignored.
 pub(crate) fn cached(
     folder: Option<&Path>,
     (source, target): (&str, &str),
@@ -44,10 +44,10 @@ pub(crate) fn cached(
     Ok(code)
 }
 
-/// The code in a file, if it is what was once written.
+/// The code in a file, if its sum is right.
 fn intact(bytes: Vec<u8>) -> Option<Vec<u8>> {
-    let (written, code) = bytes.split_first_chunk()?;
-    (sum(code) == *written).then(|| code.to_vec())
+    let (expected, code) = bytes.split_first_chunk()?;
+    (sum(code) == *expected).then(|| code.to_vec())
 }
 
 fn sum(bytes: &[u8]) -> [u8; 32] {
@@ -94,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_folder_and_after_a_failure_nothing_is_kept() {
+    fn nothing_is_cached_without_a_folder_or_after_a_failure() {
         let dir = tempfile::tempdir().unwrap();
         let a_file = dir.path().join("a file");
         fs::write(&a_file, "").unwrap();

@@ -1,7 +1,8 @@
-// Runs kernels.cu on the CPU, for the tests: block after block, each thread a fiber that gives way at a barrier.
+// Runs kernels.cu on the CPU, for the tests: one block at a time, with threads as fibers that yield
+// at barriers.
 //
-// The order of blocks, and of threads between barriers, is open on a GPU. So everything can run backwards, too: what
-// lacks a barrier, or reads what another block of the launch writes, then comes out differently.
+// A GPU may run blocks, and threads between barriers, in any order. So everything can also run
+// backwards: a missing barrier, or a race between blocks, then changes the result.
 
 #include <cmath>
 #include <memory>
@@ -12,13 +13,13 @@
 #define __device__
 #define __shared__ static
 #define __launch_bounds__(threads)
-#define __syncthreads() give_way()
+#define __syncthreads() yield_thread()
 
 struct Index {
     unsigned x;
 };
 static Index threadIdx, blockIdx;
-static void give_way();
+static void yield_thread();
 
 template <class T> static T min(T a, T b) { return a < b ? a : b; }
 template <class T> static T max(T a, T b) { return a > b ? a : b; }
@@ -31,7 +32,7 @@ static unsigned current;
 static const Job *jobs_of_block;
 static int job_count;
 
-static void give_way() {
+static void yield_thread() {
     const unsigned self = current;
     swapcontext(&fibers[self], &scheduler);
 }
@@ -41,7 +42,7 @@ static void work() {
     ended[current] = true;
 }
 
-// All threads go from barrier to barrier together.
+// Runs each thread to the next barrier in turn, until all have ended.
 static void run_block(std::vector<std::unique_ptr<char[]>> &stacks, bool backwards) {
     constexpr int STACK = 64 * 1024;
     for (unsigned i = 0; i < THREADS; i++) {

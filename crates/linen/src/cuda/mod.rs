@@ -1,10 +1,10 @@
-//! The compiled step on an NVIDIA GPU: [`compile`](crate::compile()) for parameters that live there.
+//! The compiled step on an NVIDIA GPU: [`compile`](crate::compile()) for parameters on the GPU.
 //!
-//! A [chain of layers](cpu_kernels::Layer) becomes a short row of launches (`plan`) of one CUDA
-//! kernel (`kernels.cu`), which is compiled when the program runs. Launching costs more than most of
-//! this work, so the row is recorded once as a CUDA graph and replayed (`program`). A step allocates
-//! nothing and waits for nothing: what it finds lies in a row of an array that many steps share, until
-//! somebody reads it (`rows`).
+//! A [chain of layers](cpu_kernels::Layer) becomes a short sequence of launches (`plan`) of one
+//! CUDA kernel (`kernels.cu`), compiled at run time. A launch costs more than most of this work, so
+//! the sequence is captured once as a CUDA graph and replayed (`program`). A step neither allocates
+//! memory nor waits for the GPU: its metrics stay in a row of a shared array until they are read
+//! (`rows`).
 //!
 //! The tests compile `kernels.cu` with a C++ compiler and run the same plans on the CPU.
 

@@ -1,21 +1,22 @@
-//! From a chain of layers to launches: which jobs run side by side, and where everything lies in the GPU's memory.
+//! Plans launches for a chain of layers: which jobs run concurrently, and where arrays lie in GPU
+//! memory.
 
 use cpu_kernels::{Layer, Program};
 
-use crate::metrics::Metrics;
 use crate::error::{Error, Result};
+use crate::metrics::Metrics;
 
-/// Threads of a block, as in `kernels.cu`.
+/// Threads per block, as in `kernels.cu`.
 pub(super) const THREADS: u32 = 256;
-/// The most pixels of a pooling window: one tile of a convolution's output holds whole windows.
+/// The maximum size of a pooling window: a tile of a convolution's output holds whole windows.
 const MAX_WINDOW: usize = 64;
-/// Blocks that keep a GPU busy: two for each of the 132 multiprocessors of an H100 or H200.
-const BUSY: usize = 264;
-/// Where arrays begin, in words: at a line of the cache.
+/// Blocks that occupy a GPU: two for each of the 132 multiprocessors of an H100 or H200.
+const TARGET_BLOCKS: usize = 264;
+/// Alignment of arrays in words: a cache line.
 const LINE: usize = 32;
-/// Words that the metrics of a step take: those of `Metrics` in `kernels.cu`, and some to spare.
+/// Words reserved for the metrics of a step, at least the size of `Metrics` in `kernels.cu`.
 pub(super) const ROW: usize = 8;
-/// Positions in an array are counted with 31 bits.
+/// Array indices have 31 bits.
 const MAX_WORDS: u64 = 1 << 31;
 
 /// A kind of job, as `Kind` in `kernels.cu`.
@@ -25,29 +26,29 @@ pub(super) enum Kind {
     /// Convolution, bias, ReLU and pooling.
     #[default]
     Conv,
-    /// Gradient of a convolution's input.
+    /// Input gradient of a convolution.
     ConvInput,
-    /// Gradient of a convolution's kernel, in parts.
+    /// Kernel gradient of a convolution, as partial sums.
     ConvKernel,
-    /// The sum of these parts, and the momentum step.
+    /// Total of these partial sums, and the momentum update.
     Update,
-    /// Product of a dense layer, in parts.
+    /// Matrix product of a dense layer, as partial sums.
     Dense,
-    /// The sum of these parts, bias and ReLU.
+    /// Total of these partial sums, bias and ReLU.
     Finish,
-    /// The same for the last layer, with log-softmax, loss and gradient.
+    /// The same for the last layer, with log-softmax, loss and its gradient.
     Head,
     /// Mean loss and accuracy.
-    Score,
-    /// Gradient of a dense layer's input.
+    Metrics,
+    /// Input gradient of a dense layer.
     DenseInput,
-    /// Gradient of a dense layer's kernel, and the momentum step.
+    /// Kernel gradient of a dense layer, and the momentum update.
     DenseKernel,
 }
 
-/// One layer's work, as `Job` in `kernels.cu`, whose fields these are.
+/// The work of one layer; the same struct as `Job` in `kernels.cu`.
 ///
-/// While it is planned, a pointer into the plan's own memory is an offset in bytes, and 0 for none.
+/// During planning, pointers into the plan's memory are byte offsets, and 0 is a null pointer.
 #[derive(Clone, Copy, Debug, Default)]
 #[repr(C)]
 pub(super) struct Job {
@@ -56,14 +57,14 @@ pub(super) struct Job {
     bias: u64,
     output: u64,
     gradient: u64,
-    below: u64,
+    input_gradient: u64,
     momentum: u64,
     bias_momentum: u64,
     partials: u64,
     losses: u64,
     metrics: u64,
     labels: u64,
-    marks: u64,
+    mask: u64,
     pub(super) kind: Kind,
     first_block: i32,
     batch: i32,
@@ -89,21 +90,21 @@ pub(super) struct Job {
     beta: f32,
 }
 
-/// Jobs that do not depend on one another, and the blocks that they take together.
+/// Independent jobs, and their total number of blocks.
 #[derive(Debug, Default)]
 pub(super) struct Launch {
     pub(super) jobs: Vec<Job>,
     pub(super) blocks: u32,
 }
 
-/// Where the arrays lie.
+/// Addresses of arrays.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Addresses {
-    /// The plan's own memory.
+    /// The plan's memory.
     pub(super) arena: u64,
-    /// Each parameter, in the order that the chain's positions refer to.
+    /// The parameters, indexed as in the layers.
     pub(super) params: Vec<u64>,
-    /// The momentum of each; none where nothing is trained.
+    /// The momentum of each parameter; empty in evaluation.
     pub(super) momenta: Vec<u64>,
 }
 
@@ -113,9 +114,9 @@ pub(super) struct Plan {
     pub(super) batch: usize,
     pub(super) image_len: usize,
     pub(super) param_lens: Vec<usize>,
-    /// Words of memory that it takes, 4 bytes each; the first line is left free.
+    /// Size of its memory in words of 4 bytes; the first cache line stays unused.
     pub(super) words: usize,
-    /// Offsets into it, in bytes: images, labels, and the metrics, a row.
+    /// Byte offsets into it: images, labels, and the row of metrics.
     pub(super) images: u64,
     pub(super) labels: u64,
     pub(super) metrics: u64,
@@ -124,23 +125,23 @@ pub(super) struct Plan {
     denses: Vec<Stage>,
 }
 
-/// A layer with what is fused into it.
+/// A layer with the layers fused into it.
 #[derive(Debug)]
 struct Stage {
-    /// Its sizes and the offsets of its arrays.
+    /// Sizes, and offsets of arrays.
     job: Job,
-    /// Positions of kernel and bias among the parameters.
+    /// Indices of kernel and bias among the parameters.
     params: (usize, usize),
-    /// Whether its input went through a ReLU that its gradient must pass.
+    /// Whether the dense layer before it has a ReLU; a convolution's is in its mask.
     input_relu: bool,
 }
 
 impl Plan {
-    /// Plans a chain of layers for images `[batch, height, width, channels]`; the chains are those
-    /// of [`Program`].
+    /// Plans a chain of layers, of the kind that [`Program`] accepts, for images
+    /// `[batch, height, width, channels]`.
     pub(super) fn new(shape: [usize; 4], layers: &[Layer]) -> Result<Self, String> {
         let [batch, height, width, channels] = shape;
-        // The rules are the same as on the CPU; one image is enough to see whether they are kept.
+        // The CPU's program checks the chain; one image is enough for that.
         Program::new([1, height, width, channels], layers).map_err(|error| error.to_string())?;
         let mut plan = Self {
             batch,
@@ -158,8 +159,8 @@ impl Plan {
         plan.labels = plan.array(&[batch])?;
         plan.losses = plan.array(&[2, batch])?;
         plan.metrics = plan.array(&[ROW])?;
-        // What flows from layer to layer: height, width, channels.
-        let mut flow = [height, width, channels];
+        // The shape of an example: height, width, channels.
+        let mut shape = [height, width, channels];
         let mut layers = layers.iter().peekable();
         while let Some(layer) = layers.next() {
             match *layer {
@@ -173,20 +174,20 @@ impl Plan {
                         Some(Layer::AvgPool { window }) => (false, *window),
                         _ => (false, (1, 1)),
                     };
-                    flow = plan.conv(flow, kernel, features, (relu, max, window), params)?;
+                    shape = plan.conv(shape, kernel, features, (relu, max, window), params)?;
                 }
                 Layer::Dense { features, params } => {
                     let relu = layers.next_if_eq(&&Layer::Relu).is_some();
-                    flow = plan.dense(flow.iter().product(), features, relu, params)?;
+                    shape = plan.dense(shape.iter().product(), features, relu, params)?;
                 }
-                // The shape is all that flattening changes, and log-softmax is part of the head.
+                // Flattening moves no data, and log-softmax is part of the head.
                 _ => {}
             }
         }
         Ok(plan)
     }
 
-    /// Adds a convolution with its ReLU and pooling; returns what flows on.
+    /// Adds a convolution with its ReLU and pooling; returns the output shape.
     fn conv(
         &mut self,
         [height, width, channels]: [usize; 3],
@@ -198,25 +199,26 @@ impl Plan {
         let size = window.0 * window.1;
         if size > MAX_WINDOW {
             return Err(format!(
-                "a pooling window has {size} pixels, and at most {MAX_WINDOW} are supported on a GPU"
+                "a pooling window has {size} pixels, and at most {MAX_WINDOW} are supported on a \
+                 GPU"
             ));
         }
         let (rows, columns) = (height / window.0, width / window.1);
         let inputs = kernel.0 * kernel.1 * channels;
-        // Positions among the pixels are counted, too.
+        // These arrays are not all allocated, but their elements are indexed.
         words(&[self.batch, height, width, channels.max(features)])?;
         words(&[kernel.0, kernel.1, channels, features])?;
         let tiles = (inputs + 1).div_ceil(64) * features.div_ceil(narrow_or_wide(features));
-        let (parts, part) = divided(self.batch * rows * columns * size, tiles);
+        let (parts, part) = split_sum(self.batch * rows * columns * size, tiles);
         let pooled = [self.batch, rows, columns, features];
         let job = Job {
-            input: self.flowing(),
+            input: self.latest_output(),
             output: self.array(&pooled)?,
             gradient: self.array(&pooled)?,
-            below: self.convs.last().map_or(0, |stage| stage.job.gradient),
+            input_gradient: self.convs.last().map_or(0, |stage| stage.job.gradient),
             partials: self.array(&[parts, inputs + 1, features])?,
             metrics: self.metrics,
-            marks: self.array(&[words(&pooled)?.div_ceil(4)])?,
+            mask: self.array(&[words(&pooled)?.div_ceil(4)])?,
             batch: self.batch as i32,
             height: height as i32,
             width: width as i32,
@@ -235,12 +237,12 @@ impl Plan {
             part: part as i32,
             ..Job::default()
         };
-        self.note_params(params, inputs * features, features);
+        self.set_lens(params, inputs * features, features);
         self.convs.push(Stage { job, params, input_relu: false });
         Ok([rows, columns, features])
     }
 
-    /// Adds a dense layer with its ReLU; returns what flows on.
+    /// Adds a dense layer with its ReLU; returns the output shape.
     fn dense(
         &mut self,
         inputs: usize,
@@ -251,14 +253,14 @@ impl Plan {
         words(&[inputs + 1, features])?;
         let side = low_or_high(self.batch);
         let tiles = self.batch.div_ceil(side) * features.div_ceil(side);
-        let (parts, part) = divided(inputs, tiles);
-        let below = self.denses.last().or(self.convs.last());
-        let below = below.map_or(0, |stage| stage.job.gradient);
+        let (parts, part) = split_sum(inputs, tiles);
+        let before = self.denses.last().or(self.convs.last());
+        let input_gradient = before.map_or(0, |stage| stage.job.gradient);
         let job = Job {
-            input: self.flowing(),
+            input: self.latest_output(),
             output: self.array(&[self.batch, features])?,
             gradient: self.array(&[self.batch, features])?,
-            below,
+            input_gradient,
             partials: self.array(&[parts, self.batch, features])?,
             losses: self.losses,
             metrics: self.metrics,
@@ -271,62 +273,62 @@ impl Plan {
             part: part as i32,
             ..Job::default()
         };
-        let input_relu = self.denses.last().is_some_and(|below| below.job.relu != 0);
-        self.note_params(params, inputs * features, features);
+        let input_relu = self.denses.last().is_some_and(|stage| stage.job.relu != 0);
+        self.set_lens(params, inputs * features, features);
         self.denses.push(Stage { job, params, input_relu });
         Ok([1, 1, features])
     }
 
-    /// The array that the next layer reads.
-    fn flowing(&self) -> u64 {
+    /// The output of the latest layer, which the next one reads.
+    fn latest_output(&self) -> u64 {
         self.denses.last().or(self.convs.last()).map_or(self.images, |stage| stage.job.output)
     }
 
-    /// Takes memory for an array of 4-byte words; returns its offset in bytes.
+    /// Allocates an array of 4-byte words; returns its byte offset.
     fn array(&mut self, extents: &[usize]) -> Result<u64, String> {
         let offset = self.words as u64 * 4;
         self.words += words(extents)?.next_multiple_of(LINE);
         Ok(offset)
     }
 
-    fn note_params(&mut self, (kernel, bias): (usize, usize), kernel_len: usize, bias_len: usize) {
+    fn set_lens(&mut self, (kernel, bias): (usize, usize), kernel_len: usize, bias_len: usize) {
         let len = self.param_lens.len().max(kernel.max(bias) + 1);
         self.param_lens.resize(len, 0);
         self.param_lens[kernel] = kernel_len;
         self.param_lens[bias] = bias_len;
     }
 
-    /// The launches of a step of training.
+    /// The launches of a training step.
     ///
-    /// Everything that a launch reads was written by launches before it, and nothing that it writes
-    /// is read by another of its jobs: so a layer's kernel changes one launch after the gradient of
-    /// its input, which needs the old one.
+    /// A launch only reads what earlier launches wrote, and its jobs do not read what the others
+    /// write. So a layer's kernel is updated one launch after its input gradient, which needs the
+    /// old kernel.
     pub(super) fn training(&self, at: &Addresses, rate: f32, beta: f32) -> Vec<Launch> {
         let mut launches = self.forward(at);
         let mut add = |jobs: Vec<Job>| launches.push(Launch::new(jobs));
         let with_rate = |job: Job| Job { rate, beta, ..job };
-        let mut side = self.denses.last().map(|stage| stage.job(Kind::Score, at));
+        let mut delayed = self.denses.last().map(|stage| stage.job(Kind::Metrics, at));
         for (index, stage) in self.denses.iter().enumerate().rev() {
-            let has_below = index > 0 || !self.convs.is_empty();
-            let input = has_below.then(|| stage.job(Kind::DenseInput, at));
-            add(input.into_iter().chain(side).collect());
-            side = Some(with_rate(stage.job(Kind::DenseKernel, at)));
+            let is_first = index == 0 && self.convs.is_empty();
+            let input = (!is_first).then(|| stage.job(Kind::DenseInput, at));
+            add(input.into_iter().chain(delayed).collect());
+            delayed = Some(with_rate(stage.job(Kind::DenseKernel, at)));
         }
         for (index, stage) in self.convs.iter().enumerate().rev() {
             let input = (index > 0).then(|| stage.job(Kind::ConvInput, at));
             let kernel = Some(stage.job(Kind::ConvKernel, at));
-            add(input.into_iter().chain(kernel).chain(side.take()).collect());
+            add(input.into_iter().chain(kernel).chain(delayed.take()).collect());
         }
         let updates = self.convs.iter().map(|stage| with_rate(stage.job(Kind::Update, at)));
-        add(updates.chain(side).collect());
+        add(updates.chain(delayed).collect());
         launches
     }
 
-    /// The launches that find loss and accuracy.
+    /// The launches of an evaluation step.
     pub(super) fn evaluation(&self, at: &Addresses) -> Vec<Launch> {
         let mut launches = self.forward(at);
-        let score = self.denses.last().map(|stage| stage.job(Kind::Score, at));
-        launches.push(Launch::new(score.into_iter().collect()));
+        let metrics = self.denses.last().map(|stage| stage.job(Kind::Metrics, at));
+        launches.push(Launch::new(metrics.into_iter().collect()));
         launches
     }
 
@@ -342,35 +344,35 @@ impl Plan {
 }
 
 impl Stage {
-    /// The layer's job of a kind, with true addresses.
+    /// The layer's job of a kind, with absolute addresses.
     fn job(&self, kind: Kind, at: &Addresses) -> Job {
         let offsets = self.job;
-        let own = |offset: u64| if offset == 0 { 0 } else { at.arena + offset };
+        let address = |offset: u64| if offset == 0 { 0 } else { at.arena + offset };
         let of = |arrays: &[u64], index: usize| arrays.get(index).copied().unwrap_or(0);
         let relu = if kind == Kind::DenseInput { self.input_relu.into() } else { offsets.relu };
         Job {
             kind,
             relu,
-            input: own(offsets.input),
+            input: address(offsets.input),
             kernel: of(&at.params, self.params.0),
             bias: of(&at.params, self.params.1),
-            output: own(offsets.output),
-            gradient: own(offsets.gradient),
-            below: own(offsets.below),
+            output: address(offsets.output),
+            gradient: address(offsets.gradient),
+            input_gradient: address(offsets.input_gradient),
             momentum: of(&at.momenta, self.params.0),
             bias_momentum: of(&at.momenta, self.params.1),
-            partials: own(offsets.partials),
-            losses: own(offsets.losses),
-            metrics: own(offsets.metrics),
-            labels: own(offsets.labels),
-            marks: own(offsets.marks),
+            partials: address(offsets.partials),
+            losses: address(offsets.losses),
+            metrics: address(offsets.metrics),
+            labels: address(offsets.labels),
+            mask: address(offsets.mask),
             ..offsets
         }
     }
 }
 
 impl Launch {
-    /// Gives each job its tiles and its blocks, one job after the other.
+    /// Assigns tiles and consecutive blocks to the jobs.
     fn new(mut jobs: Vec<Job>) -> Self {
         let mut blocks = 0;
         for job in &mut jobs {
@@ -382,7 +384,7 @@ impl Launch {
 }
 
 impl Job {
-    /// Chooses the tiles of the job's result; returns the blocks that it takes.
+    /// Divides the job's result into tiles; returns the number of blocks.
     fn tile(&mut self) -> u32 {
         let of = |value: i32| value as usize;
         let windows = of(self.batch) * of(self.rows) * of(self.columns);
@@ -392,7 +394,7 @@ impl Job {
         let ((rows, height), (columns, width), parts) = match self.kind {
             Kind::Conv => {
                 let whole = 64 / (of(self.window_height) * of(self.window_width));
-                // Tiles of whole windows: 64 rows of pixels each, or a few less.
+                // Tiles of up to 64 pixels, in whole windows.
                 ((windows.div_ceil(whole) * 64, 64), (features, narrow_or_wide(features)), 1)
             }
             Kind::ConvInput => {
@@ -405,7 +407,7 @@ impl Job {
             Kind::Dense => ((batch, side), (features, side), parts),
             Kind::Finish => ((batch * features, THREADS as usize), (1, 1), 1),
             Kind::Head => ((batch, THREADS as usize / 32), (1, 1), 1),
-            Kind::Score => ((1, 1), (1, 1), 1),
+            Kind::Metrics => ((1, 1), (1, 1), 1),
             Kind::DenseInput => ((batch, side), (inputs, side), 1),
             Kind::DenseKernel => ((inputs + 1, 32), (features, 32), 1),
         };
@@ -415,24 +417,25 @@ impl Job {
     }
 }
 
-/// The width of tiles for so many columns.
+/// The tile width for a number of columns.
 fn narrow_or_wide(columns: usize) -> usize {
     if columns <= 32 { 32 } else { 64 }
 }
 
-/// The side of a dense layer's tiles for so many rows.
+/// The tile side of a dense layer for a number of rows.
 fn low_or_high(rows: usize) -> usize {
     if rows <= 32 { 32 } else { 64 }
 }
 
-/// Into how many parts of what length a sum is divided, so that so many tiles keep the GPU busy.
-fn divided(len: usize, tiles: usize) -> (usize, usize) {
-    let parts = (BUSY / tiles).clamp(1, len.div_ceil(64));
+/// Splits a sum of `len` terms over each of `tiles` tiles into parts that together occupy the GPU;
+/// returns their number and length.
+fn split_sum(len: usize, tiles: usize) -> (usize, usize) {
+    let parts = (TARGET_BLOCKS / tiles).clamp(1, len.div_ceil(64));
     let part = len.div_ceil(parts).next_multiple_of(16);
     (len.div_ceil(part), part)
 }
 
-/// The words of an array, unless there are more than can be counted.
+/// The number of words of an array, if it can be indexed.
 fn words(extents: &[usize]) -> Result<usize, String> {
     let product = extents.iter().try_fold(1u64, |all, &extent| all.checked_mul(extent as u64));
     match product {
@@ -441,10 +444,10 @@ fn words(extents: &[usize]) -> Result<usize, String> {
     }
 }
 
-/// What a row of metrics says.
+/// Decodes a row of metrics.
 ///
 /// # Errors
-/// [`Error::Label`] after a step that met a label which is no class.
+/// [`Error::Label`] if the step found an out-of-range label.
 pub(super) fn read(row: &[f32; ROW]) -> Result<Metrics> {
     match [row[2], row[3], row[4]].map(f32::to_bits) {
         [0, _, _] => Ok(Metrics { loss: row[0], accuracy: row[1] }),

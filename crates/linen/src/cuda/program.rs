@@ -1,4 +1,4 @@
-//! Plans on their GPU: compiled, recorded once, replayed.
+//! Runs plans on the GPU: compiles the kernel, captures launches as CUDA graphs, replays them.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -20,15 +20,15 @@ use crate::cuda::rows::{Rows, metrics_in};
 use crate::error::{Error, Result};
 use crate::metrics::BatchMetrics;
 
-/// The CUDA source, compiled for the GPU that is there.
+/// The CUDA source, compiled at run time for the GPU at hand.
 const SOURCE: &str = include_str!("kernels.cu");
-/// The most batch sizes that are planned for at a time.
+/// The maximum number of batch sizes with a plan.
 const MOST_PLANS: usize = 8;
 
-// SAFETY: it is plain data in C's layout; its addresses are numbers here.
+// SAFETY: `Job` is plain data in C layout; its addresses are integers.
 unsafe impl DeviceRepr for Job {}
 
-/// A network on a GPU, planned for each batch size that comes.
+/// A network on a GPU, with a plan for each batch size in use.
 pub(crate) struct Program {
     gpu: Gpu,
     image_shape: [usize; 3],
@@ -50,16 +50,16 @@ impl Batch<'_> {
     }
 }
 
-/// A network planned for one batch size, with all the memory it needs.
+/// A plan for one batch size, with its memory.
 struct Planned {
     plan: Plan,
     arena: CudaSlice<f32>,
-    /// The steps recorded last: they hold for the parameters that they were recorded with.
+    /// The latest recordings, each valid only for its subject.
     training: Option<Recording>,
     evaluation: Option<Recording>,
 }
 
-/// A GPU and the kernel for it.
+/// A GPU and its kernel.
 struct Gpu {
     device: CudaDevice,
     run: CudaFunction,
@@ -73,24 +73,24 @@ struct Subject {
     beta: f32,
 }
 
-/// A row of launches as a CUDA graph.
+/// A sequence of launches as a CUDA graph.
 struct Recording {
     subject: Subject,
     graph: sys::CUgraphExec,
-    /// The launches' jobs in the GPU's memory, where the graph reads them.
+    /// The launches' jobs in GPU memory, which the graph reads.
     _jobs: CudaSlice<Job>,
 }
 
 impl Drop for Recording {
     fn drop(&mut self) {
-        // SAFETY: the graph is this recording's own. A failure leaves it to the end of the process.
+        // SAFETY: only this recording owns the graph. On failure it leaks.
         let _ = unsafe { result::graph::exec_destroy(self.graph) };
     }
 }
 
 impl Program {
     /// Plans a chain of layers for images `[batch, height, width, channels]` and compiles the
-    /// kernels for the GPU, or says why that cannot be done.
+    /// kernels for the GPU, or says why that is not possible.
     pub(crate) fn new(
         [batch, height, width, channels]: [usize; 4],
         layers: &[Layer],
@@ -106,10 +106,10 @@ impl Program {
         Ok(program)
     }
 
-    /// Plans for a batch size, unless that has been done or cannot be done.
+    /// Plans for a batch size, unless there is a plan already.
     fn plan(&mut self, batch: usize) -> Result<(), String> {
         if self.planned.len() == MOST_PLANS && !self.planned.contains_key(&batch) {
-            self.planned.pop_first(); // the smallest is the soonest made again
+            self.planned.pop_first(); // the smallest is the cheapest to plan again
         }
         if let Entry::Vacant(place) = self.planned.entry(batch) {
             let [height, width, channels] = self.image_shape;
@@ -121,7 +121,7 @@ impl Program {
         Ok(())
     }
 
-    /// Whether the batch is one that the GPU can go through at once; it is then planned for.
+    /// Whether the GPU can run the batch as it is; if so, plans for its size.
     pub(crate) fn takes(&mut self, image: &Tensor, label: &Tensor) -> bool {
         let here = Device::Cuda(self.gpu.device.clone());
         let is_here =
@@ -133,7 +133,7 @@ impl Program {
             && (len > 0 && self.plan(len).is_ok())
     }
 
-    /// One step of gradient descent with momentum; nothing waits for it.
+    /// One step of gradient descent with momentum, asynchronous.
     pub(crate) fn train_step(
         &mut self,
         params: &[&Var],
@@ -152,7 +152,7 @@ impl Program {
         planned.replay(planned.training.as_ref(), gpu, batch, rows)
     }
 
-    /// Loss and accuracy of a batch; nothing waits for them.
+    /// Loss and accuracy of a batch, asynchronous.
     pub(crate) fn eval_step(&mut self, params: &[&Var], batch: Batch) -> Result<BatchMetrics> {
         let Self { gpu, planned, rows, .. } = self;
         let planned = planned.get_mut(&batch.len()).ok_or_else(not_planned)?;
@@ -164,8 +164,8 @@ impl Program {
         planned.replay(planned.evaluation.as_ref(), gpu, batch, rows)
     }
 
-    /// What each launch of a step of training on so many images does, and the microseconds that it
-    /// takes when the same launch is repeated. The parameters go on changing meanwhile.
+    /// Describes each launch of a training step, with its mean time in microseconds over many
+    /// repetitions. This changes the parameters.
     pub(crate) fn launch_times(
         &mut self,
         batch: usize,
@@ -204,7 +204,7 @@ impl Planned {
         Ok(Addresses { arena, params: of(params)?, momenta: of(momenta)? })
     }
 
-    /// Puts a batch where the recording reads it, replays it, and takes the metrics along.
+    /// Copies a batch to where the recording reads it, replays it, and copies out the metrics.
     fn replay(
         &self,
         recording: Option<&Recording>,
@@ -223,12 +223,12 @@ impl Planned {
             stream.context().bind_to_thread()?;
             let stream = stream.cu_stream();
             let copy = |to: u64, from: u64, words: usize| {
-                // SAFETY: both arrays have so many words: the batch fits the plan.
+                // SAFETY: both arrays have at least `words` words, as the batch fits the plan.
                 unsafe { result::memcpy_dtod_async(to, from, words * 4, stream) }
             };
             copy(own + self.plan.images, image, self.plan.batch * self.plan.image_len)?;
             copy(own + self.plan.labels, label, self.plan.batch)?;
-            // SAFETY: the graph was recorded for this memory, which this plan holds.
+            // SAFETY: the graph was recorded for this memory, which the plan owns.
             unsafe { result::graph::launch(recording.graph, stream) }?;
             copy(out, own + self.plan.metrics, ROW)
         };
@@ -238,7 +238,7 @@ impl Planned {
 }
 
 impl Gpu {
-    /// Where a tensor's values lie in the GPU's memory.
+    /// The address of a tensor's values in GPU memory.
     fn address<T: CudaDType + DeviceRepr>(&self, tensor: &Tensor) -> Result<u64> {
         let (storage, layout) = tensor.storage_and_layout();
         match &*storage {
@@ -253,8 +253,8 @@ impl Gpu {
 
     /// Records launches as a graph.
     ///
-    /// They are recorded on a stream of their own: candle's may be the default stream, which cannot
-    /// be recorded. The graph is then launched on candle's, in order with candle's operations.
+    /// Captures on a separate stream, because candle's may be the default stream, which cannot be
+    /// captured. The graph is later launched on candle's stream, in order with its operations.
     fn record(&self, subject: Subject, launches: &[Launch]) -> Result<Recording> {
         let jobs: Vec<Job> = launches.iter().flat_map(|launch| launch.jobs.clone()).collect();
         let jobs = self.device.clone_htod(&jobs)?;
@@ -265,11 +265,11 @@ impl Gpu {
             stream.context().bind_to_thread()?;
             let own = result::stream::create(result::stream::StreamKind::NonBlocking)?;
             let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
-            // SAFETY: the stream was made here and is used here alone; the graph that comes of it,
-            // too, which is no longer needed once it is instantiated.
+            // SAFETY: the stream and the graph are created here and used only here. The graph is
+            // not needed after instantiation.
             unsafe {
                 result::stream::begin_capture(own, mode)?;
-                // Whatever comes of the launches, the recording is ended.
+                // End the capture even if a launch failed.
                 let launched = self.launch_all(launches, first, own);
                 let graph = result::stream::end_capture(own)?;
                 let instantiated = launched.and_then(|()| {
@@ -284,7 +284,7 @@ impl Gpu {
         Ok(Recording { subject, graph, _jobs: jobs })
     }
 
-    /// Queues launches whose jobs lie one after the other from `jobs` on.
+    /// Queues launches whose jobs are consecutive, starting at `jobs`.
     fn launch_all(
         &self,
         launches: &[Launch],
@@ -298,7 +298,7 @@ impl Gpu {
         Ok(())
     }
 
-    /// Queues one launch whose jobs lie at `jobs` in the GPU's memory.
+    /// Queues one launch whose jobs are at `jobs` in GPU memory.
     fn launch(
         &self,
         launch: &Launch,
@@ -307,8 +307,8 @@ impl Gpu {
     ) -> Result<(), DriverError> {
         let mut count = launch.jobs.len() as i32;
         let mut arguments = [(&raw mut jobs).cast::<c_void>(), (&raw mut count).cast::<c_void>()];
-        // SAFETY: the arguments are those of `run` in `kernels.cu`; the jobs name memory that the
-        // plan has sized for them, and the parameters whose lengths have been checked.
+        // SAFETY: the arguments are those of `run` in `kernels.cu`. The jobs point to memory that
+        // the plan sized for them, and to parameters whose lengths were checked.
         unsafe {
             result::launch_kernel(
                 self.run.cu_function(),
@@ -321,7 +321,7 @@ impl Gpu {
         }
     }
 
-    /// The microseconds that a launch takes when it is repeated.
+    /// The mean time of a repeated launch in microseconds.
     fn time(&self, launch: &Launch) -> Result<f32> {
         const REPEATED: u32 = 100;
         let jobs = self.device.clone_htod(&launch.jobs)?;
@@ -340,13 +340,13 @@ impl Gpu {
     }
 }
 
-/// Lets the driver keep freed memory for what comes next, such as the next batch: it would else give it back
-/// whenever somebody waits for the GPU, and have to get it again. Where it cannot, only time is lost.
+/// Makes the driver keep freed memory for reuse, such as by the next batch. By default it returns
+/// memory to the system at every synchronization. Failure only costs time.
 fn keep_freed_memory(device: &CudaDevice) {
     let stream = device.cuda_stream();
     let mut all = u64::MAX;
     let threshold = sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
-    // SAFETY: the device is that of a context, the pool is the device's, and the attribute is a u64.
+    // SAFETY: the device comes from a context, the pool is its own, and the attribute is a u64.
     let _ = unsafe {
         result::device::get_default_mem_pool(stream.context().cu_device()).and_then(|pool| {
             result::mem_pool::set_attribute(pool, threshold, (&raw mut all).cast())
@@ -354,7 +354,7 @@ fn keep_freed_memory(device: &CudaDevice) {
     };
 }
 
-/// The kernel, compiled once for each kind of GPU.
+/// The kernel, compiled once per compute capability.
 fn compiled(device: &CudaDevice) -> Result<CudaFunction> {
     static COMPILED: Mutex<BTreeMap<(i32, i32), Vec<u8>>> = Mutex::new(BTreeMap::new());
     let stream = device.cuda_stream();
@@ -368,23 +368,23 @@ fn compiled(device: &CudaDevice) -> Result<CudaFunction> {
     Ok(module.load_function("run").w()?)
 }
 
-/// The kernel for a compute capability, from the driver's cache folder if it has been compiled before.
+/// The kernel for a compute capability, from the driver's cache folder if it is there.
 fn machine_code((major, minor): (i32, i32)) -> Result<Vec<u8>> {
     let (mut release, mut update) = (0, 0);
-    // SAFETY: both are written to.
+    // SAFETY: both pointers are valid for writes.
     unsafe { nvrtc_sys::nvrtcVersion(&mut release, &mut update) }.result().map_err(failure)?;
     let architecture = format!("sm_{major}{minor}");
     let target = format!("{architecture}-nvrtc-{release}.{update}");
     cached(compute_cache().as_deref(), (SOURCE, &target), || compile(&architecture))
 }
 
-/// Compiles the kernel: to machine code, as a driver refuses PTX from a newer compiler than its own.
+/// Compiles the kernel to machine code, because drivers reject PTX from newer compilers.
 fn compile(architecture: &str) -> Result<Vec<u8>> {
     let options = [format!("--gpu-architecture={architecture}"), "--std=c++17".to_owned()];
     let source = CString::new(SOURCE).map_err(|error| Error::Gpu(error.to_string()))?;
     let program = nvrtc::create_program(&source, Some(c"kernels.cu")).map_err(failure)?;
-    // SAFETY: the program has been made just now; it is asked for its code once it is compiled, and
-    // writes as many bytes as it has said.
+    // SAFETY: the program is valid. Its code is read after compilation, into a buffer of the size
+    // that it reports.
     let code = unsafe {
         nvrtc::compile_program(program, &options).and_then(|()| {
             let mut size = 0;
@@ -394,7 +394,7 @@ fn compile(architecture: &str) -> Result<Vec<u8>> {
             Ok(code)
         })
     };
-    // SAFETY: nothing refers to the program any more.
+    // SAFETY: the program is not used any more.
     unsafe { nvrtc::destroy_program(program) }.map_err(failure)?;
     code.map_err(failure)
 }

@@ -1,6 +1,6 @@
-//! The metrics of compiled steps: a row each, in arrays that many steps share.
+//! The metrics of compiled steps: one row each, in arrays that many steps share.
 //!
-//! So a step need not ask the GPU for memory, and an epoch's metrics are there after few fetches.
+//! So a step allocates no GPU memory, and a few transfers fetch the metrics of an epoch.
 
 use candle_core::cuda_backend::CudaDevice;
 use candle_core::{DType, Device, Storage, Tensor};
@@ -9,10 +9,10 @@ use crate::cuda::plan::{ROW, read};
 use crate::error::Result;
 use crate::metrics::{BatchMetrics, Metrics};
 
-/// The rows of an array.
+/// Rows per array.
 const ROWS: usize = 1024;
 
-/// Rows for steps to come.
+/// Hands out rows to steps.
 pub(super) struct Rows {
     array: Tensor,
     used: usize,
@@ -24,7 +24,7 @@ impl Rows {
         Ok(Self { array, used: 0 })
     }
 
-    /// The next row; those handed out keep their array for as long as they are needed.
+    /// The next free row. A row keeps its array alive.
     pub(super) fn next(&mut self) -> Result<Tensor> {
         if self.used == ROWS {
             self.array = self.array.zeros_like()?;
@@ -35,15 +35,15 @@ impl Rows {
     }
 }
 
-/// Mean loss and accuracy as they lie in a row.
+/// Mean loss and accuracy, as views of a row.
 pub(super) fn metrics_in(row: &Tensor) -> Result<BatchMetrics> {
     Ok(BatchMetrics { loss: row.get(0)?, accuracy: row.get(1)? })
 }
 
-/// The numbers of steps, each array of rows fetched once; nothing if some metrics are in no row.
+/// The metrics of steps, fetching each array of rows once; `None` unless all are in such rows.
 ///
 /// # Errors
-/// [`Error::Label`](crate::error::Error::Label) for the first step that met a label which is no class.
+/// [`Error::Label`](crate::error::Error::Label) for the first step with an out-of-range label.
 pub(crate) fn fetch(batches: &[BatchMetrics]) -> Result<Option<Vec<Metrics>>> {
     let mut array: (_, Vec<f32>) = (std::ptr::null(), Vec::new());
     let mut all = Vec::with_capacity(batches.len());

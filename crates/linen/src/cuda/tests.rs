@@ -1,4 +1,4 @@
-//! The plans and the kernels, on the CPU: beside the CPU's own compiled step.
+//! Runs plans and kernels on the CPU, and compares them with the CPU's compiled step.
 
 use std::io::Write;
 use std::path::Path;
@@ -15,11 +15,11 @@ use crate::random::Key;
 
 type Run = unsafe extern "C" fn(*const Job, i32, i32, bool);
 
-/// `kernels.cu`, compiled for the CPU; its blocks run one at a time.
+/// `kernels.cu` compiled for the CPU; blocks run one at a time.
 struct Emulator(Library);
 
 impl Emulator {
-    /// Nothing where there is no C++ compiler.
+    /// `None` without a C++ compiler.
     fn get() -> Option<&'static Mutex<Self>> {
         static EMULATOR: OnceLock<Option<Mutex<Emulator>>> = OnceLock::new();
         EMULATOR.get_or_init(Self::compile).as_ref()
@@ -34,18 +34,19 @@ impl Emulator {
         match compiler.status() {
             Ok(status) => assert!(status.success(), "kernels.cu does not compile"),
             Err(_) => {
-                let mut past_the_runner = std::io::stderr();
-                writeln!(past_the_runner, "skipped: there is no C++ compiler").unwrap();
+                // Unlike `eprintln`, this is not captured by the test runner.
+                writeln!(std::io::stderr(), "skipped: there is no C++ compiler").unwrap();
                 return None;
             }
         }
-        // SAFETY: the library has been compiled just now and runs nothing when loaded.
+        // SAFETY: the library was just compiled, and loading it runs no code.
         Some(Mutex::new(Self(unsafe { Library::new(&library) }.unwrap())))
     }
 
-    /// Blocks and threads take their turns in ascending order, or backwards.
+    /// Runs blocks and threads in ascending order, or backwards.
     fn run(&self, launches: &[Launch], backwards: bool) {
-        // SAFETY: `emulate.cpp` defines it so; the jobs name memory of the caller's that is large enough.
+        // SAFETY: `emulate.cpp` defines this function; the jobs point to large enough memory of the
+        // caller.
         unsafe {
             let launch: Symbol<Run> = self.0.get(b"launch").unwrap();
             for Launch { jobs, blocks } in launches {
@@ -55,8 +56,8 @@ impl Emulator {
     }
 }
 
-/// Numbers from -1 to 1.
-fn numbers(key: Key, len: usize) -> Vec<f32> {
+/// Random numbers from -1 to 1.
+fn random_values(key: Key, len: usize) -> Vec<f32> {
     let tensor = crate::random::uniform(key, len, -1.0, 1.0, &candle_core::Device::Cpu).unwrap();
     tensor.to_vec1().unwrap()
 }
@@ -80,12 +81,15 @@ impl Planned {
         let arrays = |salt: u32, scale: f32| -> Vec<Vec<f32>> {
             let lens = plan.param_lens.iter().zip(salt..);
             lens.map(|(&len, salt)| {
-                numbers(key.fold_in(salt), len).into_iter().map(|value| value * scale).collect()
+                random_values(key.fold_in(salt), len)
+                    .into_iter()
+                    .map(|value| value * scale)
+                    .collect()
             })
             .collect()
         };
         let (params, momenta) = (arrays(100, 0.2), arrays(200, 0.1));
-        // What nothing has written yet is no number.
+        // NaN reveals reads of memory that was never written.
         let mut arena = vec![f32::NAN; plan.words];
         arena[plan.images as usize / 4..][..images.len()].copy_from_slice(images);
         for (slot, label) in arena[plan.labels as usize / 4..].iter_mut().zip(labels) {
@@ -105,7 +109,7 @@ impl Planned {
         }
     }
 
-    /// Runs a step of training; the row of its metrics.
+    /// Runs a training step; returns its row of metrics.
     fn train(&mut self, emulator: &Emulator, rate: f32, beta: f32, backwards: bool) -> [f32; ROW] {
         let at = self.addresses();
         let launches = self.plan.training(&at, rate, beta);
@@ -128,7 +132,7 @@ impl Planned {
         [self.params.clone(), self.momenta.clone()]
     }
 
-    /// Goes back to an earlier state, in the same memory.
+    /// Restores an earlier state, in the same memory.
     fn restore(&mut self, [params, momenta]: &[Vec<Vec<f32>>; 2]) {
         for (now, before) in [(&mut self.params, params), (&mut self.momenta, momenta)] {
             for (now, before) in now.iter_mut().zip(before) {
@@ -138,7 +142,7 @@ impl Planned {
     }
 }
 
-/// Makes a step with momentum on both sides and compares all that comes of it.
+/// Compares a training step with momentum to the CPU's: metrics, parameters and momenta.
 fn assert_same_step(shape: [usize; 4], layers: &[Layer], seed: i64) {
     let Some(emulator) = Emulator::get() else {
         return;
@@ -149,7 +153,7 @@ fn assert_same_step(shape: [usize; 4], layers: &[Layer], seed: i64) {
         _ => None,
     });
     let (batch, key) = (shape[0], Key::new(seed));
-    let images = numbers(key, shape.iter().product());
+    let images = random_values(key, shape.iter().product());
     let labels: Vec<u32> =
         (0..batch).map(|i| key.fold_in(i as u32).words()[0] % classes.unwrap()).collect();
     let mut gpu = Planned::new(shape, layers, key, (&images, &labels));
@@ -167,10 +171,10 @@ fn assert_same_step(shape: [usize; 4], layers: &[Layer], seed: i64) {
     let evaluated = read(&gpu.evaluate(&emulator)).unwrap();
     let found = read(&gpu.train(&emulator, rate, beta, false)).unwrap();
     let forwards = gpu.state();
-    // Once more, from the same state and into the same memory, in the opposite order.
+    // Again from the same state, in the same memory, but in the opposite order.
     gpu.restore(&start);
     gpu.train(&emulator, rate, beta, true);
-    assert!(forwards == gpu.state(), "the order makes a difference");
+    assert!(forwards == gpu.state(), "the result depends on the order of blocks and threads");
 
     assert_eq!(found, evaluated);
     let difference = (found.loss - expected.loss).abs();
@@ -188,12 +192,12 @@ fn assert_same_step(shape: [usize; 4], layers: &[Layer], seed: i64) {
     }
 }
 
-/// A chain whose parameters are numbered as they come.
+/// Numbers the parameters of a chain of layers.
 fn chain(layers: &[Layer]) -> Vec<Layer> {
     let mut next = 0;
     let mut params = || {
         next += 2;
-        (next - 1, next - 2) // bias before kernel, as in alphabetical order
+        (next - 1, next - 2) // bias before kernel: alphabetical order
     };
     let numbered = layers.iter().cloned().map(|layer| match layer {
         Layer::Conv { kernel, features, .. } => Layer::Conv { kernel, features, params: params() },
@@ -240,16 +244,16 @@ fn tutorial() -> Vec<Layer> {
 }
 
 #[test]
-fn a_step_of_the_tutorials_network_is_that_of_the_cpu() {
+fn a_step_of_the_tutorial_network_matches_the_cpu() {
     assert_same_step([2, 28, 28, 1], &tutorial(), 1);
 }
 
 #[test]
-fn steps_of_other_networks_are_those_of_the_cpu() {
+fn steps_of_other_networks_match_the_cpu() {
     let networks: [([usize; 4], Vec<Layer>); 6] = [
-        // Windows that leave a rest, even kernels, more features than a tile is wide.
+        // Windows that do not divide the image, even kernels, more features than a tile has.
         ([2, 11, 9, 3], vec![conv(70, (4, 2)), RELU, max(3, 2), conv(5, (2, 5)), RELU, max(2, 2)]),
-        // No ReLU, no pooling, more rows than a low tile has.
+        // No ReLU, no pooling, more images than a low tile has rows.
         ([40, 6, 5, 2], vec![conv(3, (1, 1)), conv(33, (3, 3)), average(2, 1)]),
         ([1, 7, 7, 65], vec![conv(8, (5, 5)), max(7, 7)]),
         ([5, 4, 4, 1], vec![]),
@@ -269,7 +273,7 @@ fn steps_of_other_networks_are_those_of_the_cpu() {
 }
 
 #[test]
-fn a_step_on_a_large_batch_is_that_of_the_cpu() {
+fn a_step_on_a_large_batch_matches_the_cpu() {
     let layers = chain(&[conv(2, (3, 3)), RELU, max(2, 2), FLATTEN, dense(3), SOFTMAX]);
     assert_same_step([16_384, 4, 4, 1], &layers, 3);
 }
@@ -279,7 +283,7 @@ fn large_batches_of_the_tutorial_can_be_planned() {
     for batch in [1, 32, 100, 256, 2_048, 16_384] {
         let plan = Plan::new([batch, 28, 28, 1], &tutorial()).unwrap();
         println!("a step on {batch} images takes {} MB", plan.words * 4 / 1_000_000);
-        // Blocks are counted with 31 bits.
+        // CUDA's limit on blocks.
         let at = Addresses { arena: 4096, params: vec![1; 8], momenta: vec![1; 8] };
         let launches = plan.training(&at, 0.1, 0.9);
         assert!(launches.iter().all(|launch| (1..1 << 31).contains(&launch.blocks)));
@@ -287,14 +291,14 @@ fn large_batches_of_the_tutorial_can_be_planned() {
 }
 
 #[test]
-fn a_label_that_is_no_class_is_named_and_nothing_is_changed() {
+fn an_out_of_range_label_is_reported_and_changes_nothing() {
     let Some(emulator) = Emulator::get() else {
         return;
     };
     let emulator = emulator.lock().unwrap();
     let layers = chain(&[conv(2, (3, 3)), RELU, FLATTEN, dense(4), RELU, dense(3), SOFTMAX]);
     let (shape, key) = ([300, 4, 4, 1], Key::new(5));
-    let (images, mut labels) = (numbers(key, 300 * 16), vec![2; 300]);
+    let (images, mut labels) = (random_values(key, 300 * 16), vec![2; 300]);
     (labels[270], labels[299]) = (3, u32::MAX);
     let mut gpu = Planned::new(shape, &layers, key, (&images, &labels));
     let start = gpu.state();
@@ -305,7 +309,7 @@ fn a_label_that_is_no_class_is_named_and_nothing_is_changed() {
     }
     assert!(start == gpu.state());
 
-    // The next batch is trained on as ever.
+    // The next batch trains normally.
     let mut good = Planned::new(shape, &layers, key, (&images, &[2; 300]));
     gpu.arena.copy_from_slice(&good.arena);
     let rows = [&mut gpu, &mut good].map(|gpu| gpu.train(&emulator, 0.1, 0.9, false));
@@ -320,7 +324,7 @@ fn a_step_of_the_tutorial_takes_eleven_launches() {
     let launches = plan.training(&at, 0.1, 0.9);
     assert_eq!(launches.len(), 11);
     assert_eq!(plan.evaluation(&at).len(), 7);
-    // The products occupy most of the 132 multiprocessors of an H100.
+    // To be compared with the 132 multiprocessors of an H100.
     for launch in &launches {
         println!(
             "{:?} {}",
@@ -336,7 +340,7 @@ fn rust_and_cuda_agree_on_the_layout_of_a_job() {
         return;
     };
     let emulator = emulator.lock().unwrap();
-    // SAFETY: `emulate.cpp` defines it so.
+    // SAFETY: `emulate.cpp` defines this function.
     let size = unsafe {
         let size: Symbol<unsafe extern "C" fn() -> usize> = emulator.0.get(b"job_size").unwrap();
         size()
@@ -345,7 +349,7 @@ fn rust_and_cuda_agree_on_the_layout_of_a_job() {
 }
 
 #[test]
-fn what_a_gpu_cannot_count_is_refused() {
+fn too_large_plans_are_refused() {
     let error = Plan::new([1 << 20, 28, 28, 1], &tutorial()).unwrap_err();
     assert!(error.contains("too large for a GPU"), "{error}");
     let wide = chain(&[conv(1, (1, 1)), max(9, 9), FLATTEN, dense(2), SOFTMAX]);

@@ -1,4 +1,4 @@
-//! Files that are there whole or not at all.
+//! Atomic file writes.
 
 use std::fs::File;
 use std::io::Write;
@@ -6,16 +6,15 @@ use std::path::Path;
 
 use crate::error::{Error, Result};
 
-/// How the name of a file begins while it is being written. One that is left over belonged to a
-/// process that was killed.
+/// Name prefix of files being written. A leftover one means that its process was killed.
 pub const PARTIAL: &str = ".partial-";
 
-/// Writes a file that appears under its name only when all of it is on the disk.
+/// Writes a file atomically: it appears under its name once all of it is on disk.
 ///
-/// What had the name before stays until then, and stays after an error, a kill or a power cut.
+/// Until then, and after an error, a kill or a power cut, an existing file stays unchanged.
 ///
 /// # Errors
-/// [`Error::Save`] if that cannot be done.
+/// [`Error::Save`] if the file cannot be written.
 pub fn write(path: &Path, content: &[u8]) -> Result<()> {
     replace(path, content).map_err(Error::save(path))
 }
@@ -27,14 +26,14 @@ fn replace(path: &Path, content: &[u8]) -> std::io::Result<()> {
     };
     let mut builder = tempfile::Builder::new();
     builder.prefix(PARTIAL);
-    // Temporary files are for their owner alone; these are files like any other.
+    // Temporary files are private by default; use the permissions of ordinary files.
     #[cfg(unix)]
     builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
     let mut partial = builder.tempfile_in(folder)?;
     partial.write_all(content)?;
     partial.as_file().sync_all()?;
     partial.persist(path)?;
-    // Elsewhere a folder is no file that could be opened.
+    // Windows cannot open a directory as a file.
     if cfg!(unix) {
         File::open(folder)?.sync_all()?;
     }

@@ -1,4 +1,4 @@
-//! Files that are there whole or not at all, and tensors in them.
+//! Atomic file writes, and safetensors files with a checksum.
 
 mod atomic;
 mod tensors;

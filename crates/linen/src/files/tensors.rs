@@ -1,4 +1,4 @@
-//! Safetensors files with a SHA-256 sum in the header, so that no flipped bit goes unnoticed.
+//! Safetensors files with a SHA-256 sum in the header, which detects every flipped bit.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -12,12 +12,12 @@ use sha2::{Digest, Sha256};
 
 use crate::error::{Cause, Error, Result};
 
-/// The name of the sum in the header.
+/// The header key of the sum.
 const SUM: &str = "sha256";
-/// What is said of a file whose sum is wrong.
+/// The error message for a file whose sum is wrong.
 pub const DAMAGED: &str = "it is damaged (its content does not match its SHA-256 sum)";
 
-/// The content of a file with this header and these tensors, from whatever device, and their sum.
+/// Serializes header entries and tensors, from any device, and adds the sum.
 pub fn to_bytes(
     mut header: BTreeMap<String, String>,
     tensors: &BTreeMap<String, Tensor>,
@@ -29,36 +29,34 @@ pub fn to_bytes(
         .map_err(|error| Error::Tensor(error.to_string()))
 }
 
-/// Reads a file and takes what it says. One without a sum, as Flax writes it, is taken as it is.
+/// Reads a file, checks its sum and converts it with `parse`. A file without a sum, as Flax writes
+/// it, is not checked.
 ///
 /// # Errors
-/// [`Error::Load`] if it cannot be read, is not a safetensors file, is damaged, or is refused by
-/// `take`, which says why.
-pub fn load<T>(
-    path: &Path,
-    take: impl FnOnce(&TensorFile) -> Result<T, Cause>,
-) -> Result<T> {
-    let content = || -> Result<T, Cause> {
+/// [`Error::Load`] if the file cannot be read, is not a safetensors file or is damaged, or if
+/// `parse` fails.
+pub fn load<T>(path: &Path, parse: impl FnOnce(&TensorFile) -> Result<T, Cause>) -> Result<T> {
+    let read = || -> Result<T, Cause> {
         let bytes = std::fs::read(path).map_err(|error| format!("it cannot be read ({error})"))?;
         let file = TensorFile::parse(&bytes)?;
         if file.is_intact() == Some(false) {
             return Err(DAMAGED.into());
         }
-        take(&file)
+        parse(&file)
     };
-    content().map_err(|source| Error::Load { path: path.to_owned(), source })
+    read().map_err(|source| Error::Load { path: path.to_owned(), source })
 }
 
-/// What a file says.
+/// A parsed safetensors file.
 pub struct TensorFile<'a> {
-    /// The text in its header, but for the sum.
+    /// The header entries, without the sum.
     pub header: BTreeMap<String, String>,
     tensors: BTreeMap<String, TensorView<'a>>,
     sum: Option<String>,
 }
 
 impl<'a> TensorFile<'a> {
-    /// Parses the content of a file, or says what is wrong with it.
+    /// Parses the content of a file; the error says what is wrong with it.
     pub fn parse(bytes: &'a [u8]) -> Result<Self, String> {
         let not_safetensors = |error| format!("it is damaged or no safetensors file ({error})");
         let file = SafeTensors::deserialize(bytes).map_err(not_safetensors)?;
@@ -70,25 +68,29 @@ impl<'a> TensorFile<'a> {
         Ok(TensorFile { header, tensors, sum })
     }
 
-    /// Whether the sum is right; `None` if there is none, as in a file that others wrote.
+    /// Whether the sum is right; `None` if the file has none, as when other programs wrote it.
     pub fn is_intact(&self) -> Option<bool> {
         self.sum.as_ref().map(|sum| *sum == digest(&self.header, &self.tensors))
     }
 
-    /// The tensors whose names begin with `prefix`, on `device`, under the rest of their names.
+    /// The tensors whose names begin with `prefix`, on `device`, with the prefix removed.
     ///
     /// # Errors
-    /// [`Error::Tensor`] for an element type that candle does not have.
+    /// [`Error::Tensor`] for an element type that candle does not support.
     pub fn tensors(&self, prefix: &str, device: &Device) -> Result<Vec<(String, Tensor)>> {
-        let named = self.tensors.iter();
-        let named = named.filter_map(|(name, view)| Some((name.strip_prefix(prefix)?, view)));
-        named.map(|(path, view)| Ok((path.to_owned(), view.load(device)?))).collect()
+        let mut tensors = Vec::new();
+        for (name, view) in &self.tensors {
+            if let Some(path) = name.strip_prefix(prefix) {
+                tensors.push((path.to_owned(), view.load(device)?));
+            }
+        }
+        Ok(tensors)
     }
 }
 
-/// The SHA-256 sum, in hexadecimal digits, of header and tensors.
+/// The SHA-256 sum of header and tensors, in hexadecimal.
 ///
-/// The length of each piece goes before it, so that no two files run together to the same.
+/// Each piece is preceded by its length, so that different files cannot hash the same bytes.
 fn digest<N: AsRef<str>, V: View>(
     header: &BTreeMap<String, String>,
     tensors: &BTreeMap<N, V>,

@@ -1,4 +1,4 @@
-//! What the tests share.
+//! Shared by the tests.
 
 use candle_core::Device;
 
@@ -10,8 +10,7 @@ thread_local! {
         .unwrap_or(Device::Cpu);
 }
 
-/// The device on which a test runs: the GPU that candle was built for, if there is one, else the
-/// CPU.
+/// The device of the tests: a GPU that candle was built for, if there is one, else the CPU.
 pub fn device() -> Device {
     DEVICE.with(Device::clone)
 }
