@@ -7,6 +7,7 @@ use mnist_notebook_support::images::{add_noise, rotate, shift};
 use mnist_notebook_support::inspect::{
     CalibrationBin, calibration_curve, confusion_matrix, expected_calibration_error, pca, saliency,
 };
+use mnist_notebook_support::linen::{self, files, trace};
 use mnist_notebook_support::linen::{
     capture_intermediates,
     initializers::{lecun_normal, ones, zeros},
@@ -402,7 +403,7 @@ fn bad_input_to_inspect_is_refused() {
         "no bins": calibration_curve(&sure, &two, 0) =>
             Error::Hyperparameter { name: "num_bins", .. }, "it must be at least 1";
         "log-probabilities": calibration_curve(&sure.log().unwrap(), &two, 10) =>
-            Error::Hyperparameter { name: "probability", .. }, "`exp` makes probabilities";
+            Error::Hyperparameter { name: "probability", .. }, "use `exp`";
         "probabilities that are NaN": calibration_curve(&(sure * f64::NAN).unwrap(), &two, 10) =>
             Error::Hyperparameter { name: "probability", .. }, "it must be from 0 to 1";
         "an image without the batch dimension":
@@ -766,6 +767,84 @@ fn no_other_function_panics() {
         progress.step(0, || None);
         progress.step(usize::MAX, || None);
         progress.finish();
+    });
+    assert!(panics.is_empty(), "panics:\n{}", panics.join("\n"));
+}
+
+#[test]
+fn no_building_block_panics() {
+    let mut panics = Vec::new();
+    for x in odd_tensors() {
+        let what = |name: &str| format!("{name}({:?} {:?})", x.dtype(), x.layout());
+        let mut check = |name: &str, call: &dyn Fn()| record(&mut panics, || what(name), call);
+        check("checks of labels", &|| {
+            drop((linen::check_logits(&x, &x), linen::check_float("x", &x)));
+            drop((linen::check_labels(&x, usize::MAX), linen::check_label_range(&x, 0)));
+        });
+        check("ensure_fresh_ids", &|| drop(linen::ensure_fresh_ids([&params()], &x)));
+        check("sequential", &|| drop(linen::sequential(&Small, &params(), x.dims())));
+        check("compile", &|| drop(linen::compile(&Small, &params(), x.dims())));
+        check("CompiledStep", &|| {
+            let mut step = linen::compile(&Small, &params(), &[4, 8, 8, 1]).unwrap().unwrap();
+            let _ = (step.takes(&x, &x), step.num_classes());
+            drop(step.predict(&params(), &x));
+            drop(step.predict(&Params::default(), &images(2)));
+            drop(step.eval_step(&params(), &x, &x));
+            drop(step.train_step(&mut optimizer(0.1), &x, &x));
+        });
+        check("Jit::predict", &|| {
+            let mut step = jit(Small, &params(), &[4, 8, 8, 1]).unwrap();
+            drop((step.predict(&params(), &x), step.num_classes()));
+            let pair = Dataset { image: x.clone(), label: x.clone() };
+            drop(step.eval_step(&params(), &pair));
+            drop(pair.check_batches("test", usize::MAX));
+            drop(predict(&Small, &params(), &pair));
+        });
+        check("trace", &|| {
+            let (_, ops) = trace::trace(|| relu(&x)).unwrap_or((x.clone(), Vec::new()));
+            let _ = trace::is_sequential(&ops, &x, &x);
+            let _ = ops.iter().map(|op| (op.layer.name(), op.layer.parameters())).count();
+        });
+    }
+    let mut check = |name: &str, call: &dyn Fn()| record(&mut panics, || name.to_owned(), call);
+    check("NotCompiled", &|| {
+        let reason = linen::compile(&Fixed, &Params::default(), &[1, 8]).unwrap();
+        let _ = reason.err().map(|reason| (reason.num_classes(), reason.to_string()));
+    });
+    check("Momentum", &|| {
+        drop(Momentum::new(&Params::default(), f64::NAN, f64::NAN));
+        drop(Momentum::from_parts(params(), Params::default(), 0.1, 0.9));
+    });
+    check("files", &|| {
+        drop(files::write(Path::new(""), b"x"));
+        drop(files::to_bytes(Default::default(), &Default::default()));
+        for bytes in [&b""[..], b"{}", &params().to_bytes().unwrap()] {
+            if let Ok(file) = files::TensorFile::parse(bytes) {
+                let _ = (file.is_intact(), file.tensors("", CPU), file.tensors("Conv", CPU));
+            }
+        }
+    });
+    check("errors", &|| {
+        let error = Error::other(std::fmt::Error);
+        let _ = error.downcast_ref::<std::fmt::Error>();
+        drop((linen::check_finite("x", f64::NAN), linen::check_not_negative("x", -0.0)));
+        let _ = linen::device_name(CPU.location());
+    });
+    check("Metrics", &|| drop(Metrics::weighted_mean(std::iter::empty())));
+    check("select_device", &|| {
+        let _ = linen::select_device(|_| Err(Error::NoParams));
+    });
+    check("jax_random", &|| {
+        let key = Key::new(i64::MAX);
+        let _ = (key.bits_at(usize::MAX), jax_random::bernoulli_at(key, 0, f32::NAN));
+    });
+    check("notebook_display", &|| {
+        let _ = (notebook::grouped("-"), notebook::grouped(""), notebook::short(f64::NAN));
+        notebook::display(&[("", "")]);
+        drop(notebook::source_with_docs(""));
+        static SOURCES: notebook::Sources =
+            notebook::Sources::new(&[("", &notebook_display::SOURCES)]);
+        drop(SOURCES.find_with_docs("::"));
     });
     assert!(panics.is_empty(), "panics:\n{}", panics.join("\n"));
 }

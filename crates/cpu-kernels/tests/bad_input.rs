@@ -4,7 +4,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use cpu_kernels::{
     BatchNorm, Conv2d, Dense, Layer, Pool2d, Program, Statistics, dropout, log_softmax_backward,
-    log_softmax_forward, relu_backward, relu_forward,
+    log_softmax_forward, relu_backward, relu_forward, without_subnormal,
 };
 
 /// Records `what` if the call panics. Its result does not matter.
@@ -12,6 +12,14 @@ fn check<T>(panics: &mut Vec<String>, what: impl FnOnce() -> String, call: impl 
     if catch_unwind(AssertUnwindSafe(|| drop(call()))).is_err() {
         panics.push(what());
     }
+}
+
+#[test]
+fn only_subnormal_numbers_become_zero() {
+    let kept = [0.0, -1.5, f32::MIN_POSITIVE, f32::MAX, f32::NEG_INFINITY];
+    assert_eq!(kept.map(without_subnormal), kept);
+    assert_eq!(without_subnormal(f32::from_bits(1)), 0.0);
+    assert!(without_subnormal(f32::NAN).is_nan());
 }
 
 #[test]

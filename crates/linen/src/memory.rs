@@ -25,7 +25,7 @@ pub fn check(what: &'static str, shape: &[usize], dtype: DType, on: &Device) -> 
 ///
 /// # Errors
 /// [`Error::Memory`] if they do not fit.
-pub fn check_bytes(what: &'static str, bytes: usize) -> Result<()> {
+pub(crate) fn check_bytes(what: &'static str, bytes: usize) -> Result<()> {
     if bytes < SMALL { Ok(()) } else { check_against(available(), what, bytes) }
 }
 
@@ -34,7 +34,7 @@ fn check_against(free: usize, what: &'static str, bytes: usize) -> Result<()> {
 }
 
 /// The product of the extents; `usize::MAX` on overflow.
-pub fn product(extents: &[usize]) -> usize {
+pub(crate) fn product(extents: &[usize]) -> usize {
     extents.iter().fold(1, |a, b| a.saturating_mul(*b))
 }
 
