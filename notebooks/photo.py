@@ -1,6 +1,7 @@
-"""Draws `photo.png`: a handwritten five as a phone would photograph it, with uneven light, grain and a blurred pen.
+"""Draws `photo.png`: a handwritten five as a phone would photograph it.
 
-No photo of anybody's, so that it can be passed on. Needs numpy; `python3 photo.py` writes the file anew, always the same.
+The light is uneven, the paper grainy and the pen blurred. Drawn rather than photographed, so that
+anyone may use it. Needs numpy; `python3 photo.py` always writes the same file.
 """
 
 import struct
@@ -26,7 +27,10 @@ def curve(points, steps=60):
 
 
 def ink(y, x):
-    """How much ink covers each place, from 0 to 1: a pen 9 pixels wide, pressed harder at the start of a stroke."""
+    """How much ink covers each pixel, from 0 to 1.
+
+    The pen is 9 pixels wide and pressed harder at the start of a stroke.
+    """
     cover = np.zeros(y.shape)
     for points in map(curve, STROKES):
         for step, (px, py) in enumerate(points):
@@ -38,20 +42,23 @@ def ink(y, x):
 
 def png(pixels):
     def chunk(kind, content):
-        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+        checksum = zlib.crc32(kind + content)
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", checksum)
 
     height, width = pixels.shape
     lines = b"".join(b"\0" + line.tobytes() for line in pixels)
-    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)  # 8 bits of grey
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(lines, 9)) + chunk(b"IEND", b"")
+    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)  # 8 bits of gray
+    data = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(lines, 9)) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + data
 
 
 def main():
     y, x = np.mgrid[0:HEIGHT, 0:WIDTH].astype(float)
     lamp = 0.88 - 0.42 * np.hypot(y / HEIGHT - 0.15, x / WIDTH - 0.85) ** 1.4
     grain = np.random.default_rng(5).normal(0, 0.018, y.shape)
-    grey = lamp * (1 - 0.72 * ink(y, x)) + grain
-    shades = np.clip(np.round(grey * 32) * 8, 0, 255).astype(np.uint8)  # few shades make a small file
+    gray = lamp * (1 - 0.72 * ink(y, x)) + grain
+    # Few shades make a small file.
+    shades = np.clip(np.round(gray * 32) * 8, 0, 255).astype(np.uint8)
     with open("photo.png", "wb") as file:
         file.write(png(shades))
 

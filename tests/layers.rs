@@ -230,9 +230,12 @@ fn absolute(path: &[String], module: &Module, children: &BTreeSet<String>) -> Op
 
 /// The workspace's crates.
 fn crates() -> Vec<PathBuf> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
-    let crates = fs::read_dir(root.join("crates")).unwrap().map(|entry| entry.unwrap().path());
-    crates.chain(["mnist-notebook-support", "xtask"].map(|name| root.join(name))).collect()
+    let crates = fs::read_dir(root().join("crates")).unwrap().map(|entry| entry.unwrap().path());
+    crates.chain(["mnist-notebook-support", "xtask"].map(|name| root().join(name))).collect()
+}
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap()
 }
 
 #[test]
@@ -276,4 +279,21 @@ fn cycles_of_every_kind_are_found() {
     let c = ("c/mod.rs", "mod d; pub fn c() { d::d() }");
     let b = ("b.rs", "pub struct B;");
     assert_eq!(found(&[root, a, b, c, ("c/d.rs", "use super::c;")]), with_its_parent);
+}
+
+#[test]
+fn no_line_of_rust_exceeds_100_columns() {
+    let mut paths = crates();
+    paths.extend(["tests", "fuzz"].map(|name| root().join(name)));
+    let mut long = Vec::new();
+    while let Some(path) = paths.pop() {
+        if path.is_dir() && !path.ends_with("target") {
+            paths.extend(fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path()));
+        } else if path.extension().is_some_and(|ending| ending == "rs") {
+            let text = fs::read_to_string(&path).unwrap();
+            let lines = text.lines().zip(1..).filter(|(line, _)| line.chars().count() > 100);
+            long.extend(lines.map(|(_, number)| format!("{}:{number}", path.display())));
+        }
+    }
+    assert_eq!(long, [""; 0]);
 }
