@@ -93,7 +93,11 @@ pub use train::{eval_model, predict, train_epoch};
 /// Figures, tables and panels that display in a notebook.
 pub mod notebook {
     pub use images::{TensorView, image_grid, prediction_grid, show};
-    pub use notebook_display::*;
+    // Not its `Error` and `Result`: a notebook's are the prelude's.
+    pub use notebook_display::{
+        Figure, Number, Picture, Progress, Source, Sources, Table, bar_chart, display, grouped,
+        heat_map, line_chart, line_chart_over, picture_grid, scatter_chart, short, side_by_side,
+    };
     pub use take_away::{DrawPanel, draw_panel};
 
     pub use crate::source::{source, source_with_docs};

@@ -8,8 +8,10 @@ use crate::metrics::Metrics;
 
 /// Threads per block, as in `kernels.cu`.
 pub(super) const THREADS: u32 = 256;
-/// The maximum size of a pooling window: a tile of a convolution's output holds whole windows.
-const MAX_WINDOW: usize = 64;
+/// The maximum size of a max-pooling window: a tile of a convolution's output holds whole windows.
+const LARGEST_MAX_WINDOW: usize = 64;
+/// The maximum size of an average-pooling window: the mask has a bit for each of its pixels.
+const LARGEST_AVERAGE_WINDOW: usize = 8;
 /// Blocks that occupy a GPU: two for each of the 132 multiprocessors of an H100 or H200.
 const TARGET_BLOCKS: usize = 264;
 /// Alignment of arrays in words: a cache line.
@@ -197,10 +199,10 @@ impl Plan {
         params: (usize, usize),
     ) -> Result<[usize; 3], String> {
         let size = window.0 * window.1;
-        if size > MAX_WINDOW {
+        let largest = if max { LARGEST_MAX_WINDOW } else { LARGEST_AVERAGE_WINDOW };
+        if size > largest {
             return Err(format!(
-                "a pooling window has {size} pixels, and at most {MAX_WINDOW} are supported on a \
-                 GPU"
+                "a pooling window has {size} pixels, and at most {largest} are supported on a GPU"
             ));
         }
         let (rows, columns) = (height / window.0, width / window.1);

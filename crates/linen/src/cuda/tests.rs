@@ -355,4 +355,11 @@ fn too_large_plans_are_refused() {
     let wide = chain(&[conv(1, (1, 1)), max(9, 9), FLATTEN, dense(2), SOFTMAX]);
     let error = Plan::new([1, 28, 28, 1], &wide).unwrap_err();
     assert!(error.contains("81 pixels"), "{error}");
+    let average = |height, width| {
+        let layers = chain(&[conv(1, (1, 1)), average(height, width), FLATTEN, dense(2), SOFTMAX]);
+        Plan::new([1, 28, 28, 1], &layers)
+    };
+    assert!(average(2, 4).is_ok());
+    let error = average(3, 3).unwrap_err();
+    assert!(error.contains("9 pixels, and at most 8 are supported"), "{error}");
 }
