@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use candle_core::Device;
-use linen::files::{self, DAMAGED, TensorFile};
+use linen::files::{self, FileError, TensorFile};
 use linen::{Cause, Error, Key, Metrics, Module, Momentum, Params, Result};
 
 use crate::dataset::Dataset;
@@ -161,7 +161,7 @@ fn decode(bytes: &[u8], device: &Device) -> Result<TrainState, Cause> {
         .into());
     }
     if file.is_intact() != Some(true) {
-        return Err(DAMAGED.into());
+        return Err(FileError::Damaged.into());
     }
     let load = |group| -> Result<Params> { file.tensors(group, device)?.try_into() };
     let (learning_rate, beta) = (header.value("learning_rate")?, header.value("beta")?);
@@ -357,7 +357,7 @@ impl Checkpoints {
 }
 
 fn read(path: &Path, device: &Device) -> Result<TrainState, Cause> {
-    let bytes = std::fs::read(path).map_err(|error| format!("it cannot be read ({error})"))?;
+    let bytes = std::fs::read(path).map_err(FileError::from)?;
     decode(&bytes, device)
 }
 

@@ -365,6 +365,24 @@ mod tests {
     }
 
     #[test]
+    fn the_source_of_an_error_is_its_cause() {
+        let cause = || std::io::Error::other("no disk");
+        let file = || crate::files::FileError::from(cause());
+        let sources = |error: Error| {
+            let first = std::error::Error::source(&error);
+            let causes = std::iter::successors(first, |error| error.source());
+            causes.map(ToString::to_string).collect::<Vec<_>>()
+        };
+        assert_eq!(sources(Error::save("a")(cause())), ["no disk"]);
+        let unreadable = "it cannot be read (no disk)";
+        let load = Error::Load { path: "a".into(), source: file().into() };
+        assert_eq!(sources(load), [unreadable, "no disk"]);
+        // The error of another crate stands for itself.
+        assert_eq!(sources(Error::other(file())), ["no disk"]);
+        assert_eq!(Error::other(file()).to_string(), unreadable);
+    }
+
+    #[test]
     fn our_errors_pass_through_candle_unchanged() {
         let error = through_candle(Error::NoParams).bt();
         assert!(matches!(Error::from(error), Error::NoParams));

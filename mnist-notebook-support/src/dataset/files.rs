@@ -5,6 +5,7 @@ use std::io::{ErrorKind, Read};
 use std::path::{Path, PathBuf};
 
 use flate2::read::GzDecoder;
+use linen::files::FileError;
 use linen::{Cause, Error, Result};
 use mnist::{Mnist, MnistBuilder};
 use sha2::{Digest, Sha256};
@@ -117,10 +118,7 @@ impl IdxFile {
     pub(super) fn verified(&self, reader: impl Read) -> Result<Vec<u8>, Cause> {
         let mut content = Vec::with_capacity(self.size as usize + 1);
         // One extra byte detects a longer file without reading all of it.
-        reader
-            .take(self.size + 1)
-            .read_to_end(&mut content)
-            .map_err(|error| format!("it cannot be read ({error})"))?;
+        reader.take(self.size + 1).read_to_end(&mut content).map_err(FileError::from)?;
         let found = content.len() as u64;
         if found < self.size {
             return Err(format!("it has {found} bytes instead of {}", self.size).into());
@@ -142,7 +140,7 @@ fn open(path: &Path) -> Result<Option<File>> {
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
         Err(error) => Err(DataError::Damaged {
             path: PathBuf::from(path),
-            source: format!("it cannot be read ({error})").into(),
+            source: FileError::from(error).into(),
         }
         .into()),
     }

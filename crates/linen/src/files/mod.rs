@@ -4,4 +4,4 @@ mod atomic;
 mod tensors;
 
 pub use atomic::{PARTIAL, write};
-pub use tensors::{DAMAGED, TensorFile, load, to_bytes};
+pub use tensors::{FileError, TensorFile, load, to_bytes};

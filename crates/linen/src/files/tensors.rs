@@ -6,16 +6,31 @@ use std::path::Path;
 
 use candle_core::safetensors::Load;
 use candle_core::{Device, Tensor};
-use safetensors::SafeTensors;
 use safetensors::tensor::{TensorView, View};
+use safetensors::{SafeTensorError, SafeTensors};
 use sha2::{Digest, Sha256};
 
 use crate::error::{Cause, Error, Result};
 
 /// The header key of the sum.
 const SUM: &str = "sha256";
-/// The error message for a file whose sum is wrong.
-pub const DAMAGED: &str = "it is damaged (its content does not match its SHA-256 sum)";
+
+/// What is wrong with a file.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum FileError {
+    /// The operating system does not read it.
+    #[error("it cannot be read ({0})")]
+    Unreadable(#[from] std::io::Error),
+
+    /// It is not in the safetensors format.
+    #[error("it is damaged or no safetensors file ({0})")]
+    NotSafetensors(#[from] SafeTensorError),
+
+    /// Its SHA-256 sum is wrong.
+    #[error("it is damaged (its content does not match its SHA-256 sum)")]
+    Damaged,
+}
 
 /// Serializes header entries and tensors, from any device, and adds the sum.
 pub fn to_bytes(
@@ -37,10 +52,10 @@ pub fn to_bytes(
 /// `parse` fails.
 pub fn load<T>(path: &Path, parse: impl FnOnce(&TensorFile) -> Result<T, Cause>) -> Result<T> {
     let read = || -> Result<T, Cause> {
-        let bytes = std::fs::read(path).map_err(|error| format!("it cannot be read ({error})"))?;
+        let bytes = std::fs::read(path).map_err(FileError::from)?;
         let file = TensorFile::parse(&bytes)?;
         if file.is_intact() == Some(false) {
-            return Err(DAMAGED.into());
+            return Err(FileError::Damaged.into());
         }
         parse(&file)
     };
@@ -57,10 +72,9 @@ pub struct TensorFile<'a> {
 
 impl<'a> TensorFile<'a> {
     /// Parses the content of a file; the error says what is wrong with it.
-    pub fn parse(bytes: &'a [u8]) -> Result<Self, String> {
-        let not_safetensors = |error| format!("it is damaged or no safetensors file ({error})");
-        let file = SafeTensors::deserialize(bytes).map_err(not_safetensors)?;
-        let (_, metadata) = SafeTensors::read_metadata(bytes).map_err(not_safetensors)?;
+    pub fn parse(bytes: &'a [u8]) -> Result<Self, FileError> {
+        let file = SafeTensors::deserialize(bytes)?;
+        let (_, metadata) = SafeTensors::read_metadata(bytes)?;
         let header = metadata.metadata().clone().unwrap_or_default();
         let mut header = header.into_iter().collect::<BTreeMap<_, _>>();
         let sum = header.remove(SUM);
