@@ -265,7 +265,7 @@ fn bad_networks_are_refused() {
         "batch norm without statistics": Broken(|nn: &mut Scope, x: &Tensor| nn.batch_norm(x))
             .apply_eval(&no_statistics, &images(1)) =>
             Error::MissingParam { .. }, "no parameter \"BatchNorm_0/mean\"";
-        "a parameter made twice": init(|nn, x| {
+        "a parameter created twice": init(|nn, x| {
             nn.param("bias", 1, x, zeros)?;
             nn.param("bias", 1, x, zeros)
         }) => Error::DuplicateParam(_), "give the second another name";
@@ -306,7 +306,7 @@ fn what_does_not_fit_in_memory_is_refused() {
             "training on so large a batch needs 844424.9 GB of memory, and ";
         "a batch to compile for": jit(Cnn, &get_initial_params(&Cnn, Key::new(0), CPU).unwrap(),
             &[many, 28, 28, 1]) => Error::Memory { .. },
-            "are free: make it smaller, or free memory";
+            "is free: make it smaller, or free memory";
         "an image": jit(Small, &params(), &[1, many, many, 1]) => Error::Memory { .. },
             "one example needs";
         "a batch of huge images": Dataset::new(broadcast(images(1), &[1, 8, 8, many]), labels(1))
@@ -452,7 +452,7 @@ fn a_loss_that_is_not_finite_stops_training_and_names_the_last_good_checkpoint()
     let error = checkpoints.train_epoch(&Small, &mut state, &with_nan, &test_ds).unwrap_err();
     let message = error.to_string();
     assert!(message.contains("the loss is NaN at epoch 3, step "), "{message}");
-    assert!(message.contains("start again from "), "{message}");
+    assert!(message.contains("the last good checkpoint is "), "{message}");
     assert!(message.contains("epoch-0002.safetensors with a smaller learning rate"), "{message}");
     assert_eq!((state.epoch, state.history.len()), (2, 2));
     // The failed epoch is not saved.

@@ -17,7 +17,7 @@ use linen::{Cause, Error, Key, Metrics, Module, Momentum, Params, Result};
 
 use crate::dataset::Dataset;
 use crate::error::{CheckpointError, Diverged};
-use crate::train::{eval_model, train_epoch};
+use crate::train_epoch::{eval_model, train_epoch};
 
 /// The header's `format` entry.
 const FORMAT: &str = "mnist-notebook-support checkpoint";

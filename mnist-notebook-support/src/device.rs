@@ -4,10 +4,11 @@ use candle_core::{DType, Device, Tensor};
 use linen::{Key, Result, select_device};
 
 use crate::dataset::Dataset;
+use crate::initializer::get_initial_params;
 use crate::jit::jit;
-use crate::model::{Cnn, get_initial_params};
+use crate::model::Cnn;
 use crate::optimizer::create_optimizer;
-use crate::step::train_step;
+use crate::train_step::train_step;
 
 /// The fastest device that this build can use: CUDA, then Metal, then the CPU.
 ///

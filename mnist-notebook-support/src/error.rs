@@ -112,9 +112,11 @@ pub enum CheckpointError {
 /// The loss became infinite or not a number.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "the loss is {loss} at epoch {epoch}, step {step}: training has diverged; start again{} \
-     with a smaller learning rate",
-    checkpoint.as_ref().map_or(String::new(), |path| format!(" from {}", path.display()))
+    "the loss is {loss} at epoch {epoch}, step {step}: training has diverged; start over \
+     with a smaller learning rate{}",
+    checkpoint.as_ref().map_or(String::new(), |path| {
+        format!(" (the last good checkpoint is {})", path.display())
+    })
 )]
 pub struct Diverged {
     /// The epoch, as numbered by the caller.

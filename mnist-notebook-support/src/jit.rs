@@ -6,7 +6,7 @@ use candle_core::Tensor;
 use linen::{BatchMetrics, CompiledStep, Module, Momentum, NotCompiled, Params, Result, compile};
 
 use crate::dataset::Batch;
-use crate::step::{eval_step, train_step};
+use crate::train_step::{eval_step, train_step};
 
 /// [`train_step`] and [`eval_step`] of a network, compiled if possible.
 pub struct Jit<M> {

@@ -5,12 +5,12 @@
 //! | build the model | [`Cnn`], [`linen::Module`], [`linen::tabulate`] | `model.rs` |
 //! | loss | [`onehot`], [`cross_entropy_loss`] | `loss.rs` |
 //! | optimizer | [`create_optimizer`], [`Momentum`] | `optimizer.rs` |
-//! | initial parameters, explicit keys | [`get_initial_params`], [`random::Key`] | `model.rs` |
+//! | initial parameters, explicit keys | [`get_initial_params`], [`random::Key`] | `initializer.rs` |
 //! | metrics | [`compute_metrics`], [`Metrics`] | `metrics.rs` |
 //! | dataset | [`get_datasets`], [`Dataset`] | `dataset/` |
-//! | training step, evaluation step | [`train_step`], [`eval_step`] | `step.rs` |
+//! | training step, evaluation step | [`train_step`], [`eval_step`] | `train_step.rs` |
 //! | `@jax.jit` | [`jit()`] | `jit.rs` |
-//! | training and evaluation | [`train_epoch`], [`eval_model`] | `train.rs` |
+//! | training and evaluation | [`train_epoch`], [`eval_model`], [`predict`] | `train_epoch.rs` |
 //!
 //! Beyond the tutorial:
 //!
@@ -49,14 +49,15 @@ mod checkpoint;
 mod dataset;
 mod device;
 mod error;
+mod initializer;
 mod jit;
 mod loss;
 mod metrics;
 mod model;
 mod optimizer;
 mod source;
-mod step;
-mod train;
+mod train_epoch;
+mod train_step;
 
 // Notebook cells use candle through this crate, so there is only one version of it.
 pub use candle_core;
@@ -77,20 +78,21 @@ pub use error::{CheckpointError, DataError, Diverged};
 #[cfg(feature = "png")]
 pub use images::read_png;
 pub use images::{augment, prepare_digit};
+pub use initializer::get_initial_params;
 pub use jit::{Jit, jit};
 pub use linen::{
     BatchMetrics, Error, Gradients, Metrics, Momentum, Result, WarmupCosine, value_and_grad,
 };
 pub use loss::{cross_entropy_loss, onehot};
 pub use metrics::compute_metrics;
-pub use model::{Cnn, get_initial_params};
+pub use model::Cnn;
 pub use optimizer::create_optimizer;
 pub use source::{source, source_with_docs};
-pub use step::{eval_step, train_step};
 pub use take_away::save_onnx;
-pub use train::{eval_model, predict, train_epoch};
+pub use train_epoch::{eval_model, predict, train_epoch};
+pub use train_step::{eval_step, train_step};
 
-/// Figures, tables and panels that display in a notebook.
+/// Figures, tables and panels for notebooks, from `notebook-display`, `images` and `take-away`.
 pub mod notebook {
     pub use images::{TensorView, image_grid, prediction_grid, show};
     // Not its `Error` and `Result`: a notebook's are the prelude's.

@@ -26,7 +26,7 @@ static SOURCES: Sources = Sources::new(&[
 /// use mnist_notebook_support::source;
 ///
 /// let code = source("train_step")?.to_string();
-/// assert!(code.starts_with("// mnist-notebook-support/src/step.rs\n"));
+/// assert!(code.starts_with("// mnist-notebook-support/src/train_step.rs\n"));
 /// # Ok::<(), mnist_notebook_support::Error>(())
 /// ```
 pub fn source(name: &str) -> Result<Source> {

@@ -7,7 +7,7 @@ use mnist_notebook_support::{source, source_with_docs};
 #[test]
 fn source_shows_the_code_with_its_documentation() {
     let step = source_with_docs("train_step").unwrap().to_string();
-    assert!(step.starts_with("// mnist-notebook-support/src/step.rs\n\n///"), "{step}");
+    assert!(step.starts_with("// mnist-notebook-support/src/train_step.rs\n\n///"), "{step}");
     assert!(step.contains("/// # Errors\n"), "{step}");
     let short = source("train_step").unwrap().to_string();
     assert!(short.contains("\n/// ") && !short.contains("# Errors"), "{short}");

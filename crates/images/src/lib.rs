@@ -13,14 +13,14 @@
 
 mod digit;
 mod error;
-mod pictures;
+mod show;
 mod transform;
 
 pub use digit::prepare_digit;
 #[cfg(feature = "png")]
 pub use digit::read_png;
 pub use error::ImageError;
-pub use pictures::{TensorView, image_grid, prediction_grid, show};
+pub use show::{TensorView, image_grid, prediction_grid, show};
 pub use transform::{add_noise, augment, rotate, shift};
 
 /// The source files of this crate, for [`notebook_display::Sources`].

@@ -25,7 +25,7 @@ use crate::optimizer::Momentum;
 use crate::params::Params;
 use crate::sequential::dummy_input;
 use crate::trace::{Layer, TracedOp, is_sequential, trace};
-use crate::{memory, ops};
+use crate::{custom_ops, memory};
 
 /// A training step and an evaluation step, compiled for one input shape.
 pub struct CompiledStep {
@@ -141,11 +141,12 @@ impl CompiledStep {
             Compiled::Cpu(program) => {
                 let labels = label.to_vec1::<u32>()?;
                 let (storage, layout) = image.storage_and_layout();
-                let images = ops::f32_slice(&storage, layout)?;
-                let result = ops::with_slices_mut(&[target, momentum].concat(), |slices| {
-                    let (target, momentum) = slices.split_at_mut(slices.len() / 2);
-                    program.train_step(target, momentum, images, &labels, rate, beta)
-                })??;
+                let images = custom_ops::f32_slice(&storage, layout)?;
+                let result =
+                    custom_ops::with_slices_mut(&[target, momentum].concat(), |slices| {
+                        let (target, momentum) = slices.split_at_mut(slices.len() / 2);
+                        program.train_step(target, momentum, images, &labels, rate, beta)
+                    })??;
                 to_metrics(result, labels.len())
             }
             #[cfg(feature = "cuda")]
@@ -265,9 +266,9 @@ fn with_slices<R>(
     f: impl FnOnce(&[&[f32]], &[f32]) -> R,
 ) -> Result<R> {
     let vars = params.iter().map(|(_, var)| var.storage_and_layout()).collect::<Vec<_>>();
-    let slices = vars.iter().map(|(storage, layout)| ops::f32_slice(storage, layout));
+    let slices = vars.iter().map(|(storage, layout)| custom_ops::f32_slice(storage, layout));
     let (storage, layout) = image.storage_and_layout();
-    Ok(f(&slices.collect::<Result<Vec<_>>>()?, ops::f32_slice(&storage, layout)?))
+    Ok(f(&slices.collect::<Result<Vec<_>>>()?, custom_ops::f32_slice(&storage, layout)?))
 }
 
 fn vars(params: &Params) -> Vec<&Var> {

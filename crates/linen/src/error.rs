@@ -28,7 +28,7 @@ pub enum Error {
 
     /// An array does not fit in free memory.
     #[error(
-        "{what} needs {} of memory, and {} are free: make it smaller, or free memory",
+        "{what} needs {} of memory, but only {} is free: make it smaller, or free memory",
         gigabytes(*needed),
         gigabytes(*free)
     )]
@@ -140,7 +140,7 @@ pub enum Error {
     },
 
     /// A module used a parameter name twice.
-    #[error("the parameter {0:?} is made twice in one module: give the second another name")]
+    #[error("the parameter {0:?} is created twice in one module: give the second another name")]
     DuplicateParam(String),
 
     /// The network to train has no parameters.
@@ -149,8 +149,8 @@ pub enum Error {
 
     /// No gradient reached a parameter.
     #[error(
-        "the loss does not depend on parameter {0:?}: does the network leave its own tensors, \
-         through `detach` or a host value?"
+        "the loss does not depend on parameter {0:?}: does the network detach a tensor \
+         or convert one to plain numbers?"
     )]
     NoGradient(String),
 

@@ -1,4 +1,4 @@
-//! Fetches metrics from the device.
+//! Fetches metrics from the device. Separate from `metrics`, whose types `cuda` needs.
 
 use candle_core::{DType, Tensor};
 

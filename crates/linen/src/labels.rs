@@ -47,7 +47,7 @@ pub fn check_labels(labels: &Tensor, num_classes: usize) -> Result<()> {
         return Err(Error::Hyperparameter {
             name: "num_classes",
             value: num_classes as f64,
-            allowed: "classes are numbered with 32 bits",
+            allowed: "it must fit in 32 bits",
         });
     }
     let shape = [labels.dims(), &[num_classes]].concat();

@@ -1,25 +1,171 @@
 //! The layers. f32 tensors on the CPU use [`cpu_kernels`], all others candle's operations.
+//!
+//! A new layer goes here: with parameters as a method of [`Scope`], without as a function. Written
+//! with candle's operations it trains on every device. To make it faster, add a kernel to
+//! `cpu-kernels` and an operation to `custom_ops`. To compile or export it, add a variant to
+//! [`Layer`]; the compiler then lists the places that must know it.
 
 use candle_core::{D, DType, Tensor};
 
 use cpu_kernels::Statistics;
 
 use crate::error::{Error, Result, check_float};
+use crate::initializers::{lecun_normal, ones, zeros};
 use crate::random::{Key, bernoulli};
+use crate::scope::{Mode, Scope, fold_in_path};
 use crate::trace::{Layer, trace_op};
-use crate::{memory, ops};
+use crate::{custom_ops, memory};
 
 /// Added to the variance in batch norm, as in Flax.
 const EPSILON: f64 = 1e-5;
+
+/// The share of the running statistics that each step keeps, Flax's default.
+const MOMENTUM: f64 = 0.99;
+
+impl Scope<'_> {
+    /// A 2-D convolution with bias, stride 1 and `SAME` zero padding.
+    ///
+    /// # Shapes
+    /// - `x`: `[B, H, W, C]`
+    /// - kernel: `[kernel_size.0, kernel_size.1, C, features]`, bias: `[features]`
+    /// - result: `[B, H, W, features]`
+    ///
+    /// # Errors
+    /// [`Error::Shape`] unless `x` has four dimensions; [`Error::Hyperparameter`] for 0 features or
+    /// an empty kernel.
+    ///
+    /// # Source
+    /// `flax.linen.Conv(features, kernel_size)(x)`: a cross-correlation, as everywhere in deep
+    /// learning.
+    pub fn conv(
+        &mut self,
+        features: usize,
+        kernel_size: (usize, usize),
+        x: &Tensor,
+    ) -> Result<Tensor> {
+        check_positive("features", features)?;
+        check_positive("kernel height", kernel_size.0)?;
+        check_positive("kernel width", kernel_size.1)?;
+        let &[_, _, _, channels] = x.dims() else {
+            return Err(Error::shape("conv input", "[B, height, width, channels]", x));
+        };
+        let mut nn = self.sub_scope("Conv");
+        let (height, width) = kernel_size;
+        let kernel = nn.param("kernel", (height, width, channels, features), x, lecun_normal)?;
+        let bias = nn.param("bias", features, x, zeros)?;
+        conv(x, &kernel, &bias, &nn.path())
+    }
+
+    /// A dense (fully connected) layer with bias: `x · kernel + bias`.
+    ///
+    /// # Shapes
+    /// - `x`: `[B, C]`
+    /// - kernel: `[C, features]`, bias: `[features]`
+    /// - result: `[B, features]`
+    ///
+    /// # Errors
+    /// [`Error::Shape`] unless `x` has two dimensions ([`flatten`](crate::flatten) images first);
+    /// [`Error::Hyperparameter`] for 0 features.
+    ///
+    /// # Source
+    /// `flax.linen.Dense(features)(x)`.
+    pub fn dense(&mut self, features: usize, x: &Tensor) -> Result<Tensor> {
+        check_positive("features", features)?;
+        let &[_, inputs] = x.dims() else {
+            let expected = "[B, features]; call `flatten` before the first dense layer";
+            return Err(Error::shape("dense input", expected, x));
+        };
+        let mut nn = self.sub_scope("Dense");
+        let kernel = nn.param("kernel", (inputs, features), x, lecun_normal)?;
+        let bias = nn.param("bias", features, x, zeros)?;
+        dense(x, &kernel, &bias, &nn.path())
+    }
+
+    /// Batch norm: normalizes each channel to mean 0 and variance 1, then applies a learned scale
+    /// and bias: `(x - mean) / sqrt(var + 1e-5) · scale + bias`.
+    ///
+    /// In [training](crate::Module::apply_train) the mean and (biased) variance are those of the
+    /// batch, over all dimensions but the last, and the running statistics become
+    /// `0.99 · running + 0.01 · batch`. In [evaluation](crate::Module::apply_eval) the running
+    /// statistics are used.
+    ///
+    /// # Shapes
+    /// - `x`: `[B, …, C]`
+    /// - scale, bias, running mean and var: `[C]`
+    /// - result: as `x`
+    ///
+    /// # Errors
+    /// [`Error::Shape`] unless `x` has at least two dimensions and is not empty;
+    /// [`Error::Mode`] under [`apply`](crate::Module::apply).
+    ///
+    /// # Source
+    /// `flax.linen.BatchNorm(use_running_average=not train)(x)`; S. Ioffe, C. Szegedy, *Batch
+    /// normalization*, 2015.
+    pub fn batch_norm(&mut self, x: &Tensor) -> Result<Tensor> {
+        let &[_, .., features] = x.dims() else {
+            return Err(wrong_batch_norm_input(x));
+        };
+        if x.elem_count() == 0 {
+            return Err(wrong_batch_norm_input(x));
+        }
+        let mut nn = self.sub_scope("BatchNorm");
+        let scale = nn.param("scale", features, x, ones)?;
+        let bias = nn.param("bias", features, x, zeros)?;
+        let running_mean = nn.batch_stat("mean", features, x, zeros)?;
+        let running_var = nn.batch_stat("var", features, x, ones)?;
+        let path = nn.path();
+        let Mode::Train { batch_stats, .. } = &mut nn.mode else {
+            let statistics = (&running_mean, &running_var);
+            return batch_norm_eval(x, &scale, &bias, statistics, &path);
+        };
+        let (y, mean, var) = batch_norm_train(x, &scale, &bias, &path)?;
+        for (name, running, batch) in [("mean", running_mean, mean), ("var", running_var, var)] {
+            let updated = ((running * MOMENTUM)? + (batch * (1.0 - MOMENTUM))?)?;
+            batch_stats.insert(format!("{path}/{name}"), &updated)?;
+        }
+        Ok(y)
+    }
+
+    /// Dropout: in [training](crate::Module::apply_train), sets each value to 0 with probability
+    /// `rate` and divides the others by `1 - rate`, which keeps the mean. In
+    /// [evaluation](crate::Module::apply_eval), returns the input.
+    ///
+    /// # Shapes
+    /// - `x`: any shape
+    /// - result: as `x`
+    ///
+    /// # Errors
+    /// [`Error::Hyperparameter`] unless `0 <= rate < 1`; [`Error::Mode`] under
+    /// [`apply`](crate::Module::apply).
+    ///
+    /// # Source
+    /// `flax.linen.Dropout(rate, deterministic=not train)(x)`, which drops the same values for the
+    /// same key; N. Srivastava et al., *Dropout*, 2014.
+    pub fn dropout(&mut self, rate: f64, x: &Tensor) -> Result<Tensor> {
+        if !(0.0..1.0).contains(&rate) {
+            let allowed = "it must be at least 0 and below 1";
+            return Err(Error::Hyperparameter { name: "rate", value: rate, allowed });
+        }
+        let nn = self.sub_scope("Dropout");
+        let key = match nn.mode {
+            Mode::Apply { .. } => return Err(Error::Mode { layer: nn.path() }),
+            Mode::Train { dropout_key, .. } if rate > 0.0 => {
+                Some(fold_in_path(dropout_key, &nn.path, 1))
+            }
+            _ => None,
+        };
+        dropout(x, key, rate, &nn.path())
+    }
+}
 
 /// Whether `cpu_kernels` supports the tensor.
 fn has_kernels(x: &Tensor) -> bool {
     x.device().is_cpu() && x.dtype() == DType::F32
 }
 
-pub(crate) fn conv(x: &Tensor, kernel: &Tensor, bias: &Tensor, path: &str) -> Result<Tensor> {
+fn conv(x: &Tensor, kernel: &Tensor, bias: &Tensor, path: &str) -> Result<Tensor> {
     let y = if has_kernels(x) && has_kernels(kernel) {
-        ops::conv(x, kernel, bias)?
+        custom_ops::conv(x, kernel, bias)?
     } else {
         let (height, width, _, _) = kernel.dims4()?;
         // candle's im2col copies every window of the images.
@@ -45,9 +191,9 @@ pub(crate) fn conv(x: &Tensor, kernel: &Tensor, bias: &Tensor, path: &str) -> Re
     Ok(y)
 }
 
-pub(crate) fn dense(x: &Tensor, kernel: &Tensor, bias: &Tensor, path: &str) -> Result<Tensor> {
+fn dense(x: &Tensor, kernel: &Tensor, bias: &Tensor, path: &str) -> Result<Tensor> {
     let y = if has_kernels(x) && has_kernels(kernel) {
-        ops::dense(x, kernel, bias)?
+        custom_ops::dense(x, kernel, bias)?
     } else {
         x.matmul(kernel)?.broadcast_add(bias)?
     };
@@ -59,17 +205,17 @@ pub(crate) fn dense(x: &Tensor, kernel: &Tensor, bias: &Tensor, path: &str) -> R
 }
 
 /// Batch norm with the batch's statistics; returns output, mean and variance.
-pub(crate) fn batch_norm_train(
+fn batch_norm_train(
     x: &Tensor,
     scale: &Tensor,
     bias: &Tensor,
     path: &str,
 ) -> Result<(Tensor, Tensor, Tensor)> {
     let (y, mean, var) = if has_kernels(x) && has_kernels(scale) {
-        let statistics = ops::batch_statistics(x)?;
+        let statistics = custom_ops::batch_statistics(x)?;
         let mean = Tensor::new(statistics.mean.as_slice(), x.device())?;
         let var = Tensor::new(statistics.var.as_slice(), x.device())?;
-        (ops::batch_norm(x, scale, bias, statistics)?, mean, var)
+        (custom_ops::batch_norm(x, scale, bias, statistics)?, mean, var)
     } else {
         let rows = x.flatten_to(x.rank() - 2)?;
         let mean = rows.mean(0)?;
@@ -81,7 +227,7 @@ pub(crate) fn batch_norm_train(
 }
 
 /// Batch norm with given statistics.
-pub(crate) fn batch_norm_eval(
+fn batch_norm_eval(
     x: &Tensor,
     scale: &Tensor,
     bias: &Tensor,
@@ -90,7 +236,7 @@ pub(crate) fn batch_norm_eval(
 ) -> Result<Tensor> {
     let y = if has_kernels(x) && has_kernels(scale) {
         let (mean, var) = (mean.to_vec1()?, var.to_vec1()?);
-        ops::batch_norm(x, scale, bias, Statistics { mean, var, is_training: false })?
+        custom_ops::batch_norm(x, scale, bias, Statistics { mean, var, is_training: false })?
     } else {
         normalize(x, scale, bias, mean, var)?
     };
@@ -115,11 +261,11 @@ fn trace_batch_norm(x: &Tensor, y: &Tensor, path: &str) {
 }
 
 /// Dropout; without a key, as in evaluation, returns the input.
-pub(crate) fn dropout(x: &Tensor, key: Option<Key>, rate: f64, path: &str) -> Result<Tensor> {
+fn dropout(x: &Tensor, key: Option<Key>, rate: f64, path: &str) -> Result<Tensor> {
     let keep_prob = 1.0 - rate;
     let y = match key {
         None => x.clone(),
-        Some(key) if has_kernels(x) => ops::dropout(x, key, keep_prob as f32)?,
+        Some(key) if has_kernels(x) => custom_ops::dropout(x, key, keep_prob as f32)?,
         Some(key) => {
             let is_kept = bernoulli(key, keep_prob as f32, x.shape(), x.device())?;
             is_kept.where_cond(&(x / keep_prob)?, &x.zeros_like()?)?
@@ -140,8 +286,11 @@ pub(crate) fn dropout(x: &Tensor, key: Option<Key>, rate: f64, path: &str) -> Re
 /// # Source
 /// `flax.linen.relu`.
 pub fn relu(x: &Tensor) -> Result<Tensor> {
-    let y =
-        if has_kernels(x) { ops::relu(x)? } else { x.le(0.0)?.where_cond(&x.zeros_like()?, x)? };
+    let y = if has_kernels(x) {
+        custom_ops::relu(x)?
+    } else {
+        x.le(0.0)?.where_cond(&x.zeros_like()?, x)?
+    };
     trace_op(x, &y, || Layer::Relu);
     Ok(y)
 }
@@ -160,7 +309,7 @@ pub fn relu(x: &Tensor) -> Result<Tensor> {
 pub fn avg_pool(x: &Tensor, window: (usize, usize)) -> Result<Tensor> {
     check_window("avg_pool input", x, window)?;
     let y = if has_kernels(x) {
-        ops::avg_pool(x, window)?
+        custom_ops::avg_pool(x, window)?
     } else {
         windows(x, window)?.mean(D::Minus1)?
     };
@@ -182,7 +331,7 @@ pub fn avg_pool(x: &Tensor, window: (usize, usize)) -> Result<Tensor> {
 pub fn max_pool(x: &Tensor, window: (usize, usize)) -> Result<Tensor> {
     check_window("max_pool input", x, window)?;
     let y = if has_kernels(x) {
-        ops::max_pool(x, window)?
+        custom_ops::max_pool(x, window)?
     } else {
         let windows = windows(x, window)?;
         let first_largest = windows.argmax_keepdim(D::Minus1)?;
@@ -218,7 +367,7 @@ pub fn flatten(x: &Tensor) -> Result<Tensor> {
 pub fn log_softmax(x: &Tensor) -> Result<Tensor> {
     check_float("log_softmax input", x)?;
     let y = if has_kernels(x) {
-        ops::log_softmax(x)?
+        custom_ops::log_softmax(x)?
     } else {
         candle_nn::ops::log_softmax(x, D::Minus1)?
     };
@@ -256,4 +405,15 @@ fn to_nchw(x: &Tensor) -> Result<Tensor> {
 
 fn to_nhwc(x: &Tensor) -> Result<Tensor> {
     Ok(x.permute((0, 2, 3, 1))?.contiguous()?)
+}
+
+fn wrong_batch_norm_input(x: &Tensor) -> Error {
+    Error::shape("batch_norm input", "[B, …, features], none of them 0", x)
+}
+
+fn check_positive(name: &'static str, value: usize) -> Result<()> {
+    if value > 0 {
+        return Ok(());
+    }
+    Err(Error::Hyperparameter { name, value: 0.0, allowed: "it must be at least 1" })
 }

@@ -47,6 +47,7 @@
 mod compile;
 #[cfg(any(feature = "cuda", test))]
 mod cuda;
+mod custom_ops;
 mod device;
 mod error;
 mod fetch;
@@ -59,7 +60,6 @@ mod layers;
 pub mod memory;
 mod metrics;
 mod module;
-mod ops;
 mod optimizer;
 mod params;
 pub mod random;

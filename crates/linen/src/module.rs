@@ -106,6 +106,7 @@ impl<M: Module> Module for &M {
     }
 }
 
+// Here, because `scope` must not import this file.
 impl Scope<'_> {
     /// Evaluates a submodule, named by its type and a number: `Block_0`.
     ///

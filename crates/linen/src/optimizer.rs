@@ -1,8 +1,8 @@
 //! Gradient descent with momentum.
 
+use crate::custom_ops;
 use crate::error::{Error, Result, check_not_negative};
 use crate::grad::Gradients;
-use crate::ops;
 use crate::params::Params;
 
 /// The momentum optimizer together with the parameters it updates, its target.
@@ -121,8 +121,8 @@ impl Momentum {
         for (path, gradient) in gradients.iter() {
             if let (Some(target), Some(momentum)) = (self.target.get(path), self.momentum.get(path))
             {
-                ops::scale_and_add(momentum, self.beta, gradient, 1.0)?;
-                ops::scale_and_add(target, 1.0, momentum, -self.learning_rate)?;
+                custom_ops::scale_and_add(momentum, self.beta, gradient, 1.0)?;
+                custom_ops::scale_and_add(target, 1.0, momentum, -self.learning_rate)?;
             }
         }
         Ok(())

@@ -1,4 +1,4 @@
-//! Names, keys and parameters of a module's layers.
+//! Names, keys and parameters of a module.
 
 use std::collections::HashMap;
 
@@ -6,26 +6,25 @@ use candle_core::{DType, Device, Shape, Tensor};
 use sha1::{Digest, Sha1};
 
 use crate::error::{Error, Result};
-use crate::initializers::{lecun_normal, ones, zeros};
+use crate::memory;
 use crate::params::Params;
 use crate::random::Key;
 use crate::variables::Variables;
-use crate::{layers, memory};
 
 /// A module's position in the module tree: names layers, and creates or looks up parameters.
 ///
 /// # Source
 /// `flax.core.Scope`, as a compact Linen module uses it.
 pub struct Scope<'a> {
-    path: Vec<String>,
-    mode: Mode<'a>,
+    pub(crate) path: Vec<String>,
+    pub(crate) mode: Mode<'a>,
     /// The number of children of each kind so far.
     children: HashMap<&'static str, usize>,
     /// The number of parameters of this scope so far.
     num_params: u32,
 }
 
-enum Mode<'a> {
+pub(crate) enum Mode<'a> {
     /// Creates parameters and running statistics.
     Init { key: Key, variables: &'a mut Variables },
     /// For networks that behave the same in training and evaluation.
@@ -35,9 +34,6 @@ enum Mode<'a> {
     /// Batch norm uses the running statistics; dropout is off.
     Eval { variables: &'a Variables },
 }
-
-/// The share of the running statistics that each step keeps, Flax's default.
-const MOMENTUM: f64 = 0.99;
 
 impl<'a> Scope<'a> {
     pub(crate) fn init(key: Key, variables: &'a mut Variables) -> Self {
@@ -62,140 +58,6 @@ impl<'a> Scope<'a> {
 
     fn new(path: Vec<String>, mode: Mode<'a>) -> Self {
         Scope { path, mode, children: HashMap::new(), num_params: 0 }
-    }
-
-    /// A 2-D convolution with bias, stride 1 and `SAME` zero padding.
-    ///
-    /// # Shapes
-    /// - `x`: `[B, H, W, C]`
-    /// - kernel: `[kernel_size.0, kernel_size.1, C, features]`, bias: `[features]`
-    /// - result: `[B, H, W, features]`
-    ///
-    /// # Errors
-    /// [`Error::Shape`] unless `x` has four dimensions; [`Error::Hyperparameter`] for 0 features or
-    /// an empty kernel.
-    ///
-    /// # Source
-    /// `flax.linen.Conv(features, kernel_size)(x)`: a cross-correlation, as everywhere in deep
-    /// learning.
-    pub fn conv(
-        &mut self,
-        features: usize,
-        kernel_size: (usize, usize),
-        x: &Tensor,
-    ) -> Result<Tensor> {
-        check_positive("features", features)?;
-        check_positive("kernel height", kernel_size.0)?;
-        check_positive("kernel width", kernel_size.1)?;
-        let &[_, _, _, channels] = x.dims() else {
-            return Err(Error::shape("conv input", "[B, height, width, channels]", x));
-        };
-        let mut nn = self.sub_scope("Conv");
-        let (height, width) = kernel_size;
-        let kernel = nn.param("kernel", (height, width, channels, features), x, lecun_normal)?;
-        let bias = nn.param("bias", features, x, zeros)?;
-        layers::conv(x, &kernel, &bias, &nn.path())
-    }
-
-    /// A dense (fully connected) layer with bias: `x · kernel + bias`.
-    ///
-    /// # Shapes
-    /// - `x`: `[B, C]`
-    /// - kernel: `[C, features]`, bias: `[features]`
-    /// - result: `[B, features]`
-    ///
-    /// # Errors
-    /// [`Error::Shape`] unless `x` has two dimensions ([`flatten`](crate::flatten) images first);
-    /// [`Error::Hyperparameter`] for 0 features.
-    ///
-    /// # Source
-    /// `flax.linen.Dense(features)(x)`.
-    pub fn dense(&mut self, features: usize, x: &Tensor) -> Result<Tensor> {
-        check_positive("features", features)?;
-        let &[_, inputs] = x.dims() else {
-            let expected = "[B, features]; call `flatten` before the first dense layer";
-            return Err(Error::shape("dense input", expected, x));
-        };
-        let mut nn = self.sub_scope("Dense");
-        let kernel = nn.param("kernel", (inputs, features), x, lecun_normal)?;
-        let bias = nn.param("bias", features, x, zeros)?;
-        layers::dense(x, &kernel, &bias, &nn.path())
-    }
-
-    /// Batch norm: normalizes each channel to mean 0 and variance 1, then applies a learned scale
-    /// and bias: `(x - mean) / sqrt(var + 1e-5) · scale + bias`.
-    ///
-    /// In [training](crate::Module::apply_train) the mean and (biased) variance are those of the
-    /// batch, over all dimensions but the last, and the running statistics become
-    /// `0.99 · running + 0.01 · batch`. In [evaluation](crate::Module::apply_eval) the running
-    /// statistics are used.
-    ///
-    /// # Shapes
-    /// - `x`: `[B, …, C]`
-    /// - scale, bias, running mean and var: `[C]`
-    /// - result: as `x`
-    ///
-    /// # Errors
-    /// [`Error::Shape`] unless `x` has at least two dimensions and is not empty;
-    /// [`Error::Mode`] under [`apply`](crate::Module::apply).
-    ///
-    /// # Source
-    /// `flax.linen.BatchNorm(use_running_average=not train)(x)`; S. Ioffe, C. Szegedy, *Batch
-    /// normalization*, 2015.
-    pub fn batch_norm(&mut self, x: &Tensor) -> Result<Tensor> {
-        let &[_, .., features] = x.dims() else {
-            return Err(wrong_batch_norm_input(x));
-        };
-        if x.elem_count() == 0 {
-            return Err(wrong_batch_norm_input(x));
-        }
-        let mut nn = self.sub_scope("BatchNorm");
-        let scale = nn.param("scale", features, x, ones)?;
-        let bias = nn.param("bias", features, x, zeros)?;
-        let running_mean = nn.batch_stat("mean", features, x, zeros)?;
-        let running_var = nn.batch_stat("var", features, x, ones)?;
-        let path = nn.path();
-        let Mode::Train { batch_stats, .. } = &mut nn.mode else {
-            let statistics = (&running_mean, &running_var);
-            return layers::batch_norm_eval(x, &scale, &bias, statistics, &path);
-        };
-        let (y, mean, var) = layers::batch_norm_train(x, &scale, &bias, &path)?;
-        for (name, running, batch) in [("mean", running_mean, mean), ("var", running_var, var)] {
-            let updated = ((running * MOMENTUM)? + (batch * (1.0 - MOMENTUM))?)?;
-            batch_stats.insert(format!("{path}/{name}"), &updated)?;
-        }
-        Ok(y)
-    }
-
-    /// Dropout: in [training](crate::Module::apply_train), sets each value to 0 with probability
-    /// `rate` and divides the others by `1 - rate`, which keeps the mean. In
-    /// [evaluation](crate::Module::apply_eval), returns the input.
-    ///
-    /// # Shapes
-    /// - `x`: any shape
-    /// - result: as `x`
-    ///
-    /// # Errors
-    /// [`Error::Hyperparameter`] unless `0 <= rate < 1`; [`Error::Mode`] under
-    /// [`apply`](crate::Module::apply).
-    ///
-    /// # Source
-    /// `flax.linen.Dropout(rate, deterministic=not train)(x)`, which drops the same values for the
-    /// same key; N. Srivastava et al., *Dropout*, 2014.
-    pub fn dropout(&mut self, rate: f64, x: &Tensor) -> Result<Tensor> {
-        if !(0.0..1.0).contains(&rate) {
-            let allowed = "dropout leaves something over for 0 <= rate < 1";
-            return Err(Error::Hyperparameter { name: "rate", value: rate, allowed });
-        }
-        let nn = self.sub_scope("Dropout");
-        let key = match nn.mode {
-            Mode::Apply { .. } => return Err(Error::Mode { layer: nn.path() }),
-            Mode::Train { dropout_key, .. } if rate > 0.0 => {
-                Some(fold_in_path(dropout_key, &nn.path, 1))
-            }
-            _ => None,
-        };
-        layers::dropout(x, key, rate, &nn.path())
     }
 
     /// A parameter of this scope: created by `initializer` in `init`, looked up in `apply`.
@@ -238,7 +100,7 @@ impl<'a> Scope<'a> {
 
     /// A running statistic of this scope: created in `init`, looked up in `apply_train` and
     /// `apply_eval`. Unlike a parameter, it does not advance the keys.
-    fn batch_stat(
+    pub(crate) fn batch_stat(
         &mut self,
         name: &str,
         shape: impl Into<Shape>,
@@ -276,7 +138,7 @@ impl<'a> Scope<'a> {
         Scope::new(path, mode)
     }
 
-    fn path(&self) -> String {
+    pub(crate) fn path(&self) -> String {
         self.path.join("/")
     }
 
@@ -297,13 +159,9 @@ fn lookup(params: &Params, path: String, shape: Shape) -> Result<Tensor> {
     Ok(var.as_tensor().clone())
 }
 
-fn wrong_batch_norm_input(x: &Tensor) -> Error {
-    Error::shape("batch_norm input", "[B, …, features], none of them 0", x)
-}
-
 /// The key of a scope's `count`-th parameter, derived as in `flax.core.scope.LazyRng`: folds in
 /// the first four bytes of a SHA-1 of the path's names and the count.
-fn fold_in_path(key: Key, path: &[String], count: u32) -> Key {
+pub(crate) fn fold_in_path(key: Key, path: &[String], count: u32) -> Key {
     let mut hash = Sha1::new();
     for name in path {
         hash.update(name);
@@ -313,11 +171,4 @@ fn fold_in_path(key: Key, path: &[String], count: u32) -> Key {
     hash.update(&bytes[count.leading_zeros() as usize / 8..]);
     let digest = hash.finalize();
     key.fold_in(u32::from_be_bytes([digest[0], digest[1], digest[2], digest[3]]))
-}
-
-fn check_positive(name: &'static str, value: usize) -> Result<()> {
-    if value > 0 {
-        return Ok(());
-    }
-    Err(Error::Hyperparameter { name, value: 0.0, allowed: "it must be at least 1" })
 }

@@ -35,7 +35,7 @@ pub struct DrawPanel {
 /// # Errors
 /// [`Error::NotSequential`] unless the network is a plain chain of `linen`'s layers;
 /// [`Error::Shape`] unless it maps `[B, 28, 28, 1]` to `[B, 10]`;
-/// [`notebook_display::Error::Figure`] for a parameter that is not finite in its stored precision.
+/// [`Error::Tensor`] for a parameter that is not finite in its stored precision.
 ///
 /// # Examples
 /// ```
@@ -118,7 +118,7 @@ fn to_stored(path: &str, param: &Tensor) -> Result<Tensor> {
         return Ok(stored);
     }
     let reason = format!("parameter {path:?} has values that are not finite in {dtype:?}");
-    Err(notebook_display::Error::Figure(reason).into())
+    Err(Error::Tensor(reason))
 }
 
 /// A layer in the format of the page's script.

@@ -65,7 +65,7 @@ pub fn save_onnx<M: Module>(
     let name = std::any::type_name::<M>().rsplit("::").next().unwrap_or_default();
     let file = Model {
         ir_version: IR_VERSION,
-        producer_name: "mnist-notebook-support".into(),
+        producer_name: env!("CARGO_PKG_NAME").into(),
         producer_version: env!("CARGO_PKG_VERSION").into(),
         graph: Some(graph(name, &ops, params, input_shape)?),
         opset_import: vec![OperatorSet { version: OPSET }],

@@ -1,7 +1,7 @@
 //! Training for an epoch and evaluation.
 //!
-//! Every function takes the network first, so your own network trains with the same lines as the
-//! tutorial's.
+//! Functions that run the network take it first, so your own network trains with the same lines as
+//! the tutorial's.
 
 use candle_core::Tensor;
 use linen::{
@@ -46,19 +46,19 @@ pub fn train_epoch(
     let perms = permutation(rng, train_ds.len());
 
     let mut progress = Progress::new(format!("epoch {epoch}"), steps_per_epoch);
-    let mut batch_metrics = Vec::with_capacity(steps_per_epoch);
+    let mut batch_metrics = Vec::new();
     for perm in perms.chunks_exact(batch_size) {
-        let batch = train_ds.batch(perm)?;
-        batch_metrics.push(step.train_step(optimizer, &batch)?);
+        batch_metrics.push(step.train_step(optimizer, &train_ds.batch(perm)?)?);
         progress.step(batch_size, || recent_mean(&batch_metrics));
     }
     let batch_metrics = BatchMetrics::get_all(&batch_metrics)?;
     progress.finish();
 
     check_finite(epoch, &batch_metrics)?;
-    let Metrics { loss, accuracy } = Metrics::mean(&batch_metrics)?;
-    println!("Training - epoch: {epoch}, loss: {loss:.4}, accuracy: {:.2}", accuracy * 100.0);
-    Ok(Metrics { loss, accuracy })
+    let metrics = Metrics::mean(&batch_metrics)?;
+    let (loss, accuracy) = (metrics.loss, metrics.accuracy * 100.0);
+    println!("Training - epoch: {epoch}, loss: {loss:.4}, accuracy: {accuracy:.2}");
+    Ok(metrics)
 }
 
 /// Loss (nats) and accuracy (0 to 1) on a whole dataset.
