@@ -257,7 +257,7 @@ fn bad_networks_are_refused() {
         "batch norm on nothing": init(|nn, x| nn.batch_norm(&x.narrow(0, 0, 0)?)) =>
             Error::Shape { .. }, "none of them 0, found [0, 8, 8, 1]";
         "a dropout rate of 1": init(|nn, x| nn.dropout(1.0, x)) =>
-            Error::Hyperparameter { name: "rate", .. }, "0 <= rate < 1";
+            Error::Hyperparameter { name: "rate", .. }, "it must be at least 0 and below 1";
         "batch norm without a mode": Broken(|nn: &mut Scope, x: &Tensor| nn.batch_norm(x))
             .apply(&norm, &images(1)) => Error::Mode { .. }, "BatchNorm_0 works differently";
         "dropout without a mode": Broken(|nn: &mut Scope, x: &Tensor| nn.dropout(0.5, x))
@@ -303,7 +303,7 @@ fn what_does_not_fit_in_memory_is_refused() {
     let none = labels(0);
     refuse! {
         "a batch": train_on(&huge, many) => Error::Memory { .. },
-            "training on so large a batch needs 844424.9 GB of memory, and ";
+            "training on so large a batch needs 844424.9 GB of memory, but only ";
         "a batch to compile for": jit(Cnn, &get_initial_params(&Cnn, Key::new(0), CPU).unwrap(),
             &[many, 28, 28, 1]) => Error::Memory { .. },
             "is free: make it smaller, or free memory";
@@ -453,7 +453,7 @@ fn a_loss_that_is_not_finite_stops_training_and_names_the_last_good_checkpoint()
     let message = error.to_string();
     assert!(message.contains("the loss is NaN at epoch 3, step "), "{message}");
     assert!(message.contains("the last good checkpoint is "), "{message}");
-    assert!(message.contains("epoch-0002.safetensors with a smaller learning rate"), "{message}");
+    assert!(message.ends_with("epoch-0002.safetensors)"), "{message}");
     assert_eq!((state.epoch, state.history.len()), (2, 2));
     // The failed epoch is not saved.
     assert_eq!(checkpoints.resume(CPU).unwrap().unwrap().epoch, 2);
