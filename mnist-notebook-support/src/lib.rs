@@ -5,7 +5,7 @@
 //! | build the model | [`Cnn`], [`linen::Module`], [`linen::tabulate`] | `model.rs` |
 //! | loss | [`onehot`], [`cross_entropy_loss`] | `loss.rs` |
 //! | optimizer | [`create_optimizer`], [`Momentum`] | `optimizer.rs` |
-//! | initial parameters, explicit keys | [`get_initial_params`], [`random::Key`] | `initializer.rs` |
+//! | initial parameters, keys | [`get_initial_params`], [`random::Key`] | `initializer.rs` |
 //! | metrics | [`compute_metrics`], [`Metrics`] | `metrics.rs` |
 //! | dataset | [`get_datasets`], [`Dataset`] | `dataset/` |
 //! | training step, evaluation step | [`train_step`], [`eval_step`] | `train_step.rs` |
