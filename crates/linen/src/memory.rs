@@ -88,7 +88,8 @@ mod tests {
     fn arrays_larger_than_the_available_memory_are_refused() {
         assert!(check_against(1000, "a test", 1000).is_ok());
         let error = check_against(1_000_000_000, "a test", 3_560_000_000).unwrap_err();
-        let message = "a test needs 3.6 GB of memory, but only 1.0 GB is free: make it smaller, or free \
+        let message = "a test needs 3.6 GB of memory, but only 1.0 GB is free: make it smaller, or \
+                       free memory";
              memory";
         assert_eq!(error.to_string(), message);
     }
