@@ -90,7 +90,6 @@ mod tests {
         let error = check_against(1_000_000_000, "a test", 3_560_000_000).unwrap_err();
         let message = "a test needs 3.6 GB of memory, but only 1.0 GB is free: make it smaller, or \
                        free memory";
-             memory";
         assert_eq!(error.to_string(), message);
     }
 
