@@ -16,7 +16,7 @@ use mnist_notebook_support::notebook::Number;
 use mnist_notebook_support::prelude::*;
 use mnist_notebook_support::random::{bernoulli, bits, normal, truncated_normal, uniform};
 use mnist_notebook_support::take_away::SummaryWriter;
-use mnist_notebook_support::{CheckpointError, DataError, Diverged, get_datasets_from, notebook};
+use mnist_notebook_support::{DataError, Diverged, get_datasets_from, notebook};
 
 const CPU: &Device = &Device::Cpu;
 
@@ -348,7 +348,7 @@ fn a_missing_device_is_an_error() {
         "random numbers": normal(Key::new(0), 3, gpu) => Error::Tensor(_), "cuda";
         "parameters from a file": Params::load(&file, gpu) => Error::Load { .. }, "cuda";
         "parameters moved to the device": params().to_device(gpu) => Error::Tensor(_), "cuda";
-        "a checkpoint": checkpoints.resume(gpu) => CheckpointError::Damaged { .. }, "cuda";
+        "a checkpoint": checkpoints.resume(gpu) => mnist_notebook_support::CheckpointError::Damaged { .. }, "cuda";
     }
 }
 

@@ -11,6 +11,8 @@ use std::io::{BufRead, BufReader, Lines, Write as _};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::Instant;
 
+#[cfg(feature = "cuda")]
+use mnist_notebook_support::linen;
 use mnist_notebook_support::prelude::*;
 
 type Outcome<T> = Result<T, Box<dyn Error>>;
@@ -107,8 +109,12 @@ impl Bench {
     fn launches(&self) -> Outcome<String> {
         let mut text = String::new();
         for (batch, _) in BATCHES {
-            let (mut optimizer, mut step) = self.step(batch)?;
-            let launches = step.launch_times(batch, &mut optimizer)?;
+            let (mut optimizer, _) = self.step(batch)?;
+            let shape = [batch, 28, 28, 1];
+            let launches = match linen::compile(&Cnn, optimizer.target(), &shape)? {
+                Ok(mut step) => step.launch_times(batch, &mut optimizer)?,
+                Err(reason) => return Ok(format!("{reason}\n")),
+            };
             writeln!(
                 text,
                 "\nA step on {batch} images: {} launches, recorded as one graph.\n",
