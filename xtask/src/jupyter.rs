@@ -3,11 +3,14 @@
 use std::ffi::OsStr;
 use std::fs;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use warm_evcxr::files;
 
 use crate::project::Project;
 use crate::python::{Environment, OLDEST, package_names};
+
+/// What shows that the environment is complete; the first one has native code.
+const MODULES: [&str; 4] = ["zmq", "jupyter_client", "jupyterlab", "nbconvert"];
 
 /// Keeps JupyterLab off the network: no news, no update checks.
 const LAB_SETTINGS: &str = r#"{
@@ -30,7 +33,7 @@ pub(crate) fn set_up(project: &Project) -> Result<()> {
     let cells_text = cells_text?;
     let description = [pins_text?, jupyter_text?, cells_text.clone()].concat();
     let environment = Environment::new(project.venv(), description);
-    if environment.is_up_to_date(&["zmq", "jupyter_client", "jupyterlab", "nbconvert"]) {
+    if environment.is_up_to_date(&MODULES) {
         return Ok(());
     }
     let python = environment.create(OLDEST)?;
@@ -39,6 +42,11 @@ pub(crate) fn set_up(project: &Project) -> Result<()> {
     environment
         .install(constraint.into_iter().chain([OsStr::new("--requirement"), jupyter.as_os_str()]))
         .context("cannot install notebooks/jupyter.in")?;
+    ensure!(
+        environment.has(&MODULES),
+        "pip has not installed JupyterLab into .tools/venv: `pip config list` shows where else \
+         (`target`, `prefix` or `root`); remove that, or set PIP_CONFIG_FILE=/dev/null"
+    );
     for package in package_names(&cells_text) {
         // One at a time and only as wheels: some platforms lack one.
         let wheel = [OsStr::new("--only-binary=:all:"), OsStr::new(package)];

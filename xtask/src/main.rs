@@ -285,6 +285,7 @@ fn report(path: &Path, failures: &[Failure]) -> Result<()> {
     };
     let more = match failures.len() - 1 {
         0 => String::new(),
+        1 => "(and 1 more cell failed or was not executed)".to_owned(),
         more => format!("(and {more} more cells failed or were not executed)"),
     };
     bail!("{} failed in {first}{more}", name(path));

@@ -50,8 +50,8 @@ except Exception:
     print('without `venv` and `ensurepip`')
 ";
 
-/// The user's pip variables that are kept: package sources and network settings.
-const KEPT_PIP_VARIABLES: [&str; 14] = [
+/// The variables that are kept: package sources, network settings, and a token.
+const KEPT_VARIABLES: [&str; 15] = [
     "PIP_CACHE_DIR",
     "PIP_CERT",
     "PIP_CLIENT_CERT",
@@ -66,6 +66,8 @@ const KEPT_PIP_VARIABLES: [&str; 14] = [
     "PIP_PROXY",
     "PIP_RETRIES",
     "PIP_TRUSTED_HOST",
+    // The password of a JupyterLab in a container.
+    "JUPYTER_TOKEN",
 ];
 
 /// A command that runs Python in isolation from the user's settings.
@@ -94,7 +96,7 @@ fn is_user_setting(variable: &str) -> bool {
         ["PYTHON", "PIP_", "CONDA_", "_CONDA_", "JUPYTER_", "IPYTHON", "VIRTUAL_ENV"];
     let others = ["_CE_CONDA", "_CE_M", "__PYVENV_LAUNCHER__"];
     let has_prefix = PREFIXES.iter().any(|prefix| variable.starts_with(prefix));
-    (has_prefix && !KEPT_PIP_VARIABLES.contains(&variable)) || others.contains(&variable)
+    (has_prefix && !KEPT_VARIABLES.contains(&variable)) || others.contains(&variable)
 }
 
 /// The package names in a requirements file, one per line.
@@ -133,6 +135,11 @@ impl Environment {
     /// packages elsewhere.
     pub(crate) fn is_up_to_date(&self, modules: &[&str]) -> bool {
         let stamp = fs::read_to_string(self.stamp()).unwrap_or_default();
+        self.series().is_ok_and(|series| stamp == self.description(&series)) && self.has(modules)
+    }
+
+    /// Whether Python finds these modules in it.
+    pub(crate) fn has(&self, modules: &[&str]) -> bool {
         // Import only the first, because it takes time: native code in it shows whether it fits.
         let first = modules.first().map(|first| format!("import {first}\n")).unwrap_or_default();
         let check = format!(
@@ -140,8 +147,7 @@ impl Environment {
              from importlib.util import find_spec\n\
              sys.exit(not all(map(find_spec, sys.argv[1:])))"
         );
-        self.series().is_ok_and(|series| stamp == self.description(&series))
-            && output(python(self.python()).args(["-c", &check]).args(modules)).is_ok()
+        output(python(self.python()).args(["-c", &check]).args(modules)).is_ok()
     }
 
     /// Creates the environment anew, without packages. Returns a description of the Python used.
@@ -421,7 +427,7 @@ mod tests {
             assert!(is_user_setting(variable), "{variable}");
         }
         let kept = ["PATH", "HOME", "HTTPS_PROXY", "SSL_CERT_FILE", "PYENV_VERSION", "LC_ALL"];
-        for variable in kept.into_iter().chain(KEPT_PIP_VARIABLES) {
+        for variable in kept.into_iter().chain(KEPT_VARIABLES) {
             assert!(!is_user_setting(variable), "{variable}");
         }
     }
