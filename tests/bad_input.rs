@@ -334,6 +334,7 @@ fn what_does_not_fit_in_memory_is_refused() {
 #[cfg(not(feature = "cuda"))]
 #[test]
 fn a_missing_device_is_an_error() {
+    use mnist_notebook_support::CheckpointError;
     let gpu = &Device::Cuda(mnist_notebook_support::candle_core::CudaDevice);
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("epoch-0001.safetensors");
@@ -348,7 +349,7 @@ fn a_missing_device_is_an_error() {
         "random numbers": normal(Key::new(0), 3, gpu) => Error::Tensor(_), "cuda";
         "parameters from a file": Params::load(&file, gpu) => Error::Load { .. }, "cuda";
         "parameters moved to the device": params().to_device(gpu) => Error::Tensor(_), "cuda";
-        "a checkpoint": checkpoints.resume(gpu) => mnist_notebook_support::CheckpointError::Damaged { .. }, "cuda";
+        "a checkpoint": checkpoints.resume(gpu) => CheckpointError::Damaged { .. }, "cuda";
     }
 }
 
