@@ -1,7 +1,7 @@
 //! Bad input: every kind has its own error that says what to do, and nothing panics.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use mnist_notebook_support::images::{add_noise, rotate, shift};
 use mnist_notebook_support::inspect::{
@@ -17,6 +17,7 @@ use mnist_notebook_support::prelude::*;
 use mnist_notebook_support::random::{bernoulli, bits, normal, truncated_normal, uniform};
 use mnist_notebook_support::take_away::SummaryWriter;
 use mnist_notebook_support::{DataError, Diverged, get_datasets_from, notebook};
+use tests::{CRATES, root, rust_files};
 
 const CPU: &Device = &Device::Cpu;
 
@@ -852,38 +853,13 @@ fn no_building_block_panics() {
     assert!(panics.is_empty(), "panics:\n{}", panics.join("\n"));
 }
 
-/// The crates with public functions.
-const CRATES: [&str; 8] = [
-    "mnist-notebook-support",
-    "crates/cpu-kernels",
-    "crates/images",
-    "crates/inspect",
-    "crates/jax-random",
-    "crates/linen",
-    "crates/notebook-display",
-    "crates/take-away",
-];
-
-fn folder(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(name)
-}
-
 /// The public functions in the crates' sources, methods as `Type::name`.
 fn public_functions() -> Vec<String> {
-    let mut files: Vec<PathBuf> = CRATES.iter().map(|name| folder(name).join("src")).collect();
-    let mut functions = Vec::new();
-    while let Some(path) = files.pop() {
-        if path.is_dir() {
-            // The CUDA module is private.
-            let inside = std::fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path());
-            files.extend(inside.filter(|path| !path.ends_with("src/cuda")));
-        } else if path.extension().is_some_and(|ending| ending == "rs")
-            && !path.ends_with("tests.rs")
-        {
-            functions.extend(functions_of(&std::fs::read_to_string(path).unwrap()));
-        }
-    }
-    functions
+    let files = rust_files(CRATES.map(|name| root().join(name).join("src")));
+    // The CUDA module is private.
+    let is_private = |path: &Path| path.iter().any(|part| part == "cuda");
+    let files = files.iter().filter(|path| !path.ends_with("tests.rs") && !is_private(path));
+    files.flat_map(|path| functions_of(&std::fs::read_to_string(path).unwrap())).collect()
 }
 
 fn functions_of(source: &str) -> Vec<String> {

@@ -5,9 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use mnist_notebook_support::source;
 use proc_macro2::{Delimiter, TokenStream, TokenTree};
 use quote::ToTokens;
 use syn::{Item, UseTree, Visibility};
+use tests::{CRATES, root, rust_files};
 
 /// A module's path from the crate root; that of the root is empty.
 type Module = Vec<String>;
@@ -234,10 +236,6 @@ fn crates() -> Vec<PathBuf> {
     crates.chain(["mnist-notebook-support", "xtask"].map(|name| root().join(name))).collect()
 }
 
-fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap()
-}
-
 #[test]
 fn there_are_no_import_cycles() {
     for folder in crates() {
@@ -283,17 +281,41 @@ fn cycles_of_every_kind_are_found() {
 
 #[test]
 fn no_line_of_rust_exceeds_100_columns() {
-    let mut paths = crates();
-    paths.extend(["tests", "fuzz"].map(|name| root().join(name)));
+    let folders = crates().into_iter().chain(["tests", "fuzz"].map(|name| root().join(name)));
     let mut long = Vec::new();
-    while let Some(path) = paths.pop() {
-        if path.is_dir() && !path.ends_with("target") {
-            paths.extend(fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path()));
-        } else if path.extension().is_some_and(|ending| ending == "rs") {
-            let text = fs::read_to_string(&path).unwrap();
-            let lines = text.lines().zip(1..).filter(|(line, _)| line.chars().count() > 100);
-            long.extend(lines.map(|(_, number)| format!("{}:{number}", path.display())));
-        }
+    for path in rust_files(folders) {
+        let text = fs::read_to_string(&path).unwrap();
+        let lines = text.lines().zip(1..).filter(|(line, _)| line.chars().count() > 100);
+        long.extend(lines.map(|(_, number)| format!("{}:{number}", path.display())));
     }
     assert_eq!(long, [""; 0]);
+}
+
+#[test]
+fn every_public_item_of_every_crate_can_be_shown() {
+    let files = rust_files(CRATES.map(|name| root().join(name).join("src")));
+    let mut count = 0;
+    for path in files.iter().filter(|path| !path.ends_with("tests.rs")) {
+        let text = fs::read_to_string(path).unwrap();
+        let code = text.split("#[cfg(test)]").next().unwrap();
+        for (name, keyword) in code.lines().filter_map(public_name) {
+            let shown = source(name).unwrap_or_else(|error| panic!("{path:?}: {error}"));
+            assert!(shown.to_string().contains(&format!("{keyword} {name}")), "{shown}");
+            count += 1;
+        }
+    }
+    assert!(count > 100, "{count} public items");
+}
+
+/// The name and keyword of a public item, from a line like `pub fn name(`.
+fn public_name(line: &str) -> Option<(&str, &str)> {
+    let item = line.trim_start().strip_prefix("pub ")?;
+    let (keyword, rest) = item
+        .strip_prefix("const ")
+        .filter(|item| item.starts_with("fn "))
+        .unwrap_or(item)
+        .split_once(' ')?;
+    let is_item = ["fn", "struct", "enum", "trait", "type", "const"].contains(&keyword);
+    let end = rest.find(|c: char| !c.is_alphanumeric() && c != '_')?;
+    is_item.then_some((&rest[..end], keyword))
 }

@@ -7,6 +7,41 @@ use std::path::{Path, PathBuf};
 
 use mnist_notebook_support::prelude::*;
 
+/// The folders of the crates that notebooks use.
+pub const CRATES: [&str; 8] = [
+    "mnist-notebook-support",
+    "crates/cpu-kernels",
+    "crates/images",
+    "crates/inspect",
+    "crates/jax-random",
+    "crates/linen",
+    "crates/notebook-display",
+    "crates/take-away",
+];
+
+/// The project's folder.
+pub fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the package is in a folder")
+}
+
+/// The Rust files in these folders, except what is built there.
+///
+/// # Panics
+/// If a folder cannot be read.
+pub fn rust_files(folders: impl IntoIterator<Item = PathBuf>) -> Vec<PathBuf> {
+    let mut paths: Vec<PathBuf> = folders.into_iter().collect();
+    let mut files = Vec::new();
+    while let Some(path) = paths.pop() {
+        if path.is_dir() && !path.ends_with("target") {
+            let entries = path.read_dir().expect("the folder can be read");
+            paths.extend(entries.map(|entry| entry.expect("the entry can be read").path()));
+        } else if path.extension().is_some_and(|ending| ending == "rs") {
+            files.push(path);
+        }
+    }
+    files
+}
+
 /// A file in `tests/golden`.
 pub fn golden_file(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("golden").join(name)

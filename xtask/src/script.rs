@@ -17,8 +17,7 @@ use syn::{Block, Item, Stmt, UseTree};
 use toml::{Table, Value};
 
 use crate::notebook::{CodeCell, Notebook, folder, is_command, start_of_code};
-use crate::process;
-use crate::process::{command, run};
+use crate::process::{self, command, run};
 use crate::project::Project;
 use warm_evcxr::files;
 use warm_evcxr::template::parse_dependency;

@@ -87,9 +87,8 @@ pub fn compile(
     let input = dummy_input(params, input_shape)?;
     let (output, ops) = trace(|| model.apply(params, &input))?;
     check_memory(input_shape, &input, &ops)?;
-    let num_classes = output.dims().last().copied().unwrap_or(0);
     let step = plan(input_shape, &input, &ops, &output, params);
-    Ok(step.map_err(|reason| NotCompiled { reason, num_classes }))
+    Ok(step.map_err(|reason| NotCompiled { reason, num_classes: num_classes(&output) }))
 }
 
 /// Checks that the activations that training keeps, and their gradients, fit in memory.
@@ -303,10 +302,16 @@ fn plan(
     let layers = ops.iter().map(|op| to_kernel_layer(&op.layer, params));
     let layers = layers.collect::<Option<Vec<_>>>().ok_or("a layer's parameters are missing")?;
     let program = program([batch, height, width, channels], &layers, input.device())?;
-    let num_classes = output.dims().last().copied().unwrap_or(0);
-    let image_shape = vec![height, width, channels];
-    let description = describe(batch, ops);
-    Ok(CompiledStep { program, image_shape, num_classes, description })
+    Ok(CompiledStep {
+        program,
+        image_shape: vec![height, width, channels],
+        num_classes: num_classes(output),
+        description: describe(batch, ops),
+    })
+}
+
+fn num_classes(output: &Tensor) -> usize {
+    output.dims().last().copied().unwrap_or(0)
 }
 
 fn program(

@@ -30,11 +30,10 @@ pub fn sequential(
     input_shape: &[usize],
 ) -> Result<Vec<TracedOp>> {
     if input_shape.is_empty() {
-        let found = input_shape.to_vec();
         return Err(Error::Shape {
             what: "input of the network",
             expected: "[B, …]".into(),
-            found,
+            found: Vec::new(),
         });
     }
     let input = dummy_input(params, input_shape)?;

@@ -13,8 +13,7 @@ use std::process::Command;
 use anyhow::{Context, Result};
 use serde_json::Value;
 
-use crate::process;
-use crate::process::{command, output};
+use crate::process::{self, command, output};
 use crate::project::Project;
 use crate::python::{Environment, OLDEST, python};
 use crate::script::Scripts;

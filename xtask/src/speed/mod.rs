@@ -16,8 +16,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::process;
-use crate::process::{command, output};
+use crate::process::{self, command, output};
 use crate::project::Project;
 use crate::setup::PERFORMANCE_VARIABLES;
 use crate::setup::set_up;
