@@ -6,6 +6,9 @@ once the page shows all of them.
 """
 
 CELL_LIMIT = 900  # seconds
+# How long to wait for a kernel to be shown as idle, in seconds. On a busy machine JupyterLab may
+# miss its first status; it then shows "Unknown" until a cell runs, and cells run all the same.
+IDLE_LIMIT = 60
 SHIFT, ENTER = "\ue008", "\ue007"
 
 # The number of cells, whether the notebook is ready, the number of running cells, failures, and the
@@ -34,9 +37,12 @@ def shift_enter(browser):
 
 
 def run(browser, cells, wanted):
+    patience = time.monotonic() + IDLE_LIMIT
+
     def is_ready():
         state = browser.js(STATE)
-        return state["cells"] == cells and state["focused"] and state["idle"]
+        is_idle = state["idle"] or time.monotonic() > patience
+        return state["cells"] == cells and state["focused"] and is_idle
 
     def state_when_idle():
         state = browser.js(STATE)

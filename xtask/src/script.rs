@@ -87,6 +87,7 @@ impl Scripts {
     /// # Errors
     /// When one does not compile; the compiler has printed why.
     pub fn build(&self) -> Result<Vec<PathBuf>> {
+        println!("Compiling (a few minutes the first time)");
         let programs = process::build(&mut self.cargo("build"))
             .context("the cells of a notebook do not compile")?;
         Ok(programs.into_iter().map(|(_, program)| program).collect())
