@@ -51,7 +51,7 @@ fn panel(model: &impl Module, params: &Params, screen: Screen, images: &Tensor) 
 
 fn test_images() -> Tensor {
     let (_, test_ds) = get_datasets(&Device::Cpu).unwrap();
-    test_ds.slice(0, IMAGES).unwrap().image
+    test_ds.slice(0, IMAGES).unwrap().image().clone()
 }
 
 fn numbers(value: &Value) -> Vec<f32> {

@@ -304,8 +304,8 @@ fn the_first_gradients_are_flax_s() {
 
     let batch = train_ds.batch(&golden.batch).unwrap();
     let loss_fn = |params: &Params| {
-        let logits = Cnn.apply(params, &batch.image)?;
-        Ok((cross_entropy_loss(&logits, &batch.label)?, ()))
+        let logits = Cnn.apply(params, batch.image())?;
+        Ok((cross_entropy_loss(&logits, batch.label())?, ()))
     };
     let ((loss, ()), gradients) = value_and_grad(loss_fn, &params).unwrap();
     let loss = f64::from(loss.to_scalar::<f32>().unwrap());

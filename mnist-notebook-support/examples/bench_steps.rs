@@ -174,16 +174,16 @@ fn candle_step(batch: usize) -> Outcome<Repeat> {
     let velocities = vars.iter().map(zeros).collect::<candle_core::Result<Vec<Var>>>()?;
     let mut batches = Batches::new(batch)?;
     Ok(repeat(move || {
-        let Batch { image, label } = batches.next()?;
-        let log_probs = model.forward(&image.reshape((batch, 1, 28, 28))?)?;
-        let loss = loss::nll(&log_probs, &label)?;
+        let next = batches.next()?;
+        let log_probs = model.forward(&next.image().reshape((batch, 1, 28, 28))?)?;
+        let loss = loss::nll(&log_probs, next.label())?;
         let grads = loss.backward()?;
         for (var, velocity) in vars.iter().zip(&velocities) {
             let grad = grads.get(var).ok_or("no gradient")?;
             velocity.set(&((velocity.as_tensor() * BETA)? + grad)?)?;
             var.set(&(var.as_tensor() - (velocity.as_tensor() * LEARNING_RATE)?)?)?;
         }
-        Ok(compute_metrics(&log_probs, &label)?)
+        Ok(compute_metrics(&log_probs, next.label())?)
     }))
 }
 

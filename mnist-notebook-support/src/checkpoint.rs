@@ -24,6 +24,9 @@ const FORMAT: &str = "mnist-notebook-support checkpoint";
 /// The format version that this code reads and writes.
 const VERSION: u32 = 1;
 
+/// The file names are this, the epoch, and `.safetensors`.
+const NAME: &str = "epoch-";
+
 /// Everything that training depends on, between two epochs.
 #[derive(Debug)]
 pub struct TrainState {
@@ -138,44 +141,43 @@ impl TrainState {
     /// Reads the content of a checkpoint file; the parameters are put on `device`.
     ///
     /// # Errors
-    /// [`CheckpointError::Damaged`], with an empty path.
-    pub fn from_bytes(bytes: &[u8], device: &Device) -> Result<TrainState> {
-        decode(bytes, device).map_err(|source| {
-            CheckpointError::Damaged { path: PathBuf::new(), source, previous: None }.into()
+    /// The reason why the content is not a good checkpoint.
+    pub fn from_bytes(bytes: &[u8], device: &Device) -> Result<TrainState, Cause> {
+        let file = TensorFile::parse(bytes)?;
+        let header = Header(&file.header);
+        if header.0.get("format").is_none_or(|format| format != FORMAT) {
+            return Err("it is a safetensors file, but not a checkpoint of this crate".into());
+        }
+        let version: u32 = header.value("version")?;
+        if version != VERSION {
+            return Err(format!(
+                "it has format version {version} and this crate reads version {VERSION}: use the \
+                 version of the crate that wrote it"
+            )
+            .into());
+        }
+        if file.is_intact() != Some(true) {
+            return Err(FileError::Damaged.into());
+        }
+        let load = |group| -> Result<Params> { file.tensors(group, device)?.try_into() };
+        let (learning_rate, beta) = (header.value("learning_rate")?, header.value("beta")?);
+        Ok(TrainState {
+            optimizer: Momentum::from_parts(
+                load("params/")?,
+                load("momentum/")?,
+                learning_rate,
+                beta,
+            )?,
+            rng: Key::from_words(parse_numbers(header.text("rng")?)?),
+            epoch: header.value("epoch")?,
+            batch_size: header.value("batch_size")?,
+            history: header
+                .text("history")?
+                .lines()
+                .map(parse_epoch_metrics)
+                .collect::<Result<_, _>>()?,
         })
     }
-}
-
-fn decode(bytes: &[u8], device: &Device) -> Result<TrainState, Cause> {
-    let file = TensorFile::parse(bytes)?;
-    let header = Header(&file.header);
-    if header.0.get("format").is_none_or(|format| format != FORMAT) {
-        return Err("it is a safetensors file, but not a checkpoint of this crate".into());
-    }
-    let version: u32 = header.value("version")?;
-    if version != VERSION {
-        return Err(format!(
-            "it has format version {version} and this crate reads version {VERSION}: use the \
-             version of the crate that wrote it"
-        )
-        .into());
-    }
-    if file.is_intact() != Some(true) {
-        return Err(FileError::Damaged.into());
-    }
-    let load = |group| -> Result<Params> { file.tensors(group, device)?.try_into() };
-    let (learning_rate, beta) = (header.value("learning_rate")?, header.value("beta")?);
-    Ok(TrainState {
-        optimizer: Momentum::from_parts(load("params/")?, load("momentum/")?, learning_rate, beta)?,
-        rng: Key::from_words(parse_numbers(header.text("rng")?)?),
-        epoch: header.value("epoch")?,
-        batch_size: header.value("batch_size")?,
-        history: header
-            .text("history")?
-            .lines()
-            .map(parse_epoch_metrics)
-            .collect::<Result<_, _>>()?,
-    })
 }
 
 /// The header of a checkpoint.
@@ -257,8 +259,9 @@ impl Checkpoints {
     /// Trains for one epoch with [`TrainState::train_epoch`] and saves the new state.
     ///
     /// # Errors
-    /// Those of [`TrainState::train_epoch`] and [`save`](Checkpoints::save). If training diverges,
-    /// [`Diverged`] names the last good checkpoint.
+    /// Those of [`TrainState::train_epoch`] and [`save`](Checkpoints::save);
+    /// [`CheckpointError::Later`] before anything is trained. If training diverges, [`Diverged`]
+    /// names the last good checkpoint.
     pub fn train_epoch(
         &self,
         model: &impl Module,
@@ -266,6 +269,7 @@ impl Checkpoints {
         train_ds: &Dataset,
         test_ds: &Dataset,
     ) -> Result<EpochMetrics> {
+        self.check_newest(state.epoch.saturating_add(1))?;
         let metrics = state.train_epoch(model, train_ds, test_ds);
         let metrics = metrics.map_err(|error| match error.downcast_ref() {
             Some(&Diverged { epoch, step, loss, .. }) => {
@@ -286,13 +290,21 @@ impl Checkpoints {
     /// [`Error::Save`] if the disk is full or the folder is not writable;
     /// [`CheckpointError::Later`] if the folder holds a later epoch, that is, another run.
     pub fn save(&self, state: &TrainState) -> Result<PathBuf> {
-        if let Some((_, path)) = self.list()?.pop().filter(|(epoch, _)| *epoch > state.epoch) {
-            return Err(CheckpointError::Later { path, epoch: state.epoch }.into());
-        }
-        let path = self.folder.join(format!("epoch-{:04}.safetensors", state.epoch));
+        self.check_newest(state.epoch)?;
+        let path = self.folder.join(format!("{NAME}{:04}.safetensors", state.epoch));
         files::write(&path, &state.to_bytes()?)?;
         self.remove_old()?;
         Ok(path)
+    }
+
+    /// Checks that no checkpoint is of a later epoch than `epoch`.
+    fn check_newest(&self, epoch: usize) -> Result<()> {
+        match self.list()?.pop() {
+            Some((newest, path)) if newest > epoch => {
+                Err(CheckpointError::Later { path, epoch }.into())
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Loads the newest checkpoint; `None` if there is none.
@@ -343,8 +355,10 @@ impl Checkpoints {
 
     /// Removes surplus checkpoints and the partial files of killed processes.
     fn remove_old(&self) -> Result<()> {
+        let partial = format!("{}{NAME}", files::PARTIAL);
         let is_partial = |path: &PathBuf| {
-            path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(files::PARTIAL))
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            name.starts_with(&partial) && path.is_file()
         };
         let checkpoints = self.list()?;
         let surplus = checkpoints.len().saturating_sub(self.keep);
@@ -358,12 +372,12 @@ impl Checkpoints {
 
 fn read(path: &Path, device: &Device) -> Result<TrainState, Cause> {
     let bytes = std::fs::read(path).map_err(FileError::from)?;
-    decode(&bytes, device)
+    TrainState::from_bytes(&bytes, device)
 }
 
 /// The epoch in a checkpoint's file name.
 fn epoch_of(path: &Path) -> Option<usize> {
-    path.file_name()?.to_str()?.strip_prefix("epoch-")?.strip_suffix(".safetensors")?.parse().ok()
+    path.file_name()?.to_str()?.strip_prefix(NAME)?.strip_suffix(".safetensors")?.parse().ok()
 }
 
 #[cfg(test)]

@@ -35,6 +35,6 @@ fn probe(device: &Device) -> Result<()> {
         Tensor::zeros(1, DType::U32, device)?,
     )?;
     train_step(&Cnn, &mut optimizer, &batch)?.get()?;
-    jit(Cnn, &params, batch.image.dims())?.train_step(&mut optimizer, &batch)?.get()?;
+    jit(Cnn, &params, batch.image().dims())?.train_step(&mut optimizer, &batch)?.get()?;
     Ok(())
 }

@@ -18,7 +18,7 @@ use linen::{Key, Module, Params, Result};
 ///
 /// let (_rng, init_rng) = Key::new(0).split();
 /// let params = get_initial_params(&Cnn, init_rng, &Device::Cpu)?;
-/// assert_eq!(params.count(), 824_458);
+/// assert_eq!(params.elem_count(), 824_458);
 /// assert_eq!(params.get("Conv_0/kernel").unwrap().dims(), [3, 3, 1, 32]);
 /// # Ok::<(), mnist_notebook_support::Error>(())
 /// ```

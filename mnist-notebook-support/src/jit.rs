@@ -50,7 +50,7 @@ impl<M: Module> Jit<M> {
     /// [`Error::Label`](linen::Error::Label) instead.
     pub fn train_step(&mut self, optimizer: &mut Momentum, batch: &Batch) -> Result<BatchMetrics> {
         match self.compiled_for(batch) {
-            Some(step) => step.train_step(optimizer, &batch.image, &batch.label),
+            Some(step) => step.train_step(optimizer, batch.image(), batch.label()),
             None => train_step(&self.model, optimizer, batch),
         }
     }
@@ -61,7 +61,7 @@ impl<M: Module> Jit<M> {
     /// Those of [`eval_step`], with the same exception as [`train_step`](Jit::train_step).
     pub fn eval_step(&mut self, params: &Params, batch: &Batch) -> Result<BatchMetrics> {
         match self.compiled_for(batch) {
-            Some(step) => step.eval_step(params, &batch.image, &batch.label),
+            Some(step) => step.eval_step(params, batch.image(), batch.label()),
             None => eval_step(&self.model, params, batch),
         }
     }
@@ -85,7 +85,7 @@ impl<M: Module> Jit<M> {
 
     fn compiled_for(&mut self, batch: &Batch) -> Option<&mut CompiledStep> {
         let step = self.step.as_mut().ok()?;
-        if step.takes(&batch.image, &batch.label) { Some(step) } else { None }
+        if step.takes(batch.image(), batch.label()) { Some(step) } else { None }
     }
 
     /// Whether the steps are compiled; if not, `Display` says why.

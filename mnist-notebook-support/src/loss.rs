@@ -1,7 +1,7 @@
 //! The loss: one-hot labels and cross-entropy.
 
 use candle_core::{D, DType, Tensor};
-use linen::{Result, check_labels, check_logits};
+use linen::{Result, check};
 
 /// One-hot encoded labels: rows of zeros with a single one.
 ///
@@ -10,7 +10,7 @@ use linen::{Result, check_labels, check_logits};
 /// - result: `[…, num_classes]`, f32, on the labels' device
 ///
 /// # Errors
-/// Those of [`check_labels`].
+/// Those of [`check::labels`].
 ///
 /// # Examples
 /// ```
@@ -25,7 +25,7 @@ use linen::{Result, check_labels, check_logits};
 /// # Source
 /// `onehot` of the Flax tutorial. candle's version is `candle_nn::encoding::one_hot`.
 pub fn onehot(labels: &Tensor, num_classes: usize) -> Result<Tensor> {
-    check_labels(labels, num_classes)?;
+    check::labels(labels, num_classes)?;
     let classes = Tensor::arange(0, num_classes as u32, labels.device())?;
     Ok(labels.unsqueeze(D::Minus1)?.broadcast_eq(&classes)?.to_dtype(DType::F32)?)
 }
@@ -41,7 +41,7 @@ pub fn onehot(labels: &Tensor, num_classes: usize) -> Result<Tensor> {
 /// - result: scalar, of the type of `logits`
 ///
 /// # Errors
-/// Those of [`check_logits`].
+/// Those of [`check::log_probs`] and [`onehot`].
 ///
 /// # Examples
 /// ```
@@ -60,7 +60,7 @@ pub fn onehot(labels: &Tensor, num_classes: usize) -> Result<Tensor> {
 /// `cross_entropy_loss` of the Flax tutorial. `candle_nn::loss::cross_entropy` takes
 /// unnormalized scores instead and applies the log-softmax itself.
 pub fn cross_entropy_loss(logits: &Tensor, labels: &Tensor) -> Result<Tensor> {
-    let num_classes = check_logits(logits, labels)?;
+    let num_classes = check::log_probs(logits, labels)?;
     let onehot = onehot(labels, num_classes)?.to_dtype(logits.dtype())?;
     Ok((onehot * logits)?.sum(D::Minus1)?.mean(0)?.neg()?)
 }

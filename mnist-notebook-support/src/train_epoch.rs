@@ -4,15 +4,12 @@
 //! the tutorial's.
 
 use candle_core::Tensor;
-use linen::{
-    BatchMetrics, Key, Metrics, Module, Momentum, Params, Result, check_label_range,
-    random::permutation,
-};
+use linen::{BatchMetrics, Key, Metrics, Module, Momentum, Params, Result, random::permutation};
 use notebook_display::Progress;
 
 use crate::dataset::Dataset;
 use crate::error::Diverged;
-use crate::jit::jit;
+use crate::jit::{Jit, jit};
 
 /// Enough images to keep every core busy, few enough to need little memory.
 const EVAL_BATCH_SIZE: usize = 100;
@@ -24,9 +21,8 @@ const EVAL_BATCH_SIZE: usize = 100;
 /// but is [compiled](jit()).
 ///
 /// # Errors
-/// Those of [`Dataset::check_batches`] and [`train_step`](crate::train_step);
-/// [`Error::Label`](linen::Error::Label) for an out-of-range label; [`Diverged`] if a loss is
-/// infinite or not a number.
+/// Those of [`Dataset::check_batches`], [`Dataset::check_labels`] and
+/// [`train_step`](crate::train_step); [`Diverged`] if a loss is infinite or not a number.
 ///
 /// # Source
 /// `train_epoch` of the Flax tutorial.
@@ -38,9 +34,8 @@ pub fn train_epoch(
     epoch: usize,
     rng: Key,
 ) -> Result<Metrics> {
-    train_ds.check_batches("train on", batch_size)?;
-    let mut step = jit(model, optimizer.target(), &train_ds.batch_shape(batch_size))?;
-    check_label_range(&train_ds.label, step.num_classes())?;
+    let mut step = compiled_for(train_ds, "train on", batch_size, model, optimizer.target())?;
+    train_ds.check_labels(step.num_classes())?;
 
     let steps_per_epoch = train_ds.len() / batch_size;
     let perms = permutation(rng, train_ds.len());
@@ -53,7 +48,6 @@ pub fn train_epoch(
     }
     let batch_metrics = BatchMetrics::get_all(&batch_metrics)?;
     progress.finish();
-
     check_finite(epoch, &batch_metrics)?;
     let metrics = Metrics::mean(&batch_metrics)?;
     let (loss, accuracy) = (metrics.loss, metrics.accuracy * 100.0);
@@ -66,14 +60,16 @@ pub fn train_epoch(
 /// Evaluates in batches of 100, so memory use does not depend on the size of the dataset.
 ///
 /// # Errors
-/// [`Error::EmptyDataset`](linen::Error::EmptyDataset); those of [`eval_step`](crate::eval_step).
+/// [`Error::Empty`](linen::Error::Empty); those of [`Dataset::check_labels`] and
+/// [`eval_step`](crate::eval_step).
 ///
 /// # Source
 /// `eval_model` of the Flax tutorial.
 pub fn eval_model(model: &impl Module, params: &Params, test_ds: &Dataset) -> Result<(f32, f32)> {
     let batch_size = EVAL_BATCH_SIZE.min(test_ds.len());
-    test_ds.check_batches("evaluate on", batch_size)?;
-    let mut step = jit(model, params, &test_ds.batch_shape(batch_size))?;
+    let mut step = compiled_for(test_ds, "evaluate on", batch_size, model, params)?;
+    test_ds.check_labels(step.num_classes())?;
+
     let mut batch_metrics = Vec::new();
     let mut sizes = Vec::new();
     for batch in test_ds.batches(batch_size) {
@@ -92,13 +88,24 @@ pub fn eval_model(model: &impl Module, params: &Params, test_ds: &Dataset) -> Re
 /// - result: `[N, K]`
 ///
 /// # Errors
-/// [`Error::EmptyDataset`](linen::Error::EmptyDataset); those of the network.
+/// [`Error::Empty`](linen::Error::Empty); those of the network.
 pub fn predict(model: &impl Module, params: &Params, dataset: &Dataset) -> Result<Tensor> {
     let batch_size = EVAL_BATCH_SIZE.min(dataset.len());
-    dataset.check_batches("predict", batch_size)?;
-    let mut step = jit(model, params, &dataset.batch_shape(batch_size))?;
-    let log_probs = dataset.batches(batch_size).map(|batch| step.predict(params, &batch?.image));
+    let mut step = compiled_for(dataset, "predict", batch_size, model, params)?;
+    let log_probs = dataset.batches(batch_size).map(|batch| step.predict(params, batch?.image()));
     Ok(Tensor::cat(&log_probs.collect::<Result<Vec<_>>>()?, 0)?)
+}
+
+/// The steps for batches of a dataset, which must have some; `purpose` is for the message.
+fn compiled_for<M: Module>(
+    dataset: &Dataset,
+    purpose: &'static str,
+    batch_size: usize,
+    model: M,
+    params: &Params,
+) -> Result<Jit<M>> {
+    dataset.check_batches(purpose, batch_size)?;
+    jit(model, params, &dataset.batch_shape(batch_size))
 }
 
 /// The mean over the last 100 batches, for the progress line.

@@ -22,13 +22,13 @@ pub fn train_step(
     batch: &Batch,
 ) -> Result<BatchMetrics> {
     let loss_fn = |params: &Params| {
-        let logits = model.apply(params, &batch.image)?;
-        let loss = cross_entropy_loss(&logits, &batch.label)?;
+        let logits = model.apply(params, batch.image())?;
+        let loss = cross_entropy_loss(&logits, batch.label())?;
         Ok((loss, logits))
     };
     let ((_, logits), grad) = value_and_grad(loss_fn, optimizer.target())?;
     optimizer.apply_gradient(&grad)?;
-    compute_metrics(&logits, &batch.label)
+    compute_metrics(&logits, batch.label())
 }
 
 /// The metrics of a batch, without training.
@@ -39,6 +39,6 @@ pub fn train_step(
 /// # Source
 /// `eval_step` of the Flax tutorial.
 pub fn eval_step(model: &impl Module, params: &Params, batch: &Batch) -> Result<BatchMetrics> {
-    let logits = model.apply(params, &batch.image)?;
-    compute_metrics(&logits, &batch.label)
+    let logits = model.apply(params, batch.image())?;
+    compute_metrics(&logits, batch.label())
 }

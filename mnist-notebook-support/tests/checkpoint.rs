@@ -34,7 +34,7 @@ fn dataset(seed: i64, len: usize) -> Dataset {
 
 fn initial_state() -> TrainState {
     let (rng, init_rng) = Key::new(0).split();
-    let params = Small.init(init_rng, &dataset(1, 1).image).unwrap();
+    let params = Small.init(init_rng, dataset(1, 1).image()).unwrap();
     // Numbers without a short decimal representation.
     TrainState::new(create_optimizer(&params, 0.1 / 3.0, 0.7 / 0.8).unwrap(), rng, 8)
 }
@@ -171,9 +171,14 @@ fn the_newest_checkpoints_are_kept() {
 fn other_files_stay_and_partial_files_of_a_killed_process_are_removed() {
     let (dir, checkpoints, mut state) = trained(1, 1);
     std::fs::write(dir.path().join("notes.txt"), "mine").unwrap();
-    std::fs::write(dir.path().join(".partial-x3Fd"), "half a checkp").unwrap();
+    let killed = ".partial-epoch-0002.safetensorsx3Fd";
+    std::fs::write(dir.path().join(killed), "half a checkp").unwrap();
+    // What something else is writing beside the checkpoints, and a folder of an unlucky name.
+    std::fs::write(dir.path().join(".partial-best.safetensors9aBc"), "half").unwrap();
+    std::fs::create_dir(dir.path().join(".partial-epoch-0007")).unwrap();
     train(&checkpoints, &mut state, 2);
-    assert_eq!(names(dir.path()), ["epoch-0002.safetensors", "notes.txt"]);
+    let others = [".partial-best.safetensors9aBc", ".partial-epoch-0007"];
+    assert_eq!(names(dir.path()), [&others[..], &["epoch-0002.safetensors", "notes.txt"]].concat());
 }
 
 #[test]
@@ -211,6 +216,14 @@ fn another_run_in_the_same_folder_is_refused() {
     let message = error.to_string();
     assert!(message.contains("epoch-0003.safetensors"), "{message}");
     assert!(message.contains("its own folder"), "{message}");
+    // Before it trains: the state is as it was.
+    let mut state = initial_state();
+    let before = values(state.optimizer.target());
+    let data = dataset(2, 50);
+    let error = checkpoints.train_epoch(&Small, &mut state, &data, &data).unwrap_err();
+    let is_later = matches!(error.downcast_ref(), Some(CheckpointError::Later { epoch: 1, .. }));
+    assert!(is_later, "{error:?}");
+    assert_eq!((state.epoch, values(state.optimizer.target())), (0, before));
     assert_eq!(names(dir.path()).len(), 3);
 }
 
@@ -222,7 +235,7 @@ fn truncated_checkpoints_are_refused() {
     let mut refused = 0;
     for len in (0..32).chain(random_below(bytes.len(), 50)).chain([bytes.len() - 1]) {
         let result = TrainState::from_bytes(&bytes[..len], &device());
-        assert!(is_damaged(result), "cut to {len} bytes");
+        assert!(result.is_err(), "cut to {len} bytes");
         refused += 1;
     }
     report("checkpoints truncated", refused);
@@ -239,7 +252,7 @@ fn checkpoints_with_flipped_bits_are_refused() {
     for bit in (0..header * 8).chain(some.into_iter().map(|bit| header * 8 + bit)) {
         bytes[bit / 8] ^= 1 << (bit % 8);
         let result = TrainState::from_bytes(&bytes, &device());
-        assert!(is_damaged(result), "bit {bit}");
+        assert!(result.is_err(), "bit {bit}");
         bytes[bit / 8] ^= 1 << (bit % 8);
         refused += 1;
     }
@@ -347,9 +360,4 @@ fn the_error_names_a_folder_that_cannot_be_used() {
     std::fs::remove_dir(&folder).unwrap();
     let error = checkpoints.save(&initial_state()).unwrap_err().to_string();
     assert!(error.contains(folder.to_str().unwrap()), "{error}");
-}
-
-fn is_damaged<T>(result: Result<T>) -> bool {
-    let Err(error) = result else { return false };
-    matches!(error.downcast_ref(), Some(CheckpointError::Damaged { .. }))
 }

@@ -64,7 +64,7 @@ fn assert_damaged(dir: &Path, file: &str, problem: &str) {
 
 fn class_counts(dataset: &Dataset) -> [usize; 10] {
     let mut counts = [0; 10];
-    for label in dataset.label.to_vec1::<u32>().unwrap() {
+    for label in dataset.label().to_vec1::<u32>().unwrap() {
         counts[label as usize] += 1;
     }
     counts
@@ -76,10 +76,10 @@ fn datasets_have_the_tutorials_shapes_and_types() {
     for (dataset, len) in [(&train_ds, 60_000), (&test_ds, 10_000)] {
         assert_eq!(dataset.len(), len);
         assert!(!dataset.is_empty());
-        assert_eq!(dataset.image.dims(), [len, 28, 28, 1]);
-        assert_eq!(dataset.image.dtype(), DType::F32);
-        assert_eq!(dataset.label.dims(), [len]);
-        assert_eq!(dataset.label.dtype(), DType::U32);
+        assert_eq!(dataset.image().dims(), [len, 28, 28, 1]);
+        assert_eq!(dataset.image().dtype(), DType::F32);
+        assert_eq!(dataset.label().dims(), [len]);
+        assert_eq!(dataset.label().dtype(), DType::U32);
     }
 }
 
@@ -87,7 +87,7 @@ fn datasets_have_the_tutorials_shapes_and_types() {
 fn brightness_is_the_byte_divided_by_255() {
     let (train_ds, test_ds) = get_datasets(&Device::Cpu).unwrap();
     for (dataset, name) in [(train_ds, TRAIN_IMAGES), (test_ds, TEST_IMAGES)] {
-        let brightness = dataset.image.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        let brightness = dataset.image().flatten_all().unwrap().to_vec1::<f32>().unwrap();
         let bytes = &raw(name)[16..];
         assert_eq!(brightness.len(), bytes.len());
         let all_equal =
@@ -113,7 +113,7 @@ fn raw_and_gzipped_files_give_the_same_data() {
     std::fs::write(dir.path().join(TEST_LABELS), raw(TEST_LABELS)).unwrap();
     let (_, mixed) = load(dir.path()).unwrap();
     let (_, gzipped) = get_datasets(&Device::Cpu).unwrap();
-    assert_eq!(mixed.label.to_vec1::<u32>().unwrap(), gzipped.label.to_vec1::<u32>().unwrap());
+    assert_eq!(mixed.label().to_vec1::<u32>().unwrap(), gzipped.label().to_vec1::<u32>().unwrap());
 }
 
 #[test]
@@ -352,8 +352,8 @@ fn batches_and_slices_keep_images_with_their_labels() {
     let label = Tensor::arange(0u32, 5, &Device::Cpu).unwrap();
     let dataset = Dataset::new(image, label).unwrap();
     let pairs = |dataset: &Dataset| {
-        let images = dataset.image.flatten_all().unwrap().to_vec1::<f32>().unwrap();
-        images.into_iter().zip(dataset.label.to_vec1::<u32>().unwrap()).collect::<Vec<_>>()
+        let images = dataset.image().flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        images.into_iter().zip(dataset.label().to_vec1::<u32>().unwrap()).collect::<Vec<_>>()
     };
     assert_eq!(pairs(&dataset.batch(&[3, 0, 3]).unwrap()), [(3.0, 3), (0.0, 0), (3.0, 3)]);
     assert_eq!(pairs(&dataset.slice(1, 2).unwrap()), [(1.0, 1), (2.0, 2)]);

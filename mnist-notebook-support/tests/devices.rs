@@ -67,9 +67,9 @@ fn datasets_and_their_batches_are_the_same() {
     let (train_ds, test_ds) = get_datasets(&device).unwrap();
     let (found, expected) =
         (train_ds.batch(&[59_999, 0, 7]).unwrap(), expected.batch(&[59_999, 0, 7]).unwrap());
-    assert_eq!(values(&found.image), values(&expected.image));
-    assert_eq!(values(&found.label), values(&expected.label));
-    assert_eq!(values(&test_ds.label), values(&expected_test.label));
+    assert_eq!(values(found.image()), values(expected.image()));
+    assert_eq!(values(found.label()), values(expected.label()));
+    assert_eq!(values(test_ds.label()), values(expected_test.label()));
 }
 
 #[test]
@@ -80,7 +80,7 @@ fn an_out_of_range_index_is_an_error_and_the_device_keeps_working() {
         let expected = format!("index {index} is not below the number of examples, 60000");
         assert_eq!(error, expected);
     }
-    assert_eq!(values(&train_ds.batch(&[0]).unwrap().label), [5.0]);
+    assert_eq!(values(train_ds.batch(&[0]).unwrap().label()), [5.0]);
 }
 
 #[test]
@@ -96,16 +96,16 @@ fn saved_parameters_are_identical_files() {
 
 #[test]
 fn shifted_and_rotated_images_are_the_same() {
-    let digits = get_datasets(&Device::Cpu).unwrap().1.slice(0, 3).unwrap().image;
+    let digits = get_datasets(&Device::Cpu).unwrap().1.slice(0, 3).unwrap();
     let device = device();
-    let image = digits.to_device(&device).unwrap();
+    let image = digits.image().to_device(&device).unwrap();
     for transform in [
         |image: &Tensor| images::shift(image, 1.5, -2.0),
         |image: &Tensor| images::rotate(image, 20.0),
         |image: &Tensor| images::add_noise(Key::new(1), image, 0.2),
         |image: &Tensor| images::augment(Key::new(2), image, 2.0, 10.0),
     ] {
-        let (found, expected) = (transform(&image).unwrap(), transform(&digits).unwrap());
+        let (found, expected) = (transform(&image).unwrap(), transform(digits.image()).unwrap());
         assert_close("image", &found, &expected, 1e-5);
     }
 }
@@ -132,8 +132,8 @@ fn loss_and_gradients_agree_to_a_ten_thousandth_of_the_largest_entry() {
         let (_, batch) = start(device);
         let params = get_initial_params(model, Key::new(0), device).unwrap();
         let loss_fn = |params: &Params| {
-            let logits = model.apply(params, &batch.image)?;
-            Ok((cross_entropy_loss(&logits, &batch.label)?, ()))
+            let logits = model.apply(params, batch.image())?;
+            Ok((cross_entropy_loss(&logits, batch.label())?, ()))
         };
         let ((loss, ()), gradients) = value_and_grad(loss_fn, &params).unwrap();
         (loss, gradients)
@@ -167,13 +167,13 @@ impl Module for Steady {
 fn batch_norm_and_dropout_are_the_same_in_training_and_evaluation() {
     let run = |device: &Device| -> Vec<(String, Tensor)> {
         let (_, batch) = start(device);
-        let mut variables = Steady.init_variables(Key::new(0), &batch.image).unwrap();
+        let mut variables = Steady.init_variables(Key::new(0), batch.image()).unwrap();
         let (logits, batch_stats) =
-            Steady.apply_train(&variables, Key::new(1), &batch.image).unwrap();
-        let loss = cross_entropy_loss(&logits, &batch.label).unwrap();
+            Steady.apply_train(&variables, Key::new(1), batch.image()).unwrap();
+        let loss = cross_entropy_loss(&logits, batch.label()).unwrap();
         let gradients = loss.backward().unwrap();
         variables.batch_stats = batch_stats;
-        let evaluated = Steady.apply_eval(&variables, &batch.image).unwrap();
+        let evaluated = Steady.apply_eval(&variables, batch.image()).unwrap();
         let gradients = variables.params.iter().map(|(path, var)| (path, gradients.get(var)));
         let statistics = variables.batch_stats.iter().map(|(path, var)| (path, Some(&**var)));
         (gradients
@@ -194,11 +194,11 @@ fn adamw_makes_the_same_steps() {
         let settings = ParamsAdamW { lr: 1e-3, ..Default::default() };
         let mut optimizer = AdamW::new(params.vars(), settings).unwrap();
         for _ in 0..3 {
-            let logits = Cnn.apply(&params, &batch.image).unwrap();
-            let loss = cross_entropy_loss(&logits, &batch.label).unwrap();
+            let logits = Cnn.apply(&params, batch.image()).unwrap();
+            let loss = cross_entropy_loss(&logits, batch.label()).unwrap();
             optimizer.backward_step(&loss).unwrap();
         }
-        cross_entropy_loss(&Cnn.apply(&params, &batch.image).unwrap(), &batch.label).unwrap()
+        cross_entropy_loss(&Cnn.apply(&params, batch.image()).unwrap(), batch.label()).unwrap()
     };
     assert_close("loss", &run(&device()), &run(&Device::Cpu), 1e-3);
 }
@@ -206,13 +206,14 @@ fn adamw_makes_the_same_steps() {
 #[test]
 fn inspection_gives_the_same_results() {
     let run = |device: &Device| {
-        let (params, Batch { image, label }) = start(device);
-        let (logits, layers) = capture_intermediates(&Cnn, &params, &image).unwrap();
+        let (params, batch) = start(device);
+        let (image, label) = (batch.image(), batch.label());
+        let (logits, layers) = capture_intermediates(&Cnn, &params, image).unwrap();
         let (probabilities, predictions) = (logits.exp().unwrap(), logits.argmax(1).unwrap());
-        let confused = confusion_matrix(&label, &predictions, 10).unwrap();
-        let bins = calibration_curve(&probabilities, &label, 4).unwrap();
+        let confused = confusion_matrix(label, &predictions, 10).unwrap();
+        let bins = calibration_curve(&probabilities, label, 4).unwrap();
         let pca = pca(&logits, 1).unwrap();
-        let saliency = saliency(&Cnn, &params, &image, &label).unwrap();
+        let saliency = saliency(&Cnn, &params, image, label).unwrap();
         let tensors = layers.into_iter().map(|(_, tensor)| tensor);
         let tensors: Vec<_> = tensors.chain([saliency, pca.projection]).collect();
         (confused, bins.iter().map(|bin| bin.count).collect::<Vec<_>>(), tensors)
@@ -240,11 +241,11 @@ fn exported_networks_are_identical_files() {
 fn an_out_of_range_label_is_the_same_error_everywhere() {
     let device = device();
     let (params, batch) = start(&device);
-    let mut labels = batch.label.to_vec1::<u32>().unwrap();
+    let mut labels = batch.label().to_vec1::<u32>().unwrap();
     labels[3] = 10;
-    let batch = Dataset::new(batch.image, Tensor::new(labels, &device).unwrap()).unwrap();
+    let batch = Dataset::new(batch.image().clone(), Tensor::new(labels, &device).unwrap()).unwrap();
     let mut optimizer = create_optimizer(&params, 0.1, 0.9).unwrap();
-    let mut compiled = jit(Cnn, &params, batch.image.dims()).unwrap();
+    let mut compiled = jit(Cnn, &params, batch.image().dims()).unwrap();
     let fetch = |metrics: Result<BatchMetrics>| metrics?.get();
     for (what, result) in [
         ("train_step", fetch(train_step(&Cnn, &mut optimizer, &batch))),
@@ -284,7 +285,7 @@ fn fetching_many_metrics_equals_fetching_each() {
 fn the_compiled_step_equals_autograd_on_the_cpu() {
     let device = device();
     let ((params, batch), (cpu_params, cpu_batch)) = (start(&device), start(&Device::Cpu));
-    let mut compiled = jit(Cnn, &params, batch.image.dims()).unwrap();
+    let mut compiled = jit(Cnn, &params, batch.image().dims()).unwrap();
     // There are no kernels for Metal.
     assert!(compiled.is_compiled() || device.is_metal(), "{compiled}");
     let mut optimizer = create_optimizer(&params, 0.1, 0.9).unwrap();
@@ -358,7 +359,7 @@ fn a_checkpoint_restores_the_parameters() {
 fn figures_show_tensors_of_every_device() {
     let device = device();
     let (train_ds, _) = get_datasets(&device).unwrap();
-    let image = train_ds.image.narrow(0, 0, 4).unwrap();
+    let image = train_ds.image().narrow(0, 0, 4).unwrap();
     image_grid("digits", &image, &[5, 0, 4, 1]).unwrap();
     show(&image).unwrap();
     tabulate(&Cnn, &image).unwrap();

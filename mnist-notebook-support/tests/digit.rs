@@ -23,7 +23,7 @@ fn pixels(image: &Tensor) -> Vec<f32> {
 /// The first images of the test set.
 fn digits() -> Vec<Vec<f32>> {
     let (_, test_ds) = get_datasets(&device()).unwrap();
-    (0..COUNT).map(|index| pixels(&test_ds.image.get(index).unwrap())).collect()
+    (0..COUNT).map(|index| pixels(&test_ds.image().get(index).unwrap())).collect()
 }
 
 /// A digit on a black sheet, enlarged by `scale`.
@@ -91,7 +91,7 @@ fn a_network_predicts_the_same_for_photos_as_for_their_originals() {
         let logits = Cnn.apply(optimizer.target(), images).unwrap();
         logits.argmax(1).unwrap().to_vec1().unwrap()
     };
-    let originals = predict(&test_ds.slice(0, COUNT).unwrap().image);
+    let originals = predict(test_ds.slice(0, COUNT).unwrap().image());
     let photos = digits().into_iter().map(|digit| prepare_digit(&photographed(&digit)).unwrap());
     let photos = predict(&Tensor::cat(&photos.collect::<Vec<_>>(), 0).unwrap());
     let same = originals.iter().zip(&photos).filter(|(a, b)| a == b).count();

@@ -26,7 +26,7 @@ fn relative_difference(found: &Tensor, expected: &Tensor) -> f32 {
 fn assert_same_step<M: Module + Copy>(model: M, params: &Params, batch: &Batch) {
     let mut fast = create_optimizer(params, 0.1, 0.0).unwrap();
     let mut uncompiled = create_optimizer(params, 0.1, 0.0).unwrap();
-    let mut compiled = jit(model, params, batch.image.dims()).unwrap();
+    let mut compiled = jit(model, params, batch.image().dims()).unwrap();
     // There are no kernels for Metal.
     assert!(compiled.is_compiled() || device().is_metal(), "{compiled}");
     // On a GPU the two sum in different orders.
@@ -173,7 +173,7 @@ fn an_out_of_range_label_is_an_error_and_changes_nothing() {
     let params = get_initial_params(&Cnn, Key::new(0), &device()).unwrap();
     let mut optimizer = create_optimizer(&params, 0.1, 0.9).unwrap();
     let mut compiled = jit(Cnn, &params, &[2, 28, 28, 1]).unwrap();
-    let image = train_ds.image.narrow(0, 0, 2).unwrap();
+    let image = train_ds.image().narrow(0, 0, 2).unwrap();
     let batch = Dataset::new(image, Tensor::new(&[3u32, 10], &device()).unwrap()).unwrap();
     // On a GPU the error is returned when the metrics are fetched.
     let metrics = compiled.train_step(&mut optimizer, &batch);
@@ -203,7 +203,7 @@ fn predictions_are_the_networks_compiled_or_not() {
         let params = get_initial_params(&model, Key::new(0), &device()).unwrap();
         let found = predict(&model, &params, &some).unwrap();
         assert_eq!(found.dims(), [250, 10]);
-        let expected = model.apply(&params, &some.image).unwrap();
+        let expected = model.apply(&params, some.image()).unwrap();
         assert!(relative_difference(&found, &expected) < 1e-5);
     }
     check(Cnn);

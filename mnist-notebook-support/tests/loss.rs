@@ -77,6 +77,22 @@ fn logits_and_labels_must_match() {
 }
 
 #[test]
+fn scores_are_not_log_probabilities() {
+    let scores = Tensor::new(&[[1f32, -2.0], [5.5, -1.0]], &Device::Cpu).unwrap();
+    let labels = Tensor::new(&[0u32, 0], &Device::Cpu).unwrap();
+    let error = cross_entropy_loss(&scores, &labels).unwrap_err();
+    let message = "the logits go up to 5.5, but log-probabilities are at most 0: end the network \
+                   with `log_softmax`";
+    assert_eq!(error.to_string(), message);
+    // The loss of sure and right predictions, which rounding can put a little above 0.
+    let sure = Tensor::new(&[[6e-8f32, -1e9], [0.0, -30.0]], &Device::Cpu).unwrap();
+    assert!(cross_entropy_loss(&sure, &labels).unwrap().to_scalar::<f32>().unwrap() <= 0.0);
+    // A loss that is no longer a number must show itself as such.
+    let lost = Tensor::new(&[[f32::NAN, 0.0], [0.0, 0.0]], &Device::Cpu).unwrap();
+    assert!(cross_entropy_loss(&lost, &labels).unwrap().to_scalar::<f32>().unwrap().is_nan());
+}
+
+#[test]
 fn metrics_count_the_correct_predictions() {
     let probabilities: [[f32; 2]; 4] = [[0.9, 0.1], [0.2, 0.8], [0.6, 0.4], [0.3, 0.7]];
     let logits = Tensor::new(&probabilities, &device()).unwrap().log().unwrap();
@@ -88,5 +104,5 @@ fn metrics_count_the_correct_predictions() {
 
 #[test]
 fn the_mean_of_no_metrics_is_an_error() {
-    assert!(matches!(Metrics::mean(&[]), Err(Error::EmptyDataset(_))));
+    assert!(matches!(Metrics::mean(&[]), Err(Error::Empty(_))));
 }

@@ -37,7 +37,7 @@ fn read_params(bytes: &[u8]) {
     let file = file_of(bytes);
     if let Ok(params) = Params::load(file.path(), &Device::Cpu) {
         // They may be those of another network.
-        let _ = format!("{params:?} {}", params.count());
+        let _ = format!("{params:?} {}", params.elem_count());
         let image = Tensor::zeros((1, 28, 28, 1), DType::F32, &Device::Cpu).expect("it is small");
         let _ = Cnn.apply(&params, &image);
         let _ = create_optimizer(&params, 0.1, 0.9);

@@ -4,7 +4,7 @@
 
 use candle_core::{DType, Device, Tensor};
 use linen::random::{normal, uniform};
-use linen::{Error, Key, Result, check_finite, check_float, check_not_negative};
+use linen::{Error, Key, Result, check};
 use rayon::prelude::*;
 
 /// The name of the images in error messages.
@@ -95,8 +95,8 @@ pub fn rotate(images: &Tensor, degrees: f64) -> Result<Tensor> {
 /// # Source
 /// `jax.numpy.clip(images + stddev * jax.random.normal(key, images.shape), 0, 1)`.
 pub fn add_noise(key: Key, images: &Tensor, stddev: f64) -> Result<Tensor> {
-    check_float(WHAT, images)?;
-    check_not_negative("stddev", stddev)?;
+    check::float(WHAT, images)?;
+    check::not_negative("stddev", stddev)?;
     let noise = normal(key, images.shape(), images.device())?.to_dtype(images.dtype())?;
     Ok((images + (noise * stddev)?)?.clamp(0.0, 1.0)?)
 }
@@ -131,8 +131,8 @@ pub fn add_noise(key: Key, images: &Tensor, stddev: f64) -> Result<Tensor> {
 /// P. Simard et al., *Best practices for convolutional neural networks applied to visual document
 /// analysis*, 2003. Images equal those of `jax.scipy.ndimage.map_coordinates(…, order=1)`.
 pub fn augment(key: Key, images: &Tensor, max_shift: f64, max_degrees: f64) -> Result<Tensor> {
-    check_not_negative("max_shift", max_shift)?;
-    check_not_negative("max_degrees", max_degrees)?;
+    check::not_negative("max_shift", max_shift)?;
+    check::not_negative("max_degrees", max_degrees)?;
     let count = images.dims().first().copied().unwrap_or(0);
     let draw = |key, numbers, bound: f64| -> Result<Vec<Vec<f32>>> {
         let bound = bound as f32;
@@ -164,7 +164,7 @@ struct Motion {
 /// # Errors
 /// Those of [`shift`] and [`rotate`].
 fn move_each(images: &Tensor, motion: impl Fn(usize) -> Motion) -> Result<Tensor> {
-    check_float(WHAT, images)?;
+    check::float(WHAT, images)?;
     let &[count, height, width, channels] = images.dims() else {
         return Err(Error::shape(WHAT, "[N, height, width, channels]", images));
     };
@@ -181,9 +181,9 @@ fn move_each(images: &Tensor, motion: impl Fn(usize) -> Motion) -> Result<Tensor
 
 impl Motion {
     fn check(self) -> Result<Self> {
-        check_finite("degrees", self.degrees)?;
-        check_finite("dx", self.dx)?;
-        check_finite("dy", self.dy)?;
+        check::finite("degrees", self.degrees)?;
+        check::finite("dx", self.dx)?;
+        check::finite("dy", self.dy)?;
         Ok(self)
     }
 }

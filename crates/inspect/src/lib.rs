@@ -2,10 +2,7 @@
 //! [calibration](calibration_curve), [saliency maps](saliency) and [PCA](pca).
 
 use candle_core::{D, DType, Device, Tensor, Var};
-use linen::{
-    Error, Module, Params, Result, check_float, check_label_range, check_logits, ensure_fresh_ids,
-    memory,
-};
+use linen::{Error, Module, Params, Result, check, memory};
 use nalgebra::{DMatrix, SymmetricEigen};
 
 /// The source files of this crate, for notebooks that show them.
@@ -77,7 +74,7 @@ pub struct CalibrationBin {
 ///
 /// # Errors
 /// [`Error::Shape`], [`Error::DType`] and [`Error::Label`] for anything else,
-/// [`Error::EmptyDataset`] without labels, [`Error::Hyperparameter`] for 0 bins and for
+/// [`Error::Empty`] without labels, [`Error::Hyperparameter`] for 0 bins and for
 /// out-of-range probabilities.
 ///
 /// # Examples
@@ -100,7 +97,7 @@ pub fn calibration_curve(
     labels: &Tensor,
     num_bins: usize,
 ) -> Result<Vec<CalibrationBin>> {
-    let num_classes = check_logits(probabilities, labels)?;
+    let num_classes = check::logits(probabilities, labels)?;
     let labels = classes("labels", labels, num_classes)?;
     let out_of_range = |name, value, allowed| Err(Error::Hyperparameter { name, value, allowed });
     if num_bins == 0 {
@@ -200,10 +197,10 @@ pub fn saliency(
         return Err(Error::shape("saliency images", "[N, height, width, channels]", images));
     }
     // Before the variable is created: the parameters may come from another notebook cell.
-    ensure_fresh_ids([params], images)?;
+    params.ensure_fresh_ids();
     let images = Var::from_tensor(&images.detach())?;
     let output = model.apply(params, &images)?;
-    check_logits(&output, classes)?;
+    check::logits(&output, classes)?;
     let chosen = output.gather(&classes.unsqueeze(1)?, 1)?;
     // An output depends only on its own image, so one sum yields all gradients.
     let gradients = chosen.sum_all()?.backward()?;
@@ -266,7 +263,7 @@ pub fn pca(features: &Tensor, num_components: usize) -> Result<Pca> {
             return Err(Error::shape("pca features", expected, features));
         }
     };
-    check_float("pca features", features)?;
+    check::float("pca features", features)?;
     if !(1..=dimensions).contains(&num_components) {
         return Err(Error::Hyperparameter {
             name: "num_components",
@@ -313,7 +310,7 @@ fn classes(what: &'static str, tensor: &Tensor, num_classes: usize) -> Result<Ve
     if tensor.dtype() != DType::U32 {
         return Err(Error::dtype(what, "u32", tensor));
     }
-    check_label_range(tensor, num_classes)?;
+    check::label_range(tensor, num_classes)?;
     Ok(tensor.to_vec1()?)
 }
 

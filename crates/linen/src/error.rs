@@ -88,9 +88,19 @@ pub enum Error {
         num_classes: usize,
     },
 
-    /// A dataset is empty.
-    #[error("the dataset is empty: there is nothing to {0}")]
-    EmptyDataset(&'static str),
+    /// There are no examples.
+    #[error("there are no examples: there is nothing to {0}")]
+    Empty(&'static str),
+
+    /// Values that must be log-probabilities are not.
+    #[error(
+        "the logits go up to {largest}, but log-probabilities are at most 0: end the network with \
+         `log_softmax`"
+    )]
+    NotLogProbs {
+        /// The largest of them.
+        largest: f32,
+    },
 
     /// A hyperparameter is out of range.
     #[error("{name} = {value} is out of range: {allowed}")]
@@ -267,36 +277,6 @@ fn describe_cuda_error(error: &str) -> String {
         Some((_, advice)) => format!("{advice}: {first_line}"),
         None => format!("the GPU failed: {first_line}"),
     }
-}
-
-/// Checks that a tensor has a float type.
-///
-/// # Errors
-/// [`Error::DType`] otherwise.
-pub fn check_float(what: &'static str, tensor: &Tensor) -> Result<()> {
-    if tensor.dtype().is_float() { Ok(()) } else { Err(Error::dtype(what, "f32", tensor)) }
-}
-
-/// Checks that a hyperparameter is finite.
-///
-/// # Errors
-/// [`Error::Hyperparameter`] otherwise.
-pub fn check_finite(name: &'static str, value: f64) -> Result<()> {
-    if value.is_finite() {
-        return Ok(());
-    }
-    Err(Error::Hyperparameter { name, value, allowed: "it must be finite" })
-}
-
-/// Checks that a hyperparameter is finite and not negative.
-///
-/// # Errors
-/// [`Error::Hyperparameter`] otherwise.
-pub fn check_not_negative(name: &'static str, value: f64) -> Result<()> {
-    if value.is_finite() && value >= 0.0 {
-        return Ok(());
-    }
-    Err(Error::Hyperparameter { name, value, allowed: "it must be a finite number, 0 or more" })
 }
 
 /// Wraps an error of ours, to return it from a candle operation.

@@ -9,12 +9,12 @@ use candle_core::{D, DType, Tensor};
 
 use cpu_kernels::Statistics;
 
-use crate::error::{Error, Result, check_float};
+use crate::error::{Error, Result};
 use crate::initializers::{lecun_normal, ones, zeros};
 use crate::random::{Key, bernoulli};
 use crate::scope::{Mode, Scope, fold_in_path};
 use crate::trace::{Layer, trace_op};
-use crate::{custom_ops, memory};
+use crate::{check, custom_ops, memory};
 
 /// Added to the variance in batch norm, as in Flax.
 const EPSILON: f64 = 1e-5;
@@ -51,8 +51,9 @@ impl Scope<'_> {
         };
         let mut nn = self.sub_scope("Conv");
         let (height, width) = kernel_size;
-        let kernel = nn.param("kernel", (height, width, channels, features), x, lecun_normal)?;
-        let bias = nn.param("bias", features, x, zeros)?;
+        let kernel =
+            nn.param("kernel", lecun_normal, (height, width, channels, features), x.device())?;
+        let bias = nn.param("bias", zeros, features, x.device())?;
         conv(x, &kernel, &bias, &nn.path())
     }
 
@@ -76,8 +77,8 @@ impl Scope<'_> {
             return Err(Error::shape("dense input", expected, x));
         };
         let mut nn = self.sub_scope("Dense");
-        let kernel = nn.param("kernel", (inputs, features), x, lecun_normal)?;
-        let bias = nn.param("bias", features, x, zeros)?;
+        let kernel = nn.param("kernel", lecun_normal, (inputs, features), x.device())?;
+        let bias = nn.param("bias", zeros, features, x.device())?;
         dense(x, &kernel, &bias, &nn.path())
     }
 
@@ -109,10 +110,10 @@ impl Scope<'_> {
             return Err(wrong_batch_norm_input(x));
         }
         let mut nn = self.sub_scope("BatchNorm");
-        let scale = nn.param("scale", features, x, ones)?;
-        let bias = nn.param("bias", features, x, zeros)?;
-        let running_mean = nn.batch_stat("mean", features, x, zeros)?;
-        let running_var = nn.batch_stat("var", features, x, ones)?;
+        let scale = nn.param("scale", ones, features, x.device())?;
+        let bias = nn.param("bias", zeros, features, x.device())?;
+        let running_mean = nn.batch_stat("mean", zeros, features, x.device())?;
+        let running_var = nn.batch_stat("var", ones, features, x.device())?;
         let path = nn.path();
         let Mode::Train { batch_stats, .. } = &mut nn.mode else {
             let statistics = (&running_mean, &running_var);
@@ -365,7 +366,7 @@ pub fn flatten(x: &Tensor) -> Result<Tensor> {
 /// # Source
 /// `flax.linen.log_softmax`.
 pub fn log_softmax(x: &Tensor) -> Result<Tensor> {
-    check_float("log_softmax input", x)?;
+    check::float("log_softmax input", x)?;
     let y = if has_kernels(x) {
         custom_ops::log_softmax(x)?
     } else {

@@ -43,7 +43,9 @@
 //! | [`tabulate()`], [`capture_intermediates`], [`trace`] | the structure of a network |
 //! | [`BatchMetrics`], [`Metrics`] | loss and accuracy |
 //! | [`files`] | atomic writes, safetensors files with a checksum |
+//! | [`check`] | checks of arguments, for crates that build on this one |
 
+pub mod check;
 mod compile;
 #[cfg(any(feature = "cuda", test))]
 mod cuda;
@@ -55,7 +57,6 @@ pub mod files;
 mod grad;
 pub mod initializers;
 mod intermediates;
-mod labels;
 mod layers;
 pub mod memory;
 mod metrics;
@@ -73,10 +74,9 @@ mod variables;
 
 pub use compile::{CompiledStep, NotCompiled, compile};
 pub use device::select_device;
-pub use error::{Cause, Error, Result, check_finite, check_float, check_not_negative, device_name};
+pub use error::{Cause, Error, Result, device_name};
 pub use grad::{Gradients, value_and_grad};
 pub use intermediates::capture_intermediates;
-pub use labels::{check_label_range, check_labels, check_logits};
 pub use layers::{avg_pool, flatten, log_softmax, max_pool, relu};
 pub use metrics::{BatchMetrics, Metrics};
 pub use module::Module;
@@ -87,7 +87,6 @@ pub use schedule::WarmupCosine;
 pub use scope::Scope;
 pub use sequential::sequential;
 pub use tabulate::{LayerRow, Tabulated, tabulate};
-pub use tensor_ids::ensure_fresh_ids;
 pub use variables::Variables;
 
 /// The source files of this crate, for notebooks that show them.

@@ -30,7 +30,7 @@ impl Metrics {
     /// The mean over batches of equal size.
     ///
     /// # Errors
-    /// [`Error::EmptyDataset`] if there are no batches.
+    /// [`Error::Empty`] if there are no batches.
     pub fn mean(batches: &[Metrics]) -> Result<Metrics> {
         Self::weighted_mean(batches.iter().map(|&metrics| (metrics, 1)))
     }
@@ -38,7 +38,7 @@ impl Metrics {
     /// The mean over batches, each given with its number of examples.
     ///
     /// # Errors
-    /// [`Error::EmptyDataset`] if there are no examples.
+    /// [`Error::Empty`] if there are no examples.
     pub fn weighted_mean(batches: impl Iterator<Item = (Metrics, usize)>) -> Result<Metrics> {
         let (mut loss, mut accuracy, mut examples) = (0.0, 0.0, 0.0);
         for (metrics, size) in batches {
@@ -48,7 +48,7 @@ impl Metrics {
             examples += size;
         }
         if examples == 0.0 {
-            return Err(Error::EmptyDataset("average over"));
+            return Err(Error::Empty("average over"));
         }
         Ok(Metrics { loss: (loss / examples) as f32, accuracy: (accuracy / examples) as f32 })
     }

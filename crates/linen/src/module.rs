@@ -43,7 +43,7 @@ pub trait Module {
     /// # Source
     /// `flax.linen.Module.apply`.
     fn apply(&self, params: &Params, x: &Tensor) -> Result<Tensor> {
-        ensure_fresh_ids([params], x)?;
+        ensure_fresh_ids([x]);
         self.call(&mut Scope::apply(params), x)
     }
 
@@ -78,7 +78,7 @@ pub trait Module {
         dropout_key: Key,
         x: &Tensor,
     ) -> Result<(Tensor, Params)> {
-        ensure_fresh_ids([&variables.params, &variables.batch_stats], x)?;
+        ensure_fresh_ids([x]);
         let mut batch_stats = Params::default();
         let y = self.call(&mut Scope::train(variables, dropout_key, &mut batch_stats), x)?;
         Ok((y, batch_stats))
@@ -94,13 +94,13 @@ pub trait Module {
     /// # Source
     /// `module.apply(variables, x, train=False)`.
     fn apply_eval(&self, variables: &Variables, x: &Tensor) -> Result<Tensor> {
-        ensure_fresh_ids([&variables.params, &variables.batch_stats], x)?;
+        ensure_fresh_ids([x]);
         self.call(&mut Scope::eval(variables), x)
     }
 }
 
 /// References to modules are modules, too.
-impl<M: Module> Module for &M {
+impl<M: Module + ?Sized> Module for &M {
     fn call(&self, nn: &mut Scope, x: &Tensor) -> Result<Tensor> {
         (**self).call(nn, x)
     }

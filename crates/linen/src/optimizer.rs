@@ -1,9 +1,9 @@
 //! Gradient descent with momentum.
 
-use crate::custom_ops;
-use crate::error::{Error, Result, check_not_negative};
+use crate::error::{Error, Result};
 use crate::grad::Gradients;
 use crate::params::Params;
+use crate::{check, custom_ops};
 
 /// The momentum optimizer together with the parameters it updates, its target.
 ///
@@ -134,7 +134,7 @@ fn missing(path: &str, params: &Params) -> Error {
 }
 
 fn check(params: &Params, learning_rate: f64, beta: f64) -> Result<()> {
-    check_not_negative("learning_rate", learning_rate)?;
+    check::not_negative("learning_rate", learning_rate)?;
     if !(0.0..1.0).contains(&beta) {
         return Err(Error::Hyperparameter {
             name: "beta",

@@ -9,6 +9,7 @@ use notebook_display::grouped;
 
 use crate::error::{Error, Result};
 use crate::files;
+use crate::tensor_ids::ensure_fresh_ids;
 
 /// The parameters of a network: a map from paths such as `Conv_0/kernel` to variables, in
 /// alphabetical order as in JAX.
@@ -25,11 +26,13 @@ pub struct Params {
 impl Params {
     /// The variable with this path, if there is one.
     pub fn get(&self, path: &str) -> Option<&Var> {
+        self.ensure_fresh_ids();
         self.vars.get(path)
     }
 
     /// All paths and variables, in alphabetical order.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &Var)> {
+        self.ensure_fresh_ids();
         self.vars.iter().map(|(path, var)| (path.as_str(), var))
     }
 
@@ -40,7 +43,14 @@ impl Params {
 
     /// All variables, in the order of [`iter`](Params::iter), for the optimizers of `candle_nn`.
     pub fn vars(&self) -> Vec<Var> {
+        self.ensure_fresh_ids();
         self.vars.values().cloned().collect()
+    }
+
+    /// Makes sure that autograd does not take a new tensor for one of the variables, which may
+    /// come from another notebook cell. Every way to get at the variables does so by itself.
+    pub fn ensure_fresh_ids(&self) {
+        ensure_fresh_ids(self.vars.values().map(Var::as_tensor));
     }
 
     /// The number of variables.
@@ -54,7 +64,7 @@ impl Params {
     }
 
     /// The number of scalar parameters: the elements of all variables.
-    pub fn count(&self) -> usize {
+    pub fn elem_count(&self) -> usize {
         self.vars.values().map(|var| var.elem_count()).sum()
     }
 
@@ -138,7 +148,8 @@ impl Params {
         if self.vars.contains_key(&path) {
             return Err(Error::DuplicateParam(path));
         }
-        self.vars.insert(path, Var::from_tensor(value)?);
+        // Detached, because a variable would be shared with the network that it comes from.
+        self.vars.insert(path, Var::from_tensor(&value.detach())?);
         Ok(())
     }
 
@@ -157,7 +168,7 @@ impl TryFrom<Vec<(String, Tensor)>> for Params {
     fn try_from(tensors: Vec<(String, Tensor)>) -> Result<Params> {
         let mut params = Params::default();
         for (path, tensor) in tensors {
-            params.insert(path, &tensor.detach())?;
+            params.insert(path, &tensor)?;
         }
         Ok(params)
     }
@@ -169,6 +180,6 @@ impl std::fmt::Debug for Params {
         for (path, var) in self.iter() {
             writeln!(f, "{path}: {:?} {}", var.dims(), var.dtype().as_str())?;
         }
-        write!(f, "{} parameters", grouped(&self.count().to_string()))
+        write!(f, "{} parameters", grouped(&self.elem_count().to_string()))
     }
 }

@@ -3,7 +3,8 @@
 use candle_core::{Device, Shape, Tensor, WithDType};
 pub use jax_random::{Key, permutation};
 
-use crate::error::{Error, Result, check_finite};
+use crate::check;
+use crate::error::{Error, Result};
 use crate::memory;
 
 /// Uniformly distributed 32-bit integers, `jax.random.bits(key, shape)`: u32.
@@ -23,8 +24,8 @@ pub fn uniform(
     maxval: f32,
     device: &Device,
 ) -> Result<Tensor> {
-    check_finite("minval", f64::from(minval))?;
-    check_finite("maxval", f64::from(maxval))?;
+    check::finite("minval", f64::from(minval))?;
+    check::finite("maxval", f64::from(maxval))?;
     draw(shape, device, |n| jax_random::uniform(key, n, minval, maxval))
 }
 

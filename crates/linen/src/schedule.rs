@@ -2,7 +2,8 @@
 
 use std::f64::consts::PI;
 
-use crate::error::{Error, Result, check_not_negative};
+use crate::check;
+use crate::error::{Error, Result};
 
 /// A learning rate that rises linearly from 0 to its peak, then falls to 0 along half a cosine.
 ///
@@ -38,7 +39,7 @@ impl WarmupCosine {
     /// [`Error::Hyperparameter`] unless `peak` is finite and not negative and
     /// `warmup_steps < total_steps`.
     pub fn new(peak: f64, warmup_steps: usize, total_steps: usize) -> Result<Self> {
-        check_not_negative("peak", peak)?;
+        check::not_negative("peak", peak)?;
         if warmup_steps >= total_steps {
             let (name, value) = ("warmup_steps", warmup_steps as f64);
             let allowed = "it must be less than `total_steps`";

@@ -2,11 +2,10 @@
 
 use std::collections::HashMap;
 
-use candle_core::{DType, Device, Shape, Tensor};
+use candle_core::{Device, Shape, Tensor};
 use sha1::{Digest, Sha1};
 
 use crate::error::{Error, Result};
-use crate::memory;
 use crate::params::Params;
 use crate::random::Key;
 use crate::variables::Variables;
@@ -62,7 +61,7 @@ impl<'a> Scope<'a> {
 
     /// A parameter of this scope: created by `initializer` in `init`, looked up in `apply`.
     ///
-    /// `like` is any tensor on the parameter's device, usually the input.
+    /// Its device is usually that of the input.
     ///
     /// # Errors
     /// [`Error::DuplicateParam`] for a name used twice in `init`; [`Error::MissingParam`] and
@@ -75,9 +74,9 @@ impl<'a> Scope<'a> {
     pub fn param(
         &mut self,
         name: &str,
-        shape: impl Into<Shape>,
-        like: &Tensor,
         initializer: impl Fn(Key, &Shape, &Device) -> Result<Tensor>,
+        shape: impl Into<Shape>,
+        device: &Device,
     ) -> Result<Tensor> {
         let shape = shape.into();
         self.num_params += 1;
@@ -85,10 +84,7 @@ impl<'a> Scope<'a> {
         let params = match &mut self.mode {
             Mode::Init { key, variables } => {
                 let key = fold_in_path(*key, &self.path, self.num_params);
-                // Three copies: the random numbers, the scaled ones, and the variable.
-                let copies = [shape.dims(), &[3]].concat();
-                memory::check("making a parameter", &copies, DType::F32, like.device())?;
-                let value = initializer(key, &shape, like.device())?;
+                let value = initializer(key, &shape, device)?;
                 variables.params.insert(path, &value)?;
                 return Ok(value);
             }
@@ -103,14 +99,14 @@ impl<'a> Scope<'a> {
     pub(crate) fn batch_stat(
         &mut self,
         name: &str,
+        initializer: impl Fn(Key, &Shape, &Device) -> Result<Tensor>,
         shape: impl Into<Shape>,
-        like: &Tensor,
-        initial: impl Fn(Key, &Shape, &Device) -> Result<Tensor>,
+        device: &Device,
     ) -> Result<Tensor> {
         let (shape, path) = (shape.into(), self.path_of(name));
         match &mut self.mode {
             Mode::Init { key, variables } => {
-                let value = initial(*key, &shape, like.device())?;
+                let value = initializer(*key, &shape, device)?;
                 variables.batch_stats.insert(path, &value)?;
                 Ok(value)
             }

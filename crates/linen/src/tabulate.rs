@@ -104,5 +104,5 @@ pub fn tabulate<M: Module>(module: &M, sample: &Tensor) -> Result<Tabulated> {
         output_shape: op.output.dims().to_vec(),
         parameters: op.layer.parameters(),
     });
-    Ok(Tabulated { rows: rows.collect(), parameters: variables.params.count() })
+    Ok(Tabulated { rows: rows.collect(), parameters: variables.params.elem_count() })
 }

@@ -4,26 +4,19 @@ use std::hash::{Hash, Hasher};
 
 use candle_core::{Device, Tensor};
 
-use crate::error::Result;
-use crate::params::Params;
-
 /// Makes sure that no new tensor gets the id of one of these.
 ///
-/// candle numbers tensors in order of creation, and autograd goes by these ids. But each notebook
-/// cell is a library with its own copy of candle, which counts from 1 again. So a new tensor could
-/// get the id, and then the gradient, of a parameter from an earlier cell.
-pub fn ensure_fresh_ids<'a>(
-    params: impl IntoIterator<Item = &'a Params>,
-    x: &Tensor,
-) -> Result<()> {
-    let ids = params.into_iter().flat_map(Params::iter).map(|(_, var)| tensor_id(var));
-    skip_ids_to(ids.fold(tensor_id(x), u64::max))
+/// candle numbers tensors in order of creation, and autograd goes by these ids. But where each
+/// notebook cell has its own copy of candle, as under a kernel not set up by this project, each
+/// counts from 1 again. So a new tensor could get the id, and then the gradient, of a parameter
+/// from an earlier cell.
+pub(crate) fn ensure_fresh_ids<'a>(tensors: impl IntoIterator<Item = &'a Tensor>) {
+    skip_ids_to(tensors.into_iter().map(tensor_id).max().unwrap_or(0));
 }
 
 /// Uses up all ids up to `last`.
-fn skip_ids_to(last: u64) -> Result<()> {
-    while tensor_id(&Tensor::new(0u8, &Device::Cpu)?) < last {}
-    Ok(())
+fn skip_ids_to(last: u64) {
+    while Tensor::new(0u8, &Device::Cpu).is_ok_and(|tensor| tensor_id(&tensor) < last) {}
 }
 
 /// The id of a tensor, which candle exposes only through `Hash`.
@@ -60,11 +53,11 @@ mod tests {
     #[test]
     fn new_ids_come_after_the_skipped_ones() {
         let last = new_id() + 1000;
-        skip_ids_to(last).unwrap();
+        skip_ids_to(last);
         assert!(new_id() > last);
         // Skipping again does nothing.
         let before = new_id();
-        skip_ids_to(last).unwrap();
+        skip_ids_to(last);
         assert!(new_id() > before);
     }
 }

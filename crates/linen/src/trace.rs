@@ -98,7 +98,7 @@ impl Layer {
     }
 
     /// The number of scalar parameters of the layer.
-    pub fn parameters(&self) -> usize {
+    pub(crate) fn parameters(&self) -> usize {
         match *self {
             Layer::Conv { kernel_size: (height, width), channels, features, .. } => {
                 height * width * channels * features + features
@@ -119,7 +119,7 @@ pub fn trace<T>(f: impl FnOnce() -> Result<T>) -> Result<(T, Vec<TracedOp>)> {
 }
 
 /// Whether the layers form a plain chain from `input` to `output`.
-pub fn is_sequential(ops: &[TracedOp], input: &Tensor, output: &Tensor) -> bool {
+pub(crate) fn is_sequential(ops: &[TracedOp], input: &Tensor, output: &Tensor) -> bool {
     let mut latest = input.id();
     for op in ops {
         if op.input != latest {

@@ -66,8 +66,8 @@ impl Variables {
     /// let variables = Net.init_variables(Key::new(0), &sample)?;
     /// variables.save(&path)?;
     /// let same = Variables::load(&path, &Device::Cpu)?;
-    /// assert_eq!(same.params.count(), 784 * 64 + 64 + 2 * 64);
-    /// assert_eq!(same.batch_stats.count(), 2 * 64);
+    /// assert_eq!(same.params.elem_count(), 784 * 64 + 64 + 2 * 64);
+    /// assert_eq!(same.batch_stats.elem_count(), 2 * 64);
     /// # Ok::<(), linen::Error>(())
     /// ```
     pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {

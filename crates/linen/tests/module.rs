@@ -44,7 +44,7 @@ fn the_tutorial_network_has_824458_parameters_under_flax_names() {
             ("Dense_1/kernel", vec![256, 10]),
         ]
     );
-    assert_eq!(params.count(), 824_458);
+    assert_eq!(params.elem_count(), 824_458);
 }
 
 #[test]

@@ -24,7 +24,7 @@ use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use candle_core::{DType, Device, Tensor};
-use linen::{Error, Result, check_float};
+use linen::{Error, Result, check};
 use prost::{Message, Oneof};
 
 /// Writes scalars and images to a new event file.
@@ -183,7 +183,7 @@ impl Image {
                 return Err(Error::shape("image for TensorBoard", expected, image));
             }
         };
-        check_float("image for TensorBoard", image)?;
+        check::float("image for TensorBoard", image)?;
         let values = image.to_dtype(DType::F32)?.to_device(&Device::Cpu)?.flatten_all()?;
         let bytes = values.to_vec1::<f32>()?.into_iter();
         let bytes: Vec<u8> = bytes.map(|value| (value * 255.0).round() as u8).collect();

@@ -29,18 +29,21 @@ fn tensor(len: usize) -> Tensor {
 #[test]
 fn missing_and_invalid_entries_are_refused() {
     let tensors = [("momentum/bias", tensor(3)), ("params/bias", tensor(3))];
-    assert!(decode(&with_checksum(state().header(), &tensors), &Device::Cpu).is_ok());
+    assert!(
+        TrainState::from_bytes(&with_checksum(state().header(), &tensors), &Device::Cpu).is_ok()
+    );
     for name in state().header().into_keys() {
         let mut header = state().header();
         header.remove(&name);
-        let problem = decode(&with_checksum(header, &tensors), &Device::Cpu).unwrap_err();
+        let problem =
+            TrainState::from_bytes(&with_checksum(header, &tensors), &Device::Cpu).unwrap_err();
         let expected =
             if name == "format" { "not a checkpoint" } else { &format!("lacks {name:?}") };
         assert!(problem.to_string().contains(expected), "{name}: {problem}");
         for value in ["x", "-1", "1e400", "NaN", "1 2 3", "\0"] {
             let mut header = state().header();
             header.insert(name.clone(), value.into());
-            let decoded = decode(&with_checksum(header, &tensors), &Device::Cpu);
+            let decoded = TrainState::from_bytes(&with_checksum(header, &tensors), &Device::Cpu);
             assert!(decoded.is_err(), "{name} = {value:?}: {decoded:?}");
         }
     }
@@ -55,7 +58,8 @@ fn mismatched_parameters_and_momentum_are_refused() {
         &[("params/bias", tensor(3)), ("momentum/bias", tensor(4))],
         &[("params/bias", tensor(3)), ("momentum/kernel", tensor(3))],
     ] {
-        let decoded = decode(&with_checksum(state().header(), tensors), &Device::Cpu);
+        let decoded =
+            TrainState::from_bytes(&with_checksum(state().header(), tensors), &Device::Cpu);
         assert!(decoded.is_err(), "{tensors:?}");
     }
 }

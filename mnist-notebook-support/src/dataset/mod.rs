@@ -8,19 +8,22 @@ mod files;
 use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
-use linen::{Error, Result, check_float, memory};
+use linen::{Error, Result, check, memory};
 use mnist::Mnist;
 use ndarray::{ArrayView1, Zip};
 
 use crate::error::DataError;
 
 /// Images with their labels: a whole dataset, or a batch of one.
+///
+/// One that exists is sound: it has one label per image, and the types are those of
+/// [`new`](Dataset::new).
 #[derive(Debug, Clone)]
 pub struct Dataset {
-    /// Brightness, 0 (black) to 1 (white): `[N, 28, 28, 1]`, f32, for MNIST.
-    pub image: Tensor,
-    /// The digit in each image: `[N]`, u32.
-    pub label: Tensor,
+    image: Tensor,
+    label: Tensor,
+    /// At least the largest label, known without asking the device.
+    max_label: u32,
 }
 
 /// Some examples of a [`Dataset`]. As in the tutorial, both are an image and a label array.
@@ -37,47 +40,60 @@ impl Dataset {
     /// [`Error::Shape`] and [`Error::DType`] for other tensors; [`DataError::Lengths`] if there is
     /// not one label per image.
     pub fn new(image: Tensor, label: Tensor) -> Result<Self> {
-        let dataset = Dataset { image, label };
-        dataset.check()?;
-        Ok(dataset)
-    }
-
-    /// The checks of [`new`](Dataset::new); the fields are public and may have been set directly.
-    fn check(&self) -> Result<()> {
-        let Dataset { image, label } = self;
         if image.rank() != 4 {
-            return Err(Error::shape("dataset images", "[N, height, width, channels]", image));
+            return Err(Error::shape("dataset images", "[N, height, width, channels]", &image));
         }
         if label.rank() != 1 {
-            return Err(Error::shape("dataset labels", "[N]", label));
+            return Err(Error::shape("dataset labels", "[N]", &label));
         }
-        check_float("dataset images", image)?;
+        check::float("dataset images", &image)?;
         if label.dtype() != DType::U32 {
-            return Err(Error::dtype("dataset labels", "u32", label));
+            return Err(Error::dtype("dataset labels", "u32", &label));
         }
         let (images, labels) = (image.dims()[0], label.dims()[0]);
         if images != labels {
             return Err(DataError::Lengths { images, labels }.into());
         }
-        Ok(())
+        let max_label = label.to_vec1()?.into_iter().max().unwrap_or(0);
+        Ok(Dataset { image, label, max_label })
+    }
+
+    /// The images, 0 (black) to 1 (white): `[N, 28, 28, 1]`, f32, for MNIST.
+    pub fn image(&self) -> &Tensor {
+        &self.image
+    }
+
+    /// The class of each image, for MNIST the digit: `[N]`, u32.
+    pub fn label(&self) -> &Tensor {
+        &self.label
     }
 
     /// Checks that the dataset has batches of this size; `purpose` is for the message, as in
     /// "there is nothing to train on".
     ///
     /// # Errors
-    /// Those of [`new`](Dataset::new); [`Error::EmptyDataset`] if there are no examples;
-    /// [`DataError::BatchSize`] unless `1 <= batch_size <= len`.
+    /// [`Error::Empty`] if there are no examples; [`DataError::BatchSize`] unless
+    /// `1 <= batch_size <= len`.
     pub fn check_batches(&self, purpose: &'static str, batch_size: usize) -> Result<()> {
-        self.check()?;
         let examples = self.len();
         if examples == 0 {
-            return Err(Error::EmptyDataset(purpose));
+            return Err(Error::Empty(purpose));
         }
         if batch_size == 0 || batch_size > examples {
             return Err(DataError::BatchSize { batch_size, examples }.into());
         }
         Ok(())
+    }
+
+    /// Checks that every label is below the number of classes.
+    ///
+    /// # Errors
+    /// [`Error::Label`] for the first that is not.
+    pub fn check_labels(&self, num_classes: usize) -> Result<()> {
+        if (self.max_label as usize) < num_classes {
+            return Ok(());
+        }
+        check::label_range(&self.label, num_classes)
     }
 
     /// The image shape of a batch.
@@ -90,7 +106,7 @@ impl Dataset {
     /// Checks that `images` images fit in memory.
     fn check_memory(&self, what: &'static str, images: usize, dtype: DType) -> Result<()> {
         let mut shape = self.image.dims().to_vec();
-        shape.iter_mut().take(1).for_each(|count| *count = images);
+        shape[0] = images;
         memory::check(what, &shape, dtype, self.image.device())
     }
 
@@ -111,7 +127,7 @@ impl Dataset {
     /// the batch does not fit in memory.
     pub fn batch(&self, indices: &[u32]) -> Result<Batch> {
         // Checked here: on a GPU an out-of-range index would make the device unusable.
-        let examples = self.len().min(self.image.dims().first().copied().unwrap_or(0));
+        let examples = self.len();
         if let Some(index) = indices.iter().find(|&&index| index as usize >= examples) {
             return Err(Error::Tensor(format!(
                 "index {index} is not below the number of examples, {examples}"
@@ -122,6 +138,7 @@ impl Dataset {
         Ok(Batch {
             image: self.image.index_select(&indices, 0)?,
             label: self.label.index_select(&indices, 0)?,
+            max_label: self.max_label,
         })
     }
 
@@ -133,6 +150,7 @@ impl Dataset {
         Ok(Batch {
             image: self.image.narrow(0, start, len)?,
             label: self.label.narrow(0, start, len)?,
+            max_label: self.max_label,
         })
     }
 
@@ -148,8 +166,12 @@ impl Dataset {
     /// [`Error::Tensor`] if the device does not support the conversion; [`Error::Memory`] if the
     /// images do not fit in memory.
     pub fn to_dtype(&self, dtype: DType) -> Result<Dataset> {
-        self.check_memory("the dataset", self.image.dims().first().copied().unwrap_or(1), dtype)?;
-        Ok(Dataset { image: self.image.to_dtype(dtype)?, label: self.label.clone() })
+        self.check_memory("the dataset", self.len(), dtype)?;
+        Ok(Dataset {
+            image: self.image.to_dtype(dtype)?,
+            label: self.label.clone(),
+            max_label: self.max_label,
+        })
     }
 }
 

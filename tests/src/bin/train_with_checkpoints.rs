@@ -32,7 +32,7 @@ fn train(folder: &str, epochs: usize) -> Result<()> {
         Some(state) => state,
         None => {
             let (rng, init_rng) = Key::new(0).split();
-            let params = Small.init(init_rng, &train_ds.image)?;
+            let params = Small.init(init_rng, train_ds.image())?;
             TrainState::new(create_optimizer(&params, 0.05, 0.9)?, rng, 32)
         }
     };

@@ -1,12 +1,14 @@
 //! Atomic file writes.
 
+use std::ffi::OsString;
 use std::fs::File;
 use std::io::Write;
 use std::path::Path;
 
 use crate::error::{Error, Result};
 
-/// Name prefix of files being written. A leftover one means that its process was killed.
+/// The name of a file being written is this, the final name, and some letters. A leftover one means
+/// that its process was killed.
 pub const PARTIAL: &str = ".partial-";
 
 /// Writes a file atomically: it appears under its name once all of it is on disk.
@@ -24,8 +26,10 @@ fn replace(path: &Path, content: &[u8]) -> std::io::Result<()> {
         Some(folder) if !folder.as_os_str().is_empty() => folder,
         _ => Path::new("."),
     };
+    let mut prefix = OsString::from(PARTIAL);
+    prefix.push(path.file_name().unwrap_or_default());
     let mut builder = tempfile::Builder::new();
-    builder.prefix(PARTIAL);
+    builder.prefix(&prefix);
     // Temporary files are private by default; use the permissions of ordinary files.
     #[cfg(unix)]
     builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));

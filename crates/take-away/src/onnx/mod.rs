@@ -48,7 +48,7 @@ const IR_VERSION: i64 = 8;
 /// # let folder = tempfile::tempdir().unwrap();
 /// # let path = folder.path().join("mnist.onnx");
 /// save_onnx(&Net, &params, &[1, 28, 28, 1], &path)?;
-/// assert!(std::fs::metadata(&path).unwrap().len() > 4 * params.count() as u64);
+/// assert!(std::fs::metadata(&path).unwrap().len() > 4 * params.elem_count() as u64);
 /// # Ok::<(), linen::Error>(())
 /// ```
 ///

@@ -1,0 +1,120 @@
+//! Checks of arguments, for functions that build on this crate: each returns the error to pass on.
+
+use candle_core::{DType, Tensor};
+
+use crate::error::{Error, Result};
+use crate::memory;
+
+/// Checks that a tensor has a float type.
+///
+/// # Errors
+/// [`Error::DType`] otherwise.
+pub fn float(what: &'static str, tensor: &Tensor) -> Result<()> {
+    if tensor.dtype().is_float() { Ok(()) } else { Err(Error::dtype(what, "f32", tensor)) }
+}
+
+/// Checks that a hyperparameter is finite.
+///
+/// # Errors
+/// [`Error::Hyperparameter`] otherwise.
+pub fn finite(name: &'static str, value: f64) -> Result<()> {
+    if value.is_finite() {
+        return Ok(());
+    }
+    Err(Error::Hyperparameter { name, value, allowed: "it must be finite" })
+}
+
+/// Checks that a hyperparameter is finite and not negative.
+///
+/// # Errors
+/// [`Error::Hyperparameter`] otherwise.
+pub fn not_negative(name: &'static str, value: f64) -> Result<()> {
+    if value.is_finite() && value >= 0.0 {
+        return Ok(());
+    }
+    Err(Error::Hyperparameter { name, value, allowed: "it must be a finite number, 0 or more" })
+}
+
+/// Checks that there is one row of logits per label; returns the number of classes.
+///
+/// # Shapes
+/// - `logits`: `[B, K]`, any float type
+/// - `labels`: `[B]`
+///
+/// # Errors
+/// [`Error::Shape`] and [`Error::DType`] for anything else, [`Error::Empty`] for an empty batch.
+pub fn logits(logits: &Tensor, labels: &Tensor) -> Result<usize> {
+    let (&[examples], logits_shape) = (labels.dims(), logits.dims()) else {
+        return Err(Error::shape("labels", "[batch size]", labels));
+    };
+    let &[rows, num_classes] = logits_shape else {
+        return Err(wrong_logits(logits, examples));
+    };
+    if rows != examples {
+        return Err(wrong_logits(logits, examples));
+    }
+    if rows == 0 {
+        return Err(Error::Empty("average over"));
+    }
+    float("logits", logits)?;
+    Ok(num_classes)
+}
+
+fn wrong_logits(logits: &Tensor, examples: usize) -> Error {
+    Error::shape("logits", format!("[{examples}, number of classes]"), logits)
+}
+
+/// [`logits`], and that they are log-probabilities, the output of
+/// [`log_softmax`](crate::log_softmax).
+///
+/// # Errors
+/// Those of [`logits`]; [`Error::NotLogProbs`] if one is above 0. This is checked only on the CPU:
+/// reading them from a GPU would wait for it.
+pub fn log_probs(log_probs: &Tensor, labels: &Tensor) -> Result<usize> {
+    // Rounding can lift the logarithm of a probability of 1 a little above 0.
+    const ROUNDING: f32 = 1e-3;
+    let num_classes = logits(log_probs, labels)?;
+    if log_probs.device().is_cpu() && num_classes > 0 {
+        let values = log_probs.detach().to_dtype(DType::F32)?.flatten_all()?;
+        let largest = values.max(0)?.to_scalar()?;
+        if largest > ROUNDING {
+            return Err(Error::NotLogProbs { largest });
+        }
+    }
+    Ok(num_classes)
+}
+
+/// Checks that labels can be one-hot encoded.
+///
+/// # Errors
+/// [`Error::DType`] unless the labels are u32; [`Error::Label`] for the first out-of-range label;
+/// [`Error::Hyperparameter`] for more than 2³² − 1 classes; [`Error::Memory`] if the result does
+/// not fit in memory.
+pub fn labels(labels: &Tensor, num_classes: usize) -> Result<()> {
+    if labels.dtype() != DType::U32 {
+        return Err(Error::dtype("labels", "u32", labels));
+    }
+    if u32::try_from(num_classes).is_err() {
+        return Err(Error::Hyperparameter {
+            name: "num_classes",
+            value: num_classes as f64,
+            allowed: "it must fit in 32 bits",
+        });
+    }
+    let shape = [labels.dims(), &[num_classes]].concat();
+    memory::check("a one-hot array", &shape, DType::F32, labels.device())?;
+    // On every device: an out-of-range label would contribute 0 to the loss.
+    label_range(labels, num_classes)
+}
+
+/// Checks that every label is below the number of classes.
+///
+/// # Errors
+/// [`Error::Label`] for the first that is not.
+pub fn label_range(labels: &Tensor, num_classes: usize) -> Result<()> {
+    let labels = labels.flatten_all()?.to_vec1::<u32>()?;
+    match labels.iter().position(|&label| label as usize >= num_classes) {
+        Some(index) => Err(Error::Label { label: labels[index], index, num_classes }),
+        None => Ok(()),
+    }
+}
