@@ -275,7 +275,7 @@ fn what_does_not_fit_in_memory_is_refused() {
     let broadcast = |tensor: Tensor, shape: &[usize]| tensor.broadcast_as(shape).unwrap();
     let image = broadcast(images(1), &[many, 8, 8, 1]);
     let label = broadcast(labels(1), &[many]);
-    let huge = Dataset::new(image.clone(), label.clone()).unwrap();
+    let huge_image = Dataset::new(broadcast(images(1), &[1, 8, 8, many]), labels(1)).unwrap();
     let wide = broadcast(f32s(&[1, 1]), &[1 << 20, 1]);
     let wide_kernel = Params::try_from(vec![
         ("Dense_0/kernel".to_owned(), f32s(&[1, 1 << 20])),
@@ -283,19 +283,19 @@ fn what_does_not_fit_in_memory_is_refused() {
     ]);
     let none = labels(0);
     refuse! {
-        "a batch": train_on(&huge, many) => Error::Memory { .. },
-            "training on so large a batch needs 844424.9 GB of memory, but only ";
+        "labels": Dataset::new(image, label) => Error::Memory { .. },
+            "a list of labels needs 4398.0 GB of memory, but only ";
         "a batch to compile for": jit(Cnn, &get_initial_params(&Cnn, Key::new(0), CPU).unwrap(),
             &[many, 28, 28, 1]) => Error::Memory { .. },
             "is free: make it smaller, or free memory";
         "an image": jit(Small, &params(), &[1, many, many, 1]) => Error::Memory { .. },
             "one example needs";
-        "a batch of huge images": Dataset::new(broadcast(images(1), &[1, 8, 8, many]), labels(1))
-            .unwrap().batch(&[0]) => Error::Memory { .. }, "a batch needs 281475.0 GB of memory";
-        "another element type": huge.to_dtype(DType::F64) => Error::Memory { .. },
-            "the dataset needs";
+        "a batch of huge images": huge_image.batch(&[0]) => Error::Memory { .. },
+            "a batch needs 281475.0 GB of memory";
+        "another element type": huge_image.to_dtype(DType::F64) => Error::Memory { .. },
+            "a dataset needs";
         "a wide layer": Wide(many).init(Key::new(0), &images(1)) => Error::Memory { .. },
-            "making a parameter needs";
+            "drawing random numbers needs";
         "a layer's output": Wide(1 << 20).apply(&wide_kernel.unwrap(), &wide) =>
             Error::Memory { .. }, "the result of a layer needs 4398.0 GB of memory";
         "random numbers": bits(Key::new(0), many, CPU) => Error::Memory { .. },
@@ -651,7 +651,13 @@ fn no_other_function_panics() {
     check("Params::save", &|| drop(params().save("/no/such/folder/file")));
     check("empty Params", &|| {
         let none = Params::default();
-        drop((none.copy(), none.to_dtype(DType::F64), none.elem_count(), format!("{none:?}")));
+        drop((
+            none.copy(),
+            none.to_dtype(DType::F64),
+            none.elem_count(),
+            none.ensure_fresh_ids(),
+            format!("{none:?}"),
+        ));
         drop((none.vars(), none.device(), none.get(""), none.iter().count(), none.len()));
         drop(save_onnx(&Fixed, &none, &[], "/no/such/folder/file"));
         drop(save_onnx(&Fixed, &none, &[1 << 50, 1 << 50], "/no/such/folder/file"));
@@ -760,7 +766,7 @@ fn no_building_block_panics() {
         let what = |name: &str| format!("{name}({:?} {:?})", x.dtype(), x.layout());
         let mut check = |name: &str, call: &dyn Fn()| record(&mut panics, || what(name), call);
         check("checks of labels", &|| {
-            drop((check::log_probs(&x, &x), check::float("x", &x)));
+            drop((check::log_probs(&x, &x), check::logits(&x, &x), check::float("x", &x)));
             drop((check::labels(&x, usize::MAX), check::label_range(&x, 0)));
         });
         check("sequential", &|| drop(linen::sequential(&Small, &params(), x.dims())));

@@ -3,7 +3,9 @@
 use std::fmt;
 
 use candle_core::Tensor;
-use linen::{BatchMetrics, CompiledStep, Module, Momentum, NotCompiled, Params, Result, compile};
+use linen::{
+    BatchMetrics, CompiledStep, Module, Momentum, NotCompiled, Params, Result, compile, no_grad,
+};
 
 use crate::dataset::Batch;
 use crate::train_step::{eval_step, train_step};
@@ -18,8 +20,7 @@ pub struct Jit<M> {
 /// [`compile`](linen::compile()).
 ///
 /// # Shapes
-/// - `input_shape`: `[B, height, width, channels]`. On the CPU smaller batches use the same plan;
-///   on a GPU each batch size gets its own. Other batches run uncompiled.
+/// - `input_shape`: `[B, height, width, channels]`. Batches of another shape run uncompiled.
 ///
 /// # Errors
 /// Those of [`compile`](linen::compile()).
@@ -49,10 +50,12 @@ impl<M: Module> Jit<M> {
     /// Those of [`train_step`]. On an NVIDIA GPU, [`BatchMetrics::get`] returns
     /// [`Error::Label`](linen::Error::Label) instead.
     pub fn train_step(&mut self, optimizer: &mut Momentum, batch: &Batch) -> Result<BatchMetrics> {
-        match self.compiled_for(batch) {
-            Some(step) => step.train_step(optimizer, batch.image(), batch.label()),
-            None => train_step(&self.model, optimizer, batch),
+        if let Ok(step) = &mut self.step
+            && let Some(metrics) = step.train_step(optimizer, batch.image(), batch.label())?
+        {
+            return Ok(metrics);
         }
+        train_step(&self.model, optimizer, batch)
     }
 
     /// [`eval_step`], but faster.
@@ -60,17 +63,19 @@ impl<M: Module> Jit<M> {
     /// # Errors
     /// Those of [`eval_step`], with the same exception as [`train_step`](Jit::train_step).
     pub fn eval_step(&mut self, params: &Params, batch: &Batch) -> Result<BatchMetrics> {
-        match self.compiled_for(batch) {
-            Some(step) => step.eval_step(params, batch.image(), batch.label()),
-            None => eval_step(&self.model, params, batch),
+        if let Ok(step) = &mut self.step
+            && let Some(metrics) = step.eval_step(params, batch.image(), batch.label())?
+        {
+            return Ok(metrics);
         }
+        eval_step(&self.model, params, batch)
     }
 
     /// The log-probabilities of images, without gradients: [`apply`](Module::apply), but faster.
     ///
     /// # Shapes
-    /// - `image`: `[N, height, width, channels]`
-    /// - result: `[N, K]`
+    /// - `image`: `[B, height, width, channels]`
+    /// - result: `[B, K]`
     ///
     /// # Errors
     /// Those of the network.
@@ -80,12 +85,7 @@ impl<M: Module> Jit<M> {
         {
             return Ok(log_probs);
         }
-        Ok(self.model.apply(params, image)?.detach())
-    }
-
-    fn compiled_for(&mut self, batch: &Batch) -> Option<&mut CompiledStep> {
-        let step = self.step.as_mut().ok()?;
-        if step.takes(batch.image(), batch.label()) { Some(step) } else { None }
+        no_grad(|| self.model.apply(params, image))
     }
 
     /// Whether the steps are compiled; if not, `Display` says why.

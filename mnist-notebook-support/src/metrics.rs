@@ -1,7 +1,7 @@
 //! The metrics: loss and accuracy of a batch.
 
-use candle_core::{D, DType, Tensor};
-use linen::{BatchMetrics, Result};
+use candle_core::{DType, Tensor};
+use linen::{BatchMetrics, Result, argmax};
 
 use crate::loss::cross_entropy_loss;
 
@@ -19,6 +19,6 @@ use crate::loss::cross_entropy_loss;
 pub fn compute_metrics(logits: &Tensor, labels: &Tensor) -> Result<BatchMetrics> {
     let logits = logits.detach();
     let loss = cross_entropy_loss(&logits, labels)?;
-    let correct = logits.argmax(D::Minus1)?.eq(labels)?.to_dtype(DType::F32)?;
+    let correct = argmax(&logits)?.eq(labels)?.to_dtype(DType::F32)?;
     Ok(BatchMetrics { loss, accuracy: correct.mean(0)? })
 }

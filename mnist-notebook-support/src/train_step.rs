@@ -1,6 +1,6 @@
 //! The training step and the evaluation step.
 
-use linen::{BatchMetrics, Module, Momentum, Params, Result, value_and_grad};
+use linen::{BatchMetrics, Module, Momentum, Params, Result, no_grad, value_and_grad};
 
 use crate::dataset::Batch;
 use crate::loss::cross_entropy_loss;
@@ -39,6 +39,6 @@ pub fn train_step(
 /// # Source
 /// `eval_step` of the Flax tutorial.
 pub fn eval_step(model: &impl Module, params: &Params, batch: &Batch) -> Result<BatchMetrics> {
-    let logits = model.apply(params, batch.image())?;
+    let logits = no_grad(|| model.apply(params, batch.image()))?;
     compute_metrics(&logits, batch.label())
 }

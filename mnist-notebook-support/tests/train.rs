@@ -117,17 +117,94 @@ fn a_custom_network_trains_with_the_same_functions() {
 }
 
 #[test]
-fn a_parameter_that_the_loss_does_not_depend_on_is_named() {
-    struct Unused;
-    impl Module for Unused {
+fn a_layer_that_the_network_detaches_stays_as_it_is() {
+    struct Frozen;
+    impl Module for Frozen {
         fn call(&self, nn: &mut Scope, x: &Tensor) -> Result<Tensor> {
-            let x = flatten(x)?;
-            nn.dense(3, &x)?;
-            log_softmax(&nn.dense(10, &x)?)
+            let features = relu(&nn.dense(30, &flatten(x)?)?)?.detach();
+            log_softmax(&nn.dense(10, &features)?)
         }
     }
-    let (train_ds, _) = subset(32, 1);
-    let mut optimizer = optimizer(&Unused, 0.1);
-    let error = train_step(&Unused, &mut optimizer, &train_ds).unwrap_err();
-    assert!(matches!(error, Error::NoGradient(path) if path == "Dense_0/bias"));
+    let (train_ds, test_ds) = subset(320, 1);
+    let mut optimizer = optimizer(&Frozen, 0.1);
+    let before = optimizer.target().copy().unwrap();
+    train_epoch(&Frozen, &mut optimizer, &train_ds, 32, 1, Key::new(1)).unwrap();
+    eval_model(&Frozen, optimizer.target(), &test_ds).unwrap();
+    for (path, var) in optimizer.target().iter() {
+        let values = |var: &Tensor| var.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        let is_unchanged = values(var) == values(before.get(path).unwrap());
+        assert_eq!(is_unchanged, path.starts_with("Dense_0"), "{path}");
+    }
+}
+
+#[test]
+fn networks_of_different_types_train_in_one_loop() {
+    struct Linear;
+    impl Module for Linear {
+        fn call(&self, nn: &mut Scope, x: &Tensor) -> Result<Tensor> {
+            log_softmax(&nn.dense(10, &flatten(x)?)?)
+        }
+    }
+    struct Pair(Vec<Box<dyn Module>>);
+    impl Module for Pair {
+        fn call(&self, nn: &mut Scope, x: &Tensor) -> Result<Tensor> {
+            Ok((nn.module(&self.0[0], x)? + nn.module(&self.0[1], x)?)?)
+        }
+    }
+    let (train_ds, test_ds) = subset(64, 20);
+    let boxed: Box<dyn Module> = Box::new(Linear);
+    for model in [&Linear as &dyn Module, &Branched, &boxed] {
+        let mut optimizer = optimizer(&model, 0.1);
+        train_step(&model, &mut optimizer, &train_ds).unwrap();
+        train_epoch(&model, &mut optimizer, &train_ds, 32, 1, Key::new(1)).unwrap();
+        eval_model(&model, optimizer.target(), &test_ds).unwrap();
+        predict(&model, optimizer.target(), &test_ds).unwrap();
+    }
+    let params = optimizer(&Pair(vec![boxed, Box::new(&Linear)]), 0.1);
+    let paths = params.target().paths().filter(|path| path.ends_with("bias")).collect::<Vec<_>>();
+    assert_eq!(paths, ["Linear_0/Dense_0/bias", "Linear_1/Dense_0/bias"]);
+}
+
+#[test]
+fn a_network_for_batches_of_one_size_trains_by_the_epoch() {
+    struct Fixed32;
+    impl Module for Fixed32 {
+        fn call(&self, nn: &mut Scope, x: &Tensor) -> Result<Tensor> {
+            log_softmax(&nn.dense(10, &x.reshape((32, 784))?)?)
+        }
+    }
+    let (train_ds, _) = subset(64, 1);
+    let mut optimizer = create_optimizer(
+        &Fixed32.init(Key::new(0), train_ds.slice(0, 32).unwrap().image()).unwrap(),
+        0.1,
+        0.9,
+    )
+    .unwrap();
+    train_epoch(&Fixed32, &mut optimizer, &train_ds, 32, 1, Key::new(1)).unwrap();
+}
+
+#[test]
+fn evaluation_names_the_place_of_a_bad_label_in_the_dataset() {
+    let (train_ds, _) = subset(300, 1);
+    let mut labels = train_ds.label().to_vec1::<u32>().unwrap();
+    labels[250] = 10;
+    let labels = Tensor::from_vec(labels, 300, train_ds.label().device()).unwrap();
+    let dataset = Dataset::new(train_ds.image().clone(), labels).unwrap();
+    let optimizer = optimizer(&Branched, 0.1);
+    for model in [&Cnn as &dyn Module, &Branched] {
+        let params = get_initial_params(&model, Key::new(0), dataset.label().device()).unwrap();
+        let error = eval_model(&model, &params, &dataset).unwrap_err();
+        assert!(matches!(error, Error::Label { label: 10, index: 250, .. }), "{error}");
+    }
+    // Its good part is evaluated.
+    eval_model(&Branched, optimizer.target(), &dataset.slice(0, 250).unwrap()).unwrap();
+}
+
+#[test]
+fn evaluation_keeps_nothing_for_a_backward_pass() {
+    let (_, test_ds) = subset(1, 20);
+    let optimizer = optimizer(&Branched, 0.1);
+    let metrics = eval_step(&Branched, optimizer.target(), &test_ds).unwrap();
+    assert!(!metrics.loss.track_op());
+    assert!(!predict(&Branched, optimizer.target(), &test_ds).unwrap().track_op());
 }

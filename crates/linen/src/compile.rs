@@ -6,16 +6,17 @@
 //! ReLU and pooling are fused into the convolution before them, and the momentum update into the
 //! gradient. A step then replays the plan.
 //!
-//! As with `jax.jit`, the network may depend on shapes but not on values. Only plain chains of this
-//! crate's layers can be compiled, in f32, on a CPU or an NVIDIA GPU.
+//! As with `jax.jit`, the network may depend on shapes but not on values, and another shape needs
+//! another plan. Only plain chains of this crate's layers can be compiled, in f32, on a CPU or an
+//! NVIDIA GPU.
 //!
-//! On an NVIDIA GPU each batch size gets its own plan at first use, and a step neither allocates
-//! memory nor waits for the GPU. So an out-of-range label is only reported when the step's metrics
-//! are read; such a step changes nothing.
+//! On an NVIDIA GPU a step neither allocates memory nor waits for the GPU. So an out-of-range label
+//! is only reported when the step's metrics are read; such a step changes nothing.
 
+use std::collections::HashSet;
 use std::fmt;
 
-use candle_core::{DType, Device, Tensor, Var};
+use candle_core::{DType, Device, Shape, Tensor, Var};
 use cpu_kernels::{Program, StepResult};
 
 use crate::error::Result;
@@ -23,14 +24,19 @@ use crate::metrics::BatchMetrics;
 use crate::module::Module;
 use crate::optimizer::Momentum;
 use crate::params::Params;
-use crate::sequential::dummy_input;
+use crate::sequential::{dummy_input, one_example};
 use crate::trace::{Layer, TracedOp, is_sequential, trace};
 use crate::{custom_ops, memory};
 
 /// A training step and an evaluation step, compiled for one input shape.
+///
+/// A step returns `None` for what the plan does not fit, such as images of another shape or the
+/// parameters of another network; the network itself then says what is wrong, or runs.
 pub struct CompiledStep {
     program: Compiled,
-    image_shape: Vec<usize>,
+    input_shape: Vec<usize>,
+    /// Paths and shapes of the parameters, in alphabetical order.
+    params: Vec<(String, Shape)>,
     num_classes: usize,
     description: String,
 }
@@ -53,8 +59,7 @@ enum Compiled {
 /// possible.
 ///
 /// # Shapes
-/// - `input_shape`: `[B, height, width, channels]`. Smaller batches use the same plan; on a GPU
-///   each size gets its own.
+/// - `input_shape`: `[B, height, width, channels]`
 ///
 /// # Errors
 /// Those of the network for an input of this shape; [`Error::Memory`](crate::Error::Memory) if
@@ -84,45 +89,39 @@ pub fn compile(
     params: &Params,
     input_shape: &[usize],
 ) -> Result<Result<CompiledStep, NotCompiled>> {
+    check_memory(model, params, input_shape)?;
     let input = dummy_input(params, input_shape)?;
+    // With a graph: only there `detach` makes another tensor, which ends the chain.
     let (output, ops) = trace(|| model.apply(params, &input))?;
-    check_memory(input_shape, &input, &ops)?;
     let step = plan(input_shape, &input, &ops, &output, params);
     Ok(step.map_err(|reason| NotCompiled { reason, num_classes: num_classes(&output) }))
 }
 
-/// Checks that the activations that training keeps, and their gradients, fit in memory.
-fn check_memory(input_shape: &[usize], input: &Tensor, ops: &[TracedOp]) -> Result<()> {
+/// Checks that tracing a batch and training on it fit in memory, from one example.
+fn check_memory(model: &impl Module, params: &Params, input_shape: &[usize]) -> Result<()> {
+    let input = dummy_input(params, &one_example(input_shape))?;
+    let Ok((_, ops)) = trace(|| model.apply(params, &input)) else {
+        return Ok(()); // wrong, or for batches of one size: the whole batch will show
+    };
     let is_parametric =
         |op: &&TracedOp| matches!(op.layer, Layer::Conv { .. } | Layer::Dense { .. });
     let is_kept =
         |tensor: &&Tensor| ops.iter().filter(is_parametric).any(|op| op.input == tensor.id());
-    let tensors = ops.iter().map(|op| &op.output).chain([input]);
-    let values = tensors.filter(is_kept).map(Tensor::elem_count).sum();
+    let tensors = || ops.iter().map(|op| &op.output).chain([&input]);
+    let traced: usize = tensors().map(Tensor::elem_count).sum();
+    // The activations that training keeps, and their gradients.
+    let trained = 2 * tensors().filter(is_kept).map(Tensor::elem_count).sum::<usize>();
     let batch = input_shape.first().copied().unwrap_or(1);
-    let shape = [batch, values, 2];
+    let shape = [batch, traced.max(trained)];
     memory::check("training on so large a batch", &shape, input.dtype(), input.device())
 }
 
 impl CompiledStep {
-    /// Whether a batch fits the plan.
+    /// Trains in place; returns the metrics from before the update.
     ///
     /// # Shapes
     /// - `image`: `[B, height, width, channels]`
     /// - `label`: `[B]`
-    pub fn takes(&mut self, image: &Tensor, label: &Tensor) -> bool {
-        match &mut self.program {
-            Compiled::Cpu(program) => {
-                let batch_sizes = 1..=program.batch();
-                batch_sizes.contains(&label.elem_count()) && self.takes_images_on_cpu(image)
-            }
-            #[cfg(feature = "cuda")]
-            Compiled::Cuda(program) => program.takes(image, label),
-        }
-    }
-
-    /// Trains in place on a batch that [fits](CompiledStep::takes); returns the metrics from before
-    /// the update.
     ///
     /// # Errors
     /// [`Error::Label`](crate::Error::Label) for an out-of-range label; on an NVIDIA GPU
@@ -133,30 +132,41 @@ impl CompiledStep {
         optimizer: &mut Momentum,
         image: &Tensor,
         label: &Tensor,
-    ) -> Result<BatchMetrics> {
+    ) -> Result<Option<BatchMetrics>> {
         let (rate, beta) = (optimizer.learning_rate() as f32, optimizer.beta() as f32);
-        let (target, momentum) = (vars(optimizer.target()), vars(optimizer.momentum()));
+        let (target, momentum) = (self.vars(optimizer.target()), self.vars(optimizer.momentum()));
+        let (Some(target), Some(momentum)) = (target, momentum) else {
+            return Ok(None);
+        };
+        // Parameters that the network does not use have a momentum, too.
+        let has_others = optimizer.target().len() > target.len();
+        let vars = [target, momentum].concat();
+        // An image that is a parameter would be locked twice.
+        let is_var = vars.iter().any(|var| is_same_storage(var, image));
+        if has_others || is_var || !self.fits(image, label) {
+            return Ok(None);
+        }
         match &mut self.program {
             Compiled::Cpu(program) => {
                 let labels = label.to_vec1::<u32>()?;
                 let (storage, layout) = image.storage_and_layout();
                 let images = custom_ops::f32_slice(&storage, layout)?;
-                let result =
-                    custom_ops::with_slices_mut(&[target, momentum].concat(), |slices| {
-                        let (target, momentum) = slices.split_at_mut(slices.len() / 2);
-                        program.train_step(target, momentum, images, &labels, rate, beta)
-                    })??;
-                to_metrics(result, labels.len())
+                let result = custom_ops::with_slices_mut(&vars, |slices| {
+                    let (target, momentum) = slices.split_at_mut(slices.len() / 2);
+                    program.train_step(target, momentum, images, &labels, rate, beta)
+                })??;
+                to_metrics(result, labels.len()).map(Some)
             }
             #[cfg(feature = "cuda")]
             Compiled::Cuda(program) => {
+                let (target, momentum) = vars.split_at(vars.len() / 2);
                 let batch = crate::cuda::Batch { image, label };
-                program.train_step(&target, &momentum, batch, rate, beta)
+                program.train_step(target, momentum, batch, rate, beta).map(Some)
             }
         }
     }
 
-    /// The metrics of a batch that [fits](CompiledStep::takes), without training.
+    /// The metrics of a batch, without training.
     ///
     /// # Errors
     /// Those of [`train_step`](CompiledStep::train_step).
@@ -165,36 +175,39 @@ impl CompiledStep {
         params: &Params,
         image: &Tensor,
         label: &Tensor,
-    ) -> Result<BatchMetrics> {
+    ) -> Result<Option<BatchMetrics>> {
+        let Some(vars) = self.vars(params).filter(|_| self.fits(image, label)) else {
+            return Ok(None);
+        };
         match &mut self.program {
             Compiled::Cpu(program) => {
                 let labels = label.to_vec1::<u32>()?;
-                let result = with_slices(params, image, |params, images| {
+                let result = with_slices(&vars, image, |params, images| {
                     program.evaluate(params, images, &labels)
                 })??;
-                to_metrics(result, labels.len())
+                to_metrics(result, labels.len()).map(Some)
             }
             #[cfg(feature = "cuda")]
             Compiled::Cuda(program) => {
-                program.eval_step(&vars(params), crate::cuda::Batch { image, label })
+                program.eval_step(&vars, crate::cuda::Batch { image, label }).map(Some)
             }
         }
     }
 
-    /// The log-probabilities `[N, classes]` of any number of images, without gradients. `None` if
-    /// the plan does not fit them, or is one for a GPU.
+    /// The log-probabilities `[B, classes]` of a batch of images, without gradients; `None` on a
+    /// GPU.
     ///
     /// # Errors
-    /// [`Error::Tensor`](crate::Error::Tensor) if the parameters are another network's.
+    /// [`Error::Tensor`](crate::Error::Tensor) if a kernel fails.
     pub fn predict(&mut self, params: &Params, image: &Tensor) -> Result<Option<Tensor>> {
-        if !self.takes_images_on_cpu(image) {
+        let Some(vars) = self.vars(params).filter(|_| self.fits_image(image)) else {
             return Ok(None);
-        }
+        };
         match &mut self.program {
             Compiled::Cpu(program) => {
                 let shape = (image.dims()[0], self.num_classes);
                 let mut log_probs = vec![0.0; shape.0 * shape.1];
-                with_slices(params, image, |params, images| {
+                with_slices(&vars, image, |params, images| {
                     program.log_probabilities(params, images, &mut log_probs)
                 })??;
                 Ok(Some(Tensor::from_vec(log_probs, shape, &Device::Cpu)?))
@@ -204,11 +217,32 @@ impl CompiledStep {
         }
     }
 
-    fn takes_images_on_cpu(&self, image: &Tensor) -> bool {
-        image.dims().get(1..) == Some(&self.image_shape)
-            && image.device().is_cpu()
-            && image.dtype() == DType::F32
-            && image.is_contiguous()
+    /// The variables of the plan's parameters, if all are there in the right shape.
+    fn vars<'a>(&self, params: &'a Params) -> Option<Vec<&'a Var>> {
+        let var = |(path, shape): &(String, Shape)| {
+            params.get(path).filter(|var| var.shape() == shape && self.takes(var, DType::F32))
+        };
+        self.params.iter().map(var).collect()
+    }
+
+    fn fits(&self, image: &Tensor, label: &Tensor) -> bool {
+        self.fits_image(image)
+            && label.dims() == &self.input_shape[..1]
+            && self.takes(label, DType::U32)
+    }
+
+    fn fits_image(&self, image: &Tensor) -> bool {
+        image.dims() == self.input_shape && self.takes(image, DType::F32)
+    }
+
+    /// Whether the program can read a tensor as it is.
+    fn takes(&self, tensor: &Tensor, dtype: DType) -> bool {
+        let is_here = match &self.program {
+            Compiled::Cpu(_) => tensor.device().is_cpu(),
+            #[cfg(feature = "cuda")]
+            Compiled::Cuda(program) => program.is_on_gpu(tensor),
+        };
+        is_here && tensor.dtype() == dtype && tensor.is_contiguous()
     }
 
     /// The number of classes.
@@ -229,12 +263,14 @@ impl CompiledStep {
         batch_size: usize,
         optimizer: &mut Momentum,
     ) -> Result<Vec<(String, f32)>> {
-        let Compiled::Cuda(program) = &mut self.program else {
-            return Ok(Vec::new());
-        };
         let (rate, beta) = (optimizer.learning_rate() as f32, optimizer.beta() as f32);
-        let (target, momentum) = (vars(optimizer.target()), vars(optimizer.momentum()));
-        program.launch_times(batch_size, &target, &momentum, rate, beta)
+        let (target, momentum) = (self.vars(optimizer.target()), self.vars(optimizer.momentum()));
+        match (&mut self.program, target, momentum) {
+            (Compiled::Cuda(program), Some(target), Some(momentum)) => {
+                program.launch_times(batch_size, &target, &momentum, rate, beta)
+            }
+            _ => Ok(Vec::new()),
+        }
     }
 }
 
@@ -260,18 +296,19 @@ impl fmt::Display for NotCompiled {
 
 /// Calls a function with the values of contiguous f32 parameters and images on the CPU.
 fn with_slices<R>(
-    params: &Params,
+    vars: &[&Var],
     image: &Tensor,
     f: impl FnOnce(&[&[f32]], &[f32]) -> R,
 ) -> Result<R> {
-    let vars = params.iter().map(|(_, var)| var.storage_and_layout()).collect::<Vec<_>>();
+    let vars = vars.iter().map(|var| var.storage_and_layout()).collect::<Vec<_>>();
     let slices = vars.iter().map(|(storage, layout)| custom_ops::f32_slice(storage, layout));
     let (storage, layout) = image.storage_and_layout();
     Ok(f(&slices.collect::<Result<Vec<_>>>()?, custom_ops::f32_slice(&storage, layout)?))
 }
 
-fn vars(params: &Params) -> Vec<&Var> {
-    params.iter().map(|(_, var)| var).collect()
+fn is_same_storage(a: &Tensor, b: &Tensor) -> bool {
+    let ((a, _), (b, _)) = (a.storage_and_layout(), b.storage_and_layout());
+    std::ptr::eq(&*a, &*b)
 }
 
 fn to_metrics(result: StepResult, examples: usize) -> Result<BatchMetrics> {
@@ -299,12 +336,14 @@ fn plan(
     if !is_sequential(ops, input, output) {
         return Err("the network is not a plain chain of this crate's layers".into());
     }
-    let layers = ops.iter().map(|op| to_kernel_layer(&op.layer, params));
+    let params = used_by(ops, params);
+    let layers = ops.iter().map(|op| to_kernel_layer(&op.layer, &params));
     let layers = layers.collect::<Option<Vec<_>>>().ok_or("a layer's parameters are missing")?;
     let program = program([batch, height, width, channels], &layers, input.device())?;
     Ok(CompiledStep {
         program,
-        image_shape: vec![height, width, channels],
+        input_shape: input_shape.to_vec(),
+        params,
         num_classes: num_classes(output),
         description: describe(batch, ops),
     })
@@ -332,8 +371,17 @@ fn program(
     }
 }
 
-fn to_kernel_layer(layer: &Layer, params: &Params) -> Option<cpu_kernels::Layer> {
-    let position = |path: String| params.paths().position(|known| known == path);
+/// Paths and shapes of the parameters that the layers use, in alphabetical order.
+fn used_by(ops: &[TracedOp], params: &Params) -> Vec<(String, Shape)> {
+    let names = ops.iter().map(|op| op.layer.name()).collect::<HashSet<_>>();
+    let is_used =
+        |path: &str| path.rsplit_once('/').is_some_and(|(layer, _)| names.contains(layer));
+    let used = params.iter().filter(|(path, _)| is_used(path));
+    used.map(|(path, var)| (path.to_owned(), var.shape().clone())).collect()
+}
+
+fn to_kernel_layer(layer: &Layer, params: &[(String, Shape)]) -> Option<cpu_kernels::Layer> {
+    let position = |path: String| params.iter().position(|(known, _)| *known == path);
     let positions =
         |path: &str| Some((position(format!("{path}/kernel"))?, position(format!("{path}/bias"))?));
     Some(match layer {

@@ -157,11 +157,8 @@ pub enum Error {
     #[error("the network has no parameters: there is nothing to train")]
     NoParams,
 
-    /// No gradient reached a parameter.
-    #[error(
-        "the loss does not depend on parameter {0:?}: does the network detach a tensor \
-         or convert one to plain numbers?"
-    )]
+    /// There is no gradient for a parameter to train.
+    #[error("there is no gradient for parameter {0:?}: compute those of all that are trained")]
     NoGradient(String),
 
     /// Only sequential networks can be exported.

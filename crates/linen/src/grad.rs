@@ -35,8 +35,9 @@ impl FromIterator<(String, Tensor)> for Gradients {
 /// `((value, aux), gradients)`.
 ///
 /// # Errors
-/// Those of the function; [`Error::NoGradient`] if the value does not depend on some parameter;
-/// [`Error::Tensor`] if an operation in it has no derivative.
+/// Those of the function; [`Error::Shape`] unless the value is a scalar; [`Error::Tensor`] if an
+/// operation in it has no derivative. The gradient of a parameter on which the value does not
+/// depend is zero.
 ///
 /// # Source
 /// `jax.value_and_grad(loss_fn, has_aux=True)`. The derivatives are candle's.
@@ -45,10 +46,14 @@ pub fn value_and_grad<T>(
     params: &Params,
 ) -> Result<((Tensor, T), Gradients)> {
     let (loss, aux) = loss_fn(params)?;
+    if loss.rank() > 0 {
+        let scalar = "[], a scalar: take the mean over the batch";
+        return Err(Error::shape("loss to differentiate", scalar, &loss));
+    }
     let grads = loss.backward()?;
-    let gradients = params.iter().map(|(path, var)| match grads.get(var) {
-        Some(grad) => Ok((path.to_owned(), grad.clone())),
-        None => Err(Error::NoGradient(path.to_owned())),
+    let gradients = params.iter().map(|(path, var)| {
+        let grad = grads.get(var).cloned().map_or_else(|| var.zeros_like(), Ok)?;
+        Ok((path.to_owned(), grad))
     });
     let gradients = gradients.collect::<Result<Gradients>>()?;
     Ok(((loss.detach(), aux), gradients))

@@ -2,7 +2,7 @@
 
 use candle_core::{DType, Device, Shape, Tensor};
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::memory;
 use crate::random::{Key, truncated_normal};
 
@@ -12,14 +12,18 @@ use crate::random::{Key, truncated_normal};
 /// `fan_in`, the number of inputs per output, is the product of all dimensions but the last.
 ///
 /// # Errors
-/// [`Error::Memory`](crate::Error::Memory) if it does not fit in memory.
+/// [`Error::Shape`] for fewer than two dimensions, which have no inputs;
+/// [`Error::Memory`] if it does not fit in memory.
 ///
 /// # Source
 /// `jax.nn.initializers.lecun_normal`; Y. LeCun et al., *Efficient BackProp*, 1998.
 pub fn lecun_normal(key: Key, shape: &Shape, device: &Device) -> Result<Tensor> {
     // The standard deviation of a standard normal distribution truncated to (-2, 2).
     const TRUNCATED_STD: f32 = 0.879_625_661_034_239_8_f64 as f32;
-    let (_, inputs) = shape.dims().split_last().unwrap_or((&1, &[]));
+    let (2.., [inputs @ .., _]) = (shape.rank(), shape.dims()) else {
+        let (what, expected) = ("kernel to draw", "[…, inputs, outputs]".into());
+        return Err(Error::Shape { what, expected, found: shape.dims().to_vec() });
+    };
     let fan_in = memory::product(inputs);
     let stddev = (1.0 / fan_in as f32).sqrt() / TRUNCATED_STD;
     Ok((truncated_normal(key, -2.0, 2.0, shape, device)? * f64::from(stddev))?)
@@ -28,7 +32,7 @@ pub fn lecun_normal(key: Key, shape: &Shape, device: &Device) -> Result<Tensor> 
 /// Ones, Flax's default for the scale of batch norm. Ignores the key.
 ///
 /// # Errors
-/// [`Error::Memory`](crate::Error::Memory) if it does not fit in memory.
+/// [`Error::Memory`] if it does not fit in memory.
 pub fn ones(_key: Key, shape: &Shape, device: &Device) -> Result<Tensor> {
     check_memory(shape, device)?;
     Ok(Tensor::ones(shape, DType::F32, device)?)
@@ -37,7 +41,7 @@ pub fn ones(_key: Key, shape: &Shape, device: &Device) -> Result<Tensor> {
 /// Zeros, Flax's default for biases. Ignores the key.
 ///
 /// # Errors
-/// [`Error::Memory`](crate::Error::Memory) if it does not fit in memory.
+/// [`Error::Memory`] if it does not fit in memory.
 pub fn zeros(_key: Key, shape: &Shape, device: &Device) -> Result<Tensor> {
     check_memory(shape, device)?;
     Ok(Tensor::zeros(shape, DType::F32, device)?)

@@ -335,7 +335,7 @@ pub fn max_pool(x: &Tensor, window: (usize, usize)) -> Result<Tensor> {
         custom_ops::max_pool(x, window)?
     } else {
         let windows = windows(x, window)?;
-        let first_largest = windows.argmax_keepdim(D::Minus1)?;
+        let first_largest = argmax(&windows)?.unsqueeze(D::Minus1)?;
         windows.gather(&first_largest, D::Minus1)?.squeeze(D::Minus1)?
     };
     trace_op(x, &y, || Layer::MaxPool { window });
@@ -374,6 +374,24 @@ pub fn log_softmax(x: &Tensor) -> Result<Tensor> {
     };
     trace_op(x, &y, || Layer::LogSoftmax);
     Ok(y)
+}
+
+/// The index of the first largest value along the last dimension; the first NaN counts as the
+/// largest.
+///
+/// # Shapes
+/// - `x`: `[…, N]`
+/// - result: `[…]`, u32
+///
+/// # Errors
+/// [`Error::Tensor`] for a scalar or an `N` of 0.
+///
+/// # Source
+/// `jax.numpy.argmax(x, axis=-1)`. candle's skips a NaN that is not the first value.
+pub fn argmax(x: &Tensor) -> Result<Tensor> {
+    let infinity = Tensor::new(f32::INFINITY, x.device())?.to_dtype(x.dtype())?;
+    let is_nan = x.ne(x)?;
+    Ok(is_nan.where_cond(&infinity.broadcast_as(x.shape())?, x)?.argmax(D::Minus1)?)
 }
 
 fn check_window(what: &'static str, x: &Tensor, window: (usize, usize)) -> Result<()> {

@@ -20,6 +20,13 @@ pub trait Module {
     /// Those of the layers, such as for an input of the wrong rank.
     fn call(&self, nn: &mut Scope, x: &Tensor) -> Result<Tensor>;
 
+    /// The name of the module's type, such as `Block`, which names it among its siblings.
+    fn name(&self) -> &'static str {
+        let path = std::any::type_name::<Self>();
+        let path = path.split('<').next().unwrap_or(path);
+        path.rsplit("::").next().unwrap_or(path)
+    }
+
     /// Creates the parameters of the module, on the device of `sample`.
     ///
     /// The sample is an input of the right shape, with any batch size and any values.
@@ -104,17 +111,32 @@ impl<M: Module + ?Sized> Module for &M {
     fn call(&self, nn: &mut Scope, x: &Tensor) -> Result<Tensor> {
         (**self).call(nn, x)
     }
+
+    fn name(&self) -> &'static str {
+        (**self).name()
+    }
+}
+
+/// So are boxed ones, for lists of different networks.
+impl<M: Module + ?Sized> Module for Box<M> {
+    fn call(&self, nn: &mut Scope, x: &Tensor) -> Result<Tensor> {
+        (**self).call(nn, x)
+    }
+
+    fn name(&self) -> &'static str {
+        (**self).name()
+    }
 }
 
 // Here, because `scope` must not import this file.
 impl Scope<'_> {
     /// Evaluates a submodule, named by its type and a number: `Block_0`.
     ///
+    /// Each call makes its own parameters: two calls of one module do not share theirs.
+    ///
     /// # Errors
     /// Those of the module.
-    pub fn module<M: Module>(&mut self, module: &M, x: &Tensor) -> Result<Tensor> {
-        let name = std::any::type_name::<M>();
-        let name = name.split('<').next().unwrap_or(name);
-        module.call(&mut self.sub_scope(name.rsplit("::").next().unwrap_or(name)), x)
+    pub fn module(&mut self, module: &impl Module, x: &Tensor) -> Result<Tensor> {
+        module.call(&mut self.sub_scope(module.name()), x)
     }
 }

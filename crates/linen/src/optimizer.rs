@@ -1,6 +1,6 @@
 //! Gradient descent with momentum.
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, device_name};
 use crate::grad::Gradients;
 use crate::params::Params;
 use crate::{check, custom_ops};
@@ -95,8 +95,9 @@ impl Momentum {
     /// Takes one optimization step, in place.
     ///
     /// # Errors
-    /// [`Error::NoGradient`] if a parameter's gradient is missing, [`Error::Shape`] if it does not
-    /// have the parameter's shape. Both leave everything unchanged.
+    /// [`Error::NoGradient`] if a parameter's gradient is missing; [`Error::Shape`],
+    /// [`Error::DType`] and [`Error::Device`] unless it is like the parameter. All leave everything
+    /// unchanged.
     ///
     /// # Examples
     /// ```
@@ -116,6 +117,16 @@ impl Momentum {
             if gradient.shape() != var.shape() {
                 let expected = format!("{:?}, that of {path:?}", var.dims());
                 return Err(Error::shape("gradient", expected, gradient));
+            }
+            if gradient.dtype() != var.dtype() {
+                return Err(Error::dtype("gradient", var.dtype().as_str(), gradient));
+            }
+            if !gradient.device().same_device(var.device()) {
+                return Err(Error::Device {
+                    op: "gradient",
+                    one: device_name(gradient.device().location()),
+                    other: device_name(var.device().location()),
+                });
             }
         }
         for (path, gradient) in gradients.iter() {

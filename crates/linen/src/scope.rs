@@ -6,6 +6,7 @@ use candle_core::{Device, Shape, Tensor};
 use sha1::{Digest, Sha1};
 
 use crate::error::{Error, Result};
+use crate::no_grad::is_tracking;
 use crate::params::Params;
 use crate::random::Key;
 use crate::variables::Variables;
@@ -152,7 +153,7 @@ fn lookup(params: &Params, path: String, shape: Shape) -> Result<Tensor> {
         let (expected, found) = (shape.into_dims(), var.dims().to_vec());
         return Err(Error::ParamShape { path, expected, found });
     }
-    Ok(var.as_tensor().clone())
+    Ok(if is_tracking() { var.as_tensor().clone() } else { var.as_detached_tensor() })
 }
 
 /// The key of a scope's `count`-th parameter, derived as in `flax.core.scope.LazyRng`: folds in

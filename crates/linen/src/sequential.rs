@@ -5,18 +5,24 @@ use candle_core::{DType, Tensor};
 use crate::error::{Error, Result};
 use crate::memory;
 use crate::module::Module;
+use crate::no_grad::no_grad;
 use crate::params::Params;
 use crate::trace::{TracedOp, is_sequential, trace};
 
-/// A dummy all-zero input with a batch size of 1.
-pub(crate) fn dummy_input(params: &Params, input_shape: &[usize]) -> Result<Tensor> {
+/// An all-zero input to trace a network with.
+pub(crate) fn dummy_input(params: &Params, shape: &[usize]) -> Result<Tensor> {
     let dtype = params.iter().next().map_or(DType::F32, |(_, var)| var.dtype());
+    memory::check("the input of a network", shape, dtype, params.device())?;
+    Ok(Tensor::zeros(shape, dtype, params.device())?)
+}
+
+/// The shape of one example of a batch.
+pub(crate) fn one_example(input_shape: &[usize]) -> Vec<usize> {
     let mut shape = input_shape.to_vec();
     if let Some(batch) = shape.first_mut() {
         *batch = 1;
     }
-    memory::check("one example", &shape, dtype, params.device())?;
-    Ok(Tensor::zeros(shape, dtype, params.device())?)
+    shape
 }
 
 /// The layers of a sequential network, traced with one example.
@@ -36,8 +42,8 @@ pub fn sequential(
             found: Vec::new(),
         });
     }
-    let input = dummy_input(params, input_shape)?;
-    let (output, ops) = trace(|| model.apply(params, &input))?;
+    let input = dummy_input(params, &one_example(input_shape))?;
+    let (output, ops) = trace(|| no_grad(|| model.apply(params, &input)))?;
     if ops.is_empty() || !is_sequential(&ops, &input, &output) {
         return Err(Error::NotSequential);
     }

@@ -110,12 +110,19 @@ impl Layer {
     }
 }
 
-/// Runs `f` and returns its result and the layers it evaluated.
+/// Runs `f` and returns its result and the layers it evaluated. A trace around this one does not
+/// see them.
 pub fn trace<T>(f: impl FnOnce() -> Result<T>) -> Result<(T, Vec<TracedOp>)> {
-    let outer = TRACE.replace(Some(Vec::new()));
-    let result = f();
-    let ops = TRACE.replace(outer).unwrap_or_default();
-    Ok((result?, ops))
+    // Restores the outer trace when dropped, also after a panic.
+    struct Restore(Option<Vec<TracedOp>>);
+    impl Drop for Restore {
+        fn drop(&mut self) {
+            TRACE.set(self.0.take());
+        }
+    }
+    let _restore = Restore(TRACE.replace(Some(Vec::new())));
+    let result = f()?;
+    Ok((result, TRACE.take().unwrap_or_default()))
 }
 
 /// Whether the layers form a plain chain from `input` to `output`.
@@ -137,4 +144,33 @@ pub(crate) fn trace_op(input: &Tensor, output: &Tensor, layer: impl FnOnce() -> 
             ops.push(TracedOp { layer: layer(), input: input.id(), output: output.clone() });
         }
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::Device;
+
+    use super::*;
+
+    #[test]
+    fn a_panic_ends_the_trace() {
+        let run = || trace(|| -> Result<()> { panic!("as in a cell") });
+        assert!(std::panic::catch_unwind(run).is_err());
+        assert!(TRACE.with_borrow(Option::is_none));
+    }
+
+    #[test]
+    fn an_inner_trace_keeps_its_layers() {
+        let x = Tensor::zeros((1, 1), candle_core::DType::F32, &Device::Cpu).unwrap();
+        let note = |layer| trace_op(&x, &x, || layer);
+        let ((), outer) = trace(|| {
+            note(Layer::Relu);
+            let ((), inner) = trace(|| Ok(note(Layer::Flatten)))?;
+            assert_eq!(inner.len(), 1);
+            Ok(note(Layer::LogSoftmax))
+        })
+        .unwrap();
+        let layers = outer.into_iter().map(|op| op.layer).collect::<Vec<_>>();
+        assert_eq!(layers, [Layer::Relu, Layer::LogSoftmax]);
+    }
 }

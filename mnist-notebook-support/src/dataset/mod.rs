@@ -54,6 +54,7 @@ impl Dataset {
         if images != labels {
             return Err(DataError::Lengths { images, labels }.into());
         }
+        memory::check("a list of labels", label.dims(), DType::U32, &Device::Cpu)?;
         let max_label = label.to_vec1()?.into_iter().max().unwrap_or(0);
         Ok(Dataset { image, label, max_label })
     }
@@ -166,7 +167,7 @@ impl Dataset {
     /// [`Error::Tensor`] if the device does not support the conversion; [`Error::Memory`] if the
     /// images do not fit in memory.
     pub fn to_dtype(&self, dtype: DType) -> Result<Dataset> {
-        self.check_memory("the dataset", self.len(), dtype)?;
+        self.check_memory("a dataset", self.len(), dtype)?;
         Ok(Dataset {
             image: self.image.to_dtype(dtype)?,
             label: self.label.clone(),

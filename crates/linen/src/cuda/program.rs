@@ -121,16 +121,9 @@ impl Program {
         Ok(())
     }
 
-    /// Whether the GPU can run the batch as it is; if so, plans for its size.
-    pub(crate) fn takes(&mut self, image: &Tensor, label: &Tensor) -> bool {
-        let here = Device::Cuda(self.gpu.device.clone());
-        let is_here =
-            |tensor: &Tensor| tensor.device().same_device(&here) && tensor.is_contiguous();
-        let ([height, width, channels], len) = (self.image_shape, label.elem_count());
-        (is_here(image) && image.dtype() == DType::F32)
-            && (is_here(label) && label.dtype() == DType::U32)
-            && (label.rank() == 1 && image.dims() == [len, height, width, channels])
-            && (len > 0 && self.plan(len).is_ok())
+    /// Whether a tensor is on the GPU that runs this program.
+    pub(crate) fn is_on_gpu(&self, tensor: &Tensor) -> bool {
+        tensor.device().same_device(&Device::Cuda(self.gpu.device.clone()))
     }
 
     /// One step of gradient descent with momentum, asynchronous.

@@ -54,20 +54,19 @@ const IR_VERSION: i64 = 8;
 ///
 /// # Source
 /// The [ONNX operators](https://onnx.ai/onnx/operators/), version 17.
-pub fn save_onnx<M: Module>(
-    model: &M,
+pub fn save_onnx(
+    model: &impl Module,
     params: &Params,
     input_shape: &[usize],
     path: impl AsRef<Path>,
 ) -> Result<()> {
     let path = path.as_ref();
     let ops = sequential(model, params, input_shape)?;
-    let name = std::any::type_name::<M>().rsplit("::").next().unwrap_or_default();
     let file = Model {
         ir_version: IR_VERSION,
         producer_name: env!("CARGO_PKG_NAME").into(),
         producer_version: env!("CARGO_PKG_VERSION").into(),
-        graph: Some(graph(name, &ops, params, input_shape)?),
+        graph: Some(graph(model.name(), &ops, params, input_shape)?),
         opset_import: vec![OperatorSet { version: OPSET }],
     };
     files::write(path, &file.encode_to_vec())
