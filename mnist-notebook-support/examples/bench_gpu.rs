@@ -112,7 +112,7 @@ impl Bench {
             let (mut optimizer, _) = self.step(batch)?;
             let shape = [batch, 28, 28, 1];
             let launches = match linen::compile(&Cnn, optimizer.target(), &shape)? {
-                Ok(mut step) => step.launch_times(batch, &mut optimizer)?,
+                Ok(mut step) => step.launch_times(&mut optimizer)?,
                 Err(reason) => return Ok(format!("{reason}\n")),
             };
             writeln!(

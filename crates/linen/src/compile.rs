@@ -250,24 +250,20 @@ impl CompiledStep {
         self.num_classes
     }
 
-    /// Describes each launch of a training step on `batch_size` images on an NVIDIA GPU, with its
-    /// mean time in microseconds over a hundred repetitions. Empty on other devices.
+    /// Describes each launch of a training step on an NVIDIA GPU, with its mean time in microseconds
+    /// over a hundred repetitions. Empty on other devices.
     ///
     /// Overwrites the optimizer's parameters.
     ///
     /// # Errors
     /// [`Error::Gpu`](crate::Error::Gpu) if the GPU fails.
     #[cfg(feature = "cuda")]
-    pub fn launch_times(
-        &mut self,
-        batch_size: usize,
-        optimizer: &mut Momentum,
-    ) -> Result<Vec<(String, f32)>> {
+    pub fn launch_times(&mut self, optimizer: &mut Momentum) -> Result<Vec<(String, f32)>> {
         let (rate, beta) = (optimizer.learning_rate() as f32, optimizer.beta() as f32);
         let (target, momentum) = (self.vars(optimizer.target()), self.vars(optimizer.momentum()));
         match (&mut self.program, target, momentum) {
             (Compiled::Cuda(program), Some(target), Some(momentum)) => {
-                program.launch_times(batch_size, &target, &momentum, rate, beta)
+                program.launch_times(&target, &momentum, rate, beta)
             }
             _ => Ok(Vec::new()),
         }

@@ -11,7 +11,7 @@ use candle_core::cuda_backend::cudarc::driver::{
 use candle_core::cuda_backend::cudarc::nvrtc::result::NvrtcError;
 use candle_core::cuda_backend::cudarc::nvrtc::{Ptx, result as nvrtc, sys as nvrtc_sys};
 use candle_core::cuda_backend::{CudaDType, CudaDevice, WrapErr};
-use candle_core::{DType, Device, Storage, Tensor, Var};
+use candle_core::{Device, Storage, Tensor, Var};
 use cpu_kernels::Layer;
 
 use crate::cuda::cache::{cached, compute_cache};
@@ -22,18 +22,14 @@ use crate::metrics::BatchMetrics;
 
 /// The CUDA source, compiled at run time for the GPU at hand.
 const SOURCE: &str = include_str!("kernels.cu");
-/// The maximum number of batch sizes with a plan.
-const MOST_PLANS: usize = 8;
 
 // SAFETY: `Job` is plain data in C layout; its addresses are integers.
 unsafe impl DeviceRepr for Job {}
 
-/// A network on a GPU, with a plan for each batch size in use.
+/// A network on a GPU, planned for one batch size.
 pub(crate) struct Program {
     gpu: Gpu,
-    image_shape: [usize; 3],
-    layers: Vec<Layer>,
-    planned: BTreeMap<usize, Planned>,
+    planned: Planned,
     rows: Rows,
 }
 
@@ -44,13 +40,7 @@ pub(crate) struct Batch<'a> {
     pub(crate) label: &'a Tensor,
 }
 
-impl Batch<'_> {
-    fn len(self) -> usize {
-        self.label.elem_count()
-    }
-}
-
-/// A plan for one batch size, with its memory.
+/// A plan with its memory.
 struct Planned {
     plan: Plan,
     arena: CudaSlice<f32>,
@@ -92,7 +82,7 @@ impl Program {
     /// Plans a chain of layers for images `[batch, height, width, channels]` and compiles the
     /// kernels for the GPU, or says why that is not possible.
     pub(crate) fn new(
-        [batch, height, width, channels]: [usize; 4],
+        shape: [usize; 4],
         layers: &[Layer],
         device: &CudaDevice,
     ) -> Result<Self, String> {
@@ -100,25 +90,11 @@ impl Program {
         let (run, rows) = on_gpu().map_err(|error: Error| error.to_string())?;
         keep_freed_memory(device);
         let gpu = Gpu { device: device.clone(), run };
-        let (image_shape, layers) = ([height, width, channels], layers.to_vec());
-        let mut program = Self { gpu, image_shape, layers, planned: BTreeMap::new(), rows };
-        program.plan(batch)?;
-        Ok(program)
-    }
-
-    /// Plans for a batch size, unless there is a plan already.
-    fn plan(&mut self, batch: usize) -> Result<(), String> {
-        if self.planned.len() == MOST_PLANS && !self.planned.contains_key(&batch) {
-            self.planned.pop_first(); // the smallest is the cheapest to plan again
-        }
-        if let Entry::Vacant(place) = self.planned.entry(batch) {
-            let [height, width, channels] = self.image_shape;
-            let plan = Plan::new([batch, height, width, channels], &self.layers)?;
-            let arena = self.gpu.device.alloc_zeros(plan.words);
-            let arena = arena.map_err(|error| Error::from(error).to_string())?;
-            place.insert(Planned { plan, arena, training: None, evaluation: None });
-        }
-        Ok(())
+        let plan = Plan::new(shape, layers)?;
+        let arena = gpu.device.alloc_zeros(plan.words);
+        let arena = arena.map_err(|error| Error::from(error).to_string())?;
+        let planned = Planned { plan, arena, training: None, evaluation: None };
+        Ok(Self { gpu, planned, rows })
     }
 
     /// Whether a tensor is on the GPU that runs this program.
@@ -135,8 +111,7 @@ impl Program {
         rate: f32,
         beta: f32,
     ) -> Result<BatchMetrics> {
-        let Self { gpu, planned, rows, .. } = self;
-        let planned = planned.get_mut(&batch.len()).ok_or_else(not_planned)?;
+        let Self { gpu, planned, rows } = self;
         let subject = Subject { at: planned.addresses(gpu, params, momenta)?, rate, beta };
         if !planned.training.as_ref().is_some_and(|known| known.subject == subject) {
             let launches = planned.plan.training(&subject.at, rate, beta);
@@ -147,8 +122,7 @@ impl Program {
 
     /// Loss and accuracy of a batch, asynchronous.
     pub(crate) fn eval_step(&mut self, params: &[&Var], batch: Batch) -> Result<BatchMetrics> {
-        let Self { gpu, planned, rows, .. } = self;
-        let planned = planned.get_mut(&batch.len()).ok_or_else(not_planned)?;
+        let Self { gpu, planned, rows } = self;
         let subject = Subject { at: planned.addresses(gpu, params, &[])?, rate: 0.0, beta: 0.0 };
         if !planned.evaluation.as_ref().is_some_and(|known| known.subject == subject) {
             let launches = planned.plan.evaluation(&subject.at);
@@ -161,15 +135,12 @@ impl Program {
     /// repetitions. This changes the parameters.
     pub(crate) fn launch_times(
         &mut self,
-        batch: usize,
         params: &[&Var],
         momenta: &[&Var],
         rate: f32,
         beta: f32,
     ) -> Result<Vec<(String, f32)>> {
-        self.plan(batch).map_err(Error::Gpu)?;
         let Self { gpu, planned, .. } = self;
-        let planned = planned.get(&batch).ok_or_else(not_planned)?;
         let launches = planned.plan.training(&planned.addresses(gpu, params, momenta)?, rate, beta);
         let named = launches.iter().map(|launch| {
             let kinds: Vec<_> = launch.jobs.iter().map(|job| format!("{:?}", job.kind)).collect();
@@ -177,10 +148,6 @@ impl Program {
         });
         named.collect()
     }
-}
-
-fn not_planned() -> Error {
-    Error::Tensor("no step has been planned for batches of this size".into())
 }
 
 impl Planned {
