@@ -83,17 +83,25 @@ fn datasets_have_the_tutorials_shapes_and_types() {
     }
 }
 
+/// The bits of the 256 pixel values that JAX computes by the tutorial's own line.
+fn pixels_of_jax() -> Vec<u32> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/pixels.json");
+    let golden: serde_json::Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+    serde_json::from_value(golden["values"].clone()).unwrap()
+}
+
 #[test]
-fn brightness_is_the_byte_divided_by_255() {
+fn pixels_are_the_tutorials_bit_for_bit() {
+    let golden = pixels_of_jax();
     let (train_ds, test_ds) = get_datasets(&Device::Cpu).unwrap();
     for (dataset, name) in [(train_ds, TRAIN_IMAGES), (test_ds, TEST_IMAGES)] {
-        let brightness = dataset.image.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        let pixels = dataset.image.flatten_all().unwrap().to_vec1::<f32>().unwrap();
         let bytes = &raw(name)[16..];
-        assert_eq!(brightness.len(), bytes.len());
-        let all_equal =
-            brightness.iter().zip(bytes).all(|(x, byte)| *x == f32::from(*byte) / 255.0);
-        assert!(all_equal, "{name}");
-        assert!(bytes.contains(&0) && bytes.contains(&255), "{name}");
+        assert_eq!(pixels.len(), bytes.len());
+        for (pixel, &byte) in pixels.iter().zip(bytes) {
+            assert_eq!(pixel.to_bits(), golden[usize::from(byte)], "byte {byte} in {name}");
+        }
+        assert!((0..=u8::MAX).all(|byte| bytes.contains(&byte)), "{name}");
     }
 }
 

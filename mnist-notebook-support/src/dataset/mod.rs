@@ -166,6 +166,9 @@ impl Dataset {
 /// - training set: images `[60000, 28, 28, 1]`, f32, 0 to 1; labels `[60000]`, u32
 /// - test set: images `[10000, 28, 28, 1]`, labels `[10000]`
 ///
+/// A pixel is the byte times the f32 nearest to 1/255, which is what XLA makes of the tutorial's
+/// `/ 255.0`. So images are the tutorial's to the bit.
+///
 /// # Errors
 /// [`DataError::Missing`] and [`DataError::Damaged`] name the file and say what to do;
 /// [`DataError::Download`] says how each mirror responded.
@@ -238,9 +241,17 @@ fn load(dataset: &files::DatasetFiles, dir: &Path, device: &Device) -> Result<(D
     Ok((to_dataset(&trn_img, &trn_lbl, device)?, to_dataset(&tst_img, &tst_lbl, device)?))
 }
 
+/// The pixel of a byte: `jnp.float32(byte) / 255.0` of the tutorial, to the bit.
+///
+/// XLA turns a division by a scalar into a multiplication by its f32 reciprocal. A division gives
+/// another last bit for 126 of the 256 bytes.
+fn brightness(byte: u8) -> f32 {
+    const RECIPROCAL: f32 = 1.0 / 255.0;
+    f32::from(byte) * RECIPROCAL
+}
+
 fn to_dataset(images: &[u8], labels: &[u8], device: &Device) -> Result<Dataset> {
-    let images =
-        Zip::from(ArrayView1::from(images)).par_map_collect(|&byte| f32::from(byte) / 255.0);
+    let images = Zip::from(ArrayView1::from(images)).par_map_collect(|&byte| brightness(byte));
     let (images, _) = images.into_raw_vec_and_offset();
     let labels = labels.iter().copied().map(u32::from).collect::<Vec<_>>();
     let count = labels.len();
