@@ -156,8 +156,12 @@ impl Dataset {
 /// The MNIST training set and test set, on `device`.
 ///
 /// The files come with the project, in its folder `data`; the environment variable
-/// `MNIST_DATA_DIR` names another folder. Each may be gzipped (`….gz`) or not. Their SHA-256 sums
-/// are checked before they are parsed.
+/// `MNIST_DATA_DIR` names another folder. Each may be gzipped or not, named as in
+/// `train-images-idx3-ubyte` or `train-images.idx3-ubyte`, and lie in a folder below, as torchvision
+/// has it in `MNIST/raw`. Their SHA-256 sums are checked before they are parsed.
+///
+/// The parser reads temporary copies, 55 MB in the folder for temporary files (`TMPDIR`), or else in
+/// that of the data.
 ///
 /// With the cargo feature `download`, missing files are downloaded once, from public mirrors, to
 /// the user's cache folder.
@@ -170,7 +174,8 @@ impl Dataset {
 /// `/ 255.0`. So images are the tutorial's to the bit.
 ///
 /// # Errors
-/// [`DataError::Missing`] and [`DataError::Damaged`] name the file and say what to do;
+/// [`DataError::Missing`], [`DataError::Damaged`] and [`DataError::OtherDataset`] name the file and
+/// say what to do; [`DataError::Copies`] if neither folder takes the copies;
 /// [`DataError::Download`] says how each mirror responded.
 ///
 /// # Source
@@ -191,7 +196,7 @@ pub fn get_datasets(device: &Device) -> Result<(Dataset, Dataset)> {
 /// [`get_datasets`] from another folder.
 ///
 /// # Errors
-/// [`DataError::Missing`] and [`DataError::Damaged`].
+/// Those of [`get_datasets`], except [`DataError::Download`].
 pub fn get_datasets_from(dir: impl AsRef<Path>, device: &Device) -> Result<(Dataset, Dataset)> {
     load(&files::MNIST, dir.as_ref(), device)
 }
