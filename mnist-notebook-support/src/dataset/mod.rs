@@ -156,12 +156,12 @@ impl Dataset {
 /// The MNIST training set and test set, on `device`.
 ///
 /// The files come with the project, in its folder `data`; the environment variable
-/// `MNIST_DATA_DIR` names another folder. Each may be gzipped or not, named as in
-/// `train-images-idx3-ubyte` or `train-images.idx3-ubyte`, and lie in a folder below, as torchvision
-/// has it in `MNIST/raw`. Their SHA-256 sums are checked before they are parsed.
+/// `MNIST_DATA_DIR` names another folder. Each may be gzipped or not, be named
+/// `train-images-idx3-ubyte` or `train-images.idx3-ubyte`, and lie in a folder below, such as
+/// torchvision's `MNIST/raw`. Their SHA-256 sums are checked before they are parsed.
 ///
-/// The parser reads temporary copies, 55 MB in the folder for temporary files (`TMPDIR`), or else in
-/// that of the data.
+/// The parser reads temporary copies. They take 55 MB in the folder for temporary files (`TMPDIR`),
+/// or, if that does not take them, in the folder of the data.
 ///
 /// With the cargo feature `download`, missing files are downloaded once, from public mirrors, to
 /// the user's cache folder.
