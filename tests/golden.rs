@@ -352,6 +352,8 @@ fn relative_difference(found: f64, expected: f64) -> f64 {
 }
 
 /// Correct f32 runs diverge after some ten steps, so only the first five are compared one by one.
+/// The mean loss of the last hundred may differ by a tenth: in Flax it varies by 7 % if only the
+/// order of the examples in each batch changes.
 #[test]
 fn training_in_f32_follows_flax_for_five_steps() {
     for golden in golden::<TraceGolden>("trace.json").runs {
@@ -365,7 +367,7 @@ fn training_in_f32_follows_flax_for_five_steps() {
         let mean = |losses: &mut dyn Iterator<Item = f64>| losses.sum::<f64>() / 100.0;
         let found = mean(&mut found[100..].iter().map(|step| step.0));
         let expected = mean(&mut golden.f32.loss[100..].iter().copied());
-        assert!(relative_difference(found, expected) < 0.05, "{found} {expected}");
+        assert!(relative_difference(found, expected) < 0.1, "{found} {expected}");
     }
 }
 
@@ -377,7 +379,7 @@ fn training_in_f64_is_flax_s_for_200_steps() {
         let steps = found.iter().zip(golden.f64.loss.iter().zip(&golden.f64.accuracy));
         for (step, ((loss, accuracy), (flax_loss, flax_accuracy))) in steps.enumerate() {
             let difference = relative_difference(*loss, *flax_loss);
-            assert!(difference < 1e-8, "seed {}, step {}: {difference}", golden.seed, step + 1);
+            assert!(difference < 1e-11, "seed {}, step {}: {difference}", golden.seed, step + 1);
             assert!((accuracy - flax_accuracy).abs() < 1e-6);
         }
     }

@@ -34,7 +34,7 @@ pub enum DataError {
 
     /// A file of the dataset is missing.
     #[error(
-        "{} is missing (with or without .gz): {remedy}",
+        "{} is missing, with or without .gz, there and in the folders below: {remedy}",
         path.display()
     )]
     Missing {
@@ -54,6 +54,33 @@ pub enum DataError {
         path: PathBuf,
         /// The problem with its content.
         source: Cause,
+    },
+
+    /// A dataset file is a good file of another dataset, or under the wrong name.
+    #[error(
+        "{} is not {dataset}'s file of that name: it is {found}; set {variable} to a folder with \
+         the four files of {dataset}, or make a dataset of other images with `Dataset::new`",
+        path.display()
+    )]
+    OtherDataset {
+        /// The file.
+        path: PathBuf,
+        /// What it is.
+        found: String,
+        /// The dataset that was to be read.
+        dataset: &'static str,
+        /// The environment variable that names a folder with the files.
+        variable: &'static str,
+    },
+
+    /// There is no folder for temporary copies of the dataset files.
+    #[error(
+        "cannot write temporary copies of the dataset files: {attempts}; set TMPDIR to a folder \
+         with 55 MB of free space"
+    )]
+    Copies {
+        /// Each folder and what went wrong there.
+        attempts: String,
     },
 
     /// No mirror delivered a file of the dataset.

@@ -1,11 +1,14 @@
 //! MNIST as `get_datasets` returns it, and errors for bad files.
 
-use std::io::Write;
+use std::fs::File;
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Output};
 
 use candle_core::{DType, Device, Tensor};
+use flate2::Compression;
 use flate2::read::GzDecoder;
+use flate2::write::GzEncoder;
 use mnist_notebook_support::random::{Key, bits};
 use mnist_notebook_support::{
     DataError, Dataset, Error, get_datasets, get_datasets_from, get_fashion_datasets,
@@ -83,17 +86,25 @@ fn datasets_have_the_tutorials_shapes_and_types() {
     }
 }
 
+/// The bits of the 256 pixel values that JAX computes by the tutorial's own line.
+fn pixels_of_jax() -> Vec<u32> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/pixels.json");
+    let golden: serde_json::Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+    serde_json::from_value(golden["values"].clone()).unwrap()
+}
+
 #[test]
-fn brightness_is_the_byte_divided_by_255() {
+fn pixels_are_the_tutorials_bit_for_bit() {
+    let golden = pixels_of_jax();
     let (train_ds, test_ds) = get_datasets(&Device::Cpu).unwrap();
     for (dataset, name) in [(train_ds, TRAIN_IMAGES), (test_ds, TEST_IMAGES)] {
-        let brightness = dataset.image().flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        let pixels = dataset.image().flatten_all().unwrap().to_vec1::<f32>().unwrap();
         let bytes = &raw(name)[16..];
-        assert_eq!(brightness.len(), bytes.len());
-        let all_equal =
-            brightness.iter().zip(bytes).all(|(x, byte)| *x == f32::from(*byte) / 255.0);
-        assert!(all_equal, "{name}");
-        assert!(bytes.contains(&0) && bytes.contains(&255), "{name}");
+        assert_eq!(pixels.len(), bytes.len());
+        for (pixel, &byte) in pixels.iter().zip(bytes) {
+            assert_eq!(pixel.to_bits(), golden[usize::from(byte)], "byte {byte} in {name}");
+        }
+        assert!((0..=u8::MAX).all(|byte| bytes.contains(&byte)), "{name}");
     }
 }
 
@@ -114,6 +125,65 @@ fn raw_and_gzipped_files_give_the_same_data() {
     let (_, mixed) = load(dir.path()).unwrap();
     let (_, gzipped) = get_datasets(&Device::Cpu).unwrap();
     assert_eq!(mixed.label().to_vec1::<u32>().unwrap(), gzipped.label().to_vec1::<u32>().unwrap());
+}
+
+/// Asserts that a folder with only this file has the labels of the test set.
+#[track_caller]
+fn assert_has_test_labels(dir: &Path) {
+    let error = load(dir).unwrap_err();
+    let Some(DataError::Missing { path, .. }) = error.downcast_ref() else { panic!("{error:?}") };
+    // The file that is read after the labels of the test set.
+    assert_eq!(*path, dir.join(TRAIN_LABELS));
+}
+
+#[test]
+fn files_are_found_under_the_names_and_in_the_folders_in_use() {
+    for (file, content) in [
+        ("t10k-labels.idx1-ubyte", raw(TEST_LABELS)),
+        ("t10k-labels.idx1-ubyte.gz", gzipped(TEST_LABELS)),
+        ("t10k-labels-idx1-ubyte.gz", raw(TEST_LABELS)),
+        ("t10k-labels-idx1-ubyte", gzipped(TEST_LABELS)),
+        ("t10k-labels-idx1-ubyte/t10k-labels-idx1-ubyte", raw(TEST_LABELS)),
+        ("raw/t10k-labels-idx1-ubyte.gz", gzipped(TEST_LABELS)),
+        ("MNIST/raw/t10k-labels-idx1-ubyte", raw(TEST_LABELS)),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(file);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, content).unwrap();
+        assert_has_test_labels(dir.path());
+    }
+}
+
+#[test]
+fn a_good_copy_is_preferred_to_a_bad_one() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join(format!("{TEST_LABELS}.gz")), "").unwrap();
+    std::fs::write(dir.path().join(TEST_LABELS), raw(TEST_LABELS)).unwrap();
+    assert_has_test_labels(dir.path());
+}
+
+#[test]
+fn a_file_of_another_dataset_is_named() {
+    let floats = [&[0, 0, 0x0d, 2, 0, 0, 0, 3, 0, 0, 0, 2][..], &[0; 24]].concat();
+    for (name, content, found) in [
+        (TRAIN_LABELS, raw(TEST_LABELS), "t10k-labels-idx1-ubyte of MNIST"),
+        (TEST_LABELS, raw(TRAIN_IMAGES), "an IDX file of 60000 × 28 × 28 values"),
+        (TEST_LABELS, floats, "an IDX file of 3 × 2 values"),
+    ] {
+        let dir = folder_without(name);
+        let file = dir.path().join(name);
+        std::fs::write(&file, content).unwrap();
+        let error = load(dir.path()).unwrap_err();
+        let Some(DataError::OtherDataset { path, .. }) = error.downcast_ref() else {
+            panic!("{error:?}")
+        };
+        assert_eq!(*path, file);
+        let message = error.to_string();
+        for part in ["is not MNIST's file of that name", found, "MNIST_DATA_DIR", "Dataset::new"] {
+            assert!(message.contains(part), "{part:?} is not in: {message}");
+        }
+    }
 }
 
 #[test]
@@ -158,11 +228,15 @@ fn empty_invalid_and_oversized_gzip_files_are_refused() {
     let name = format!("{TEST_LABELS}.gz");
     let path = dir.path().join(&name);
     std::fs::write(&path, "").unwrap();
-    assert_damaged(dir.path(), &name, "cannot be read");
+    assert_damaged(dir.path(), &name, "0 bytes instead of");
     std::fs::write(&path, "<!DOCTYPE html>").unwrap();
+    assert_damaged(dir.path(), &name, "no IDX file, gzipped or not");
+    std::fs::write(&path, &gzipped(TEST_LABELS)[..9]).unwrap();
     assert_damaged(dir.path(), &name, "cannot be read");
     // Decompresses to far more than the labels; reading stops as soon as that is clear.
-    std::fs::copy(project_file(TRAIN_IMAGES), &path).unwrap();
+    let mut zeros = GzEncoder::new(File::create(&path).unwrap(), Compression::fast());
+    std::io::copy(&mut std::io::repeat(0).take(50_000_000), &mut zeros).unwrap();
+    zeros.finish().unwrap();
     assert_damaged(dir.path(), &name, "more than 10008 bytes");
 }
 
@@ -278,7 +352,7 @@ fn a_flipped_bit_in_a_gzipped_file_never_changes_the_data() {
 
 const FOLDER_IS_GIVEN: &str = "MNIST_TEST_FOLDER_IS_GIVEN";
 
-/// Run by the next test in another process; does nothing if the variable is not set.
+/// Run by the next tests in another process; does nothing if the variable is not set.
 #[test]
 fn load_as_another_process() {
     if std::env::var_os(FOLDER_IS_GIVEN).is_some()
@@ -288,16 +362,45 @@ fn load_as_another_process() {
     }
 }
 
+/// Runs the test above by a shell script, which ends in `"$0"`, in another process.
+fn load_by(script: &str, dir: &Path, temporary: &Path) -> Output {
+    Command::new("sh")
+        .args(["-c", &format!("{script} --exact load_as_another_process")])
+        .arg(std::env::current_exe().unwrap())
+        .env(FOLDER_IS_GIVEN, "1")
+        .env("MNIST_DATA_DIR", dir)
+        .env("TMPDIR", temporary)
+        .output()
+        .unwrap()
+}
+
+#[test]
+fn without_a_temporary_folder_copies_go_to_the_data_folder() {
+    let dir = folder_without("");
+    let output = load_by(r#""$0""#, dir.path(), Path::new("/no/such/folder"));
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!(dir.path().read_dir().unwrap().count(), NAMES.len());
+}
+
+#[test]
+fn the_error_without_room_for_copies_says_what_to_do() {
+    let (dir, temporary) = (folder_without(""), tempfile::tempdir().unwrap());
+    // The largest file that may be written is smaller than the training images, as on a full disk.
+    let full = r#"trap "" XFSZ; ulimit -f 20000; "$0""#;
+    let output = load_by(full, dir.path(), temporary.path());
+    assert!(!output.status.success());
+    let message = String::from_utf8_lossy(&output.stdout);
+    let folders = [&dir, &temporary].map(|folder| folder.path().to_str().unwrap());
+    for part in [&folders[..], &["temporary copies", "set TMPDIR", "55 MB"]].concat() {
+        assert!(message.contains(part), "{part:?} is not in: {message}");
+    }
+    assert_eq!(dir.path().read_dir().unwrap().count(), NAMES.len());
+    assert_eq!(temporary.path().read_dir().unwrap().count(), 0);
+}
+
 #[test]
 fn an_environment_variable_names_another_folder() {
-    let run = |dir: &Path| {
-        Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "load_as_another_process"])
-            .env(FOLDER_IS_GIVEN, "1")
-            .env("MNIST_DATA_DIR", dir)
-            .output()
-            .unwrap()
-    };
+    let run = |dir: &Path| load_by(r#""$0""#, dir, &std::env::temp_dir());
     assert!(run(project_file("").parent().unwrap()).status.success());
     let dir = tempfile::tempdir().unwrap();
     let output = run(dir.path());

@@ -2,8 +2,9 @@
 
 usage: python generate.py [--data DIR] [NAME ...]
 
-NAME is one of random, initial_params, gradients, trace, trace_epoch_1, ten_epochs, flax_params,
-transform, steady, dropout, warmup_cosine, adamw, augment, inspect; all of them if none is given.
+NAME is one of random, initial_params, pixels, gradients, trace, trace_epoch_1, ten_epochs,
+flax_params, transform, steady, dropout, warmup_cosine, adamw, augment, inspect; all of them if none
+is given.
 DIR has the four gzipped MNIST files.
 """
 
@@ -178,6 +179,13 @@ def initial_params(_data):
         for seed in TRAINING_SEEDS
     ]
     write_json("initial_params", {"models": models})
+
+
+# --- pixels.json ---
+
+
+def pixels(_data):
+    write_json("pixels", {"values": bits(training.to_float(np.arange(256, dtype=np.uint8)))})
 
 
 # --- gradients.json ---
@@ -549,6 +557,7 @@ GENERATORS = {
     for generator in [
         random,
         initial_params,
+        pixels,
         gradients,
         trace,
         trace_epoch_1,

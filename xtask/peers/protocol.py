@@ -15,8 +15,9 @@ LEARNING_RATE, BETA = 0.1, 0.9
 
 
 def images(prefix):
-    """[N, 28, 28], f32, 0 to 1."""
-    return read(f"{prefix}-images-idx3-ubyte.gz", 16).reshape(-1, 28, 28).astype(np.float32) / 255
+    """[N, 28, 28], f32, 0 to 1: the byte times f32(1 / 255), as XLA computes `/ 255.0`."""
+    image = read(f"{prefix}-images-idx3-ubyte.gz", 16).reshape(-1, 28, 28)
+    return image.astype(np.float32) * np.float32(1 / 255)
 
 
 def labels(prefix):

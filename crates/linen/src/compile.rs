@@ -250,8 +250,8 @@ impl CompiledStep {
         self.num_classes
     }
 
-    /// Describes each launch of a training step on an NVIDIA GPU, with its mean time in microseconds
-    /// over a hundred repetitions. Empty on other devices.
+    /// Describes each launch of a training step on an NVIDIA GPU, with its mean time in
+    /// microseconds over a hundred repetitions. Empty on other devices.
     ///
     /// Overwrites the optimizer's parameters.
     ///

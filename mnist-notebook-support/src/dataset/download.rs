@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use etcetera::BaseStrategy;
-use flate2::read::GzDecoder;
 use linen::{Cause, Error, Result, files};
 use ureq::Agent;
 use ureq::http::Response;
@@ -119,7 +118,7 @@ fn fetch_from(mirror: &str, file: &IdxFile, timeouts: Timeouts) -> Result<Vec<u8
     let response = agent.get(format!("{mirror}/{name}")).call()?;
     // The files are smaller gzipped than uncompressed.
     let content = read_body(response, file.size)?;
-    file.verified(GzDecoder::new(content.as_slice()))?;
+    file.verified(content.as_slice())?;
     Ok(content)
 }
 

@@ -1,12 +1,12 @@
 //! Finds and verifies the four files of MNIST, or of another dataset in its format.
 
 use std::fs::File;
-use std::io::{ErrorKind, Read};
+use std::io::{BufRead, BufReader, ErrorKind, Read};
 use std::path::{Path, PathBuf};
 
-use flate2::read::GzDecoder;
+use flate2::bufread::GzDecoder;
 use linen::files::FileError;
-use linen::{Cause, Error, Result};
+use linen::{Cause, Result};
 use mnist::{Mnist, MnistBuilder};
 use sha2::{Digest, Sha256};
 
@@ -23,6 +23,7 @@ pub(super) struct IdxFile {
 
 /// The files of a dataset.
 pub(super) struct DatasetFiles {
+    name: &'static str,
     /// The small ones first: errors in them are found quickly.
     pub(super) files: [IdxFile; 4],
     /// The environment variable that names a folder with the files.
@@ -32,6 +33,7 @@ pub(super) struct DatasetFiles {
 }
 
 pub(super) static MNIST: DatasetFiles = DatasetFiles {
+    name: "MNIST",
     files: idx_files([
         "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
         "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
@@ -44,6 +46,7 @@ pub(super) static MNIST: DatasetFiles = DatasetFiles {
 };
 
 pub(super) static FASHION_MNIST: DatasetFiles = DatasetFiles {
+    name: "Fashion-MNIST",
     files: idx_files([
         "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
         "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
@@ -67,28 +70,36 @@ const fn idx_files(
     ]
 }
 
-/// Reads the four files in a folder, gzipped or not.
+/// Reads the four files in a folder or below, gzipped or not.
 ///
-/// The `mnist` crate panics on bad input, so it reads verified copies in a private folder.
+/// The `mnist` crate panics on bad input and takes only a folder, so it reads verified copies.
 pub(super) fn read(dataset: &DatasetFiles, dir: &Path) -> Result<Mnist> {
-    let verified = tempfile::tempdir().map_err(Error::save(std::env::temp_dir()))?;
-    let verified = verified.path();
-    let Some(base_path) = verified.to_str() else {
-        let source = std::io::Error::new(ErrorKind::InvalidFilename, "its name is not UTF-8");
-        return Err(Error::Save { path: verified.to_owned(), source });
-    };
-    std::thread::scope(|scope| {
-        let copies = dataset.files.each_ref().map(|file| {
-            scope.spawn(move || {
-                let content = file.read_verified(dir, dataset.remedy)?;
-                let copy = verified.join(file.name);
-                std::fs::write(&copy, content).map_err(Error::save(&copy))
-            })
-        });
-        let joined = copies
+    let contents = std::thread::scope(|scope| {
+        let threads =
+            dataset.files.each_ref().map(|file| scope.spawn(|| file.read_verified(dataset, dir)));
+        let joined = threads
             .map(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
-        joined.into_iter().collect::<Result<()>>()
+        joined.into_iter().collect::<Result<Vec<_>>>()
     })?;
+    let mut attempts = Vec::new();
+    for folder in [&std::env::temp_dir(), dir] {
+        match parse_copies(&dataset.files, &contents, folder) {
+            Ok(mnist) => return Ok(mnist),
+            Err(error) => attempts.push(format!("{}: {error}", folder.display())),
+        }
+    }
+    Err(DataError::Copies { attempts: attempts.join("; ") }.into())
+}
+
+/// Has the `mnist` crate parse copies of the files, in a private folder below `folder`.
+fn parse_copies(files: &[IdxFile], contents: &[Vec<u8>], folder: &Path) -> std::io::Result<Mnist> {
+    let copies = tempfile::tempdir_in(folder)?;
+    let Some(base_path) = copies.path().to_str() else {
+        return Err(std::io::Error::new(ErrorKind::InvalidFilename, "its name is not UTF-8"));
+    };
+    for (file, content) in files.iter().zip(contents) {
+        std::fs::write(copies.path().join(file.name), content)?;
+    }
     Ok(MnistBuilder::new().base_path(base_path).finalize())
 }
 
@@ -98,27 +109,74 @@ impl IdxFile {
         format!("{}.gz", self.name)
     }
 
-    /// The uncompressed content of the file in `dir`.
+    /// The uncompressed content of the first good copy in `dir` or [below](folders), under any of
+    /// the names in use.
     ///
     /// # Errors
-    /// [`DataError::Missing`] and [`DataError::Damaged`].
-    fn read_verified(&self, dir: &Path, remedy: &'static str) -> Result<Vec<u8>> {
-        let (gzipped, raw) = (dir.join(self.gz_name()), dir.join(self.name));
-        let (path, content) = if let Some(file) = open(&gzipped)? {
-            (gzipped, self.verified(GzDecoder::new(file)))
-        } else if let Some(file) = open(&raw)? {
-            (raw, self.verified(file))
-        } else {
-            return Err(DataError::Missing { path: raw, remedy }.into());
-        };
-        Ok(content.map_err(|source| DataError::Damaged { path, source })?)
+    /// What is wrong with the first copy; [`DataError::Missing`] if there is none.
+    fn read_verified(&self, dataset: &DatasetFiles, dir: &Path) -> Result<Vec<u8>> {
+        let dotted = self.name.replace("-idx", ".idx");
+        let names = [self.gz_name(), self.name.into(), format!("{dotted}.gz"), dotted];
+        let mut problem = None;
+        for folder in folders(dir) {
+            for path in names.iter().map(|name| folder.join(name)) {
+                match self.read_copy(dataset, path) {
+                    Ok(Some(content)) => return Ok(content),
+                    Ok(None) => {}
+                    Err(error) => {
+                        problem.get_or_insert(error);
+                    }
+                }
+            }
+        }
+        let remedy = dataset.remedy;
+        let missing = || DataError::Missing { path: dir.join(self.name), remedy };
+        Err(problem.unwrap_or_else(missing).into())
     }
 
-    /// Reads and checks the uncompressed content.
-    pub(super) fn verified(&self, reader: impl Read) -> Result<Vec<u8>, Cause> {
+    /// The verified content of the file at `path`; `None` if it does not exist.
+    fn read_copy(
+        &self,
+        dataset: &DatasetFiles,
+        path: PathBuf,
+    ) -> Result<Option<Vec<u8>>, DataError> {
+        let content = match File::open(&path) {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+            file => file.and_then(|file| self.read_content(file)),
+        };
+        let damaged = |source| DataError::Damaged { path: path.clone(), source };
+        let content = content.map_err(|error| damaged(FileError::from(error).into()))?;
+        let Err(problem) = self.check(&content) else { return Ok(Some(content)) };
+        Err(match self.other_dataset(&content) {
+            Some(found) => {
+                let DatasetFiles { name: dataset, variable, .. } = *dataset;
+                DataError::OtherDataset { path, found, dataset, variable }
+            }
+            None => damaged(problem),
+        })
+    }
+
+    /// The uncompressed content, at most one byte more than it should have. The content decides
+    /// whether it is gzipped; names are often wrong.
+    fn read_content(&self, file: impl Read) -> std::io::Result<Vec<u8>> {
+        let mut file = BufReader::new(file);
+        let is_gzipped = file.fill_buf()?.starts_with(&[0x1f, 0x8b]);
         let mut content = Vec::with_capacity(self.size as usize + 1);
         // One extra byte detects a longer file without reading all of it.
-        reader.take(self.size + 1).read_to_end(&mut content).map_err(FileError::from)?;
+        let limit = self.size + 1;
+        if is_gzipped {
+            GzDecoder::new(file).take(limit).read_to_end(&mut content)?;
+        } else {
+            file.take(limit).read_to_end(&mut content)?;
+        }
+        Ok(content)
+    }
+
+    /// Checks the uncompressed content.
+    fn check(&self, content: &[u8]) -> Result<(), Cause> {
+        if content.first().is_some_and(|&byte| byte != 0) {
+            return Err("it is no IDX file, gzipped or not".into());
+        }
         let found = content.len() as u64;
         if found < self.size {
             return Err(format!("it has {found} bytes instead of {}", self.size).into());
@@ -126,24 +184,68 @@ impl IdxFile {
         if found > self.size {
             return Err(format!("it has more than {} bytes", self.size).into());
         }
-        if Sha256::digest(&content)[..] != self.sha256 {
-            return Err("its SHA-256 sum differs from that of the published file".into());
+        if Sha256::digest(content)[..] != self.sha256 {
+            return Err("its SHA-256 sum differs from that of the published file: bytes have \
+                        changed, or it is of another dataset"
+                .into());
         }
+        Ok(())
+    }
+
+    /// What the content is, if it is a whole file of another dataset.
+    fn other_dataset(&self, content: &[u8]) -> Option<String> {
+        let sum = Sha256::digest(content);
+        for dataset in [&MNIST, &FASHION_MNIST] {
+            if let Some(file) = dataset.files.iter().find(|file| sum[..] == file.sha256) {
+                return Some(format!("{} of {}", file.name, dataset.name));
+            }
+        }
+        let (dims, size) = idx_header(content)?;
+        let is_whole = size.min(self.size + 1) == content.len() as u64;
+        // With the right size it is more likely a damaged copy.
+        (is_whole && size != self.size).then(|| {
+            let dims: Vec<_> = dims.iter().map(u32::to_string).collect();
+            format!("an IDX file of {} values", dims.join(" × "))
+        })
+    }
+
+    /// Reads and checks a gzipped or raw file.
+    #[cfg(feature = "download")]
+    pub(super) fn verified(&self, file: impl Read) -> Result<Vec<u8>, Cause> {
+        let content = self.read_content(file).map_err(FileError::from)?;
+        self.check(&content)?;
         Ok(content)
     }
 }
 
-/// Opens a file; `None` if it does not exist.
-fn open(path: &Path) -> Result<Option<File>> {
-    match File::open(path) {
-        Ok(file) => Ok(Some(file)),
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(DataError::Damaged {
-            path: PathBuf::from(path),
-            source: FileError::from(error).into(),
-        }
-        .into()),
-    }
+/// The folder, then those below it where archives unpack files: `dir/*`, and `dir/*/raw` as in
+/// torchvision's `MNIST/raw`.
+fn folders(dir: &Path) -> impl Iterator<Item = PathBuf> {
+    let below = move || {
+        let entries = dir.read_dir().into_iter().flatten().flatten();
+        let paths = entries.map(|entry| entry.path());
+        let mut folders: Vec<_> = paths.filter(|path| path.is_dir()).collect();
+        folders.sort();
+        folders.into_iter().flat_map(|folder| [folder.join("raw"), folder])
+    };
+    std::iter::once(dir.to_owned()).chain(std::iter::once_with(below).flatten())
+}
+
+/// The dimensions in the header of an IDX file, and the size in bytes that such a file has.
+fn idx_header(content: &[u8]) -> Option<(Vec<u32>, u64)> {
+    let [0, 0, kind, rank @ 1..=u8::MAX, dims @ ..] = content else { return None };
+    let bytes_per_value = match kind {
+        0x08 | 0x09 => 1,
+        0x0b => 2,
+        0x0c | 0x0d => 4,
+        0x0e => 8,
+        _ => return None,
+    };
+    let (rank, (dims, _)) = (usize::from(*rank), dims.as_chunks());
+    let dims: Vec<_> = dims.get(..rank)?.iter().copied().map(u32::from_be_bytes).collect();
+    let header = 4 + 4 * rank as u64;
+    let values = dims.iter().try_fold(1u64, |count, dim| count.checked_mul(u64::from(*dim)))?;
+    Some((dims, values.checked_mul(bytes_per_value)?.checked_add(header)?))
 }
 
 /// Decodes 64 hexadecimal digits.
