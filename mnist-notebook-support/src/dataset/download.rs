@@ -9,20 +9,8 @@ use linen::{Cause, Error, Result, files};
 use ureq::Agent;
 use ureq::http::Response;
 
-use crate::dataset::files::{DatasetFiles, FASHION_MNIST, IdxFile, MNIST};
+use crate::dataset::files::{DatasetFiles, IdxFile};
 use crate::error::DataError;
-
-/// URLs of folders with the gzipped Fashion-MNIST files.
-const FASHION_MIRRORS: [&str; 2] = [
-    "https://storage.googleapis.com/tensorflow/tf-keras-datasets",
-    "https://raw.githubusercontent.com/zalandoresearch/fashion-mnist/master/data/fashion",
-];
-
-/// URLs of folders with the gzipped MNIST files.
-const MNIST_MIRRORS: [&str; 2] = [
-    "https://storage.googleapis.com/cvdf-datasets/mnist",
-    "https://ossci-datasets.s3.amazonaws.com/mnist",
-];
 
 #[derive(Clone, Copy)]
 struct Timeouts {
@@ -42,28 +30,17 @@ impl Timeouts {
     };
 }
 
-/// The user's cache folder for MNIST, after downloading the missing files.
+/// The user's cache folder for a dataset, after downloading the missing files.
 ///
 /// # Errors
 /// [`DataError::Download`] if no mirror delivers a good file; [`Error::Save`] if saving fails.
-pub(super) fn cached_files() -> Result<PathBuf> {
-    let dir = cache_folder()?;
-    fetch_missing(&MNIST, &dir, &MNIST_MIRRORS, Timeouts::DEFAULT)?;
-    Ok(dir)
-}
-
-/// [`cached_files`] for Fashion-MNIST.
-pub(super) fn cached_fashion_files() -> Result<PathBuf> {
-    let dir = cache_folder()?.join("fashion-mnist");
-    fetch_missing(&FASHION_MNIST, &dir, &FASHION_MIRRORS, Timeouts::DEFAULT)?;
-    Ok(dir)
-}
-
-fn cache_folder() -> Result<PathBuf> {
+pub(super) fn cached_files(dataset: &DatasetFiles) -> Result<PathBuf> {
     let strategy = etcetera::base_strategy::choose_native_strategy().map_err(|error| {
         Error::Save { path: "the user's cache folder".into(), source: std::io::Error::other(error) }
     })?;
-    Ok(strategy.cache_dir().join("mnist-notebook-support"))
+    let dir = strategy.cache_dir().join("mnist-notebook-support").join(dataset.cache);
+    fetch_missing(dataset, &dir, &dataset.mirrors, Timeouts::DEFAULT)?;
+    Ok(dir)
 }
 
 /// Downloads each file missing from a folder from the first mirror that delivers a good copy.

@@ -30,6 +30,12 @@ pub(super) struct DatasetFiles {
     pub(super) variable: &'static str,
     /// What to do if a file is missing.
     remedy: &'static str,
+    /// Where downloads are kept, below this crate's cache folder.
+    #[cfg(feature = "download")]
+    pub(super) cache: &'static str,
+    /// URLs of folders with the gzipped files.
+    #[cfg(feature = "download")]
+    pub(super) mirrors: [&'static str; 2],
 }
 
 pub(super) static MNIST: DatasetFiles = DatasetFiles {
@@ -41,8 +47,19 @@ pub(super) static MNIST: DatasetFiles = DatasetFiles {
         "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
     ]),
     variable: "MNIST_DATA_DIR",
-    remedy: "set MNIST_DATA_DIR to a folder with the four MNIST files, restore the project's \
-             data folder, or enable the cargo feature `download`",
+    remedy: if cfg!(feature = "download") {
+        "put the four MNIST files there, or unset MNIST_DATA_DIR to have them downloaded"
+    } else {
+        "set MNIST_DATA_DIR to a folder with the four MNIST files, restore the project's data \
+         folder, or enable the cargo feature `download`"
+    },
+    #[cfg(feature = "download")]
+    cache: "",
+    #[cfg(feature = "download")]
+    mirrors: [
+        "https://storage.googleapis.com/cvdf-datasets/mnist",
+        "https://ossci-datasets.s3.amazonaws.com/mnist",
+    ],
 };
 
 pub(super) static FASHION_MNIST: DatasetFiles = DatasetFiles {
@@ -54,9 +71,20 @@ pub(super) static FASHION_MNIST: DatasetFiles = DatasetFiles {
         "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
     ]),
     variable: "FASHION_MNIST_DATA_DIR",
-    remedy: "install Debian's or Ubuntu's package dataset-fashion-mnist, set \
-             FASHION_MNIST_DATA_DIR to a folder with the four Fashion-MNIST files, or enable \
-             the cargo feature `download`",
+    remedy: if cfg!(feature = "download") {
+        "put the four Fashion-MNIST files there, or unset FASHION_MNIST_DATA_DIR to have them \
+         downloaded"
+    } else {
+        "install Debian's or Ubuntu's package dataset-fashion-mnist, set FASHION_MNIST_DATA_DIR \
+         to a folder with the four Fashion-MNIST files, or enable the cargo feature `download`"
+    },
+    #[cfg(feature = "download")]
+    cache: "fashion-mnist",
+    #[cfg(feature = "download")]
+    mirrors: [
+        "https://storage.googleapis.com/tensorflow/tf-keras-datasets",
+        "https://raw.githubusercontent.com/zalandoresearch/fashion-mnist/master/data/fashion",
+    ],
 };
 
 const fn idx_files(

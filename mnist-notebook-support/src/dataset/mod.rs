@@ -205,15 +205,7 @@ impl Dataset {
 /// `get_datasets` of the Flax tutorial. The images: Y. LeCun, C. Cortes, C. J. C. Burges,
 /// *The MNIST database of handwritten digits*.
 pub fn get_datasets(device: &Device) -> Result<(Dataset, Dataset)> {
-    if let Some(dir) = std::env::var_os("MNIST_DATA_DIR").filter(|dir| !dir.is_empty()) {
-        return get_datasets_from(dir, device);
-    }
-    let project = Path::new(env!("CARGO_MANIFEST_DIR")).join("../data");
-    match get_datasets_from(project, device) {
-        #[cfg(feature = "download")]
-        Err(error) if is_missing(&error) => get_datasets_from(download::cached_files()?, device),
-        result => result,
-    }
+    find(&files::MNIST, &Path::new(env!("CARGO_MANIFEST_DIR")).join("../data"), device)
 }
 
 /// [`get_datasets`] from another folder.
@@ -241,17 +233,7 @@ pub fn get_datasets_from(dir: impl AsRef<Path>, device: &Device) -> Result<(Data
 /// H. Xiao, K. Rasul, R. Vollgraf, *Fashion-MNIST: a novel image dataset for benchmarking machine
 /// learning algorithms*, 2017.
 pub fn get_fashion_datasets(device: &Device) -> Result<(Dataset, Dataset)> {
-    let dataset = &files::FASHION_MNIST;
-    if let Some(dir) = std::env::var_os(dataset.variable).filter(|dir| !dir.is_empty()) {
-        return load(dataset, dir.as_ref(), device);
-    }
-    match load(dataset, Path::new("/usr/share/datasets/fashion-mnist"), device) {
-        #[cfg(feature = "download")]
-        Err(error) if is_missing(&error) => {
-            load(dataset, &download::cached_fashion_files()?, device)
-        }
-        result => result,
-    }
+    find(&files::FASHION_MNIST, Path::new("/usr/share/datasets/fashion-mnist"), device)
 }
 
 /// The class names of Fashion-MNIST, by label.
@@ -259,9 +241,23 @@ pub const FASHION_CLASSES: [&str; 10] = [
     "T-shirt", "trousers", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "boot",
 ];
 
-#[cfg(feature = "download")]
-fn is_missing(error: &Error) -> bool {
-    matches!(error.downcast_ref(), Some(DataError::Missing { .. }))
+/// Loads a dataset from the folder that its environment variable names, from `folder`, or from the
+/// cache of downloads.
+fn find(
+    dataset: &files::DatasetFiles,
+    folder: &Path,
+    device: &Device,
+) -> Result<(Dataset, Dataset)> {
+    if let Some(dir) = std::env::var_os(dataset.variable).filter(|dir| !dir.is_empty()) {
+        return load(dataset, dir.as_ref(), device);
+    }
+    match load(dataset, folder, device) {
+        #[cfg(feature = "download")]
+        Err(error) if matches!(error.downcast_ref(), Some(DataError::Missing { .. })) => {
+            load(dataset, &download::cached_files(dataset)?, device)
+        }
+        result => result,
+    }
 }
 
 fn load(dataset: &files::DatasetFiles, dir: &Path, device: &Device) -> Result<(Dataset, Dataset)> {

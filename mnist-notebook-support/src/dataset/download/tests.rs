@@ -7,6 +7,7 @@ use std::process::Command;
 use candle_core::Device;
 
 use super::*;
+use crate::dataset::files::{FASHION_MNIST, MNIST};
 use crate::get_datasets_from;
 
 /// Handles a connection after the request for a path was read.
@@ -252,7 +253,7 @@ fn https_mirrors_cannot_redirect_to_plain_http() {
     let agent: Agent = Agent::config_builder().https_only(true).build().into();
     let error = agent.get("http://127.0.0.1:9/").call().unwrap_err().to_string();
     assert!(error.contains("https"), "{error}");
-    let mut mirrors = MNIST_MIRRORS.iter().chain(&FASHION_MIRRORS);
+    let mut mirrors = MNIST.mirrors.iter().chain(&FASHION_MNIST.mirrors);
     assert!(mirrors.all(|mirror| mirror.starts_with("https://")));
 }
 
