@@ -196,7 +196,7 @@ fn the_error_for_a_missing_file_says_what_to_do() {
         };
         assert_eq!(*path, dir.path().join(name));
         let message = error.to_string();
-        for part in [name, ".gz", "MNIST_DATA_DIR", "data folder", "download"] {
+        for part in [name, ".gz", "four MNIST files", "MNIST_DATA_DIR", "download"] {
             assert!(message.contains(part), "{part:?} is not in: {message}");
         }
     }
@@ -433,7 +433,7 @@ fn the_error_for_missing_fashion_mnist_says_how_to_get_it() {
     assert!(!output.status.success());
     let message = String::from_utf8_lossy(&output.stdout);
     let folder = dir.path().to_str().unwrap();
-    for part in [folder, "dataset-fashion-mnist", "FASHION_MNIST_DATA_DIR", "download"] {
+    for part in [folder, "four Fashion-MNIST files", "FASHION_MNIST_DATA_DIR", "download"] {
         assert!(message.contains(part), "{part:?} is not in: {message}");
     }
 }
