@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use mnist_notebook_support::prelude::*;
 use serde_json::{Value, json};
 use tests::newest_checkpoint;
 
@@ -58,6 +59,21 @@ fn killed_and_resumed_training_equals_uninterrupted_training() {
     output(&[&arguments[..], &["--resume"]].concat());
     assert_eq!(newest_checkpoint(&resumed), newest_checkpoint(&whole));
     assert!(newest_checkpoint(&whole).is_ok());
+}
+
+#[test]
+fn training_goes_on_from_a_checkpoint_with_a_smaller_learning_rate() {
+    let folder = tempfile::tempdir().unwrap();
+    let checkpoints = ["--checkpoints", path(folder.path())];
+    output(&[&checkpoints[..], &["--epochs", "1"]].concat());
+    let message = error_message(
+        &[&checkpoints[..], &["--epochs", "2", "--resume", "--learning-rate", "1e30"]].concat(),
+    );
+    let advice = "resume from the last good checkpoint, ";
+    assert!(message.contains(advice) && message.contains("epoch-0001"), "{message}");
+    output(&[&checkpoints[..], &["--epochs", "2", "--resume", "--learning-rate", "0.01"]].concat());
+    let state = Checkpoints::new(folder.path(), 3).unwrap().resume(&Device::Cpu).unwrap().unwrap();
+    assert_eq!((state.epoch, state.optimizer.learning_rate()), (2, 0.01));
 }
 
 #[test]

@@ -21,9 +21,9 @@ struct Arguments {
     /// Images per step
     #[arg(long, default_value_t = 32)]
     batch_size: usize,
-    /// Step size
-    #[arg(long, default_value_t = 0.1, allow_negative_numbers = true)]
-    learning_rate: f64,
+    /// Step size [default: 0.1; with --resume, that of the checkpoint]
+    #[arg(long, allow_negative_numbers = true)]
+    learning_rate: Option<f64>,
     /// Momentum coefficient (beta), below 1
     #[arg(long, default_value_t = 0.9, allow_negative_numbers = true)]
     momentum: f64,
@@ -39,9 +39,9 @@ struct Arguments {
     /// Save a checkpoint to this folder after each epoch; the newest three are kept
     #[arg(long, value_name = "DIR")]
     checkpoints: Option<PathBuf>,
-    /// Resume from the newest checkpoint, with its settings
+    /// Resume from the newest checkpoint, with its settings, of which the learning rate can change
     #[arg(long, requires = "checkpoints")]
-    #[arg(conflicts_with_all = ["batch_size", "learning_rate", "momentum", "seed"])]
+    #[arg(conflicts_with_all = ["batch_size", "momentum", "seed"])]
     resume: bool,
     /// Write loss and accuracy of all epochs to this file, after each epoch
     #[arg(long, value_name = "FILE.csv|FILE.json", value_parser = history_file)]
@@ -68,7 +68,12 @@ fn train(arguments: &Arguments) -> Outcome<()> {
         None => None,
     };
     let mut state = match saved_state(arguments, checkpoints.as_ref(), &device)? {
-        Some(state) => state,
+        Some(mut state) => {
+            if let Some(learning_rate) = arguments.learning_rate {
+                state.optimizer.set_learning_rate(learning_rate)?;
+            }
+            state
+        }
         None => initial_state(arguments, &device)?,
     };
     loop {
@@ -112,7 +117,8 @@ fn saved_state(
 fn initial_state(arguments: &Arguments, device: &Device) -> Result<TrainState> {
     let (rng, init_rng) = Key::new(arguments.seed).split();
     let params = get_initial_params(&Cnn, init_rng, device)?;
-    let optimizer = create_optimizer(&params, arguments.learning_rate, arguments.momentum)?;
+    let learning_rate = arguments.learning_rate.unwrap_or(0.1);
+    let optimizer = create_optimizer(&params, learning_rate, arguments.momentum)?;
     Ok(TrainState::new(optimizer, rng, arguments.batch_size))
 }
 

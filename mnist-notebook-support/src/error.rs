@@ -139,10 +139,10 @@ pub enum CheckpointError {
 /// The loss became infinite or not a number.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "the loss is {loss} at epoch {epoch}, step {step}: training has diverged; start over \
-     with a smaller learning rate{}",
-    checkpoint.as_ref().map_or(String::new(), |path| {
-        format!(" (the last good checkpoint is {})", path.display())
+    "the loss is {loss} at epoch {epoch}, step {step}: training has diverged; {} with a smaller \
+     learning rate",
+    checkpoint.as_ref().map_or("start over".into(), |path| {
+        format!("resume from the last good checkpoint, {},", path.display())
     })
 )]
 pub struct Diverged {

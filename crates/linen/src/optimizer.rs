@@ -87,6 +87,16 @@ impl Momentum {
         self.learning_rate
     }
 
+    /// Changes the step size from the next step on, as for a schedule, or after training diverged.
+    ///
+    /// # Errors
+    /// [`Error::Hyperparameter`] unless it is finite and not negative; it stays as it was.
+    pub fn set_learning_rate(&mut self, learning_rate: f64) -> Result<()> {
+        check::not_negative("learning_rate", learning_rate)?;
+        self.learning_rate = learning_rate;
+        Ok(())
+    }
+
     /// The momentum coefficient: the share of the momentum that a step keeps.
     pub fn beta(&self) -> f64 {
         self.beta

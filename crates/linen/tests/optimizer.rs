@@ -32,6 +32,18 @@ fn momentum_follows_the_sequence_computed_by_hand() {
 }
 
 #[test]
+fn the_learning_rate_can_change_between_steps() {
+    let mut optimizer = Momentum::new(&params(1.0), 0.5, 0.5).unwrap();
+    optimizer.apply_gradient(&gradient(2.0)).unwrap(); // m = 2, p = 0
+    optimizer.set_learning_rate(0.25).unwrap();
+    for bad in [f64::NAN, f64::INFINITY, -0.1] {
+        assert!(matches!(optimizer.set_learning_rate(bad), Err(Error::Hyperparameter { .. })));
+    }
+    optimizer.apply_gradient(&gradient(1.0)).unwrap(); // m = 2, p = 0 - 0.25 · 2
+    assert_eq!((value(optimizer.momentum()), value(optimizer.target())), (2.0, -0.5));
+}
+
+#[test]
 fn the_initial_parameters_stay_unchanged() {
     let initial = params(1.0);
     let mut optimizer = Momentum::new(&initial, 0.1, 0.9).unwrap();
