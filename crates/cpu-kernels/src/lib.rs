@@ -97,7 +97,7 @@ pub use layer::Layer;
 pub use parameters::without_subnormal;
 pub use pool::Pool2d;
 pub use program::{Program, StepResult};
-pub use shape::Conv2d;
+pub use shape::{Conv2d, saturating_product};
 
 /// The source files of this crate, for notebooks that show them.
 pub static SOURCES: include_dir::Dir<'_> = include_dir::include_dir!("$CARGO_MANIFEST_DIR/src");

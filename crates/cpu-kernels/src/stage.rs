@@ -249,9 +249,9 @@ impl DenseStage {
             .enumerate()
             .for_each(|(block, (update, d_input))| {
                 if self.needs_input_gradient {
-                    dense.input_gradient_block(update.param(), d_output_t, d_input);
+                    dense.input_gradient_block(update.param, d_output_t, d_input);
                 }
-                with_scratch([update.param().len()], |[gradient]| {
+                with_scratch([update.param.len()], |[gradient]| {
                     let input = &input[block * rows..];
                     dense.kernel_gradient_block(input, input_row, d_output, gradient);
                     update.apply(gradient);

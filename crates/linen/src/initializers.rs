@@ -1,6 +1,7 @@
 //! Initial values of parameters.
 
 use candle_core::{DType, Device, Shape, Tensor};
+use cpu_kernels::saturating_product;
 
 use crate::error::Result;
 use crate::memory;
@@ -20,7 +21,7 @@ pub fn lecun_normal(key: Key, shape: &Shape, device: &Device) -> Result<Tensor> 
     // The standard deviation of a standard normal distribution truncated to (-2, 2).
     const TRUNCATED_STD: f32 = 0.879_625_661_034_239_8_f64 as f32;
     let (_, inputs) = shape.dims().split_last().unwrap_or((&1, &[]));
-    let fan_in = memory::product(inputs);
+    let fan_in = saturating_product(inputs);
     let stddev = (1.0 / fan_in as f32).sqrt() / TRUNCATED_STD;
     Ok((truncated_normal(key, -2.0, 2.0, shape, device)? * f64::from(stddev))?)
 }
