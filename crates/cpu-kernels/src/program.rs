@@ -4,6 +4,7 @@ use rayon::prelude::*;
 
 use crate::activation::log_softmax_row;
 use crate::buffer::{Buffer, LINE_VALUES, with_scratch};
+use crate::chain::Chain;
 use crate::error::{KernelError, Result, check_len};
 use crate::layer::Layer;
 use crate::parameters::Parameters;
@@ -58,22 +59,24 @@ impl Program {
     ///
     /// If the chain is not supported or its sizes do not fit. The message names the layer.
     pub fn new(input_shape: [usize; 4], layers: &[Layer]) -> Result<Self> {
-        let plan = Plan::new(input_shape, layers)?;
+        let chain = Chain::new(input_shape, layers)?;
+        let plan = Plan::new(&chain);
         let [batch, height, width, channels] = input_shape;
-        let activations_len = (plan.padded_len + plan.features).next_multiple_of(LINE_VALUES);
-        let classes = plan.denses.last().map_or(0, |stage| stage.dense.outputs);
+        let features_len = chain.denses.first().map_or(0, |stage| stage.dense.inputs);
+        let classes = chain.denses.last().map_or(0, |stage| stage.dense.outputs);
+        let activations_len = (plan.padded_len + features_len).next_multiple_of(LINE_VALUES);
         let masks_len = plan.masks_len.next_multiple_of(LINE_VALUES).max(LINE_VALUES);
         Ok(Self {
             batch,
             image_len: height * width * channels,
             classes,
-            param_lens: plan.param_lens,
+            param_lens: chain.param_lens,
             convs: plan.convs,
             denses: plan.denses,
             activations: Buffer::zeroed(batch * activations_len),
             activations_len,
             features_offset: plan.padded_len,
-            features_len: plan.features,
+            features_len,
             masks: vec![0; batch * masks_len],
             masks_len,
             group_grads: Buffer::zeroed(batch.min(MAX_PARTIALS) * plan.grads_len),

@@ -834,8 +834,9 @@ fn errors_say_why_a_chain_cannot_be_compiled() {
         ),
     ];
     for (layers, reason) in cases {
-        let error = Program::new([1, 6, 6, 1], layers).unwrap_err().to_string();
-        assert!(error.starts_with(reason), "{error}");
+        let error = check_chain([1, 6, 6, 1], layers).unwrap_err();
+        assert!(error.to_string().starts_with(reason), "{error}");
+        assert_eq!(Program::new([1, 6, 6, 1], layers).unwrap_err(), error);
     }
     let zero = Program::new([0, 6, 6, 1], &[]).unwrap_err().to_string();
     assert!(zero.contains("contain a 0"), "{zero}");
