@@ -1,19 +1,13 @@
-//! The device under test gives the same results as the CPU.
+//! The device under test gives the same results as the CPU. Each crate below tests its own part.
 //!
 //! Without a GPU the CPU is compared with itself; `--features cuda` or `--features metal` runs
 //! these tests on a GPU.
 
 mod common;
 
-use mnist_notebook_support::candle_nn::{AdamW, Optimizer, ParamsAdamW};
-use mnist_notebook_support::images;
-use mnist_notebook_support::inspect::{calibration_curve, confusion_matrix, pca, saliency};
-use mnist_notebook_support::linen::{
-    Params, avg_pool, capture_intermediates, flatten, max_pool, relu,
-};
-use mnist_notebook_support::notebook::{draw_panel, image_grid, show};
+use mnist_notebook_support::linen::{Params, avg_pool, flatten, max_pool, relu};
 use mnist_notebook_support::prelude::*;
-use mnist_notebook_support::random::{normal, uniform};
+use mnist_notebook_support::random::normal;
 
 use common::device;
 
@@ -49,18 +43,6 @@ impl Module for Other {
 }
 
 #[test]
-fn random_numbers_have_the_same_bits() {
-    let device = device();
-    for draw in [
-        |device: &Device| normal(Key::new(3), (5, 7), device),
-        |device: &Device| uniform(Key::new(3), (5, 7), -1.0, 2.0, device),
-    ] {
-        let (found, expected) = (draw(&device).unwrap(), draw(&Device::Cpu).unwrap());
-        assert_eq!(values(&found), values(&expected));
-    }
-}
-
-#[test]
 fn datasets_and_their_batches_are_the_same() {
     let (expected, expected_test) = get_datasets(&Device::Cpu).unwrap();
     let device = device();
@@ -81,33 +63,6 @@ fn an_out_of_range_index_is_an_error_and_the_device_keeps_working() {
         assert_eq!(error, expected);
     }
     assert_eq!(values(train_ds.batch(&[0]).unwrap().label()), [5.0]);
-}
-
-#[test]
-fn saved_parameters_are_identical_files() {
-    let folder = tempfile::tempdir().unwrap();
-    let files = [device(), Device::Cpu].map(|device| {
-        let path = folder.path().join("params.safetensors");
-        start(&device).0.save(&path).unwrap();
-        std::fs::read(path).unwrap()
-    });
-    assert!(files[0] == files[1]);
-}
-
-#[test]
-fn shifted_and_rotated_images_are_the_same() {
-    let digits = get_datasets(&Device::Cpu).unwrap().1.slice(0, 3).unwrap();
-    let device = device();
-    let image = digits.image().to_device(&device).unwrap();
-    for transform in [
-        |image: &Tensor| images::shift(image, 1.5, -2.0),
-        |image: &Tensor| images::rotate(image, 20.0),
-        |image: &Tensor| images::add_noise(Key::new(1), image, 0.2),
-        |image: &Tensor| images::augment(Key::new(2), image, 2.0, 10.0),
-    ] {
-        let (found, expected) = (transform(&image).unwrap(), transform(digits.image()).unwrap());
-        assert_close("image", &found, &expected, 1e-5);
-    }
 }
 
 #[test]
@@ -149,92 +104,6 @@ fn loss_and_gradients_agree_to_a_ten_thousandth_of_the_largest_entry() {
     let device = device();
     assert_agrees(&Cnn, &device);
     assert_agrees(&Other, &device);
-}
-
-/// A network that differs between training and evaluation.
-struct Steady;
-
-impl Module for Steady {
-    fn call(&self, nn: &mut Scope, x: &Tensor) -> Result<Tensor> {
-        let x = max_pool(&relu(&nn.conv(4, (3, 3), x)?)?, (2, 2))?;
-        let x = nn.batch_norm(&x)?;
-        let x = nn.dropout(0.25, &x)?;
-        log_softmax(&nn.dense(10, &flatten(&x)?)?)
-    }
-}
-
-#[test]
-fn batch_norm_and_dropout_are_the_same_in_training_and_evaluation() {
-    let run = |device: &Device| -> Vec<(String, Tensor)> {
-        let (_, batch) = start(device);
-        let mut variables = Steady.init_variables(Key::new(0), batch.image()).unwrap();
-        let (logits, batch_stats) =
-            Steady.apply_train(&variables, Key::new(1), batch.image()).unwrap();
-        let loss = cross_entropy_loss(&logits, batch.label()).unwrap();
-        let gradients = loss.backward().unwrap();
-        variables.batch_stats = batch_stats;
-        let evaluated = Steady.apply_eval(&variables, batch.image()).unwrap();
-        let gradients = variables.params.iter().map(|(path, var)| (path, gradients.get(var)));
-        let statistics = variables.batch_stats.iter().map(|(path, var)| (path, Some(&**var)));
-        (gradients
-            .chain(statistics)
-            .chain([("logits", Some(&logits)), ("after", Some(&evaluated))]))
-        .map(|(what, tensor)| (what.to_owned(), tensor.unwrap().clone()))
-        .collect()
-    };
-    for ((what, found), (_, expected)) in run(&device()).iter().zip(&run(&Device::Cpu)) {
-        assert_close(what, found, expected, 1e-4);
-    }
-}
-
-#[test]
-fn adamw_makes_the_same_steps() {
-    let run = |device: &Device| {
-        let (params, batch) = start(device);
-        let settings = ParamsAdamW { lr: 1e-3, ..Default::default() };
-        let mut optimizer = AdamW::new(params.vars(), settings).unwrap();
-        for _ in 0..3 {
-            let logits = Cnn.apply(&params, batch.image()).unwrap();
-            let loss = cross_entropy_loss(&logits, batch.label()).unwrap();
-            optimizer.backward_step(&loss).unwrap();
-        }
-        cross_entropy_loss(&Cnn.apply(&params, batch.image()).unwrap(), batch.label()).unwrap()
-    };
-    assert_close("loss", &run(&device()), &run(&Device::Cpu), 1e-3);
-}
-
-#[test]
-fn inspection_gives_the_same_results() {
-    let run = |device: &Device| {
-        let (params, batch) = start(device);
-        let (image, label) = (batch.image(), batch.label());
-        let (logits, layers) = capture_intermediates(&Cnn, &params, image).unwrap();
-        let (probabilities, predictions) = (logits.exp().unwrap(), logits.argmax(1).unwrap());
-        let confused = confusion_matrix(label, &predictions, 10).unwrap();
-        let bins = calibration_curve(&probabilities, label, 4).unwrap();
-        let pca = pca(&logits, 1).unwrap();
-        let saliency = saliency(&Cnn, &params, image, label).unwrap();
-        let tensors = layers.into_iter().map(|(_, tensor)| tensor);
-        let tensors: Vec<_> = tensors.chain([saliency, pca.projection]).collect();
-        (confused, bins.iter().map(|bin| bin.count).collect::<Vec<_>>(), tensors)
-    };
-    let ((confused, bins, found), expected) = (run(&device()), run(&Device::Cpu));
-    assert_eq!((confused, bins), (expected.0, expected.1));
-    for (found, expected) in found.iter().zip(&expected.2) {
-        assert_close("layer, saliency or projection", found, expected, 1e-3);
-    }
-}
-
-#[test]
-fn exported_networks_are_identical_files() {
-    let folder = tempfile::tempdir().unwrap();
-    let files = [device(), Device::Cpu].map(|device| {
-        let (params, _) = start(&device);
-        let path = folder.path().join("network.onnx");
-        save_onnx(&Cnn, &params, &[1, 28, 28, 1], &path).unwrap();
-        (std::fs::read(path).unwrap(), draw_panel(&Cnn, &params).unwrap().html().to_owned())
-    });
-    assert!(files[0] == files[1]);
 }
 
 #[test]
@@ -353,16 +222,6 @@ fn a_checkpoint_restores_the_parameters() {
     for ((path, found), (_, expected)) in pairs {
         assert_eq!(values(found), values(expected), "{path}");
     }
-}
-
-#[test]
-fn figures_show_tensors_of_every_device() {
-    let device = device();
-    let (train_ds, _) = get_datasets(&device).unwrap();
-    let image = train_ds.image().narrow(0, 0, 4).unwrap();
-    image_grid("digits", &image, &[5, 0, 4, 1]).unwrap();
-    show(&image).unwrap();
-    tabulate(&Cnn, &image).unwrap();
 }
 
 #[test]

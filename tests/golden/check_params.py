@@ -16,12 +16,13 @@ from safetensors.flax import load_file
 
 from models import TinyCnn
 
-GOLDEN = Path(__file__).parent / "flax_params.json"
+GOLDEN = Path(__file__).parents[2] / "crates/linen/tests/golden/flax_params.json"
 
 
-def apply(path, x):
+def apply(path, x, **options):
     """The output of `TinyCnn` for `x` with the parameters in the file at `path`."""
-    return TinyCnn().apply({"params": unflatten_dict(load_file(path), sep="/")}, x)
+    params = unflatten_dict(load_file(path), sep="/")
+    return TinyCnn().apply({"params": params}, x, **options)
 
 
 def shapes(params):

@@ -1,10 +1,11 @@
-"""Computes the golden values in this folder with JAX, Flax, optax, SciPy and scikit-learn.
+"""Computes the golden values of the tests with JAX, Flax, optax, SciPy and scikit-learn.
 
 usage: python generate.py [--data DIR] [NAME ...]
 
 NAME is one of random, initial_params, pixels, gradients, trace, trace_epoch_1, ten_epochs,
-flax_params, transform, steady, dropout, warmup_cosine, adamw, augment, inspect; all of them if none
-is given.
+flax_params, intermediates, transform, steady, dropout, warmup_cosine, adamw, augment, inspect; all
+of them if none is given. Values that test a single crate go to that crate, all others to this
+folder.
 DIR has the four gzipped MNIST files.
 """
 
@@ -20,7 +21,7 @@ import numpy as np
 import optax
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.scipy.ndimage import map_coordinates
-from safetensors.flax import load_file, save_file
+from safetensors.flax import save_file
 from scipy import ndimage
 from sklearn.calibration import calibration_curve
 from sklearn.decomposition import PCA
@@ -31,7 +32,12 @@ from check_params import apply
 from models import Cnn, Nested, OnlyDropout, Steady, TinyCnn
 
 HERE = Path(__file__).parent
-DATA = HERE.parents[1] / "data"
+ROOT = HERE.parents[1]
+DATA = ROOT / "data"
+IMAGES, INSPECT, JAX_RANDOM, LINEN = (
+    ROOT / "crates" / crate / "tests/golden"
+    for crate in ["images", "inspect", "jax-random", "linen"]
+)
 TRACE_STEPS = 200
 TRAINING_SEEDS = [0, 42]
 EPOCHS = 10
@@ -67,8 +73,8 @@ def to_json(value, indent=""):
     return f"{brackets[0]}\n{body}\n{indent}{brackets[1]}"
 
 
-def write_json(name, value):
-    (HERE / f"{name}.json").write_text(to_json(value) + "\n")
+def write_json(name, value, folder=HERE):
+    (folder / f"{name}.json").write_text(to_json(value) + "\n")
 
 
 # --- random.json ---
@@ -139,7 +145,7 @@ def random(_data):
     keys = [jax.random.PRNGKey(seed) for seed in [0, 1, 42, 123456789, 2**32 - 1]]
     keys.append(jax.random.split(keys[2])[1])  # a key whose first word is not zero
     seeds = [seed_key(seed) for seed in SEEDS + REFUSED_SEEDS]
-    write_json("random", {"seeds": seeds, "draws": [draws(key) for key in keys]})
+    write_json("random", {"seeds": seeds, "draws": [draws(key) for key in keys]}, JAX_RANDOM)
 
 
 # --- initial_params.json ---
@@ -295,22 +301,53 @@ def ten_epochs(data):
 
 # --- flax_params.safetensors and flax_params.json ---
 
+FLAX_PARAMS = LINEN / "flax_params.safetensors"
+TINY_INPUT = np.arange(48, dtype=np.float32).reshape(2, 6, 4, 1) / 64
+
 
 def flax_params(_data):
-    x = np.arange(48, dtype=np.float32).reshape(2, 6, 4, 1) / 64
+    x = TINY_INPUT
     params = flatten_dict(training.init(TinyCnn(), jax.random.PRNGKey(0), x.shape), sep="/")
     for name, leaf in params.items():
         if name.endswith("bias"):  # not zero: a swapped bias must be detected
             params[name] = (1 + jax.numpy.arange(leaf.size, dtype=leaf.dtype)) / 8
-    save_file(params, HERE / "flax_params.safetensors")
+    save_file(params, FLAX_PARAMS)
     write_json(
         "flax_params",
         {
             "model": "TinyCnn",
             "input_shape": list(x.shape),
             "input": bits(x),
-            "output": bits(apply(HERE / "flax_params.safetensors", x)),
+            "output": bits(apply(FLAX_PARAMS, x)),
         },
+        LINEN,
+    )
+
+
+# --- intermediates.json ---
+
+
+def intermediates(_data):
+    """The outputs of `TinyCnn`'s layers."""
+    x = TINY_INPUT
+    _, state = apply(FLAX_PARAMS, x, capture_intermediates=True)
+    layers = flatten_dict(state["intermediates"], sep="/")
+    write_json(
+        "intermediates",
+        {
+            "input_shape": list(x.shape),
+            "input": bits(x),
+            "layers": [
+                {
+                    "name": name.removesuffix("/__call__"),
+                    "shape": list(value.shape),
+                    "values": bits(value),
+                }
+                for name, (value,) in layers.items()
+                if "/" in name
+            ],
+        },
+        LINEN,
     )
 
 
@@ -341,6 +378,7 @@ def transform(_data):
                 for degrees in ANGLES
             ],
         },
+        IMAGES,
     )
 
 
@@ -362,7 +400,7 @@ def steady(_data):
         if not name.endswith("kernel"):
             flat[name] = leaf + (1 + jnp.arange(leaf.size, dtype=leaf.dtype)) / 8
     variables = unflatten_dict(flat, sep="/")
-    save_file(flat, HERE / "steady.safetensors")
+    save_file(flat, LINEN / "steady.safetensors")
 
     def loss(params):
         output, updates = Steady().apply(
@@ -389,6 +427,7 @@ def steady(_data):
             "batch_stats": leaves(batch_stats),
             "gradients": leaves(gradient),
         },
+        LINEN,
     )
 
 
@@ -406,7 +445,7 @@ def dropout(_data):
         }
         for rate in [0.0, 0.1, 0.25, 0.5, 0.9]
     ]
-    write_json("dropout", {"key": words(key), "shape": list(x.shape), "cases": cases})
+    write_json("dropout", {"key": words(key), "shape": list(x.shape), "cases": cases}, LINEN)
 
 
 # --- warmup_cosine.json ---
@@ -420,7 +459,7 @@ def warmup_cosine(_data):
         rates = [float(schedule(step)) for step in steps]
         case = {"peak": peak, "warmup_steps": warmup, "total_steps": total}
         cases.append(case | {"steps": steps, "rates": rates})
-    write_json("warmup_cosine", {"cases": cases})
+    write_json("warmup_cosine", {"cases": cases}, LINEN)
 
 
 # --- adamw.json ---
@@ -436,7 +475,8 @@ def adamw(_data):
         updates, state = optimizer.update(2 * params, state, params)
         params = optax.apply_updates(params, updates)
         after.append(params)
-    write_json("adamw", {"rates": rates, "weight_decay": 0.01, "params": bits(jnp.array(after))})
+    golden = {"rates": rates, "weight_decay": 0.01, "params": bits(jnp.array(after))}
+    write_json("adamw", golden, LINEN)
 
 
 # --- augment.json ---
@@ -471,6 +511,7 @@ def augment(_data):
             "input": bits(images),
             "output": bits(output),
         },
+        IMAGES,
     )
 
 
@@ -517,39 +558,24 @@ def of_features():
     }
 
 
-def of_layers():
-    """The outputs of `TinyCnn`'s layers, and the gradient of its log-probabilities."""
-    params = unflatten_dict(load_file(HERE / "flax_params.safetensors"), sep="/")
-    x = np.arange(48, dtype=np.float32).reshape(2, 6, 4, 1) / 64
-    classes = np.array([2, 0])
-    _, state = TinyCnn().apply({"params": params}, x, capture_intermediates=True)
-    layers = flatten_dict(state["intermediates"], sep="/")
+def of_network():
+    """The gradient of `TinyCnn`'s log-probabilities."""
+    x, classes = TINY_INPUT, np.array([2, 0])
 
     def score(x):
-        log_probs = TinyCnn().apply({"params": params}, x)
-        return log_probs[np.arange(len(classes)), classes].sum()
+        return apply(FLAX_PARAMS, x)[np.arange(len(classes)), classes].sum()
 
     return {
+        "input_shape": list(x.shape),
         "input": bits(x),
         "classes": classes.tolist(),
-        "saliency": bits(abs(jax.grad(score)(x))),
-        "layers": [
-            {
-                "name": name.removesuffix("/__call__"),
-                "shape": list(value.shape),
-                "values": bits(value),
-            }
-            for name, (value,) in layers.items()
-            if "/" in name
-        ],
+        "values": bits(abs(jax.grad(score)(x))),
     }
 
 
 def inspect(_data):
-    write_json(
-        "inspect",
-        {"predictions": of_predictions(), "features": of_features(), "network": of_layers()},
-    )
+    golden = {"predictions": of_predictions(), "features": of_features(), "saliency": of_network()}
+    write_json("inspect", golden, INSPECT)
 
 
 GENERATORS = {
@@ -563,6 +589,7 @@ GENERATORS = {
         trace_epoch_1,
         ten_epochs,
         flax_params,
+        intermediates,
         transform,
         steady,
         dropout,

@@ -1,18 +1,18 @@
-//! The layers of the MNIST tutorial, batch size 32.
+//! The layers of the MNIST tutorial and its training step, batch size 32.
 //!
 //! `cargo bench -p cpu-kernels --bench layers [part of a name]`
 
 use std::hint::black_box;
 
 use cpu_kernels::{
-    Conv2d, Dense, Pool2d, Result, log_softmax_backward, log_softmax_forward, relu_backward,
-    relu_forward,
+    Conv2d, Dense, Layer, Pool2d, Program, Result, log_softmax_backward, log_softmax_forward,
+    relu_backward, relu_forward,
 };
 use criterion::{Criterion, criterion_group, criterion_main};
 
 const BATCH: usize = 32;
 
-criterion_group!(benches, convolutions, pools, dense_layers, activations);
+criterion_group!(benches, convolutions, pools, dense_layers, activations, step);
 criterion_main!(benches);
 
 fn convolutions(criterion: &mut Criterion) {
@@ -94,6 +94,37 @@ fn activations(criterion: &mut Criterion) {
     });
     time(criterion, "log_softmax backward", BATCH * 10, |d_input| {
         log_softmax_backward(&input, &d_output, 10, d_input)
+    });
+}
+
+fn step(criterion: &mut Criterion) {
+    let window = (2, 2);
+    let conv = |features, params| Layer::Conv { kernel: (3, 3), features, params };
+    let layers = [
+        conv(32, (0, 1)),
+        Layer::Relu,
+        Layer::AvgPool { window },
+        conv(64, (2, 3)),
+        Layer::Relu,
+        Layer::AvgPool { window },
+        Layer::Flatten,
+        Layer::Dense { features: 256, params: (4, 5) },
+        Layer::Relu,
+        Layer::Dense { features: 10, params: (6, 7) },
+        Layer::LogSoftmax,
+    ];
+    let mut program = expect(Program::new([BATCH, 28, 28, 1], &layers));
+    let lens = [9 * 32, 32, 9 * 32 * 64, 64, 3136 * 256, 256, 256 * 10, 10];
+    // Small weights and rates, so that the loss stays finite however often the step is repeated.
+    let mut params = lens.map(|len| values(len).iter().map(|value| value / 10.0).collect());
+    let mut momentum_buffers = lens.map(|len| vec![0.0; len]);
+    let (images, labels) = (values(BATCH * 28 * 28), [3; BATCH]);
+    criterion.bench_function("training step", |bencher| {
+        bencher.iter(|| {
+            let params = &mut params.each_mut().map(Vec::as_mut_slice);
+            let momentum_buffers = &mut momentum_buffers.each_mut().map(Vec::as_mut_slice);
+            expect(program.train_step(params, momentum_buffers, &images, &labels, 1e-6, 0.9))
+        });
     });
 }
 

@@ -2,13 +2,12 @@
 
 use rayon::prelude::*;
 
-use crate::error::{KernelError, Result, check_len, product};
+use crate::error::{KernelError, Result, check_len};
 use crate::gemm::vectorized;
+use crate::shape::saturating_product;
 
 /// Rows per task and per partial sum.
 const ROWS: usize = 256;
-/// Added to the variance, as in Flax.
-const EPSILON: f32 = 1e-5;
 
 /// A batch normalization of a given shape. Each channel is normalized over all rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,6 +30,9 @@ pub struct Statistics {
 }
 
 impl BatchNorm {
+    /// Added to the variance before the square root. The default of Flax.
+    pub const EPSILON: f64 = 1e-5;
+
     /// Mean and variance of each channel of the input. The variance is E\[x²\] − E\[x\]², as in
     /// Flax.
     ///
@@ -135,7 +137,7 @@ impl BatchNorm {
             *d_bias = sum as f32;
         }
         for ((d_scale, sum), var) in d_scale.iter_mut().zip(scale).zip(&statistics.var) {
-            *d_scale = sum as f32 / (var + EPSILON).sqrt();
+            *d_scale = sum as f32 / Self::std(var);
         }
         Ok(())
     }
@@ -169,7 +171,7 @@ impl BatchNorm {
         let mean_dy_xmu = d_scale
             .iter()
             .zip(&statistics.var)
-            .map(|(d_scale, var)| d_scale * inv_n / (var + EPSILON).sqrt())
+            .map(|(d_scale, var)| d_scale * inv_n / Self::std(var))
             .collect::<Vec<_>>();
         let mean = &statistics.mean;
         self.for_each_row(
@@ -194,7 +196,7 @@ impl BatchNorm {
     }
 
     fn len(&self) -> usize {
-        product([self.rows, self.channels])
+        saturating_product(&[self.rows, self.channels])
     }
 
     fn check(&self, statistics: &Statistics) -> Result<()> {
@@ -202,12 +204,17 @@ impl BatchNorm {
         check_len("batch norm variance", self.channels, statistics.var.len())
     }
 
+    /// √(var + ε).
+    fn std(var: &f32) -> f32 {
+        (var + Self::EPSILON as f32).sqrt()
+    }
+
     /// `scale / √(var + ε)` of each channel.
     fn scale_over_std(&self, statistics: &Statistics, scale: &[f32]) -> Result<Vec<f32>> {
         self.check(statistics)?;
         check_len("batch norm scale", self.channels, scale.len())?;
         let channels = statistics.var.iter().zip(scale);
-        Ok(channels.map(|(var, scale)| scale / (var + EPSILON).sqrt()).collect())
+        Ok(channels.map(|(var, scale)| scale / Self::std(var)).collect())
     }
 
     /// Two sums per channel over all rows. `add` adds the terms of one row of `a` and `b`.

@@ -4,8 +4,9 @@ use rayon::prelude::*;
 
 use crate::activation::relu_of;
 use crate::buffer::with_scratch;
-use crate::error::{Result, check_len, product};
+use crate::error::{Result, check_len};
 use crate::gemm::{Gemm, Init, KStrides, RowStrides, vectorized};
+use crate::shape::saturating_product;
 use crate::sums::{add_rows, transpose};
 
 /// A dense layer of a given shape.
@@ -37,17 +38,17 @@ const BLOCK_VALUES: usize = 7 * 1024;
 impl Dense {
     /// Number of values in the input.
     pub fn input_len(&self) -> usize {
-        product([self.batch, self.inputs])
+        saturating_product(&[self.batch, self.inputs])
     }
 
     /// Number of values in the kernel.
     pub fn kernel_len(&self) -> usize {
-        product([self.inputs, self.outputs])
+        saturating_product(&[self.inputs, self.outputs])
     }
 
     /// Number of values in the output.
     pub fn output_len(&self) -> usize {
-        product([self.batch, self.outputs])
+        saturating_product(&[self.batch, self.outputs])
     }
 
     /// `output = input · kernel + bias`.

@@ -63,13 +63,6 @@ pub(crate) fn check_len(what: &'static str, expected: usize, found: usize) -> Re
     if expected == found { Ok(()) } else { Err(KernelError::Length { what, expected, found }) }
 }
 
-/// Number of values in an array of these sizes; saturates, so that overflowing shapes fail the
-/// length check.
-#[inline(always)]
-pub(crate) fn product<const N: usize>(sizes: [usize; N]) -> usize {
-    sizes.into_iter().fold(1, usize::saturating_mul)
-}
-
 pub(crate) fn check_window(what: &'static str, (height, width): (usize, usize)) -> Result<()> {
     if height > 0 && width > 0 {
         Ok(())

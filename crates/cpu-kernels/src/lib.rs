@@ -8,7 +8,7 @@
 //!   backward, for use by automatic differentiation.
 //! * [`Program`] is the counterpart of `@jax.jit`. It plans a chain of [`Layer`]s for a batch size
 //!   and allocates all buffers. Each step (forward, loss, backward, update) then replays the plan
-//!   without allocating.
+//!   without allocating. [`check_chain`] tells whether a chain can be planned.
 //!
 //! # One matrix product
 //!
@@ -69,6 +69,7 @@
 mod activation;
 mod batch_norm;
 mod buffer;
+mod chain;
 mod conv;
 mod dense;
 mod direct;
@@ -90,6 +91,7 @@ mod winograd;
 
 pub use activation::{log_softmax_backward, log_softmax_forward, relu_backward, relu_forward};
 pub use batch_norm::{BatchNorm, Statistics};
+pub use chain::check_chain;
 pub use dense::Dense;
 pub use dropout::dropout;
 pub use error::{KernelError, Result};
@@ -97,7 +99,7 @@ pub use layer::Layer;
 pub use parameters::without_subnormal;
 pub use pool::Pool2d;
 pub use program::{Program, StepResult};
-pub use shape::Conv2d;
+pub use shape::{Conv2d, saturating_product};
 
 /// The source files of this crate, for notebooks that show them.
 pub static SOURCES: include_dir::Dir<'_> = include_dir::include_dir!("$CARGO_MANIFEST_DIR/src");

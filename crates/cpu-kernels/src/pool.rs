@@ -4,8 +4,9 @@
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
-use crate::error::{Result, check_len, check_window, product};
+use crate::error::{Result, check_len, check_window};
 use crate::lanes::{Lanes, for_each_vector};
+use crate::shape::saturating_product;
 
 /// A pooling layer of a given shape.
 ///
@@ -30,13 +31,13 @@ pub struct Pool2d {
 impl Pool2d {
     /// Number of values in the input.
     pub fn input_len(&self) -> usize {
-        product([self.batch, self.image_len()])
+        saturating_product(&[self.batch, self.image_len()])
     }
 
     /// Number of values in the output; 0 if the window height or width is 0.
     pub fn output_len(&self) -> usize {
         let (height, width) = self.windows();
-        product([self.batch, height, width, self.channels])
+        saturating_product(&[self.batch, height, width, self.channels])
     }
 
     /// Mean of each window.
@@ -139,16 +140,16 @@ impl Pool2d {
 
     /// Number of values in a row of pixels.
     fn row_len(&self) -> usize {
-        product([self.width, self.channels])
+        saturating_product(&[self.width, self.channels])
     }
 
     fn image_len(&self) -> usize {
-        product([self.height, self.row_len()])
+        saturating_product(&[self.height, self.row_len()])
     }
 
     /// Number of values in a row band: the input rows under one row of windows.
     pub(crate) fn band_len(&self) -> usize {
-        product([self.window.0, self.row_len()])
+        saturating_product(&[self.window.0, self.row_len()])
     }
 }
 

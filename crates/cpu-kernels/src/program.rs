@@ -4,6 +4,7 @@ use rayon::prelude::*;
 
 use crate::activation::log_softmax_row;
 use crate::buffer::{Buffer, LINE_VALUES, with_scratch};
+use crate::chain::Chain;
 use crate::error::{KernelError, Result, check_len};
 use crate::layer::Layer;
 use crate::parameters::Parameters;
@@ -58,22 +59,24 @@ impl Program {
     ///
     /// If the chain is not supported or its sizes do not fit. The message names the layer.
     pub fn new(input_shape: [usize; 4], layers: &[Layer]) -> Result<Self> {
-        let plan = Plan::new(input_shape, layers)?;
+        let chain = Chain::new(input_shape, layers)?;
+        let plan = Plan::new(&chain);
         let [batch, height, width, channels] = input_shape;
-        let activations_len = (plan.padded_len + plan.features).next_multiple_of(LINE_VALUES);
-        let classes = plan.denses.last().map_or(0, |stage| stage.dense.outputs);
+        let features_len = chain.denses.first().map_or(0, |stage| stage.dense.inputs);
+        let classes = chain.denses.last().map_or(0, |stage| stage.dense.outputs);
+        let activations_len = (plan.padded_len + features_len).next_multiple_of(LINE_VALUES);
         let masks_len = plan.masks_len.next_multiple_of(LINE_VALUES).max(LINE_VALUES);
         Ok(Self {
             batch,
             image_len: height * width * channels,
             classes,
-            param_lens: plan.param_lens,
+            param_lens: chain.param_lens,
             convs: plan.convs,
             denses: plan.denses,
             activations: Buffer::zeroed(batch * activations_len),
             activations_len,
             features_offset: plan.padded_len,
-            features_len: plan.features,
+            features_len,
             masks: vec![0; batch * masks_len],
             masks_len,
             group_grads: Buffer::zeroed(batch.min(MAX_PARTIALS) * plan.grads_len),
@@ -111,26 +114,16 @@ impl Program {
             momentum_buffers.iter().map(|momentum| momentum.len()),
         )?;
         self.check_batch(images, labels)?;
-        let parameters = Parameters::Momentum { params, momentum_buffers, learning_rate, beta };
-        Ok(self.step(parameters, images, labels))
-    }
-
-    /// Loss of a batch, and its gradient with respect to every parameter in `gradients`.
-    ///
-    /// # Errors
-    ///
-    /// As [`Self::train_step`].
-    pub fn value_and_grad(
-        &mut self,
-        params: &[&[f32]],
-        images: &[f32],
-        labels: &[u32],
-        gradients: &mut [&mut [f32]],
-    ) -> Result<StepResult> {
-        self.check_params("parameters", params.iter().map(|param| param.len()))?;
-        self.check_params("gradients", gradients.iter().map(|gradient| gradient.len()))?;
-        self.check_batch(images, labels)?;
-        Ok(self.step(Parameters::Gradient { params, gradients }, images, labels))
+        Ok(in_pool(|| {
+            self.transform_weights(params);
+            self.forward_batch(params, images);
+            let (loss, correct) = self.loss_and_correct(labels);
+            self.softmax_xent_backward(labels);
+            let mut parameters = Parameters { params, momentum_buffers, learning_rate, beta };
+            self.backward_denses(&mut parameters, labels.len());
+            self.backward_convs(&mut parameters, labels.len());
+            StepResult { loss: (loss / labels.len() as f64) as f32, correct }
+        }))
     }
 
     /// Loss and correct predictions of any number of images, evaluated batch by batch.
@@ -150,13 +143,11 @@ impl Program {
         if labels.is_empty() {
             return Err(KernelError::BatchSize { planned: self.batch, found: 0 });
         }
-        // The forward pass does not use the gradients.
-        let parameters = Parameters::Gradient { params, gradients: &mut [] };
         let batches = images.chunks(self.batch * self.image_len).zip(labels.chunks(self.batch));
         let (loss, correct) = in_pool(|| {
-            self.transform_weights(&parameters);
+            self.transform_weights(params);
             batches.fold((0.0, 0), |(loss, correct), (images, labels)| {
-                self.forward_batch(&parameters, images);
+                self.forward_batch(params, images);
                 let (batch_loss, batch_correct) = self.loss_and_correct(labels);
                 (loss + batch_loss, correct + batch_correct)
             })
@@ -179,14 +170,12 @@ impl Program {
         check_len("images", images.len() / self.image_len * self.image_len, images.len())?;
         let expected = images.len() / self.image_len * self.classes;
         check_len("log-probabilities", expected, log_probs.len())?;
-        // The forward pass does not use the gradients.
-        let parameters = Parameters::Gradient { params, gradients: &mut [] };
         let outputs = log_probs.chunks_mut(self.batch * self.classes);
         let batches = images.chunks(self.batch * self.image_len).zip(outputs);
         in_pool(|| {
-            self.transform_weights(&parameters);
+            self.transform_weights(params);
             for (images, log_probs) in batches {
-                self.forward_batch(&parameters, images);
+                self.forward_batch(params, images);
                 log_probs.copy_from_slice(&self.log_probs[..log_probs.len()]);
             }
         });
@@ -218,33 +207,21 @@ impl Program {
         }
     }
 
-    fn step(&mut self, mut parameters: Parameters, images: &[f32], labels: &[u32]) -> StepResult {
-        in_pool(|| {
-            self.transform_weights(&parameters);
-            self.forward_batch(&parameters, images);
-            let (loss, correct) = self.loss_and_correct(labels);
-            self.softmax_xent_backward(labels);
-            self.backward_denses(&mut parameters, labels.len());
-            self.backward_convs(&mut parameters, labels.len());
-            StepResult { loss: (loss / labels.len() as f64) as f32, correct }
-        })
-    }
-
-    fn transform_weights(&mut self, parameters: &Parameters) {
+    fn transform_weights(&mut self, params: &[impl AsRef<[f32]>]) {
         for stage in &mut self.convs {
-            stage.transform_weights(parameters.get(stage.params.0));
+            stage.transform_weights(params[stage.params.0].as_ref());
         }
     }
 
     /// Computes log-probabilities: convolutions image by image, then dense layers for the batch.
-    fn forward_batch(&mut self, parameters: &Parameters, images: &[f32]) {
+    fn forward_batch(&mut self, params: &[impl AsRef<[f32]> + Sync], images: &[f32]) {
         let batch = images.len() / self.image_len;
-        self.forward_convs(parameters, images);
+        self.forward_convs(params, images);
         let mut input = &self.activations[self.features_offset..];
         let mut input_row = self.activations_len;
         for stage in &mut self.denses {
-            let (kernel, bias) = (parameters.get(stage.params.0), parameters.get(stage.params.1));
-            stage.forward(batch, input, input_row, kernel, bias);
+            let (kernel, bias) = (&params[stage.params.0], &params[stage.params.1]);
+            stage.forward(batch, input, input_row, kernel.as_ref(), bias.as_ref());
             (input, input_row) = (&stage.output, stage.dense.outputs);
         }
         for (logits, log_probs) in input
@@ -256,7 +233,7 @@ impl Program {
         }
     }
 
-    fn forward_convs(&mut self, parameters: &Parameters, images: &[f32]) {
+    fn forward_convs(&mut self, params: &[impl AsRef<[f32]> + Sync], images: &[f32]) {
         let block_len = self.convs.iter().map(|stage| stage.block_len()).max().unwrap_or(0);
         let features = self.features_offset..self.features_offset + self.features_len;
         let convs = &self.convs;
@@ -268,7 +245,8 @@ impl Program {
                 Some(first) => with_scratch([block_len], |[block]| {
                     first.conv.pad(image, first.conv.low_padding(), activations);
                     for stage in convs {
-                        stage.forward(parameters.get(stage.params.1), activations, masks, block);
+                        let bias = params[stage.params.1].as_ref();
+                        stage.forward(bias, activations, masks, block);
                     }
                 }),
                 None => activations[features.clone()].copy_from_slice(image),
@@ -359,10 +337,10 @@ impl Program {
             let mut start = stage.grads;
             for index in [kernel, bias] {
                 let update = parameters.update(index);
-                let len = update.param().len();
+                let len = update.param.len();
                 update.par_blocks(SUM_BLOCK).enumerate().for_each(|(block, update)| {
                     let mut sum = [0.0; SUM_BLOCK];
-                    let sum = &mut sum[..update.param().len()];
+                    let sum = &mut sum[..update.param.len()];
                     for grads in group_grads.chunks_exact(self.grads_len) {
                         add(&grads[start + block * SUM_BLOCK..][..sum.len()], sum);
                     }

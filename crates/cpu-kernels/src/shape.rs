@@ -1,6 +1,16 @@
 //! The shape of a convolution, with the lengths and offsets derived from it.
 
-use crate::error::product;
+/// The product of the sizes, or `usize::MAX` on overflow. So an array that is too large to exist
+/// fails the checks of its length, and no small length passes for it.
+///
+/// ```
+/// assert_eq!(cpu_kernels::saturating_product(&[2, 28, 28, 1]), 1568);
+/// assert_eq!(cpu_kernels::saturating_product(&[usize::MAX, 2]), usize::MAX);
+/// ```
+#[inline(always)]
+pub fn saturating_product(sizes: &[usize]) -> usize {
+    sizes.iter().fold(1, |product, &size| product.saturating_mul(size))
+}
 
 /// A 2D convolution of a given shape: SAME padding, stride 1.
 ///
@@ -28,17 +38,17 @@ pub struct Conv2d {
 impl Conv2d {
     /// Number of values in the input.
     pub fn input_len(&self) -> usize {
-        product([self.batch, self.image_len()])
+        saturating_product(&[self.batch, self.image_len()])
     }
 
     /// Number of values in the kernel.
     pub fn kernel_len(&self) -> usize {
-        product([self.kernel.0, self.kernel.1, self.in_channels, self.out_channels])
+        saturating_product(&[self.kernel.0, self.kernel.1, self.in_channels, self.out_channels])
     }
 
     /// Number of values in the output.
     pub fn output_len(&self) -> usize {
-        product([self.batch, self.height, self.width, self.out_channels])
+        saturating_product(&[self.batch, self.height, self.width, self.out_channels])
     }
 
     /// The convolution of the backward pass, from output gradient to input gradient. It swaps the
@@ -59,7 +69,7 @@ impl Conv2d {
 
     /// Number of values in one input image.
     pub(crate) fn image_len(&self) -> usize {
-        product([self.height, self.width, self.in_channels])
+        saturating_product(&[self.height, self.width, self.in_channels])
     }
 
     /// Number of values in one output image.
@@ -69,12 +79,12 @@ impl Conv2d {
 
     /// Number of values in one row of a padded image.
     pub(crate) fn padded_row(&self) -> usize {
-        product([self.width.saturating_add(self.kernel.1 - 1), self.in_channels])
+        saturating_product(&[self.width.saturating_add(self.kernel.1 - 1), self.in_channels])
     }
 
     /// Number of values in one padded image.
     pub(crate) fn padded_len(&self) -> usize {
-        product([self.height.saturating_add(self.kernel.0 - 1), self.padded_row()])
+        saturating_product(&[self.height.saturating_add(self.kernel.0 - 1), self.padded_row()])
     }
 
     /// Offset of the image within its padded form, with `low` rows above and columns to the left.

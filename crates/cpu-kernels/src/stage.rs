@@ -3,6 +3,7 @@
 use rayon::prelude::*;
 
 use crate::buffer::{Buffer, with_scratch};
+use crate::chain::FusedDense;
 use crate::dense::Dense;
 use crate::parameters::Parameters;
 use crate::pool::{PoolMask, Pooling};
@@ -184,12 +185,8 @@ pub(crate) struct DenseStage {
 }
 
 impl DenseStage {
-    pub(crate) fn new(
-        dense: Dense,
-        relu: bool,
-        params: (usize, usize),
-        needs_input_gradient: bool,
-    ) -> Self {
+    pub(crate) fn new(layer: FusedDense, needs_input_gradient: bool) -> Self {
+        let FusedDense { dense, relu, params } = layer;
         Self {
             dense,
             relu,
@@ -249,9 +246,9 @@ impl DenseStage {
             .enumerate()
             .for_each(|(block, (update, d_input))| {
                 if self.needs_input_gradient {
-                    dense.input_gradient_block(update.param(), d_output_t, d_input);
+                    dense.input_gradient_block(update.param, d_output_t, d_input);
                 }
-                with_scratch([update.param().len()], |[gradient]| {
+                with_scratch([update.param.len()], |[gradient]| {
                     let input = &input[block * rows..];
                     dense.kernel_gradient_block(input, input_row, d_output, gradient);
                     update.apply(gradient);

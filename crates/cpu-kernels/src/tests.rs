@@ -603,13 +603,31 @@ impl Case {
         self.params.iter().map(Vec::as_slice).collect()
     }
 
-    fn gradients(&self, program: &mut Program) -> (StepResult, Vec<Vec<f32>>) {
-        let mut gradients: Vec<Vec<f32>> =
-            self.params.iter().map(|param| vec![f32::NAN; param.len()]).collect();
-        let mut slices: Vec<&mut [f32]> = gradients.iter_mut().map(Vec::as_mut_slice).collect();
-        let result = program
-            .value_and_grad(&self.params(), &self.images, &self.labels, &mut slices)
-            .unwrap();
+    fn zeros(&self) -> Vec<Vec<f32>> {
+        self.params.iter().map(|param| vec![0.0; param.len()]).collect()
+    }
+
+    /// A training step on the batch. It changes the parameters and their momentum.
+    fn step(
+        &mut self,
+        program: &mut Program,
+        momentum_buffers: &mut [Vec<f32>],
+        learning_rate: f32,
+        beta: f32,
+    ) -> Result<StepResult> {
+        let mut params: Vec<&mut [f32]> = self.params.iter_mut().map(Vec::as_mut_slice).collect();
+        let mut momentum_buffers: Vec<&mut [f32]> =
+            momentum_buffers.iter_mut().map(Vec::as_mut_slice).collect();
+        let (images, labels) = (&self.images, &self.labels);
+        program.train_step(&mut params, &mut momentum_buffers, images, labels, learning_rate, beta)
+    }
+
+    /// A step of rate 0 leaves the parameters as they are, and the gradients as the momentum.
+    fn gradients(&mut self, program: &mut Program) -> (StepResult, Vec<Vec<f32>>) {
+        let before = self.params.clone();
+        let mut gradients = self.zeros();
+        let result = self.step(program, &mut gradients, 0.0, 0.0).unwrap();
+        assert_eq!(self.params, before);
         (result, gradients)
     }
 
@@ -624,26 +642,8 @@ impl Case {
 
     /// Trains the parameters for `steps` steps on the batch.
     fn train(&mut self, program: &mut Program, steps: usize) -> Vec<StepResult> {
-        let mut momentum_buffers: Vec<Vec<f32>> =
-            self.params.iter().map(|param| vec![0.0; param.len()]).collect();
-        (0..steps)
-            .map(|_| {
-                let mut params: Vec<&mut [f32]> =
-                    self.params.iter_mut().map(Vec::as_mut_slice).collect();
-                let mut momentum_buffers: Vec<&mut [f32]> =
-                    momentum_buffers.iter_mut().map(Vec::as_mut_slice).collect();
-                program
-                    .train_step(
-                        &mut params,
-                        &mut momentum_buffers,
-                        &self.images,
-                        &self.labels,
-                        0.1,
-                        0.9,
-                    )
-                    .unwrap()
-            })
-            .collect()
+        let mut momentum_buffers = self.zeros();
+        (0..steps).map(|_| self.step(program, &mut momentum_buffers, 0.1, 0.9).unwrap()).collect()
     }
 }
 
@@ -654,7 +654,7 @@ fn compiled_gradients_match_finite_differences() {
     // The largest window that a mean supports, and a larger one for a maximum.
     cases.push(Case::pooled(&mut random, Layer::AvgPool { window: (4, 8) }));
     cases.push(Case::pooled(&mut random, Layer::MaxPool { window: (6, 8) }));
-    for case in cases {
+    for mut case in cases {
         let (result, gradients) = case.gradients(&mut case.program());
         let mut params = case.params_f64();
         let loss = case.reference_loss(&params);
@@ -721,12 +721,7 @@ fn a_step_applies_the_gradient_with_momentum() {
             before.iter().map(|param| random.values(param.len())).collect();
         let old_momentum_buffers = momentum_buffers.clone();
         let mut program = case.program();
-        let mut params: Vec<&mut [f32]> = case.params.iter_mut().map(Vec::as_mut_slice).collect();
-        let mut slices: Vec<&mut [f32]> =
-            momentum_buffers.iter_mut().map(Vec::as_mut_slice).collect();
-        let stepped = program
-            .train_step(&mut params, &mut slices, &case.images, &case.labels, 0.1, 0.9)
-            .unwrap();
+        let stepped = case.step(&mut program, &mut momentum_buffers, 0.1, 0.9).unwrap();
         assert_eq!(stepped, result);
         for (index, gradient) in gradients.iter().enumerate() {
             for (at, gradient) in gradient.iter().enumerate() {
@@ -749,12 +744,8 @@ fn unused_momentum_decays_to_zero_not_to_subnormals() {
     let mut momentum_buffers: Vec<Vec<f32>> =
         case.params.iter().map(|param| vec![1e-36; param.len()]).collect();
     let mut program = case.program();
-    let mut params: Vec<&mut [f32]> = case.params.iter_mut().map(Vec::as_mut_slice).collect();
-    let mut slices: Vec<&mut [f32]> = momentum_buffers.iter_mut().map(Vec::as_mut_slice).collect();
     for _ in 0..50 {
-        program
-            .train_step(&mut params, &mut slices, &case.images, &case.labels, 1e-3, 0.9)
-            .unwrap();
+        case.step(&mut program, &mut momentum_buffers, 1e-3, 0.9).unwrap();
     }
     assert!(momentum_buffers.iter().any(|momentum| momentum.iter().all(|value| *value == 0.0)));
     let subnormal = momentum_buffers.iter().flatten().filter(|value| value.is_subnormal());
@@ -803,11 +794,7 @@ fn an_out_of_range_label_is_an_error_and_changes_nothing() {
     let before = case.params.clone();
     let mut momentum_buffers = before.clone();
     let mut program = case.program();
-    let mut params: Vec<&mut [f32]> = case.params.iter_mut().map(Vec::as_mut_slice).collect();
-    let mut slices: Vec<&mut [f32]> = momentum_buffers.iter_mut().map(Vec::as_mut_slice).collect();
-    let error = program
-        .train_step(&mut params, &mut slices, &case.images, &case.labels, 0.1, 0.9)
-        .unwrap_err();
+    let error = case.step(&mut program, &mut momentum_buffers, 0.1, 0.9).unwrap_err();
     assert_eq!(error.to_string(), "label 10 of image 1 is not below the number of classes, 10");
     assert_eq!((&case.params, &momentum_buffers), (&before, &before));
 }
@@ -847,8 +834,9 @@ fn errors_say_why_a_chain_cannot_be_compiled() {
         ),
     ];
     for (layers, reason) in cases {
-        let error = Program::new([1, 6, 6, 1], layers).unwrap_err().to_string();
-        assert!(error.starts_with(reason), "{error}");
+        let error = check_chain([1, 6, 6, 1], layers).unwrap_err();
+        assert!(error.to_string().starts_with(reason), "{error}");
+        assert_eq!(Program::new([1, 6, 6, 1], layers).unwrap_err(), error);
     }
     let zero = Program::new([0, 6, 6, 1], &[]).unwrap_err().to_string();
     assert!(zero.contains("contain a 0"), "{zero}");

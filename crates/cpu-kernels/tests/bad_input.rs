@@ -112,10 +112,11 @@ fn no_kernel_panics() {
                         let Ok(mut program) = Program::new([a, b, 2, 1], &layers[start..]) else {
                             return;
                         };
-                        let (labels, mut slice) = ([7; 4], &mut z[..]);
+                        let labels = [7; 4];
+                        let (params, momentum) = (&mut [&mut z[..]], &mut [&mut w[..]]);
                         drop((program.batch(), program.evaluate(&[&x], &y, &labels)));
                         drop(program.train_step(&mut [], &mut [], &x, &labels, 0.1, 0.9));
-                        drop(program.value_and_grad(&[&x], &y, &labels, &mut [&mut slice]));
+                        drop(program.train_step(params, momentum, &x, &labels, 0.1, 0.9));
                         drop(program.log_probabilities(&[&x], &y, &mut w));
                     },
                 );

@@ -3,7 +3,7 @@
 mod common;
 
 use candle_core::{DType, Device, Tensor};
-use images::{add_noise, rotate, shift};
+use images::{add_noise, augment, image_grid, rotate, shift, show};
 use linen::random::{normal, uniform};
 use linen::{Key, Result};
 
@@ -85,4 +85,24 @@ fn bad_input_is_refused_with_its_name() {
     assert_eq!(message(rotate(&images(), f64::INFINITY)), expected);
     let expected = "stddev = -1 is out of range: it must be a finite number, 0 or more";
     assert_eq!(message(add_noise(Key::new(0), &images(), -1.0)), expected);
+}
+
+/// Without a GPU the CPU is compared with itself.
+#[test]
+fn every_device_gives_the_same_images_and_shows_them() {
+    let on_cpu = images().to_device(&Device::Cpu).unwrap();
+    for transform in [
+        |images: &Tensor| shift(images, 1.5, -2.0),
+        |images: &Tensor| rotate(images, 20.0),
+        |images: &Tensor| add_noise(Key::new(1), images, 0.2),
+        |images: &Tensor| augment(Key::new(2), images, 2.0, 10.0),
+    ] {
+        let (found, expected) = (transform(&images()).unwrap(), transform(&on_cpu).unwrap());
+        for (found, expected) in vec(&found).into_iter().zip(vec(&expected)) {
+            assert!((found - expected).abs() <= 1e-5, "{found} {expected}");
+        }
+    }
+    let gray = images().narrow(3, 0, 1).unwrap();
+    image_grid("noise", &gray, &[5, 0, 4]).unwrap();
+    show(&gray).unwrap();
 }

@@ -1,6 +1,7 @@
 //! Initial values of parameters.
 
 use candle_core::{DType, Device, Shape, Tensor};
+use cpu_kernels::saturating_product;
 
 use crate::error::{Error, Result};
 use crate::memory;
@@ -24,7 +25,7 @@ pub fn lecun_normal(key: Key, shape: &Shape, device: &Device) -> Result<Tensor> 
         let (what, expected) = ("kernel to draw", "[…, inputs, outputs]".into());
         return Err(Error::Shape { what, expected, found: shape.dims().to_vec() });
     };
-    let fan_in = memory::product(inputs);
+    let fan_in = saturating_product(inputs);
     let stddev = (1.0 / fan_in as f32).sqrt() / TRUNCATED_STD;
     Ok((truncated_normal(key, -2.0, 2.0, shape, device)? * f64::from(stddev))?)
 }

@@ -7,7 +7,7 @@
 
 use candle_core::{D, DType, Tensor};
 
-use cpu_kernels::Statistics;
+use cpu_kernels::{BatchNorm, Statistics};
 
 use crate::error::{Error, Result};
 use crate::initializers::{lecun_normal, ones, zeros};
@@ -15,9 +15,6 @@ use crate::random::{Key, bernoulli};
 use crate::scope::{Mode, Scope, fold_in_path};
 use crate::trace::{Layer, trace_op};
 use crate::{check, custom_ops, memory};
-
-/// Added to the variance in batch norm, as in Flax.
-const EPSILON: f64 = 1e-5;
 
 /// The share of the running statistics that each step keeps, Flax's default.
 const MOMENTUM: f64 = 0.99;
@@ -252,7 +249,7 @@ fn normalize(
     mean: &Tensor,
     var: &Tensor,
 ) -> Result<Tensor> {
-    let factor = ((var + EPSILON)?.sqrt()?.recip()? * scale)?;
+    let factor = ((var + BatchNorm::EPSILON)?.sqrt()?.recip()? * scale)?;
     Ok(x.broadcast_sub(mean)?.broadcast_mul(&factor)?.broadcast_add(bias)?)
 }
 

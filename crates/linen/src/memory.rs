@@ -6,6 +6,7 @@
 use std::path::Path;
 
 use candle_core::{DType, Device};
+use cpu_kernels::saturating_product;
 
 use crate::error::{Error, Result};
 
@@ -18,7 +19,7 @@ const SMALL: usize = 1 << 26;
 /// [`Error::Memory`] if it does not fit.
 pub fn check(what: &'static str, shape: &[usize], dtype: DType, on: &Device) -> Result<()> {
     let bytes = [shape, &[dtype.size_in_bytes()]].concat();
-    if on.is_cpu() { check_bytes(what, product(&bytes)) } else { Ok(()) }
+    if on.is_cpu() { check_bytes(what, saturating_product(&bytes)) } else { Ok(()) }
 }
 
 /// Checks that this many bytes fit in memory.
@@ -31,11 +32,6 @@ pub(crate) fn check_bytes(what: &'static str, bytes: usize) -> Result<()> {
 
 fn check_against(free: usize, what: &'static str, bytes: usize) -> Result<()> {
     if bytes <= free { Ok(()) } else { Err(Error::Memory { what, needed: bytes, free }) }
-}
-
-/// The product of the extents; `usize::MAX` on overflow.
-pub(crate) fn product(extents: &[usize]) -> usize {
-    extents.iter().fold(1, |a, b| a.saturating_mul(*b))
 }
 
 /// Available memory in bytes; `isize::MAX` where unknown, as on systems other than Linux.

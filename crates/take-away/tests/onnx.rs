@@ -3,7 +3,7 @@
 
 mod common;
 
-use candle_core::{DType, Tensor};
+use candle_core::{DType, Device, Tensor};
 use linen::{Key, Module, Params, Result, Scope, avg_pool, flatten, log_softmax, relu};
 use take_away::{draw_panel, save_onnx};
 
@@ -63,7 +63,11 @@ impl Module for Five {
 }
 
 fn params(model: &impl Module) -> Params {
-    let sample = Tensor::ones(&SHAPE, DType::F32, &device()).unwrap();
+    params_on(&device(), model)
+}
+
+fn params_on(device: &Device, model: &impl Module) -> Params {
+    let sample = Tensor::ones(&SHAPE, DType::F32, device).unwrap();
     model.init(Key::new(0), &sample).unwrap()
 }
 
@@ -111,6 +115,19 @@ fn parameters_in_double_precision_are_exported_in_single() {
         let path = folder.path().join(dtype.as_str());
         save_onnx(&Cnn, &params(&Cnn).to_dtype(dtype).unwrap(), &SHAPE, &path).unwrap();
         std::fs::read(path).unwrap()
+    });
+    assert!(files[0] == files[1]);
+}
+
+/// Without a GPU the CPU is compared with itself.
+#[test]
+fn every_device_exports_identical_files() {
+    let folder = tempfile::tempdir().unwrap();
+    let files = [device(), Device::Cpu].map(|device| {
+        let params = params_on(&device, &Cnn);
+        let path = folder.path().join("network.onnx");
+        save_onnx(&Cnn, &params, &SHAPE, &path).unwrap();
+        (std::fs::read(path).unwrap(), draw_panel(&Cnn, &params).unwrap().html().to_owned())
     });
     assert!(files[0] == files[1]);
 }

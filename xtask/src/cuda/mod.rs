@@ -41,9 +41,11 @@ const NO_DEVICE: u32 = 100;
 /// The default compute capability, overridden by `CUDA_COMPUTE_CAP`: that of an H100 or H200.
 const COMPUTE_CAP: &str = "90";
 /// The tests that run on any device, by folder and name.
-const TESTS: [(&str, &str); 11] = [
+const TESTS: [(&str, &str); 13] = [
     ("crates/images", "augment"),
     ("crates/images", "transform"),
+    ("crates/inspect", "devices"),
+    ("crates/linen", "devices"),
     ("crates/linen", "module"),
     ("crates/linen", "optimizer"),
     ("crates/linen", "variables"),
@@ -179,7 +181,8 @@ impl Toolkit {
         // All tests in one program, because each program contains candle's kernels.
         let tests = TESTS.map(|(package, name)| {
             let path = root.join(format!("{package}/tests/{name}.rs"));
-            format!("#[path = {path:?}]\nmod {name};\n")
+            let module = format!("{package}_{name}").replace(['/', '-'], "_");
+            format!("#[path = {path:?}]\nmod {module};\n")
         });
         fs::create_dir_all(&folder)?;
         files::write(&folder.join("Cargo.toml"), &manifest)?;

@@ -128,8 +128,8 @@ impl<'a> Bench<'a> {
             let programs = process::build(cargo.current_dir(folder))?;
             Ok(programs.into_iter().next_back().context("Cargo built no program")?.1)
         };
-        let example = ["--package", "mnist-notebook-support", "--example", "bench_steps"];
-        let ours = build(project.root(), &example)?;
+        let contender = ["--package", "mnist-notebook-support", "--bench", "contender"];
+        let ours = build(project.root(), &contender)?;
         let gemm = build(
             &project.root().join("xtask/gemm-rate"),
             &["--target-dir", "../../target/gemm-rate"],

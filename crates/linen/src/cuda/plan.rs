@@ -1,7 +1,7 @@
 //! Plans launches for a chain of layers: which jobs run concurrently, and where arrays lie in GPU
 //! memory.
 
-use cpu_kernels::{Layer, Program};
+use cpu_kernels::{Layer, check_chain};
 
 use crate::error::{Error, Result};
 use crate::metrics::Metrics;
@@ -139,12 +139,12 @@ struct Stage {
 }
 
 impl Plan {
-    /// Plans a chain of layers, of the kind that [`Program`] accepts, for images
+    /// Plans a chain of layers, of the kind that [`check_chain`] accepts, for images
     /// `[batch, height, width, channels]`.
     pub(super) fn new(shape: [usize; 4], layers: &[Layer]) -> Result<Self, String> {
         let [batch, height, width, channels] = shape;
-        // The CPU's program checks the chain; one image is enough for that.
-        Program::new([1, height, width, channels], layers).map_err(|error| error.to_string())?;
+        // The batch has limits of its own here: one image is enough to check the chain.
+        check_chain([1, height, width, channels], layers).map_err(|error| error.to_string())?;
         let mut plan = Self {
             batch,
             image_len: height * width * channels,

@@ -1,0 +1,275 @@
+//! Comparison with Flax and optax, which computed the values in `golden/`. The networks are those
+//! of `tests/golden/models.py` in the project's folder.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use candle_core::{DType, Device, Tensor};
+use candle_nn::{AdamW, Optimizer, ParamsAdamW, loss};
+use linen::{
+    Key, Module, Params, Result, Scope, Variables, WarmupCosine, avg_pool, capture_intermediates,
+    flatten, log_softmax, relu,
+};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+
+fn golden_file(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name)
+}
+
+fn golden<T: DeserializeOwned>(name: &str) -> T {
+    serde_json::from_slice(&std::fs::read(golden_file(name)).unwrap()).unwrap()
+}
+
+fn floats(bits: &[u32]) -> Vec<f32> {
+    bits.iter().copied().map(f32::from_bits).collect()
+}
+
+fn tensor(bits: &[u32], shape: &[usize]) -> Tensor {
+    Tensor::from_vec(floats(bits), shape, &Device::Cpu).unwrap()
+}
+
+fn values(tensor: &Tensor) -> Vec<f32> {
+    tensor.to_dtype(DType::F32).unwrap().flatten_all().unwrap().to_vec1().unwrap()
+}
+
+/// Asserts that the values differ by at most `tolerance` times the largest.
+fn assert_close(name: &str, found: &Tensor, expected: &[u32], tolerance: f32) {
+    let (found, expected) = (values(found), floats(expected));
+    assert_eq!(found.len(), expected.len(), "{name}");
+    let largest = expected.iter().fold(0f32, |largest, value| largest.max(value.abs()));
+    for (i, (a, b)) in found.iter().zip(&expected).enumerate() {
+        assert!((a - b).abs() <= tolerance * largest, "{name}[{i}]: {a} instead of {b}");
+    }
+}
+
+// ---------------------------------------------------------------- parameters and layers
+
+struct TinyCnn;
+
+impl Module for TinyCnn {
+    fn call(&self, nn: &mut Scope, x: &Tensor) -> Result<Tensor> {
+        let x = relu(&nn.conv(2, (3, 3), x)?)?;
+        let x = avg_pool(&x, (2, 2))?;
+        let x = relu(&nn.dense(4, &flatten(&x)?)?)?;
+        log_softmax(&nn.dense(3, &x)?)
+    }
+}
+
+fn tiny_params() -> Params {
+    Params::load(golden_file("flax_params.safetensors"), &Device::Cpu).unwrap()
+}
+
+#[derive(Deserialize)]
+struct FlaxParamsGolden {
+    input_shape: Vec<usize>,
+    input: Vec<u32>,
+    output: Vec<u32>,
+}
+
+#[test]
+fn parameters_saved_by_flax_give_flax_s_output() {
+    let golden: FlaxParamsGolden = golden("flax_params.json");
+    let input = tensor(&golden.input, &golden.input_shape);
+    let output = TinyCnn.apply(&tiny_params(), &input).unwrap();
+    assert_close("output", &output, &golden.output, 1e-6);
+}
+
+#[derive(Deserialize)]
+struct IntermediatesGolden {
+    input_shape: Vec<usize>,
+    input: Vec<u32>,
+    layers: Vec<LayerGolden>,
+}
+
+#[derive(Deserialize)]
+struct LayerGolden {
+    name: String,
+    shape: Vec<usize>,
+    values: Vec<u32>,
+}
+
+#[test]
+fn layer_outputs_are_flax_s() {
+    let golden: IntermediatesGolden = golden("intermediates.json");
+    let (params, input) = (tiny_params(), tensor(&golden.input, &golden.input_shape));
+    let (output, layers) = capture_intermediates(&TinyCnn, &params, &input).unwrap();
+    assert_eq!(values(&output), values(&TinyCnn.apply(&params, &input).unwrap()));
+    assert_eq!(values(&layers.last().unwrap().1), values(&output));
+    assert_eq!(golden.layers.len(), 3);
+    for LayerGolden { name, shape, values } in golden.layers {
+        let (_, found) = layers.iter().find(|(layer, _)| *layer == name).unwrap();
+        assert_eq!(found.dims(), shape, "{name}");
+        assert_close(&name, found, &values, 1e-6);
+    }
+}
+
+// ---------------------------------------------------------------- batch norm and dropout
+
+#[derive(Deserialize)]
+struct SteadyGolden {
+    input_shape: Vec<usize>,
+    input: Vec<u32>,
+    labels: Vec<u32>,
+    dropout_key: [u32; 2],
+    loss: f64,
+    output_train: Vec<u32>,
+    output_eval: Vec<u32>,
+    batch_stats: BTreeMap<String, Vec<u32>>,
+    gradients: BTreeMap<String, Vec<u32>>,
+}
+
+struct Unit {
+    features: usize,
+}
+
+impl Module for Unit {
+    fn call(&self, nn: &mut Scope, x: &Tensor) -> Result<Tensor> {
+        let x = nn.conv(self.features, (3, 3), x)?;
+        let x = relu(&nn.batch_norm(&x)?)?;
+        nn.dropout(0.25, &x)
+    }
+}
+
+struct Steady;
+
+impl Module for Steady {
+    fn call(&self, nn: &mut Scope, x: &Tensor) -> Result<Tensor> {
+        let x = nn.module(&Unit { features: 3 }, x)?;
+        let x = nn.module(&Unit { features: 4 }, &x)?;
+        let x = avg_pool(&x, (2, 2))?;
+        let x = nn.dense(6, &flatten(&x)?)?;
+        let x = relu(&nn.batch_norm(&x)?)?;
+        let x = nn.dropout(0.5, &x)?;
+        log_softmax(&nn.dense(3, &x)?)
+    }
+}
+
+/// In f32 the network uses this project's kernels, in f64 candle's operations.
+#[test]
+fn batch_norm_and_dropout_are_flax_s_in_training_and_evaluation() {
+    let golden: SteadyGolden = golden("steady.json");
+    let labels = Tensor::new(golden.labels, &Device::Cpu).unwrap();
+    for dtype in [DType::F32, DType::F64] {
+        let file = golden_file("steady.safetensors");
+        let Variables { params, batch_stats } = Variables::load(file, &Device::Cpu).unwrap();
+        let variables = Variables {
+            params: params.to_dtype(dtype).unwrap(),
+            batch_stats: batch_stats.to_dtype(dtype).unwrap(),
+        };
+        let input = tensor(&golden.input, &golden.input_shape).to_dtype(dtype).unwrap();
+        let close = |name: &str, found: &Tensor, expected: &[u32]| {
+            assert_close(&format!("{name}, {dtype:?}"), found, expected, 1e-5);
+        };
+        let output = Steady.apply_eval(&variables, &input).unwrap();
+        close("evaluation", &output, &golden.output_eval);
+        let key = Key::from_words(golden.dropout_key);
+        let (output, batch_stats) = Steady.apply_train(&variables, key, &input).unwrap();
+        close("training", &output, &golden.output_train);
+        assert!(batch_stats.paths().eq(golden.batch_stats.keys()));
+        for (path, var) in batch_stats.iter() {
+            close(path, var, &golden.batch_stats[path]);
+        }
+        let loss = loss::nll(&output, &labels).unwrap();
+        let value: f64 = loss.to_dtype(DType::F64).unwrap().to_scalar().unwrap();
+        assert!((value - golden.loss).abs() < 1e-6 * golden.loss, "{value}");
+        let gradients = loss.backward().unwrap();
+        assert!(variables.params.paths().eq(golden.gradients.keys()));
+        for (path, var) in variables.params.iter() {
+            // A bias before a batch norm has no effect: its gradient is zero except for rounding.
+            let is_bias_before_norm = path.ends_with("Conv_0/bias") || path == "Dense_0/bias";
+            if !is_bias_before_norm {
+                close(path, gradients.get(var).unwrap(), &golden.gradients[path]);
+            }
+        }
+    }
+}
+
+#[derive(Deserialize)]
+struct DropoutGolden {
+    key: [u32; 2],
+    shape: Vec<usize>,
+    cases: Vec<DropoutCase>,
+}
+
+#[derive(Deserialize)]
+struct DropoutCase {
+    rate: f64,
+    output: Vec<u32>,
+}
+
+struct OnlyDropout(f64);
+
+impl Module for OnlyDropout {
+    fn call(&self, nn: &mut Scope, x: &Tensor) -> Result<Tensor> {
+        nn.dropout(self.0, x)
+    }
+}
+
+#[test]
+fn dropout_keeps_exactly_what_flax_keeps() {
+    let golden: DropoutGolden = golden("dropout.json");
+    let count = golden.shape.iter().product::<usize>();
+    let input = Tensor::arange(1f32, 1.0 + count as f32, &Device::Cpu).unwrap();
+    let input = input.reshape(golden.shape).unwrap();
+    for case in golden.cases {
+        let model = OnlyDropout(case.rate);
+        let nothing = Variables::default();
+        let key = Key::from_words(golden.key);
+        let (output, _) = model.apply_train(&nothing, key, &input).unwrap();
+        assert_eq!(values(&output), floats(&case.output), "rate {}", case.rate);
+        assert_eq!(values(&model.apply_eval(&nothing, &input).unwrap()), values(&input));
+    }
+}
+
+// ---------------------------------------------------------------- schedules and AdamW
+
+#[derive(Deserialize)]
+struct WarmupCosineGolden {
+    cases: Vec<WarmupCosineCase>,
+}
+
+#[derive(Deserialize)]
+struct WarmupCosineCase {
+    peak: f64,
+    warmup_steps: usize,
+    total_steps: usize,
+    steps: Vec<usize>,
+    rates: Vec<f64>,
+}
+
+#[test]
+fn learning_rates_are_optax_s() {
+    for case in golden::<WarmupCosineGolden>("warmup_cosine.json").cases {
+        let schedule = WarmupCosine::new(case.peak, case.warmup_steps, case.total_steps).unwrap();
+        for (step, expected) in case.steps.into_iter().zip(case.rates) {
+            // optax computes in f32.
+            let difference = (schedule.learning_rate(step) - expected).abs();
+            assert!(difference < 1e-6 * case.peak, "step {step}: {difference}");
+        }
+    }
+}
+
+#[derive(Deserialize)]
+struct AdamWGolden {
+    rates: Vec<f64>,
+    weight_decay: f64,
+    params: Vec<u32>,
+}
+
+/// The optimizer is candle's; this tests that it works with [`Params`].
+#[test]
+fn candle_s_adamw_trains_parameters_as_optax_does() {
+    let golden: AdamWGolden = golden("adamw.json");
+    let start = Tensor::new(&[1f32, -2.0, 0.5, 3.0], &Device::Cpu).unwrap();
+    let params: Params = vec![("x".to_owned(), start)].try_into().unwrap();
+    let config = ParamsAdamW { weight_decay: golden.weight_decay, ..Default::default() };
+    let mut adamw = AdamW::new(params.vars(), config).unwrap();
+    let x = params.get("x").unwrap();
+    for (rate, expected) in golden.rates.iter().zip(golden.params.chunks(4)) {
+        adamw.set_learning_rate(*rate);
+        adamw.backward_step(&x.sqr().unwrap().sum_all().unwrap()).unwrap();
+        // optax does the bias correction in f32.
+        assert_close("parameters", x, expected, 1e-5);
+    }
+}
