@@ -795,7 +795,8 @@ fn no_building_block_panics() {
         check("trace", &|| {
             let (_, ops) = trace::trace(|| relu(&x)).unwrap_or((x.clone(), Vec::new()));
             for op in ops {
-                let _ = (op.layer.name(), Small.name());
+                let _ =
+                    (trace::layer_name(&op.layer), op.layer.try_map(|_| None::<()>), Small.name());
             }
         });
     }

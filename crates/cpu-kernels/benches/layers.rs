@@ -99,7 +99,7 @@ fn activations(criterion: &mut Criterion) {
 
 fn step(criterion: &mut Criterion) {
     let window = (2, 2);
-    let conv = |features, params| Layer::Conv { kernel: (3, 3), features, params };
+    let conv = |features, params| Layer::Conv { kernel_size: (3, 3), features, params };
     let layers = [
         conv(32, (0, 1)),
         Layer::Relu,

@@ -80,7 +80,7 @@ impl Chain {
             let (next, used) = match (shape, layer) {
                 (
                     TensorShape::Image { height, width, channels },
-                    Layer::Conv { kernel, features, params },
+                    Layer::Conv { kernel_size: kernel, features, params },
                 ) => {
                     let conv = Conv2d {
                         batch: 1,
@@ -225,6 +225,9 @@ fn placement_rule(layer: &Layer) -> String {
         }
         Layer::Flatten => "the values are already flat",
         Layer::Dense { .. } => "a dense layer needs flat values: Flatten must come first",
+        Layer::BatchNorm { .. } | Layer::Dropout { .. } => {
+            "there is no training or evaluation mode in a program"
+        }
         Layer::LogSoftmax => "LogSoftmax must follow a dense layer and end the chain",
     };
     rule.to_owned()

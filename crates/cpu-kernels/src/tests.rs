@@ -151,7 +151,7 @@ mod reference {
         for layer in layers {
             let shape = |window| Pool2d { batch, height, width, channels, window };
             match *layer {
-                Layer::Conv { kernel, features, params: (k, b) } => {
+                Layer::Conv { kernel_size: kernel, features, params: (k, b) } => {
                     let shape = Conv2d {
                         batch,
                         height,
@@ -179,6 +179,7 @@ mod reference {
                     row_len = features;
                 }
                 Layer::LogSoftmax => x = log_softmax(&x, row_len),
+                Layer::BatchNorm { .. } | Layer::Dropout { .. } => unreachable!("in no program"),
             }
         }
         x
@@ -502,7 +503,7 @@ impl Case {
                 params.push(random.values(features).iter().map(|value| value * 0.1).collect());
             };
             match *layer {
-                Layer::Conv { kernel, features, .. } => {
+                Layer::Conv { kernel_size: kernel, features, .. } => {
                     add(random, kernel.0 * kernel.1 * channels, features);
                     channels = features;
                 }
@@ -515,6 +516,7 @@ impl Case {
                     row_len = features;
                 }
                 Layer::Relu | Layer::LogSoftmax => {}
+                Layer::BatchNorm { .. } | Layer::Dropout { .. } => unreachable!("in no program"),
             }
         }
         let images = random.values(shape.iter().product());
@@ -539,7 +541,7 @@ impl Case {
         };
         for _ in 0..random.below(3) {
             layers.push(Layer::Conv {
-                kernel: random_kernel(random),
+                kernel_size: random_kernel(random),
                 features: random.between(1, 70),
                 params: params(),
             });
@@ -568,7 +570,7 @@ impl Case {
 
     fn pooled(random: &mut Random, pooling: Layer) -> Self {
         let layers = vec![
-            Layer::Conv { kernel: (3, 3), features: 9, params: (0, 1) },
+            Layer::Conv { kernel_size: (3, 3), features: 9, params: (0, 1) },
             Layer::Relu,
             pooling,
             Layer::Flatten,
@@ -580,10 +582,10 @@ impl Case {
 
     fn tutorial(random: &mut Random, batch: usize) -> Self {
         let layers = vec![
-            Layer::Conv { kernel: (3, 3), features: 32, params: (0, 1) },
+            Layer::Conv { kernel_size: (3, 3), features: 32, params: (0, 1) },
             Layer::Relu,
             Layer::AvgPool { window: (2, 2) },
-            Layer::Conv { kernel: (3, 3), features: 64, params: (2, 3) },
+            Layer::Conv { kernel_size: (3, 3), features: 64, params: (2, 3) },
             Layer::Relu,
             Layer::AvgPool { window: (2, 2) },
             Layer::Flatten,
@@ -801,15 +803,19 @@ fn an_out_of_range_label_is_an_error_and_changes_nothing() {
 
 #[test]
 fn errors_say_why_a_chain_cannot_be_compiled() {
-    let conv = || Layer::Conv { kernel: (3, 3), features: 2, params: (0, 1) };
+    let conv = || Layer::Conv { kernel_size: (3, 3), features: 2, params: (0, 1) };
     let dense = |params| Layer::Dense { features: 2, params };
-    let cases: [(&[Layer], &str); 10] = [
+    let cases: [(&[Layer], &str); 11] = [
         (
             &[Layer::Flatten, Layer::LogSoftmax],
             "layer 1 cannot be compiled: LogSoftmax must follow a dense layer",
         ),
         (&[dense((0, 1))], "layer 0 cannot be compiled: a dense layer needs flat values"),
         (&[Layer::Flatten, conv()], "layer 1 cannot be compiled: a convolution needs images"),
+        (
+            &[Layer::BatchNorm { params: (0, 1) }],
+            "layer 0 cannot be compiled: there is no training",
+        ),
         (&[Layer::Relu], "layer 0 cannot be compiled: ReLU must directly follow"),
         (
             &[Layer::MaxPool { window: (2, 2) }],

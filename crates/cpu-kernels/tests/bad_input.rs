@@ -97,7 +97,7 @@ fn no_kernel_panics() {
             );
             let params = (a, b);
             let layers = [
-                Layer::Conv { kernel: (a, b), features: a, params },
+                Layer::Conv { kernel_size: (a, b), features: a, params },
                 Layer::Relu,
                 Layer::AvgPool { window: (b, a) },
                 Layer::Flatten,

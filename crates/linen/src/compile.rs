@@ -25,7 +25,7 @@ use crate::module::Module;
 use crate::optimizer::Momentum;
 use crate::params::Params;
 use crate::sequential::{dummy_input, one_example};
-use crate::trace::{Layer, TracedOp, is_sequential, trace};
+use crate::trace::{Layer, TracedOp, is_sequential, layer_name, trace};
 use crate::{custom_ops, memory};
 
 /// A training step and an evaluation step, compiled for one input shape.
@@ -333,8 +333,11 @@ fn plan(
         return Err("the network is not a plain chain of this crate's layers".into());
     }
     let params = used_by(ops, params);
-    let layers = ops.iter().map(|op| to_kernel_layer(&op.layer, &params));
-    let layers = layers.collect::<Option<Vec<_>>>().ok_or("a layer's parameters are missing")?;
+    let index = |path: String| params.iter().position(|(known, _)| *known == path);
+    let indices =
+        |path: &String| Some((index(format!("{path}/kernel"))?, index(format!("{path}/bias"))?));
+    let layers = ops.iter().map(|op| op.layer.try_map(indices));
+    let layers = layers.collect::<Option<Vec<_>>>().ok_or("a layer has no kernel and bias")?;
     let program = program([batch, height, width, channels], &layers, input.device())?;
     Ok(CompiledStep {
         program,
@@ -369,34 +372,11 @@ fn program(
 
 /// Paths and shapes of the parameters that the layers use, in alphabetical order.
 fn used_by(ops: &[TracedOp], params: &Params) -> Vec<(String, Shape)> {
-    let names = ops.iter().map(|op| op.layer.name()).collect::<HashSet<_>>();
+    let names = ops.iter().map(|op| layer_name(&op.layer)).collect::<HashSet<_>>();
     let is_used =
         |path: &str| path.rsplit_once('/').is_some_and(|(layer, _)| names.contains(layer));
     let used = params.iter().filter(|(path, _)| is_used(path));
     used.map(|(path, var)| (path.to_owned(), var.shape().clone())).collect()
-}
-
-fn to_kernel_layer(layer: &Layer, params: &[(String, Shape)]) -> Option<cpu_kernels::Layer> {
-    let position = |path: String| params.iter().position(|(known, _)| *known == path);
-    let positions =
-        |path: &str| Some((position(format!("{path}/kernel"))?, position(format!("{path}/bias"))?));
-    Some(match layer {
-        Layer::Conv { path, kernel_size, features, .. } => cpu_kernels::Layer::Conv {
-            kernel: *kernel_size,
-            features: *features,
-            params: positions(path)?,
-        },
-        Layer::Dense { path, features, .. } => {
-            cpu_kernels::Layer::Dense { features: *features, params: positions(path)? }
-        }
-        // Cannot occur: the trace runs `apply`, which rejects them.
-        Layer::BatchNorm { .. } | Layer::Dropout { .. } => return None,
-        Layer::Relu => cpu_kernels::Layer::Relu,
-        Layer::AvgPool { window } => cpu_kernels::Layer::AvgPool { window: *window },
-        Layer::MaxPool { window } => cpu_kernels::Layer::MaxPool { window: *window },
-        Layer::Flatten => cpu_kernels::Layer::Flatten,
-        Layer::LogSoftmax => cpu_kernels::Layer::LogSoftmax,
-    })
 }
 
 /// One line for each fused group of layers.
@@ -405,7 +385,7 @@ fn describe(batch: usize, ops: &[TracedOp]) -> String {
     for op in ops {
         let starts_group = matches!(op.layer, Layer::Conv { .. } | Layer::Dense { .. });
         text += if starts_group { "\n  " } else { " → " };
-        text += &op.layer.name();
+        text += layer_name(&op.layer);
     }
     text
 }

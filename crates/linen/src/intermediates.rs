@@ -5,7 +5,7 @@ use candle_core::Tensor;
 use crate::error::Result;
 use crate::module::Module;
 use crate::params::Params;
-use crate::trace::trace;
+use crate::trace::{layer_name, trace};
 
 /// Evaluates a module; returns its output and the output of each layer, in evaluation order.
 ///
@@ -46,6 +46,6 @@ pub fn capture_intermediates(
     x: &Tensor,
 ) -> Result<(Tensor, Vec<(String, Tensor)>)> {
     let (output, ops) = trace(|| module.apply(params, x))?;
-    let layers = ops.into_iter().map(|op| (op.layer.name(), op.output)).collect();
+    let layers = ops.into_iter().map(|op| (layer_name(&op.layer).to_owned(), op.output)).collect();
     Ok((output, layers))
 }

@@ -179,12 +179,7 @@ fn conv(x: &Tensor, kernel: &Tensor, bias: &Tensor, path: &str) -> Result<Tensor
     };
     trace_op(x, &y, || {
         let dims = kernel.dims();
-        Layer::Conv {
-            path: path.to_owned(),
-            kernel_size: (dims[0], dims[1]),
-            channels: dims[2],
-            features: dims[3],
-        }
+        Layer::Conv { kernel_size: (dims[0], dims[1]), features: dims[3], params: path.to_owned() }
     });
     Ok(y)
 }
@@ -195,10 +190,7 @@ fn dense(x: &Tensor, kernel: &Tensor, bias: &Tensor, path: &str) -> Result<Tenso
     } else {
         x.matmul(kernel)?.broadcast_add(bias)?
     };
-    trace_op(x, &y, || {
-        let dims = kernel.dims();
-        Layer::Dense { path: path.to_owned(), inputs: dims[0], features: dims[1] }
-    });
+    trace_op(x, &y, || Layer::Dense { features: kernel.dims()[1], params: path.to_owned() });
     Ok(y)
 }
 
@@ -254,8 +246,7 @@ fn normalize(
 }
 
 fn trace_batch_norm(x: &Tensor, y: &Tensor, path: &str) {
-    let features = x.dims().last().copied().unwrap_or(0);
-    trace_op(x, y, || Layer::BatchNorm { path: path.to_owned(), features });
+    trace_op(x, y, || Layer::BatchNorm { params: path.to_owned() });
 }
 
 /// Dropout; without a key, as in evaluation, returns the input.
@@ -269,7 +260,7 @@ fn dropout(x: &Tensor, key: Option<Key>, rate: f64, path: &str) -> Result<Tensor
             is_kept.where_cond(&(x / keep_prob)?, &x.zeros_like()?)?
         }
     };
-    trace_op(x, &y, || Layer::Dropout { path: path.to_owned() });
+    trace_op(x, &y, || Layer::Dropout { name: path.to_owned() });
     Ok(y)
 }
 

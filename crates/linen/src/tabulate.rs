@@ -9,8 +9,9 @@ use notebook_display::{Table, grouped};
 
 use crate::error::Result;
 use crate::module::Module;
+use crate::params::Params;
 use crate::scope::Scope;
-use crate::trace::trace;
+use crate::trace::{layer_name, trace};
 use crate::variables::Variables;
 
 /// One row of the table of layers.
@@ -95,14 +96,20 @@ impl fmt::Display for Tabulated {
 ///
 /// # Source
 /// `flax.linen.Module.tabulate`.
-pub fn tabulate<M: Module>(module: &M, sample: &Tensor) -> Result<Tabulated> {
+pub fn tabulate(module: &impl Module, sample: &Tensor) -> Result<Tabulated> {
     let mut variables = Variables::default();
     let scope = &mut Scope::init(Key::new(0), &mut variables);
     let (_, ops) = trace(|| module.call(scope, sample))?;
     let rows = ops.iter().map(|op| LayerRow {
-        layer: op.layer.name(),
+        layer: layer_name(&op.layer).to_owned(),
         output_shape: op.output.dims().to_vec(),
-        parameters: op.layer.parameters(),
+        parameters: count_below(layer_name(&op.layer), &variables.params),
     });
     Ok(Tabulated { rows: rows.collect(), parameters: variables.params.elem_count() })
+}
+
+/// The number of scalar parameters below a layer's path.
+fn count_below(layer: &str, params: &Params) -> usize {
+    let is_below = |path: &str| path.rsplit_once('/').is_some_and(|(parent, _)| parent == layer);
+    params.iter().filter(|(path, _)| is_below(path)).map(|(_, var)| var.elem_count()).sum()
 }

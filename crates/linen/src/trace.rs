@@ -28,85 +28,21 @@ pub struct TracedOp {
     pub output: Tensor,
 }
 
-/// The layers of this crate, with all it takes to evaluate them again.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Layer {
-    /// Convolution, SAME padding, stride 1.
-    Conv {
-        /// The path of its parameters.
-        path: String,
-        /// Height and width of the kernel.
-        kernel_size: (usize, usize),
-        /// Channels of the input.
-        channels: usize,
-        /// Channels of the output.
-        features: usize,
-    },
-    /// Dense layer.
-    Dense {
-        /// The path of its parameters.
-        path: String,
-        /// Values per example in the input.
-        inputs: usize,
-        /// Values per example in the output.
-        features: usize,
-    },
-    /// Batch norm over the last dimension.
-    BatchNorm {
-        /// The path of its parameters and running statistics.
-        path: String,
-        /// Size of the last dimension.
-        features: usize,
-    },
-    /// Dropout.
-    Dropout {
-        /// Its path in the module tree.
-        path: String,
-    },
-    /// max(x, 0).
-    Relu,
-    /// Mean over non-overlapping windows.
-    AvgPool {
-        /// Height and width of the window.
-        window: (usize, usize),
-    },
-    /// Maximum over non-overlapping windows.
-    MaxPool {
-        /// Height and width of the window.
-        window: (usize, usize),
-    },
-    /// Merges all dimensions but the first.
-    Flatten,
-    /// Log-softmax over the last dimension.
-    LogSoftmax,
-}
+/// A layer of this crate; its parameters are those below its path.
+pub type Layer = cpu_kernels::Layer<String>;
 
-impl Layer {
-    /// The layer's path, or the name of its function.
-    pub fn name(&self) -> String {
-        match self {
-            Layer::Conv { path, .. }
-            | Layer::Dense { path, .. }
-            | Layer::BatchNorm { path, .. }
-            | Layer::Dropout { path } => path.clone(),
-            Layer::Relu => "relu".into(),
-            Layer::AvgPool { .. } => "avg_pool".into(),
-            Layer::MaxPool { .. } => "max_pool".into(),
-            Layer::Flatten => "flatten".into(),
-            Layer::LogSoftmax => "log_softmax".into(),
-        }
-    }
-
-    /// The number of scalar parameters of the layer.
-    pub(crate) fn parameters(&self) -> usize {
-        match *self {
-            Layer::Conv { kernel_size: (height, width), channels, features, .. } => {
-                height * width * channels * features + features
-            }
-            Layer::Dense { inputs, features, .. } => inputs * features + features,
-            Layer::BatchNorm { features, .. } => 2 * features,
-            _ => 0,
-        }
+/// The layer's path, or the name of its function.
+pub fn layer_name(layer: &Layer) -> &str {
+    match layer {
+        Layer::Conv { params: path, .. }
+        | Layer::Dense { params: path, .. }
+        | Layer::BatchNorm { params: path }
+        | Layer::Dropout { name: path } => path,
+        Layer::Relu => "relu",
+        Layer::AvgPool { .. } => "avg_pool",
+        Layer::MaxPool { .. } => "max_pool",
+        Layer::Flatten => "flatten",
+        Layer::LogSoftmax => "log_softmax",
     }
 }
 

@@ -166,7 +166,7 @@ impl Plan {
         let mut layers = layers.iter().peekable();
         while let Some(layer) = layers.next() {
             match *layer {
-                Layer::Conv { kernel, features, params } => {
+                Layer::Conv { kernel_size: kernel, features, params } => {
                     let relu = layers.next_if_eq(&&Layer::Relu).is_some();
                     let is_pooling = |layer: &&Layer| {
                         matches!(layer, Layer::AvgPool { .. } | Layer::MaxPool { .. })

@@ -199,16 +199,11 @@ fn chain(layers: &[Layer]) -> Vec<Layer> {
         next += 2;
         (next - 1, next - 2) // bias before kernel: alphabetical order
     };
-    let numbered = layers.iter().cloned().map(|layer| match layer {
-        Layer::Conv { kernel, features, .. } => Layer::Conv { kernel, features, params: params() },
-        Layer::Dense { features, .. } => Layer::Dense { features, params: params() },
-        other => other,
-    });
-    numbered.collect()
+    layers.iter().filter_map(|layer| layer.try_map(|_| Some(params()))).collect()
 }
 
 fn conv(features: usize, kernel: (usize, usize)) -> Layer {
-    Layer::Conv { kernel, features, params: (0, 0) }
+    Layer::Conv { kernel_size: kernel, features, params: (0, 0) }
 }
 
 fn dense(features: usize) -> Layer {

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use base64::prelude::{BASE64_STANDARD, Engine};
 use candle_core::{DType, Tensor};
-use linen::trace::Layer;
+use linen::trace::{Layer, layer_name};
 use linen::{Error, Module, Params, Result, files, sequential};
 use notebook_display::display;
 
@@ -124,13 +124,13 @@ fn to_stored(path: &str, param: &Tensor) -> Result<Tensor> {
 /// A layer in the format of the page's script.
 fn to_json(layer: &Layer) -> Result<String> {
     Ok(match layer {
-        Layer::Conv { path, .. } => format!(r#"{{"kind": "conv", "path": {path:?}}}"#),
-        Layer::Dense { path, .. } => format!(r#"{{"kind": "dense", "path": {path:?}}}"#),
+        Layer::Conv { params: path, .. } => format!(r#"{{"kind": "conv", "path": {path:?}}}"#),
+        Layer::Dense { params: path, .. } => format!(r#"{{"kind": "dense", "path": {path:?}}}"#),
         Layer::AvgPool { window: (height, width) } | Layer::MaxPool { window: (height, width) } => {
-            format!(r#"{{"kind": "{}", "window": [{height}, {width}]}}"#, layer.name())
+            format!(r#"{{"kind": "{}", "window": [{height}, {width}]}}"#, layer_name(layer))
         }
         Layer::Relu | Layer::Flatten | Layer::LogSoftmax => {
-            format!(r#"{{"kind": "{}"}}"#, layer.name())
+            format!(r#"{{"kind": "{}"}}"#, layer_name(layer))
         }
         // Unreachable: `apply` refuses networks with these layers.
         Layer::BatchNorm { .. } | Layer::Dropout { .. } => return Err(Error::NotSequential),

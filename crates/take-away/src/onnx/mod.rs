@@ -5,7 +5,7 @@ mod proto;
 use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
-use linen::trace::{Layer, TracedOp};
+use linen::trace::{Layer, TracedOp, layer_name};
 use linen::{Error, Module, Params, Result, files, sequential};
 use prost::Message;
 
@@ -108,11 +108,11 @@ struct GraphBuilder<'a> {
 impl GraphBuilder<'_> {
     fn add_layer(&mut self, index: usize, layer: &Layer) -> Result<()> {
         let name = match layer {
-            Layer::Conv { path, .. } | Layer::Dense { path, .. } => path.clone(),
-            other => format!("{}_{index}", other.name()),
+            Layer::Conv { params: path, .. } | Layer::Dense { params: path, .. } => path.clone(),
+            other => format!("{}_{index}", layer_name(other)),
         };
         match layer {
-            Layer::Conv { path, kernel_size: (height, width), .. } => {
+            Layer::Conv { params: path, kernel_size: (height, width), .. } => {
                 self.set_channels_first(true);
                 let inputs = self.add_parameters(path, |kernel| kernel.permute((3, 2, 0, 1)))?;
                 let pads = [(height - 1) / 2, (width - 1) / 2, height / 2, width / 2];
@@ -124,7 +124,7 @@ impl GraphBuilder<'_> {
                 ];
                 self.add_node("Conv", name, &inputs, attributes);
             }
-            Layer::Dense { path, .. } => {
+            Layer::Dense { params: path, .. } => {
                 let inputs = self.add_parameters(path, |kernel| Ok(kernel.clone()))?;
                 self.add_node("Gemm", name, &inputs, vec![]);
             }
