@@ -3,8 +3,9 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use cpu_kernels::{
-    BatchNorm, Conv2d, Dense, Layer, Pool2d, Program, Statistics, dropout, log_softmax_backward,
-    log_softmax_forward, relu_backward, relu_forward, without_subnormal,
+    BatchNorm, Conv2d, Dense, Layer, Pool2d, Program, Statistics, check_chain, dropout,
+    log_softmax_backward, log_softmax_forward, relu_backward, relu_forward, saturating_product,
+    without_subnormal,
 };
 
 /// Records `what` if the call panics. Its result does not matter.
@@ -109,9 +110,12 @@ fn no_kernel_panics() {
                     &mut panics,
                     || what("program"),
                     || {
-                        let Ok(mut program) = Program::new([a, b, 2, 1], &layers[start..]) else {
-                            return;
-                        };
+                        let (shape, layers) = ([a, b, 2, 1], &layers[start..]);
+                        let _ = saturating_product(&shape);
+                        let is_sound = check_chain(shape, layers).is_ok();
+                        let program = Program::new(shape, layers);
+                        assert_eq!(is_sound, program.is_ok());
+                        let Ok(mut program) = program else { return };
                         let labels = [7; 4];
                         let (params, momentum) = (&mut [&mut z[..]], &mut [&mut w[..]]);
                         drop((program.batch(), program.evaluate(&[&x], &y, &labels)));
