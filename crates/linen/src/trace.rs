@@ -9,6 +9,7 @@
 use std::cell::RefCell;
 
 use candle_core::{Tensor, TensorId};
+pub use cpu_kernels::Layer;
 
 use crate::error::Result;
 
@@ -20,19 +21,16 @@ thread_local! {
 /// One layer evaluation.
 #[derive(Debug, Clone)]
 pub struct TracedOp {
-    /// The layer.
-    pub layer: Layer,
+    /// The layer; its parameters are those below its path.
+    pub layer: Layer<String>,
     /// Its input.
     pub input: TensorId,
     /// Its output.
     pub output: Tensor,
 }
 
-/// A layer of this crate; its parameters are those below its path.
-pub type Layer = cpu_kernels::Layer<String>;
-
 /// The layer's path, or the name of its function.
-pub fn layer_name(layer: &Layer) -> &str {
+pub fn layer_name(layer: &Layer<String>) -> &str {
     match layer {
         Layer::Conv { params: path, .. }
         | Layer::Dense { params: path, .. }
@@ -74,7 +72,7 @@ pub(crate) fn is_sequential(ops: &[TracedOp], input: &Tensor, output: &Tensor) -
 }
 
 /// Records a layer if a trace is running.
-pub(crate) fn trace_op(input: &Tensor, output: &Tensor, layer: impl FnOnce() -> Layer) {
+pub(crate) fn trace_op(input: &Tensor, output: &Tensor, layer: impl FnOnce() -> Layer<String>) {
     TRACE.with_borrow_mut(|trace| {
         if let Some(ops) = trace {
             ops.push(TracedOp { layer: layer(), input: input.id(), output: output.clone() });

@@ -122,7 +122,7 @@ fn to_stored(path: &str, param: &Tensor) -> Result<Tensor> {
 }
 
 /// A layer in the format of the page's script.
-fn to_json(layer: &Layer) -> Result<String> {
+fn to_json(layer: &Layer<String>) -> Result<String> {
     Ok(match layer {
         Layer::Conv { params: path, .. } => format!(r#"{{"kind": "conv", "path": {path:?}}}"#),
         Layer::Dense { params: path, .. } => format!(r#"{{"kind": "dense", "path": {path:?}}}"#),

@@ -106,7 +106,7 @@ struct GraphBuilder<'a> {
 }
 
 impl GraphBuilder<'_> {
-    fn add_layer(&mut self, index: usize, layer: &Layer) -> Result<()> {
+    fn add_layer(&mut self, index: usize, layer: &Layer<String>) -> Result<()> {
         let name = match layer {
             Layer::Conv { params: path, .. } | Layer::Dense { params: path, .. } => path.clone(),
             other => format!("{}_{index}", layer_name(other)),
