@@ -196,8 +196,8 @@ fn bad_datasets_are_refused() {
             &Dataset::new(f32s(&[4, 10, 10, 1]), labels(4)).unwrap(), 2) =>
             Error::ParamShape { .. }, "call `init` with a sample of the shape you train on";
         "f64 images for an f32 network": train_on(
-            &Dataset::new(dark(DType::F64), labels(4)).unwrap(), 2) => Error::DType { .. },
-            "conv2d: expected elements of type f32, found f64";
+            &Dataset::new(dark(DType::F64), labels(4)).unwrap(), 2) => Error::DTypeMismatch { .. },
+            "conv2d: one tensor has elements of type f64, another of type f32";
         "a folder without data": get_datasets_from("/no/such/folder", CPU) =>
             DataError::Missing { .. }, "MNIST_DATA_DIR";
     }
