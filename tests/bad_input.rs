@@ -162,7 +162,7 @@ fn bad_datasets_are_refused() {
     let dark = |dtype| Tensor::zeros((4, 8, 8, 1), dtype, CPU).unwrap();
     refuse! {
         "integers into a log-softmax": log_softmax(&dark(DType::U8)) => Error::DType { .. },
-            "log_softmax input: expected elements of type f32, found u8";
+            "log_softmax input: expected elements of type f32 or another float type, found u8";
         "a label out of range": train_on(&Dataset::new(images(4), wrong_label.clone()).unwrap(), 2)
             => Error::Label { label: 10, index: 2, num_classes: 10 },
             "label 10 at position 2 is not below the number of classes, 10";
@@ -174,7 +174,7 @@ fn bad_datasets_are_refused() {
         "labels of rank 2": Dataset::new(images(4), labels(4).reshape((4, 1)).unwrap()) =>
             Error::Shape { .. }, "dataset labels: expected shape [N], found [4, 1]";
         "images of bytes": Dataset::new(dark(DType::U8), labels(4)) => Error::DType { .. },
-            "dataset images: expected elements of type f32, found u8";
+            "dataset images: expected elements of type f32 or another float type, found u8";
         "i64 labels": Dataset::new(images(4), labels(4).to_dtype(DType::I64).unwrap()) =>
             Error::DType { .. }, "dataset labels: expected elements of type u32, found i64";
         "fewer labels than images": Dataset::new(images(4), labels(3)) =>
@@ -196,8 +196,8 @@ fn bad_datasets_are_refused() {
             &Dataset::new(f32s(&[4, 10, 10, 1]), labels(4)).unwrap(), 2) =>
             Error::ParamShape { .. }, "call `init` with a sample of the shape you train on";
         "f64 images for an f32 network": train_on(
-            &Dataset::new(dark(DType::F64), labels(4)).unwrap(), 2) => Error::DType { .. },
-            "conv2d: expected elements of type f32, found f64";
+            &Dataset::new(dark(DType::F64), labels(4)).unwrap(), 2) => Error::DTypeMismatch { .. },
+            "conv2d: one tensor has elements of type f64, another of type f32";
         "a folder without data": get_datasets_from("/no/such/folder", CPU) =>
             DataError::Missing { .. }, "MNIST_DATA_DIR";
     }
@@ -323,12 +323,14 @@ fn a_missing_device_is_an_error() {
     checkpoints
         .save(&TrainState { epoch: 1, ..TrainState::new(optimizer(0.1), Key::new(0), 2) })
         .unwrap();
+    let params_file = dir.path().join("params.safetensors");
+    params().save(&params_file).unwrap();
     refuse! {
         "initial parameters": get_initial_params(&Cnn, Key::new(0), gpu) =>
             Error::Tensor(_), "cuda";
         "data": get_datasets(gpu) => Error::Tensor(_), "cuda";
         "random numbers": normal(Key::new(0), 3, gpu) => Error::Tensor(_), "cuda";
-        "parameters from a file": Params::load(&file, gpu) => Error::Load { .. }, "cuda";
+        "parameters from a file": Params::load(&params_file, gpu) => Error::Load { .. }, "cuda";
         "parameters moved to the device": params().to_device(gpu) => Error::Tensor(_), "cuda";
         "a checkpoint": checkpoints.resume(gpu) => CheckpointError::Damaged { .. }, "cuda";
     }
@@ -362,7 +364,7 @@ fn bad_tensors_are_refused_by_the_loss() {
         "zero classes": onehot(&two, 0) => Error::Label { .. }, "number of classes, 0";
         "integer logits":
             cross_entropy_loss(&f32s(&[2, 10]).to_dtype(DType::U32).unwrap(), &two) =>
-            Error::DType { .. }, "logits: expected elements of type f32, found u32";
+            Error::DType { .. }, "logits: expected elements of type f32 or another float type";
         "the mean of no metrics": Metrics::mean(&[]) =>
             Error::Empty(_), "nothing to average";
         "metrics of other shapes": compute_metrics(&f32s(&[3, 10]), &two) => Error::Shape { .. },

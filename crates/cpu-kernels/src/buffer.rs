@@ -40,14 +40,18 @@ impl DerefMut for Buffer {
     }
 }
 
+/// The most values of scratch that a thread keeps, 8 MB: enough for a usual training step.
+const MAX_KEPT: usize = 1 << 21;
+
 thread_local! {
     static SCRATCH: RefCell<Vec<Buffer>> = const { RefCell::new(Vec::new()) };
 }
 
 /// Calls `work` with aligned scratch slices of this thread. Their contents are unspecified.
 ///
-/// The space never shrinks, so that in the steady state nothing is allocated. Calls may be nested,
-/// also by tasks that rayon steals while it waits: each level has its own space.
+/// Up to [`MAX_KEPT`] values stay with the thread for later calls, so that repeated steps allocate
+/// nothing. Larger space, as for a batch of thousands of images, is freed. Calls may be nested, also
+/// by tasks that rayon steals while it waits: each level has its own space.
 pub(crate) fn with_scratch<R, const N: usize>(
     lens: [usize; N],
     work: impl FnOnce([&mut [f32]; N]) -> R,
@@ -67,6 +71,35 @@ pub(crate) fn with_scratch<R, const N: usize>(
         rest = tail;
         &mut slice[..len]
     }));
-    SCRATCH.with_borrow_mut(|scratch| scratch.push(buffer));
+    if kept() + buffer.len() <= MAX_KEPT {
+        SCRATCH.with_borrow_mut(|scratch| scratch.push(buffer));
+    }
     result
+}
+
+/// The number of scratch values that this thread keeps.
+fn kept() -> usize {
+    SCRATCH.with_borrow(|scratch| scratch.iter().map(|buffer| buffer.len()).sum())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_thread_keeps_its_scratch_up_to_a_limit() {
+        let address = |len| with_scratch([len], |[space]| space.as_ptr());
+        let first = address(1000);
+        assert_eq!(kept(), 1008); // whole cache lines
+        assert_eq!(address(500), first);
+        with_scratch([1000], |_| with_scratch([MAX_KEPT - 1008], |_| ()));
+        assert_eq!(kept(), MAX_KEPT);
+
+        // The inner call fills the limit, so the outer call's space is freed.
+        with_scratch([1008], |_| with_scratch([MAX_KEPT], |_| ()));
+        assert_eq!(kept(), MAX_KEPT);
+        // One call alone exceeds the limit.
+        with_scratch([MAX_KEPT + 1], |_| ());
+        assert_eq!(kept(), 0);
+    }
 }

@@ -76,7 +76,8 @@ fn bad_input_is_refused_with_its_name() {
         "images to transform: expected shape [N, height, width, channels], found [3, 72]"
     );
     let labels = images().to_dtype(DType::U32).unwrap();
-    let expected = "images to transform: expected elements of type f32, found u32";
+    let expected = "images to transform: expected elements of type f32 or another float type, \
+                    found u32";
     assert_eq!(message(rotate(&labels, 1.0)), expected);
     assert_eq!(message(add_noise(Key::new(0), &labels, 1.0)), expected);
     let expected = "dy = NaN is out of range: it must be finite";

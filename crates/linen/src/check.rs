@@ -10,7 +10,11 @@ use crate::memory;
 /// # Errors
 /// [`Error::DType`] otherwise.
 pub fn float(what: &'static str, tensor: &Tensor) -> Result<()> {
-    if tensor.dtype().is_float() { Ok(()) } else { Err(Error::dtype(what, "f32", tensor)) }
+    if tensor.dtype().is_float() {
+        Ok(())
+    } else {
+        Err(Error::dtype(what, "f32 or another float type", tensor))
+    }
 }
 
 /// Checks that a hyperparameter is finite.

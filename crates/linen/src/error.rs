@@ -57,7 +57,7 @@ pub enum Error {
     DType {
         /// The tensor, such as `labels`.
         what: &'static str,
-        /// The expected element type; `f32` where any float type will do.
+        /// The expected element type, such as `u32` or `f32 or another float type`.
         expected: &'static str,
         /// The actual element type.
         found: String,
@@ -75,6 +75,20 @@ pub enum Error {
         one: String,
         /// The device of the other, such as `cuda:0`.
         other: String,
+    },
+
+    /// An operation got tensors of different element types.
+    #[error(
+        "{op}: one tensor has elements of type {one}, another of type {other}: convert data or \
+         parameters with `to_dtype`"
+    )]
+    DTypeMismatch {
+        /// The operation.
+        op: &'static str,
+        /// The element type of one tensor, such as `f32`.
+        one: &'static str,
+        /// The element type of the other.
+        other: &'static str,
     },
 
     /// A label is out of range.
@@ -127,8 +141,8 @@ pub enum Error {
 
     /// A parameter does not have the shape that the module needs.
     #[error(
-        "parameter {path:?} has shape {found:?} where the network needs {expected:?}: \
-         call `init` with a sample of the shape you train on"
+        "parameter {path:?} has shape {found:?} where the network needs {expected:?}: {}",
+        advice_on_shapes(expected, found)
     )]
     ParamShape {
         /// The path of the parameter.
@@ -231,6 +245,31 @@ fn gigabytes(bytes: usize) -> String {
     format!("{:.1} GB", bytes as f64 / 1e9)
 }
 
+/// The likely reason why a parameter does not have the expected shape, and what to do.
+fn advice_on_shapes(expected: &[usize], found: &[usize]) -> String {
+    let sample = "call `init` with a sample of the shape you train on";
+    match (expected, found) {
+        (&[height, width, inputs, outputs], _) if found == [outputs, inputs, height, width] => {
+            "it looks like PyTorch's layout, [out, in, height, width]: use `permute((2, 3, 1, 0))`"
+                .into()
+        }
+        (&[inputs, outputs], _) if found == [outputs, inputs] => {
+            "it looks like PyTorch's layout, [out, in]: transpose it, and, after a `flatten`, \
+             reorder its inputs from [channels, height, width] to [height, width, channels]"
+                .into()
+        }
+        (&[height, width, inputs, outputs], &[_, _, known, _])
+            if found == [height, width, known, outputs] =>
+        {
+            format!(
+                "the input has {inputs} channels where the parameter has {known}; images are \
+                 [B, height, width, channels]: {sample}"
+            )
+        }
+        _ => sample.into(),
+    }
+}
+
 /// The short name of a device: `cpu`, `cuda:0`, `metal:0`.
 pub fn device_name(location: DeviceLocation) -> String {
     match location {
@@ -294,7 +333,7 @@ impl From<Candle> for Error {
                 Error::Device { op, one: device_name(lhs), other: device_name(rhs) }
             }
             Candle::DTypeMismatchBinaryOp { lhs, rhs, op } => {
-                Error::DType { what: op, expected: rhs.as_str(), found: lhs.as_str().into() }
+                Error::DTypeMismatch { op, one: lhs.as_str(), other: rhs.as_str() }
             }
             Candle::Io(error) => {
                 error.downcast().unwrap_or_else(|error| Error::Tensor(error.to_string()))

@@ -7,9 +7,12 @@ use candle_core::{DType, Device, Tensor, Var};
 
 use notebook_display::grouped;
 
-use crate::error::{Error, Result};
-use crate::files;
+use crate::error::{Cause, Error, Result};
+use crate::files::{self, TensorFile};
 use crate::tensor_ids::ensure_fresh_ids;
+
+/// Name prefix of parameters in a file of several collections.
+pub(crate) const PARAMS: &str = "params/";
 
 /// The parameters of a network: a map from paths such as `Conv_0/kernel` to variables, in
 /// alphabetical order as in JAX.
@@ -126,13 +129,15 @@ impl Params {
     }
 
     /// Reads parameters from a safetensors file written by [`save`](Params::save), or by Flax with
-    /// the paths as names.
+    /// the paths as names: `Conv_0/kernel` or `Conv_0.kernel`, all of them with `params` in front,
+    /// or none.
     ///
     /// # Errors
-    /// [`Error::Load`] if the file is missing, is not a safetensors file, or is damaged. Files
-    /// written by [`save`](Params::save) have a checksum, which detects every flipped bit.
+    /// [`Error::Load`] if the file is missing, is not a safetensors file, is damaged, or holds more
+    /// than parameters, as a checkpoint does. Files written by [`save`](Params::save) have a
+    /// checksum, which detects every flipped bit.
     pub fn load(path: impl AsRef<Path>, device: &Device) -> Result<Params> {
-        files::load(path.as_ref(), |file| Ok(file.tensors("", device)?.try_into()?))
+        files::load(path.as_ref(), |file| from_file(file, device))
     }
 
     /// The paths in one line, for error messages.
@@ -160,6 +165,23 @@ impl Params {
         }
         Ok(params)
     }
+}
+
+fn from_file(file: &TensorFile, device: &Device) -> Result<Params, Cause> {
+    let is_param = |name: &&str| name.starts_with(PARAMS);
+    let other = file.names().find(|name| !is_param(name));
+    let prefix = match (file.names().find(is_param), other) {
+        (Some(_), Some(other)) => {
+            return Err(format!(
+                "it holds not only parameters, but also {other:?}: `Variables::load` reads a file \
+                 with batch_stats, `Checkpoints::load` a checkpoint"
+            )
+            .into());
+        }
+        (Some(_), None) => PARAMS,
+        (None, _) => "",
+    };
+    Ok(file.tensors(prefix, device)?.try_into()?)
 }
 
 impl TryFrom<Vec<(String, Tensor)>> for Params {

@@ -7,10 +7,8 @@ use candle_core::Device;
 
 use crate::error::{Cause, Result};
 use crate::files::{self, TensorFile};
-use crate::params::Params;
+use crate::params::{PARAMS, Params};
 
-/// Name prefix of parameters in a file.
-const PARAMS: &str = "params/";
 /// Name prefix of running statistics in a file.
 const BATCH_STATS: &str = "batch_stats/";
 
@@ -80,7 +78,8 @@ impl Variables {
         files::write(path.as_ref(), &files::to_bytes(BTreeMap::new(), &tensors)?)
     }
 
-    /// Reads a file written by [`save`](Variables::save), or by Flax under the same names.
+    /// Reads a file written by [`save`](Variables::save), or by Flax under the same names, with
+    /// slashes or dots.
     ///
     /// # Errors
     /// [`Error::Load`](crate::Error::Load) if the file is missing, is not a safetensors file, is
@@ -96,7 +95,7 @@ fn from_file(file: &TensorFile, device: &Device) -> Result<Variables, Cause> {
         Variables { params: collection(PARAMS)?, batch_stats: collection(BATCH_STATS)? };
     if variables.params.is_empty() {
         let nothing = format!("it has nothing under `{PARAMS}`");
-        return Err(format!("{nothing}: `Variables::save` did not write it").into());
+        return Err(format!("{nothing}: parameters alone are read by `Params::load`").into());
     }
     Ok(variables)
 }

@@ -72,19 +72,28 @@ pub struct TensorFile<'a> {
 
 impl<'a> TensorFile<'a> {
     /// Parses the content of a file; the error says what is wrong with it.
+    ///
+    /// Paths have slashes. If a file of another program has none, its dots become slashes.
     pub fn parse(bytes: &'a [u8]) -> Result<Self, FileError> {
         let file = SafeTensors::deserialize(bytes)?;
         let (_, metadata) = SafeTensors::read_metadata(bytes)?;
         let header = metadata.metadata().clone().unwrap_or_default();
         let mut header = header.into_iter().collect::<BTreeMap<_, _>>();
         let sum = header.remove(SUM);
-        let tensors = file.iter().map(|(name, view)| (name.to_owned(), view)).collect();
+        let is_dotted = sum.is_none() && file.iter().all(|(name, _)| !name.contains('/'));
+        let path = |name: &str| if is_dotted { name.replace('.', "/") } else { name.to_owned() };
+        let tensors = file.iter().map(|(name, view)| (path(name), view)).collect();
         Ok(TensorFile { header, tensors, sum })
     }
 
     /// Whether the sum is right; `None` if the file has none, as when other programs wrote it.
     pub fn is_intact(&self) -> Option<bool> {
         self.sum.as_ref().map(|sum| *sum == digest(&self.header, &self.tensors))
+    }
+
+    /// The names of all tensors.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
+        self.tensors.keys().map(String::as_str)
     }
 
     /// The tensors whose names begin with `prefix`, on `device`, with the prefix removed.
