@@ -32,7 +32,7 @@ struct Pass {
 /// Measures the notebook at `path` and returns a Markdown table of limits and times.
 ///
 /// # Errors
-/// When a cell fails.
+/// If a cell fails.
 pub fn measure(project: &Project, path: &Path) -> Result<String> {
     let cells = Notebook::read(path)?.code_cells();
     ensure!(!cells.is_empty(), "{} has no code", path.display());

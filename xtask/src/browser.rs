@@ -21,7 +21,7 @@ const FIGURES: [&str; 2] = ["The first images", "Loss"];
 /// Runs the cells of the notebook at `path` until the figures appear. Skipped without chromedriver.
 ///
 /// # Errors
-/// When a cell fails or a figure is missing; a screenshot shows the page.
+/// If a cell fails or a figure is missing; a screenshot shows the page.
 pub fn test(project: &Project, path: &Path) -> Result<()> {
     if let Err(reason) = is_there() {
         println!("skipped the walkthrough in a browser: {reason}");
@@ -68,7 +68,7 @@ fn script(project: &Project, text: &str) -> Command {
 /// produce.
 ///
 /// # Errors
-/// When Jupyter fails.
+/// If Jupyter fails.
 pub fn trust(project: &Project, notebooks: &[PathBuf]) -> Result<()> {
     run(project.jupyter().args(["-m", "jupyter", "trust"]).args(notebooks))
 }
@@ -86,7 +86,7 @@ pub enum Device {
 /// predict images. Returns the JSON output of `panel.py` and saves a screenshot.
 ///
 /// # Errors
-/// When the panel is missing or does not respond.
+/// If the panel is missing or does not respond.
 pub fn use_panel(
     project: &Project,
     place: &Path,
@@ -123,7 +123,7 @@ pub fn seven() -> Value {
 /// also as on a phone. Skipped without chromedriver.
 ///
 /// # Errors
-/// When the bars do not move, the page is wider than the window, or the answer is wrong.
+/// If the bars do not move, the page is wider than the window, or the answer is wrong.
 pub fn test_panel(project: &Project, notebook: &Path, page: &Path) -> Result<()> {
     if let Err(reason) = is_there() {
         println!("skipped the panel in a browser: {reason}");

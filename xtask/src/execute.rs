@@ -25,7 +25,7 @@ pub trait Watcher {
 /// Stops at the first cell that fails ([`check::problem`]), because later cells depend on it.
 ///
 /// # Errors
-/// When the kernel is not running or its driver fails.
+/// If the kernel is not running or its driver fails.
 pub fn execute(
     source: &Notebook,
     kernel: &mut Kernel,

@@ -39,7 +39,7 @@ impl fmt::Display for Faults {
 /// injects more than ten times as many.
 ///
 /// # Errors
-/// When a test fails.
+/// If a test fails.
 pub fn test(project: &Project, arguments: &[&str], long: bool) -> Result<Faults> {
     let mut cargo = command("cargo");
     cargo.arg("test").args(arguments).current_dir(project.root()).stdout(Stdio::piped());

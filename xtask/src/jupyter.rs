@@ -21,7 +21,7 @@ const LAB_SETTINGS: &str = r#"{
 /// Installs JupyterLab at the versions pinned in `notebooks/requirements.txt`.
 ///
 /// # Errors
-/// When there is no suitable Python, or a required package cannot be installed.
+/// If there is no suitable Python, or a required package cannot be installed.
 pub(crate) fn set_up(project: &Project) -> Result<()> {
     let notebooks = project.notebooks();
     let [pins, jupyter, cells] =

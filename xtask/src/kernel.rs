@@ -35,7 +35,7 @@ impl Kernel {
     /// Starts a kernel with `folder` as its current folder and waits until it is ready.
     ///
     /// # Errors
-    /// When the kernel does not start; the message includes its last lines.
+    /// If the kernel does not start; the message includes its last lines.
     pub fn start(
         project: &Project,
         folder: &Path,
@@ -74,7 +74,7 @@ impl Kernel {
     /// output is an `error`, and the kernel is stopped.
     ///
     /// # Errors
-    /// When the kernel is not running.
+    /// If the kernel is not running.
     pub fn execute(
         &mut self,
         code: &str,

@@ -70,7 +70,7 @@ const NOTE: &str = "  # Python ";
 /// newest.
 ///
 /// # Errors
-/// When uv finds no compatible versions, or pip finds no wheel of one for a supported Python.
+/// If uv finds no compatible versions, or pip finds no wheel of one for a supported Python.
 pub fn renew(project: &Project, upgrade: bool) -> Result<()> {
     let environment = Environment::new(project.tools().join("lock"), "uv\n".to_owned());
     if !environment.is_up_to_date(&["uv"]) {

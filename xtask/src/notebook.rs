@@ -36,7 +36,7 @@ impl Notebook {
     /// Reads a notebook.
     ///
     /// # Errors
-    /// When the file cannot be read, is not JSON, or has no list of cells (nbformat before 4).
+    /// If the file cannot be read, is not JSON, or has no list of cells (nbformat before 4).
     pub fn read(path: &Path) -> Result<Self> {
         let text = std::fs::read_to_string(path)
             .with_context(|| format!("cannot read notebook {}", path.display()))?;
@@ -46,7 +46,7 @@ impl Notebook {
     /// Reads a notebook from its text.
     ///
     /// # Errors
-    /// When the text is not JSON or has no list of cells.
+    /// If the text is not JSON or has no list of cells.
     pub fn parse(text: &str) -> Result<Self> {
         // Some editors add a byte order mark.
         let text = text.strip_prefix('\u{feff}').unwrap_or(text);
@@ -92,7 +92,7 @@ impl Notebook {
     /// Writes the notebook, creating its folder if needed.
     ///
     /// # Errors
-    /// When the folder or the file cannot be written.
+    /// If the folder or the file cannot be written.
     pub fn write(&self, path: &Path) -> Result<()> {
         if let Some(folder) = path.parent() {
             std::fs::create_dir_all(folder)?;
@@ -152,7 +152,7 @@ impl Notebook {
 /// The folder of a notebook, to which its relative paths refer.
 ///
 /// # Errors
-/// When the path is empty, or there is no current folder.
+/// If the path is empty, or there is no current folder.
 pub fn folder(notebook: &Path) -> Result<PathBuf> {
     let path = std::path::absolute(notebook)?;
     Ok(path.parent().context("the notebook has no parent folder")?.to_owned())

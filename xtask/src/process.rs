@@ -25,7 +25,7 @@ pub fn command(program: impl AsRef<OsStr>) -> Command {
 /// Runs a program and lets it print to the terminal.
 ///
 /// # Errors
-/// When it cannot be started or fails.
+/// If it cannot be started or fails.
 pub fn run(command: &mut Command) -> Result<()> {
     let name = command.get_program().to_string_lossy().into_owned();
     let status = command.status().with_context(|| format!("cannot start `{name}`"))?;
@@ -39,7 +39,7 @@ pub fn run(command: &mut Command) -> Result<()> {
 /// user's settings may change where they are.
 ///
 /// # Errors
-/// When something does not compile; the compiler has printed why.
+/// If something does not compile; the compiler has printed why.
 pub fn build(cargo: &mut Command) -> Result<Vec<(String, PathBuf)>> {
     cargo.args(["--message-format", "json-render-diagnostics"]).stderr(Stdio::inherit());
     let output = cargo.output().context("cannot start `cargo`")?;

@@ -60,7 +60,7 @@ impl Project {
     /// Compiled dependencies stay.
     ///
     /// # Errors
-    /// When something cannot be removed.
+    /// If something cannot be removed.
     pub fn claim_tools(&self) -> Result<()> {
         let stamp = self.tools().join("made-in");
         let here = self.root.to_string_lossy();
@@ -86,7 +86,7 @@ impl Project {
     /// The notebooks' paths, sorted.
     ///
     /// # Errors
-    /// When the folder cannot be read.
+    /// If the folder cannot be read.
     pub fn notebook_files(&self) -> Result<Vec<PathBuf>> {
         let folder = self.notebooks();
         let entries = std::fs::read_dir(&folder)

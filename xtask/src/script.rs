@@ -49,7 +49,7 @@ impl Scripts {
     /// Writes the programs of these notebooks.
     ///
     /// # Errors
-    /// When a notebook cannot be read or a cell is not valid Rust; the message names the cell.
+    /// If a notebook cannot be read or a cell is not valid Rust; the message names the cell.
     pub fn write(project: &Project, notebooks: &[PathBuf]) -> Result<Self> {
         let target = project.root().join("target");
         let folder = target.join("script");
@@ -77,7 +77,7 @@ impl Scripts {
     /// Runs `cargo check` on all programs.
     ///
     /// # Errors
-    /// When one does not compile; the compiler has printed why.
+    /// If one does not compile; the compiler has printed why.
     pub fn check(&self) -> Result<()> {
         run(&mut self.cargo("check")).context("the cells of a notebook do not compile")
     }
@@ -85,7 +85,7 @@ impl Scripts {
     /// Builds all programs and returns their paths.
     ///
     /// # Errors
-    /// When one does not compile; the compiler has printed why.
+    /// If one does not compile; the compiler has printed why.
     pub fn build(&self) -> Result<Vec<PathBuf>> {
         println!("Compiling (a few minutes the first time)");
         let programs = process::build(&mut self.cargo("build"))

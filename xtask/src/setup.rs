@@ -44,7 +44,7 @@ const USER_KERNEL: (&str, &str) = ("mnist-notebook", "Rust (MNIST notebooks)");
 /// Sets up what these notebooks need and, if that took long, prints the times.
 ///
 /// # Errors
-/// When something is missing and cannot be installed; the message says what to do.
+/// If something is missing and cannot be installed; the message says what to do.
 pub fn set_up(project: &Project, notebooks: &[PathBuf]) -> Result<()> {
     let start = Instant::now();
     let lock = project.tools().join("setup.lock");
@@ -150,7 +150,7 @@ fn spec(folder: PathBuf, title: &str) -> Kernelspec {
 /// Registers the kernel for the user's own Jupyter and VS Code. Returns its name.
 ///
 /// # Errors
-/// When the user's folder is not known or cannot be written.
+/// If the user's folder is not known or cannot be written.
 pub fn register(project: &Project) -> Result<&'static str> {
     let (name, title) = USER_KERNEL;
     kernel::install(&project.pool(), &spec(user_kernelspec()?, title))?;
@@ -160,7 +160,7 @@ pub fn register(project: &Project) -> Result<&'static str> {
 /// The folder in which the kernel is registered for the user.
 ///
 /// # Errors
-/// When the user's folder is not known.
+/// If the user's folder is not known.
 pub fn user_kernelspec() -> Result<PathBuf> {
     let data = kernel::user_data().context("no home folder: set HOME")?;
     Ok(data.join("kernels").join(USER_KERNEL.0))
@@ -188,7 +188,7 @@ pub fn instructions(project: &Project) -> String {
 /// All folders that set-up creates: the project's, the kernel program and the user's kernelspec.
 ///
 /// # Errors
-/// When the user's folders are not known.
+/// If the user's folders are not known.
 pub fn created_folders(project: &Project) -> Result<Vec<PathBuf>> {
     let mut folders = vec![project.tools(), evcxr::own_root()?];
     // Leave a kernelspec that another checkout has registered.

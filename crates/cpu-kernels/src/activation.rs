@@ -11,8 +11,7 @@ const CHUNK: usize = 1 << 14;
 /// `output = max(input, 0)`; NaN stays NaN.
 ///
 /// # Errors
-///
-/// If the slices differ in length.
+/// [`KernelError::Length`](crate::KernelError::Length) if the slices differ in length.
 pub fn relu_forward(input: &[f32], output: &mut [f32]) -> Result<()> {
     check_len("ReLU output", input.len(), output.len())?;
     output.par_chunks_mut(CHUNK).zip(input.par_chunks(CHUNK)).for_each(|(output, input)| {
@@ -32,8 +31,7 @@ pub fn relu_forward(input: &[f32], output: &mut [f32]) -> Result<()> {
 /// may also be the output of the ReLU, which is positive for the same elements.
 ///
 /// # Errors
-///
-/// If the slices differ in length.
+/// [`KernelError::Length`](crate::KernelError::Length) if the slices differ in length.
 pub fn relu_backward(input: &[f32], d_output: &[f32], d_input: &mut [f32]) -> Result<()> {
     check_len("ReLU output gradient", input.len(), d_output.len())?;
     check_len("ReLU input gradient", input.len(), d_input.len())?;
@@ -64,8 +62,8 @@ pub(crate) fn relu_of(value: f32) -> f32 {
 /// `output = input − ln Σ exp(input)` for each row of `classes` values.
 ///
 /// # Errors
-///
-/// If the slices differ in length or do not hold complete rows.
+/// [`KernelError::Length`](crate::KernelError::Length) if the slices differ in length or do not
+/// hold complete rows.
 pub fn log_softmax_forward(input: &[f32], classes: usize, output: &mut [f32]) -> Result<()> {
     check_rows("log-softmax input", classes, input.len())?;
     check_len("log-softmax output", input.len(), output.len())?;
@@ -89,8 +87,8 @@ pub(crate) fn log_softmax_row(input: &[f32], output: &mut [f32]) {
 /// `d_input = d_output − exp(output) · Σ d_output` for each row of `classes` values.
 ///
 /// # Errors
-///
-/// If the slices differ in length or do not hold complete rows.
+/// [`KernelError::Length`](crate::KernelError::Length) if the slices differ in length or do not
+/// hold complete rows.
 pub fn log_softmax_backward(
     output: &[f32],
     d_output: &[f32],

@@ -37,8 +37,8 @@ impl BatchNorm {
     /// Flax.
     ///
     /// # Errors
-    ///
-    /// If the slice does not fit the shape, or there are no rows.
+    /// [`KernelError::Length`] if the slice does not fit the shape; [`KernelError::NoRows`] if
+    /// there are no rows.
     pub fn statistics(&self, input: &[f32]) -> Result<Statistics> {
         check_len("batch norm input", self.len(), input.len())?;
         if self.rows == 0 && self.channels > 0 {
@@ -67,8 +67,7 @@ impl BatchNorm {
     /// `output = (input − mean) · scale / √(var + ε) + bias`.
     ///
     /// # Errors
-    ///
-    /// If a slice does not fit the shape.
+    /// [`KernelError::Length`] if a slice does not fit the shape.
     pub fn forward(
         &self,
         input: &[f32],
@@ -102,8 +101,7 @@ impl BatchNorm {
     /// Gradients of scale and bias, given that of the output.
     ///
     /// # Errors
-    ///
-    /// If a slice does not fit the shape.
+    /// [`KernelError::Length`] if a slice does not fit the shape.
     pub fn backward_params(
         &self,
         input: &[f32],
@@ -145,8 +143,7 @@ impl BatchNorm {
     /// Gradient of the input, given those of the output, the scale and the bias.
     ///
     /// # Errors
-    ///
-    /// If a slice does not fit the shape.
+    /// [`KernelError::Length`] if a slice does not fit the shape.
     #[expect(clippy::too_many_arguments, reason = "one argument per array of the formula")]
     pub fn backward_input(
         &self,

@@ -22,8 +22,8 @@ const MAX_VALUES: u128 = 1 << 32;
 /// ```
 ///
 /// # Errors
-///
-/// If the chain is not supported or its sizes do not fit. The message names the layer.
+/// [`KernelError::Chain`] if the chain is not supported or its sizes do not fit; the message names
+/// the layer.
 pub fn check_chain(input_shape: [usize; 4], layers: &[Layer]) -> Result<()> {
     Chain::new(input_shape, layers).map(drop)
 }

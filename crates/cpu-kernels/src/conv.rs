@@ -16,8 +16,9 @@ impl Conv2d {
     /// `output = input ⋆ kernel + bias`.
     ///
     /// # Errors
-    ///
-    /// If a slice does not fit the shape, or the kernel height or width is 0.
+    /// [`KernelError::Length`](crate::KernelError::Length) if a slice does not fit the shape;
+    /// [`KernelError::EmptyWindow`](crate::KernelError::EmptyWindow) if the kernel height or width
+    /// is 0.
     pub fn forward(
         &self,
         input: &[f32],
@@ -37,8 +38,9 @@ impl Conv2d {
     /// Gradient of the input, given that of the output.
     ///
     /// # Errors
-    ///
-    /// If a slice does not fit the shape, or the kernel height or width is 0.
+    /// [`KernelError::Length`](crate::KernelError::Length) if a slice does not fit the shape;
+    /// [`KernelError::EmptyWindow`](crate::KernelError::EmptyWindow) if the kernel height or width
+    /// is 0.
     pub fn backward_input(
         &self,
         kernel: &[f32],
@@ -57,8 +59,9 @@ impl Conv2d {
     /// Gradients of kernel and bias, given that of the output.
     ///
     /// # Errors
-    ///
-    /// If a slice does not fit the shape, or the kernel height or width is 0.
+    /// [`KernelError::Length`](crate::KernelError::Length) if a slice does not fit the shape;
+    /// [`KernelError::EmptyWindow`](crate::KernelError::EmptyWindow) if the kernel height or width
+    /// is 0.
     pub fn backward_kernel(
         &self,
         input: &[f32],

@@ -12,7 +12,6 @@ use crate::sums::{add_rows, transpose};
 /// A dense layer of a given shape.
 ///
 /// # Shapes
-///
 /// * input `[batch, inputs]`
 /// * kernel `[inputs, outputs]`, bias `[outputs]`
 /// * output `[batch, outputs]`
@@ -54,8 +53,7 @@ impl Dense {
     /// `output = input · kernel + bias`.
     ///
     /// # Errors
-    ///
-    /// If a slice does not fit the shape.
+    /// [`KernelError::Length`](crate::KernelError::Length) if a slice does not fit the shape.
     pub fn forward(
         &self,
         input: &[f32],
@@ -75,8 +73,7 @@ impl Dense {
     /// Gradient of the input, given that of the output.
     ///
     /// # Errors
-    ///
-    /// If a slice does not fit the shape.
+    /// [`KernelError::Length`](crate::KernelError::Length) if a slice does not fit the shape.
     pub fn backward_input(
         &self,
         kernel: &[f32],
@@ -108,8 +105,7 @@ impl Dense {
     /// Gradients of kernel and bias, given that of the output.
     ///
     /// # Errors
-    ///
-    /// If a slice does not fit the shape.
+    /// [`KernelError::Length`](crate::KernelError::Length) if a slice does not fit the shape.
     pub fn backward_kernel(
         &self,
         input: &[f32],

@@ -16,8 +16,7 @@ const CHUNK: usize = 1 << 13;
 /// The backward pass is the same function, applied to the gradient of the output.
 ///
 /// # Errors
-///
-/// If the slices differ in length.
+/// [`KernelError::Length`](crate::KernelError::Length) if the slices differ in length.
 pub fn dropout(
     input: &[f32],
     keep_prob: f32,

@@ -105,7 +105,6 @@ impl Gemm<'_> {
     /// Computes the product on this thread. The order of additions depends on the shape only.
     ///
     /// # Panics
-    ///
     /// If a slice is too short for the strides: a bug in this crate, not in its input.
     pub(crate) fn run(self, a: &[f32], b: &[f32], c: &mut [f32]) {
         self.run_batched(1, a, b, c);
@@ -115,7 +114,6 @@ impl Gemm<'_> {
     /// per product.
     ///
     /// # Panics
-    ///
     /// As [`Self::run`].
     pub(crate) fn run_batched(self, count: usize, a: &[f32], b: &[f32], c: &mut [f32]) {
         let Self { m, n, k_inner, .. } = self;
@@ -361,7 +359,6 @@ struct Unaligned<T>(T);
 /// which would cost more than the arithmetic. This does not.
 ///
 /// # Safety
-///
 /// `at` must point to initialized memory of the size of `T`, aligned for `f32`.
 #[inline(always)]
 pub(crate) unsafe fn read<T: Copy>(at: NonNull<f32>) -> T {
@@ -372,7 +369,6 @@ pub(crate) unsafe fn read<T: Copy>(at: NonNull<f32>) -> T {
 /// Writes a value or a vector; the counterpart of [`read`].
 ///
 /// # Safety
-///
 /// `at` must point to initialized memory of the size of `T`, aligned for `f32`, without other
 /// references to it.
 #[inline(always)]

@@ -11,7 +11,6 @@ use crate::shape::saturating_product;
 /// A pooling layer of a given shape.
 ///
 /// # Shapes
-///
 /// * input `[batch, height, width, channels]`
 /// * output `[batch, height / window.0, width / window.1, channels]`, both divisions rounded down
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,8 +42,9 @@ impl Pool2d {
     /// Mean of each window.
     ///
     /// # Errors
-    ///
-    /// If a slice does not fit the shape, or the window height or width is 0.
+    /// [`KernelError::Length`](crate::KernelError::Length) if a slice does not fit the shape;
+    /// [`KernelError::EmptyWindow`](crate::KernelError::EmptyWindow) if the window height or width
+    /// is 0.
     pub fn average_forward(&self, input: &[f32], output: &mut [f32]) -> Result<()> {
         self.forward(PoolKind::Average, input, output)
     }
@@ -52,8 +52,9 @@ impl Pool2d {
     /// Gradient of the input: the pixels of a window share that of the output equally.
     ///
     /// # Errors
-    ///
-    /// If a slice does not fit the shape, or the window height or width is 0.
+    /// [`KernelError::Length`](crate::KernelError::Length) if a slice does not fit the shape;
+    /// [`KernelError::EmptyWindow`](crate::KernelError::EmptyWindow) if the window height or width
+    /// is 0.
     pub fn average_backward(&self, d_output: &[f32], d_input: &mut [f32]) -> Result<()> {
         self.check(d_input.len(), d_output.len())?;
         self.backward(PoolKind::Average, |_| PoolMask::PassAll, d_output, d_input);
@@ -63,8 +64,9 @@ impl Pool2d {
     /// Maximum of each window; NaN if the window contains one.
     ///
     /// # Errors
-    ///
-    /// If a slice does not fit the shape, or the window height or width is 0.
+    /// [`KernelError::Length`](crate::KernelError::Length) if a slice does not fit the shape;
+    /// [`KernelError::EmptyWindow`](crate::KernelError::EmptyWindow) if the window height or width
+    /// is 0.
     pub fn max_forward(&self, input: &[f32], output: &mut [f32]) -> Result<()> {
         self.forward(PoolKind::Max, input, output)
     }
@@ -73,8 +75,9 @@ impl Pool2d {
     /// row-major order, as in XLA.
     ///
     /// # Errors
-    ///
-    /// If a slice does not fit the shape, or the window height or width is 0.
+    /// [`KernelError::Length`](crate::KernelError::Length) if a slice does not fit the shape;
+    /// [`KernelError::EmptyWindow`](crate::KernelError::EmptyWindow) if the window height or width
+    /// is 0.
     pub fn max_backward(&self, input: &[f32], d_output: &[f32], d_input: &mut [f32]) -> Result<()> {
         self.check(input.len(), d_output.len())?;
         check_len("pooling input gradient", self.input_len(), d_input.len())?;

@@ -56,8 +56,8 @@ impl Program {
     /// Supported are `(Conv [Relu] [AvgPool | MaxPool])* Flatten (Dense [Relu])+ LogSoftmax`.
     ///
     /// # Errors
-    ///
-    /// If the chain is not supported or its sizes do not fit. The message names the layer.
+    /// [`KernelError::Chain`] if the chain is not supported or its sizes do not fit; the message
+    /// names the layer.
     pub fn new(input_shape: [usize; 4], layers: &[Layer]) -> Result<Self> {
         let chain = Chain::new(input_shape, layers)?;
         let plan = Plan::new(&chain);
@@ -97,8 +97,9 @@ impl Program {
     /// `images` is `[n, height, width, channels]` and `labels` `[n]`, with 1 ≤ n ≤ [`Self::batch`].
     ///
     /// # Errors
-    ///
-    /// If a slice does not fit the plan or a label is out of range. Nothing has been changed then.
+    /// [`KernelError::Length`] if a slice does not fit the plan; [`KernelError::BatchSize`] for no
+    /// images or too many; [`KernelError::Label`] for an out-of-range label. Nothing has been
+    /// changed then.
     pub fn train_step(
         &mut self,
         params: &mut [&mut [f32]],
@@ -129,8 +130,8 @@ impl Program {
     /// Loss and correct predictions of any number of images, evaluated batch by batch.
     ///
     /// # Errors
-    ///
-    /// If a slice does not fit the plan, there are no images, or a label is out of range.
+    /// [`KernelError::Length`] if a slice does not fit the plan; [`KernelError::BatchSize`] for no
+    /// images; [`KernelError::Label`] for an out-of-range label.
     pub fn evaluate(
         &mut self,
         params: &[&[f32]],
@@ -158,8 +159,7 @@ impl Program {
     /// Log-probabilities `[n, classes]` of any number of images, evaluated batch by batch.
     ///
     /// # Errors
-    ///
-    /// If a slice does not fit the plan.
+    /// [`KernelError::Length`] if a slice does not fit the plan.
     pub fn log_probabilities(
         &mut self,
         params: &[&[f32]],

@@ -15,7 +15,6 @@ pub fn saturating_product(sizes: &[usize]) -> usize {
 /// A 2D convolution of a given shape: SAME padding, stride 1.
 ///
 /// # Shapes
-///
 /// * input `[batch, height, width, in_channels]`
 /// * kernel `[kernel.0, kernel.1, in_channels, out_channels]`, bias `[out_channels]`
 /// * output `[batch, height, width, out_channels]`

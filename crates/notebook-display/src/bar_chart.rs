@@ -11,12 +11,10 @@ use crate::scene::{Anchor, PADDING, PALETTE, PX, Scene, Shape, TEXT, Text, fit, 
 /// Horizontal bars leave room for long names.
 ///
 /// # Errors
-///
 /// [`Error::Figure`] unless there are 1 to 100 bars, and for a value that is negative or not
 /// finite; the message names the bar.
 ///
 /// # Examples
-///
 /// ```
 /// # use notebook_display::bar_chart;
 /// let figure = bar_chart("Training set", "digit", "images", &[("0", 5923), ("1", 6742)])?;

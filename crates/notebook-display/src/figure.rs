@@ -73,7 +73,6 @@ impl Figure {
     /// Writes the figure to a file; the extension, `.svg` or `.png`, determines the format.
     ///
     /// # Errors
-    ///
     /// [`Error::Figure`] for another extension, and for `.png` without the cargo feature `png`;
     /// [`Error::Save`] if the file cannot be written.
     pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
@@ -115,7 +114,6 @@ impl Figure {
 /// Combines several figures into one, from left to right.
 ///
 /// # Errors
-///
 /// [`Error::Figure`] for no figures, and for more than four panels, which would be too narrow.
 pub fn side_by_side(figures: &[Figure]) -> Result<Figure> {
     let panels: Vec<_> = figures.iter().flat_map(|figure| figure.panels.clone()).collect();

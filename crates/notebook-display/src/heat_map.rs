@@ -15,12 +15,10 @@ use crate::scene::{
 /// value, so that a few mistakes stay visible beside many correct predictions.
 ///
 /// # Errors
-///
 /// [`Error::Figure`] unless there are 1 to 50 names with a row and a column each, and for a value
 /// that is negative or not finite; the message names the cell.
 ///
 /// # Examples
-///
 /// ```
 /// # use notebook_display::heat_map;
 /// let figure = heat_map("Test set", "true", "predicted", &[3, 5], &[[1005, 5], [2, 890]])?;

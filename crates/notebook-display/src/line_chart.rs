@@ -24,12 +24,10 @@ const SAMPLE: i32 = 34 * PX;
 /// none, because the label of the y axis names it.
 ///
 /// # Errors
-///
 /// [`Error::Figure`] unless there are 1 to 7 series, for an empty one, and for a value that is not
 /// finite; the message names the series and the position.
 ///
 /// # Examples
-///
 /// ```
 /// # use notebook_display::line_chart;
 /// let (training, test) = (vec![0.1326_f32, 0.0403], vec![0.0561_f32, 0.0387]);
@@ -56,11 +54,9 @@ where
 /// Draws one line per series over evenly spaced names, such as batch sizes or layers.
 ///
 /// # Errors
-///
 /// Those of [`line_chart`], and [`Error::Figure`] unless every series has one value per name.
 ///
 /// # Examples
-///
 /// ```
 /// # use notebook_display::line_chart_over;
 /// let figure = line_chart_over("Step", "batch size", "ms", &[1, 8, 32], &[

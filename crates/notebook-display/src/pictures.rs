@@ -10,7 +10,6 @@ use crate::scene::{
 /// A grayscale picture with a caption.
 ///
 /// # Examples
-///
 /// ```
 /// # use notebook_display::{Picture, picture_grid};
 /// let dot = Picture::new(&[0.0, 0.0, 0.0, 1.0], 2, 2)?.caption("a dot").verdict(false);
@@ -32,7 +31,6 @@ impl Picture {
     /// outside this range are clamped.
     ///
     /// # Errors
-    ///
     /// [`Error::Figure`] if the number of pixels is not `height * width`, if a side is not 1 to 512
     /// pixels, or if a pixel is NaN.
     pub fn new(pixels: &[f32], height: usize, width: usize) -> Result<Self> {
@@ -75,7 +73,6 @@ impl Picture {
 /// Draws pictures in rows, with their captions.
 ///
 /// # Errors
-///
 /// [`Error::Figure`] unless there are 1 to 144 pictures.
 pub fn picture_grid(title: &str, pictures: &[Picture]) -> Result<Figure> {
     if pictures.is_empty() || pictures.len() > 144 {

@@ -15,7 +15,6 @@ use crate::number::grouped;
 /// from results.
 ///
 /// # Examples
-///
 /// ```
 /// # use notebook_display::Progress;
 /// let steps = 1875;

@@ -19,12 +19,10 @@ const RADIUS: i32 = 24;
 /// The legend is above the plot.
 ///
 /// # Errors
-///
 /// [`Error::Figure`] unless there are 1 to 5000 points of at most ten classes, one class per point,
 /// and for a point that is not two finite numbers; the message names the point.
 ///
 /// # Examples
-///
 /// ```
 /// # use notebook_display::scatter_chart;
 /// let points = [[0.5, 1.0], [2.0, -1.0], [0.7, 1.1]];

@@ -33,11 +33,9 @@ impl Sources {
     /// its implementations.
     ///
     /// # Errors
-    ///
     /// [`Error::UnknownItem`] if there is no such item; the message lists similar names.
     ///
     /// # Examples
-    ///
     /// ```
     /// use notebook_display::{SOURCES, Sources};
     ///
@@ -56,7 +54,6 @@ impl Sources {
     /// Returns the code of an item with all of its documentation except the examples.
     ///
     /// # Errors
-    ///
     /// Those of [`find`](Sources::find).
     pub fn find_with_docs(&self, name: &str) -> Result<Source> {
         let mut files = Vec::new();

@@ -12,7 +12,6 @@ use crate::scene::escape;
 /// tables.
 ///
 /// # Examples
-///
 /// ```
 /// # use notebook_display::Table;
 /// let table = Table::new(&["layer", "parameters"], &[["Conv_0", "320"], ["Conv_1", "18,496"]])?;
@@ -33,7 +32,6 @@ impl Table {
     /// A table whose rows have one cell per header.
     ///
     /// # Errors
-    ///
     /// [`Error::Figure`] without headers, and for a row of another length; the message gives its
     /// number.
     pub fn new<H, R, C>(headers: &[H], rows: &[R]) -> Result<Self>

@@ -70,7 +70,7 @@ const LESS_OPTIMIZED: [&str; 2] = ["ra_ap_hir_def", "ra_ap_hir_expand"];
 /// into Cargo's home, once per user. `on_build` gets Cargo's `Compiling` lines.
 ///
 /// # Errors
-/// When it cannot be built.
+/// If it cannot be built.
 pub fn find_or_build(on_build: &(dyn Fn(&str) + Sync)) -> Result<PathBuf> {
     if let Some(program) = installed()? {
         return Ok(program);
@@ -92,7 +92,7 @@ pub fn find_or_build(on_build: &(dyn Fn(&str) + Sync)) -> Result<PathBuf> {
 /// The installed kernel program, if it is of the right series.
 ///
 /// # Errors
-/// When Cargo's home is not known.
+/// If Cargo's home is not known.
 pub fn installed() -> Result<Option<PathBuf>> {
     let folders = program_folders()?;
     let roots = folders.iter().filter_map(|folder| Some(folder.parent()?.to_owned()));
@@ -106,7 +106,7 @@ pub fn installed() -> Result<Option<PathBuf>> {
 /// The folder that [`find_or_build`] installs the kernel program to.
 ///
 /// # Errors
-/// When Cargo's home is not known.
+/// If Cargo's home is not known.
 pub fn own_root() -> Result<PathBuf> {
     Ok(cargo_home()?.join("warm-evcxr").join(format!("evcxr_jupyter-{VERSION}")))
 }

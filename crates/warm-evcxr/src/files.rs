@@ -10,7 +10,7 @@ use anyhow::{Context, Result};
 /// Writes a file, creating its folder if needed. A file with the same text is left alone.
 ///
 /// # Errors
-/// When the folder or the file cannot be written; the message names it.
+/// If the folder or the file cannot be written; the message names it.
 pub fn write(path: &Path, text: &str) -> Result<()> {
     if fs::read_to_string(path).is_ok_and(|old| old == text) {
         return Ok(());
@@ -24,7 +24,7 @@ pub fn write(path: &Path, text: &str) -> Result<()> {
 /// Writes an executable file.
 ///
 /// # Errors
-/// When it cannot be written; the message names it.
+/// If it cannot be written; the message names it.
 pub fn write_program(path: &Path, text: &str) -> Result<()> {
     // Git may have added carriage returns, which would become part of the interpreter's name.
     write(path, &text.replace('\r', ""))?;
@@ -35,7 +35,7 @@ pub fn write_program(path: &Path, text: &str) -> Result<()> {
 /// Creates a folder and its parents.
 ///
 /// # Errors
-/// When it cannot be created; the message names the folder.
+/// If it cannot be created; the message names the folder.
 pub fn make_folder(folder: &Path) -> Result<()> {
     fs::create_dir_all(folder)
         .with_context(|| format!("cannot create the folder {}", folder.display()))
@@ -44,7 +44,7 @@ pub fn make_folder(folder: &Path) -> Result<()> {
 /// Creates a symbolic link to `target`, replacing any other, and its folder if needed.
 ///
 /// # Errors
-/// When it cannot be created; the message names the link.
+/// If it cannot be created; the message names the link.
 pub fn link(target: &Path, link: &Path) -> Result<()> {
     if fs::read_link(link).is_ok_and(|old| old == target) {
         return Ok(());
@@ -59,7 +59,7 @@ pub fn link(target: &Path, link: &Path) -> Result<()> {
 /// Removes a folder if it exists.
 ///
 /// # Errors
-/// When it exists and cannot be removed.
+/// If it exists and cannot be removed.
 pub fn remove(folder: &Path) -> io::Result<()> {
     match fs::remove_dir_all(folder) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
@@ -70,7 +70,7 @@ pub fn remove(folder: &Path) -> io::Result<()> {
 /// The total size of all files in a folder, in bytes.
 ///
 /// # Errors
-/// When the folder cannot be read.
+/// If the folder cannot be read.
 pub fn size(folder: &Path) -> io::Result<u64> {
     fs::read_dir(folder)?.try_fold(0, |sum, entry| {
         let entry = entry?;
@@ -85,7 +85,7 @@ pub fn size(folder: &Path) -> io::Result<u64> {
 /// Blocks are shared between copies where the file system supports it.
 ///
 /// # Errors
-/// When a file cannot be read or written.
+/// If a file cannot be read or written.
 pub fn copy(from: &Path, to: &Path) -> io::Result<()> {
     let unfinished = to.with_extension("copy");
     remove(&unfinished)?;

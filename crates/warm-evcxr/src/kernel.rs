@@ -57,7 +57,7 @@ pub struct Kernelspec {
 /// writes a kernelspec that starts the copy.
 ///
 /// # Errors
-/// When a file cannot be written.
+/// If a file cannot be written.
 pub fn install(pool: &Pool, spec: &Kernelspec) -> Result<()> {
     let launcher = pool.folder().join("launcher");
     // Replaced by renaming: the old one may be running.
@@ -100,7 +100,7 @@ pub fn user_data() -> Option<PathBuf> {
 /// Runs one of the hidden commands.
 ///
 /// # Errors
-/// When no slot can be prepared, or evcxr or Cargo cannot be started.
+/// If no slot can be prepared, or evcxr or Cargo cannot be started.
 pub fn run(call: &Call) -> Result<()> {
     match call {
         Call::Kernel { pool, control_file } => match launch(&Pool::new(pool), control_file)? {},

@@ -90,7 +90,7 @@ impl Pool {
     /// (by default [`CARGO_CONFIG`]).
     ///
     /// # Errors
-    /// When a file cannot be written.
+    /// If a file cannot be written.
     pub fn furnish(&self, cargo_config: &str) -> Result<()> {
         write(&self.folder.join(".cargo/config.toml"), cargo_config)?;
         write_program(&self.bin().join("cargo"), CARGO_SHIM)?;
@@ -118,7 +118,7 @@ impl Pool {
     /// Saves how kernels are started.
     ///
     /// # Errors
-    /// When the file cannot be written.
+    /// If the file cannot be written.
     pub fn configure(&self, settings: &Settings) -> Result<()> {
         write(&self.folder.join("settings.json"), &serde_json::to_string_pretty(settings)?)
     }
@@ -126,7 +126,7 @@ impl Pool {
     /// How kernels are started.
     ///
     /// # Errors
-    /// When [`Pool::configure`] has not been called.
+    /// If [`Pool::configure`] has not been called.
     pub fn settings(&self) -> Result<Settings> {
         let path = self.folder.join("settings.json");
         let text = fs::read_to_string(&path)
@@ -137,7 +137,7 @@ impl Pool {
     /// The template's lock: exclusive to change the template, shared to copy it.
     ///
     /// # Errors
-    /// When the lock file cannot be created.
+    /// If the lock file cannot be created.
     pub(crate) fn template_lock(&self) -> Result<File> {
         make_folder(&self.folder)?;
         Ok(File::create(self.folder.join("template.lock"))?)

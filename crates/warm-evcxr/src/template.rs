@@ -21,7 +21,7 @@ pub type Dependencies = Table;
 /// Dependencies of earlier calls stay in the template.
 ///
 /// # Errors
-/// When something does not compile; the message includes Cargo's last lines.
+/// If something does not compile; the message includes Cargo's last lines.
 pub fn warm(
     pool: &Pool,
     dependencies: &Dependencies,
@@ -105,7 +105,7 @@ fn path_of(spec: &Value) -> Option<PathBuf> {
 /// the project's own crate.
 ///
 /// # Errors
-/// When the manifest cannot be read, or inherits a dependency from a workspace.
+/// If the manifest cannot be read, or inherits a dependency from a workspace.
 pub fn dependencies_of(manifest: &Path) -> Result<Dependencies> {
     let read = || fs::read_to_string(manifest)?.parse::<Table>().map_err(anyhow::Error::from);
     let mut table = read().with_context(|| format!("cannot read {}", manifest.display()))?;
@@ -138,7 +138,7 @@ pub fn dependencies_of(manifest: &Path) -> Result<Dependencies> {
 /// paths start at the notebook's `folder`.
 ///
 /// # Errors
-/// When the line is invalid or names a folder that does not exist.
+/// If the line is invalid or names a folder that does not exist.
 pub fn parse_dependency(text: &str, folder: &Path) -> Result<(String, Value)> {
     let text = text.trim();
     let line = if text.contains('=') { text.to_owned() } else { format!("{text} = \"*\"") };

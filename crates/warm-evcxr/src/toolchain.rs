@@ -43,7 +43,7 @@ fn affects_builds(name: &str) -> bool {
 /// Runs a program to its end and returns its standard output, trimmed.
 ///
 /// # Errors
-/// When it cannot be started or fails; the message includes its standard error.
+/// If it cannot be started or fails; the message includes its standard error.
 pub fn output(command: &mut Command) -> Result<String> {
     let name = command.get_program().to_string_lossy().into_owned();
     let output = command.output().with_context(|| format!("cannot start `{name}`"))?;
@@ -57,7 +57,7 @@ pub fn output(command: &mut Command) -> Result<String> {
 /// Cargo's home, where the user's programs are installed.
 ///
 /// # Errors
-/// When neither `CARGO_HOME` nor a home folder is known.
+/// If neither `CARGO_HOME` nor a home folder is known.
 pub fn cargo_home() -> Result<PathBuf> {
     if let Some(home) = std::env::var_os("CARGO_HOME") {
         return Ok(home.into());
@@ -86,7 +86,7 @@ pub fn find(program: &str, folders: &[PathBuf]) -> Option<PathBuf> {
 /// The toolchain's own program. rustup's would choose a toolchain on each call.
 ///
 /// # Errors
-/// When it is not found.
+/// If it is not found.
 pub fn tool(name: &str, folders: &[PathBuf]) -> Result<PathBuf> {
     if let Some(rustup) = find("rustup", folders)
         && let Ok(path) = output(command(rustup).args(["which", name]))
@@ -101,7 +101,7 @@ pub fn tool(name: &str, folders: &[PathBuf]) -> Result<PathBuf> {
 /// of each crate that is compiled.
 ///
 /// # Errors
-/// When one is not found.
+/// If one is not found.
 pub fn cargo() -> Result<Command> {
     let folders = program_folders()?;
     let mut cargo = command(tool("cargo", &folders)?);
@@ -113,7 +113,7 @@ pub fn cargo() -> Result<Command> {
 /// single job, which needs less memory.
 ///
 /// # Errors
-/// When both attempts fail; the message includes Cargo's last lines.
+/// If both attempts fail; the message includes Cargo's last lines.
 pub(crate) fn run_cargo(cargo: &mut Command, on_build: &(dyn Fn(&str) + Sync)) -> Result<()> {
     if run_cargo_once(cargo, on_build).is_ok() {
         return Ok(());
@@ -151,7 +151,7 @@ fn run_cargo_once(cargo: &mut Command, on_build: &(dyn Fn(&str) + Sync)) -> Resu
 /// The compiler's default target, such as `x86_64-unknown-linux-gnu`.
 ///
 /// # Errors
-/// When the compiler does not start.
+/// If the compiler does not start.
 pub fn host(rustc: &Path) -> Result<String> {
     let version = output(command(rustc).arg("-vV"))?;
     let host = version.lines().find_map(|line| line.strip_prefix("host: "));

@@ -65,7 +65,7 @@ const COMPILER: &str = include_str!("nvcc.sh");
 /// them for a machine with a GPU.
 ///
 /// # Errors
-/// When something cannot be downloaded, built or written; the message says what.
+/// If something cannot be downloaded, built or written; the message says what.
 pub fn build(project: &Project, notebook: &Path) -> Result<()> {
     let toolkit = Toolkit::new(project)?;
     toolkit.check_kernels()?;

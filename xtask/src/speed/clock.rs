@@ -22,7 +22,7 @@ pub trait Clock {
     /// Runs `count` repetitions and returns the milliseconds per repetition.
     ///
     /// # Errors
-    /// When there is no answer; the message includes other output.
+    /// If there is no answer; the message includes other output.
     fn time(&mut self, what: &str, batch: usize, count: usize) -> Result<f64>;
 }
 
@@ -38,7 +38,7 @@ impl Process {
     /// Starts a program limited to `threads` threads. Its standard error goes to the file `log`.
     ///
     /// # Errors
-    /// When it cannot be started.
+    /// If it cannot be started.
     pub fn start(program: &[PathBuf], threads: usize, log: PathBuf) -> Result<Self> {
         let stderr =
             File::create(&log).with_context(|| format!("cannot write {}", log.display()))?;
@@ -59,7 +59,7 @@ impl Process {
     /// Sends a request and returns all numbers of the answer.
     ///
     /// # Errors
-    /// When the program ends without an answer; the message includes the end of its standard error.
+    /// If the program ends without an answer; the message includes the end of its standard error.
     pub fn ask(&mut self, what: &str, batch: usize, count: usize) -> Result<Vec<f64>> {
         // If the program has ended, its answer is missing below.
         if let Some(requests) = &mut self.requests {
@@ -122,7 +122,7 @@ impl Cell {
     /// Starts a kernel and prepares the tutorial's training steps with batches of `batch`.
     ///
     /// # Errors
-    /// When the kernel does not start or a cell fails.
+    /// If the kernel does not start or a cell fails.
     pub fn start(project: &Project, batch: usize, threads: usize) -> Result<Self> {
         let threads = threads.to_string();
         let kernel = Kernel::start(

@@ -48,7 +48,7 @@ const STEP_FLOP: f64 = 2.0 * 13.7e6;
 /// Measures memory over ten epochs if `full`, otherwise over two.
 ///
 /// # Errors
-/// When something cannot be installed or built, or does not answer.
+/// If something cannot be installed or built, or does not answer.
 pub fn compare(project: &Project, full: bool) -> Result<()> {
     set_up(project, &project.notebook_files()?)?;
     peers::install(project)?;

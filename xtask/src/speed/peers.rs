@@ -12,7 +12,7 @@ use crate::python::{Environment, OLDEST_WITH_JAX};
 /// Installs the packages in `xtask/peers/requirements.txt`, unless they are installed.
 ///
 /// # Errors
-/// When it cannot be installed.
+/// If it cannot be installed.
 pub fn install(project: &Project) -> Result<()> {
     let wanted = scripts(project).join("requirements.txt");
     let text =
