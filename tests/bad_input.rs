@@ -318,7 +318,6 @@ fn a_missing_device_is_an_error() {
     use mnist_notebook_support::CheckpointError;
     let gpu = &Device::Cuda(mnist_notebook_support::candle_core::CudaDevice);
     let dir = tempfile::tempdir().unwrap();
-    let file = dir.path().join("epoch-0001.safetensors");
     let checkpoints = Checkpoints::new(dir.path(), 1).unwrap();
     checkpoints
         .save(&TrainState { epoch: 1, ..TrainState::new(optimizer(0.1), Key::new(0), 2) })

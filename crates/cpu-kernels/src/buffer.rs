@@ -50,8 +50,8 @@ thread_local! {
 /// Calls `work` with aligned scratch slices of this thread. Their contents are unspecified.
 ///
 /// Up to [`MAX_KEPT`] values stay with the thread for later calls, so that repeated steps allocate
-/// nothing. Larger space, as for a batch of thousands of images, is freed. Calls may be nested, also
-/// by tasks that rayon steals while it waits: each level has its own space.
+/// nothing. Larger space, as for a batch of thousands of images, is freed. Calls may be nested,
+/// also by tasks that rayon steals while it waits: each level has its own space.
 pub(crate) fn with_scratch<R, const N: usize>(
     lens: [usize; N],
     work: impl FnOnce([&mut [f32]; N]) -> R,

@@ -99,9 +99,13 @@ mod tests {
         let note = |layer| trace_op(&x, &x, || layer);
         let ((), outer) = trace(|| {
             note(Layer::Relu);
-            let ((), inner) = trace(|| Ok(note(Layer::Flatten)))?;
+            let ((), inner) = trace(|| {
+                note(Layer::Flatten);
+                Ok(())
+            })?;
             assert_eq!(inner.len(), 1);
-            Ok(note(Layer::LogSoftmax))
+            note(Layer::LogSoftmax);
+            Ok(())
         })
         .unwrap();
         let layers = outer.into_iter().map(|op| op.layer).collect::<Vec<_>>();
