@@ -282,8 +282,9 @@ fn what_does_not_fit_in_memory_is_refused() {
         ("Dense_0/bias".to_owned(), f32s(&[1 << 20])),
     ]);
     let none = labels(0);
+    let norm = Norm.init_variables(Key::new(0), &images(1)).unwrap();
     refuse! {
-        "labels": Dataset::new(image, label) => Error::Memory { .. },
+        "labels": Dataset::new(image.clone(), label) => Error::Memory { .. },
             "a list of labels needs 4398.0 GB of memory, but only ";
         "a batch to compile for": jit(Cnn, &get_initial_params(&Cnn, Key::new(0), CPU).unwrap(),
             &[many, 28, 28, 1]) => Error::Memory { .. },
@@ -308,6 +309,30 @@ fn what_does_not_fit_in_memory_is_refused() {
             "a one-hot array needs 137.4 GB of memory";
         "a matrix of classes": confusion_matrix(&none, &none, many) => Error::Memory { .. },
             "a confusion matrix needs";
+        "relu of a broadcast tensor": relu(&image) => Error::Memory { .. },
+            "a copy of a tensor needs";
+        "log_softmax of a broadcast tensor": log_softmax(&image) => Error::Memory { .. },
+            "a copy of a tensor needs";
+        "avg_pool of a broadcast tensor": avg_pool(&image, (2, 2)) => Error::Memory { .. },
+            "a copy of a tensor needs";
+        "max_pool of a broadcast tensor": max_pool(&image, (2, 2)) => Error::Memory { .. },
+            "a copy of a tensor needs";
+        "flatten of a broadcast tensor": flatten(&image) => Error::Memory { .. },
+            "a copy of a tensor needs";
+        "a convolution of a broadcast tensor": Small.apply(&params(), &image) => Error::Memory { .. },
+            "a copy of a tensor needs";
+        "batch norm of a broadcast tensor": Norm.apply_eval(&norm, &image) =>
+            Error::Memory { .. }, "a copy of a tensor needs";
+        "batch norm of a broadcast batch": Norm.apply_train(&norm, Key::new(0), &image) =>
+            Error::Memory { .. }, "a copy of a tensor needs";
+        "shifts of a broadcast tensor": shift(&image, 1.0, 0.0) => Error::Memory { .. },
+            "moving images needs";
+        "rotations of a broadcast tensor": rotate(&image, 1.0) => Error::Memory { .. },
+            "moving images needs";
+        "noise on a broadcast tensor": add_noise(Key::new(0), &image, 0.1) =>
+            Error::Memory { .. }, "drawing random numbers needs";
+        "augmentation of a broadcast tensor": augment(Key::new(0), &image, 1.0, 1.0) =>
+            Error::Memory { .. }, "drawing random numbers needs";
     }
 }
 
@@ -322,14 +347,12 @@ fn a_missing_device_is_an_error() {
     checkpoints
         .save(&TrainState { epoch: 1, ..TrainState::new(optimizer(0.1), Key::new(0), 2) })
         .unwrap();
-    let params_file = dir.path().join("params.safetensors");
-    params().save(&params_file).unwrap();
     refuse! {
         "initial parameters": get_initial_params(&Cnn, Key::new(0), gpu) =>
             Error::Tensor(_), "cuda";
         "data": get_datasets(gpu) => Error::Tensor(_), "cuda";
         "random numbers": normal(Key::new(0), 3, gpu) => Error::Tensor(_), "cuda";
-        "parameters from a file": Params::load(&params_file, gpu) => Error::Load { .. }, "cuda";
+        "parameters from a file": Params::load(&file, gpu) => Error::Load { .. }, "cuda";
         "parameters moved to the device": params().to_device(gpu) => Error::Tensor(_), "cuda";
         "a checkpoint": checkpoints.resume(gpu) => CheckpointError::Damaged { .. }, "cuda";
     }

@@ -22,7 +22,9 @@ const EVAL_BATCH_SIZE: usize = 100;
 ///
 /// # Errors
 /// Those of [`Dataset::check_batches`], [`Dataset::check_labels`] and
-/// [`train_step`](crate::train_step); [`Diverged`] if a loss is infinite or not a number.
+/// [`train_step`](crate::train_step); [`Diverged`] if a loss is infinite or not a number. After an
+/// error the optimizer keeps the steps taken so far, after [`Diverged`] NaN among them;
+/// [`TrainState::train_epoch`](crate::TrainState::train_epoch) takes them back.
 ///
 /// # Source
 /// `train_epoch` of the Flax tutorial.

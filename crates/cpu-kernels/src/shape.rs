@@ -18,6 +18,12 @@ pub fn saturating_product(sizes: &[usize]) -> usize {
 /// * input `[batch, height, width, in_channels]`
 /// * kernel `[kernel.0, kernel.1, in_channels, out_channels]`, bias `[out_channels]`
 /// * output `[batch, height, width, out_channels]`
+///
+/// # Precision
+///
+/// Kernels of 3×3 and 5×5 with at least eight input and output channels use Winograd's algorithm,
+/// which computes tiles of 2×2 outputs: a NaN or an infinity reaches all outputs of its tile, and
+/// values far smaller than the largest one beside them lose digits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Conv2d {
     /// Number of images.

@@ -4,7 +4,7 @@
 
 use candle_core::{DType, Device, Tensor};
 use linen::random::{normal, uniform};
-use linen::{Error, Key, Result, check};
+use linen::{Error, Key, Result, check, memory};
 use rayon::prelude::*;
 
 /// The name of the images in error messages.
@@ -168,6 +168,9 @@ fn move_each(images: &Tensor, motion: impl Fn(usize) -> Motion) -> Result<Tensor
     let &[count, height, width, channels] = images.dims() else {
         return Err(Error::shape(WHAT, "[N, height, width, channels]", images));
     };
+    // The pixels before and after.
+    let both = [2, count, height, width, channels];
+    memory::check("moving images", &both, DType::F32, &Device::Cpu)?;
     let size = Size { height, width, channels };
     let motions = (0..count).map(|index| motion(index).check()).collect::<Result<Vec<_>>>()?;
     let pixels = images.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;

@@ -24,6 +24,17 @@ type CandleResult<T> = candle_core::Result<T>;
 /// Values per parallel task.
 const CHUNK: usize = 1 << 14;
 
+/// The tensor with its values one after the other in memory: itself, or a copy.
+///
+/// # Errors
+/// [`Error::Memory`] if the copy does not fit: a broadcast tensor takes less memory than its copy.
+pub(crate) fn contiguous(x: &Tensor) -> Result<Tensor> {
+    if !x.is_contiguous() {
+        memory::check("a copy of a tensor", x.dims(), x.dtype(), x.device())?;
+    }
+    Ok(x.contiguous()?)
+}
+
 /// Convolution with bias, see [`Scope::conv`](crate::Scope::conv).
 pub(crate) fn conv(x: &Tensor, kernel: &Tensor, bias: &Tensor) -> Result<Tensor> {
     let (batch, height, width, in_channels) = x.dims4()?;
@@ -43,7 +54,7 @@ pub(crate) fn conv(x: &Tensor, kernel: &Tensor, bias: &Tensor) -> Result<Tensor>
             conv.backward_kernel(x, grad, kernel, bias)
         },
     };
-    Ok(x.contiguous()?.apply_op3(&kernel.contiguous()?, &bias.contiguous()?, op)?)
+    Ok(contiguous(x)?.apply_op3(&contiguous(kernel)?, &contiguous(bias)?, op)?)
 }
 
 /// A dense layer with bias, see [`Scope::dense`](crate::Scope::dense).
@@ -64,7 +75,7 @@ pub(crate) fn dense(x: &Tensor, kernel: &Tensor, bias: &Tensor) -> Result<Tensor
             dense.backward_kernel(x, grad, kernel, bias)
         },
     };
-    Ok(x.contiguous()?.apply_op3(&kernel.contiguous()?, &bias.contiguous()?, op)?)
+    Ok(contiguous(x)?.apply_op3(&contiguous(kernel)?, &contiguous(bias)?, op)?)
 }
 
 /// ReLU, see [`relu`](crate::relu).
@@ -77,7 +88,7 @@ pub(crate) fn relu(x: &Tensor) -> Result<Tensor> {
             binary("relu_grad", y, grad, y.shape(), relu_backward)
         },
     };
-    Ok(x.contiguous()?.apply_op1(op)?)
+    Ok(contiguous(x)?.apply_op1(op)?)
 }
 
 /// Log-softmax over the last dimension, see [`log_softmax`](crate::log_softmax).
@@ -93,7 +104,7 @@ pub(crate) fn log_softmax(x: &Tensor) -> Result<Tensor> {
             })
         },
     };
-    Ok(x.contiguous()?.apply_op1(op)?)
+    Ok(contiguous(x)?.apply_op1(op)?)
 }
 
 /// Average pooling, see [`avg_pool`](crate::avg_pool).
@@ -109,7 +120,7 @@ pub(crate) fn avg_pool(x: &Tensor, window: (usize, usize)) -> Result<Tensor> {
             })
         },
     };
-    Ok(x.contiguous()?.apply_op1(op)?)
+    Ok(contiguous(x)?.apply_op1(op)?)
 }
 
 /// Max pooling, see [`max_pool`](crate::max_pool).
@@ -125,7 +136,7 @@ pub(crate) fn max_pool(x: &Tensor, window: (usize, usize)) -> Result<Tensor> {
             })
         },
     };
-    Ok(x.contiguous()?.apply_op1(op)?)
+    Ok(contiguous(x)?.apply_op1(op)?)
 }
 
 /// Dropout, see [`Scope::dropout`](crate::Scope::dropout).
@@ -141,12 +152,12 @@ pub(crate) fn dropout(x: &Tensor, key: Key, keep_prob: f32) -> Result<Tensor> {
             binary("dropout_grad", grad, grad, grad.shape(), |grad, _, out| kernel(grad, out))
         },
     };
-    Ok(x.contiguous()?.apply_op1(op)?)
+    Ok(contiguous(x)?.apply_op1(op)?)
 }
 
 /// Mean and variance of each channel, the last dimension.
 pub(crate) fn batch_statistics(x: &Tensor) -> Result<Statistics> {
-    let x = x.contiguous()?;
+    let x = contiguous(x)?;
     let (storage, layout) = x.storage_and_layout();
     Ok(batch_norm_shape(&x)?.statistics(f32_slice(&storage, layout)?)?)
 }
@@ -159,7 +170,7 @@ pub(crate) fn batch_norm(
     statistics: Statistics,
 ) -> Result<Tensor> {
     let op = Normalize { norm: batch_norm_shape(x)?, shape: x.shape().clone(), statistics };
-    Ok(x.contiguous()?.apply_op3(&scale.contiguous()?, &bias.contiguous()?, op)?)
+    Ok(contiguous(x)?.apply_op3(&contiguous(scale)?, &contiguous(bias)?, op)?)
 }
 
 fn batch_norm_shape(x: &Tensor) -> Result<BatchNorm> {
@@ -177,7 +188,7 @@ fn pool(x: &Tensor, window: (usize, usize)) -> Result<(Pool2d, Shape)> {
 /// `y ← a · y + b · x`; in place on the CPU.
 pub(crate) fn scale_and_add(y: &Var, a: f64, x: &Tensor, b: f64) -> Result<()> {
     if y.device().is_cpu() {
-        Ok(y.inplace_op2(&x.contiguous()?, &ScaleAndAdd { a, b })?)
+        Ok(y.inplace_op2(&contiguous(x)?, &ScaleAndAdd { a, b })?)
     } else {
         Ok(y.set(&((y.as_tensor() * a)? + (x * b)?)?)?)
     }
@@ -301,7 +312,7 @@ where
     }
 
     fn bwd(&self, x: &Tensor, y: &Tensor, grad: &Tensor) -> CandleResult<Option<Tensor>> {
-        (self.backward)(x, y, &grad.contiguous()?).map(Some)
+        (self.backward)(x, y, &contiguous(grad).map_err(through_candle)?).map(Some)
     }
 }
 
@@ -349,7 +360,7 @@ where
         _out: &Tensor,
         grad: &Tensor,
     ) -> CandleResult<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let grad = grad.contiguous()?;
+        let grad = contiguous(grad).map_err(through_candle)?;
         // Skip the input gradient of the first layer.
         let grad_x = if x.track_op() {
             Some(binary("grad_input", kernel, &grad, x.shape(), &self.backward_input)?)
@@ -403,7 +414,7 @@ impl CustomOp3 for Normalize {
         _out: &Tensor,
         grad: &Tensor,
     ) -> CandleResult<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let grad = grad.contiguous()?;
+        let grad = contiguous(grad).map_err(through_candle)?;
         let channels = self.norm.channels;
         // One operation has one output, so both gradients are concatenated.
         let both = Shape::from((2, channels));

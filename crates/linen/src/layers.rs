@@ -22,6 +22,9 @@ const MOMENTUM: f64 = 0.99;
 impl Scope<'_> {
     /// A 2-D convolution with bias, stride 1 and `SAME` zero padding.
     ///
+    /// On the CPU, f32 kernels of 3 × 3 and 5 × 5 with enough channels compute tiles of 2 × 2
+    /// outputs ([`Conv2d`](cpu_kernels::Conv2d)): a NaN or an infinity reaches all of its tile.
+    ///
     /// # Shapes
     /// - `x`: `[B, H, W, C]`
     /// - kernel: `[kernel_size.0, kernel_size.1, C, features]`, bias: `[features]`
@@ -336,12 +339,13 @@ pub fn max_pool(x: &Tensor, window: (usize, usize)) -> Result<Tensor> {
 /// `x.reshape((x.shape[0], -1))`.
 ///
 /// # Errors
-/// [`Error::Shape`] for fewer than two dimensions.
+/// [`Error::Shape`] for fewer than two dimensions; [`Error::Memory`] if a broadcast `x` does not
+/// fit in memory.
 pub fn flatten(x: &Tensor) -> Result<Tensor> {
     if x.rank() < 2 {
         return Err(Error::shape("flatten input", "[B, …]", x));
     }
-    let y = x.flatten_from(1)?;
+    let y = custom_ops::contiguous(x)?.flatten_from(1)?;
     trace_op(x, &y, || Layer::Flatten);
     Ok(y)
 }

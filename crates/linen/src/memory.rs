@@ -39,11 +39,13 @@ fn available() -> usize {
     available_on(Path::new("/")).unwrap_or(isize::MAX as usize)
 }
 
-/// The available memory of a Linux machine, or of the container if that has less.
+/// The available memory of a Linux machine, swap included, or what its container may still use if
+/// that is less.
 fn available_on(root: &Path) -> Option<usize> {
     let read = |path: &Path| std::fs::read_to_string(root.join(path)).unwrap_or_default();
     let meminfo = read(Path::new("proc/meminfo"));
-    let mut available = entry(&meminfo, "MemAvailable:").map(|kib| kib << 10);
+    let swap = entry(&meminfo, "SwapFree:").unwrap_or(0);
+    let mut available = entry(&meminfo, "MemAvailable:").map(|kib| (kib + swap) << 10);
     // Each line is `number:controllers:path`; cgroup v2 has no controllers.
     for line in read(Path::new("proc/self/cgroup")).lines() {
         let controllers_and_path = line.split_once(':').and_then(|(_, rest)| rest.split_once(":/"));
@@ -109,10 +111,12 @@ mod tests {
         assert_eq!(available(), None);
         write("proc/meminfo", "MemTotal:       9 kB\nMemAvailable:   8 kB\n");
         assert_eq!(available(), Some(8192));
+        write("proc/meminfo", "MemAvailable:   8 kB\nSwapTotal:    9 kB\nSwapFree:    2 kB\n");
+        assert_eq!(available(), Some(10240));
         write("proc/self/cgroup", "4:memory:/a\n3:cpu:/\n0::/b/c\n");
         write("sys/fs/cgroup/b/c/memory.max", "max\n");
         write("sys/fs/cgroup/b/c/memory.stat", "anon 10\n");
-        assert_eq!(available(), Some(8192));
+        assert_eq!(available(), Some(10240));
         write("sys/fs/cgroup/b/memory.max", "5000\n");
         write("sys/fs/cgroup/b/memory.stat", "file 4000\nanon 1000\n");
         assert_eq!(available(), Some(4000));

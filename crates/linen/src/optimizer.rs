@@ -8,7 +8,8 @@ use crate::{check, custom_ops};
 /// The momentum optimizer together with the parameters it updates, its target.
 ///
 /// A step is `m ← beta · m + gradient; parameter ← parameter - learning_rate · m`, with `m`
-/// starting at zero. There is no dampening.
+/// starting at zero. There is no dampening. A step of f32 parameters is computed in f32: there a
+/// learning rate above 3.4e38 is infinite, and a beta within 3e-8 of 1 is 1.
 ///
 /// # Source
 /// `flax.optim.Momentum`; Polyak, *Some methods of speeding up the convergence of iteration
