@@ -352,7 +352,7 @@ fn a_missing_device_is_an_error() {
             Error::Tensor(_), "cuda";
         "data": get_datasets(gpu) => Error::Tensor(_), "cuda";
         "random numbers": normal(Key::new(0), 3, gpu) => Error::Tensor(_), "cuda";
-        "parameters from a file": Params::load(&file, gpu) => Error::Load { .. }, "cuda";
+        "parameters from a file": Params::load(&params_file, gpu) => Error::Load { .. }, "cuda";
         "parameters moved to the device": params().to_device(gpu) => Error::Tensor(_), "cuda";
         "a checkpoint": checkpoints.resume(gpu) => CheckpointError::Damaged { .. }, "cuda";
     }
