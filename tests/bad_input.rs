@@ -347,6 +347,8 @@ fn a_missing_device_is_an_error() {
     checkpoints
         .save(&TrainState { epoch: 1, ..TrainState::new(optimizer(0.1), Key::new(0), 2) })
         .unwrap();
+    let params_file = dir.path().join("params.safetensors");
+    params().save(&params_file).unwrap();
     refuse! {
         "initial parameters": get_initial_params(&Cnn, Key::new(0), gpu) =>
             Error::Tensor(_), "cuda";
