@@ -319,7 +319,8 @@ fn what_does_not_fit_in_memory_is_refused() {
             "a copy of a tensor needs";
         "flatten of a broadcast tensor": flatten(&image) => Error::Memory { .. },
             "a copy of a tensor needs";
-        "a convolution of a broadcast tensor": Small.apply(&params(), &image) => Error::Memory { .. },
+        "a convolution of a broadcast tensor": Small.apply(&params(), &image) =>
+            Error::Memory { .. },
             "a copy of a tensor needs";
         "batch norm of a broadcast tensor": Norm.apply_eval(&norm, &image) =>
             Error::Memory { .. }, "a copy of a tensor needs";
