@@ -727,7 +727,7 @@ fn no_other_function_panics() {
         drop(Metrics::mean(&[wrong, wrong]));
         drop(BatchMetrics::get_all(&[]));
     });
-    check("read_png", &|| drop((read_png("/no/such/file", CPU), read_png("/", CPU))));
+    check("read_image", &|| drop((read_image("/no/such/file", CPU), read_image("/", CPU))));
     check("SummaryWriter", &|| {
         drop(SummaryWriter::new("/dev/null/folder"));
         let folder = tempfile::tempdir().unwrap();

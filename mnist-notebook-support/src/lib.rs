@@ -22,7 +22,7 @@
 //! | augmentation | [`images`], [`augment`] |
 //! | batch norm and dropout | [`linen::Scope`], [`linen::Variables`] |
 //! | learning-rate schedules | [`WarmupCosine`] |
-//! | export, your own pictures | [`save_onnx`], `read_png`, [`prepare_digit`] |
+//! | export, your own pictures | [`save_onnx`], [`read_image`], [`prepare_digit`] |
 //!
 //! The whole tutorial is a few lines:
 //!
@@ -75,9 +75,7 @@ pub use dataset::{
 };
 pub use device::best_device;
 pub use error::{CheckpointError, DataError, Diverged};
-#[cfg(feature = "png")]
-pub use images::read_png;
-pub use images::{augment, prepare_digit};
+pub use images::{augment, prepare_digit, read_image};
 pub use initializer::get_initial_params;
 pub use jit::{Jit, jit};
 pub use linen::{
@@ -113,14 +111,12 @@ pub mod prelude {
         Module, Params, Scope, Variables, avg_pool, flatten, log_softmax, max_pool, relu, tabulate,
     };
 
-    #[cfg(feature = "png")]
-    pub use crate::read_png;
     pub use crate::{
         Batch, BatchMetrics, Checkpoints, Cnn, Dataset, EpochMetrics, Error, Gradients, Jit,
         Metrics, Momentum, Result, TrainState, WarmupCosine, augment, best_device, compute_metrics,
         create_optimizer, cross_entropy_loss, eval_model, eval_step, get_datasets,
-        get_fashion_datasets, get_initial_params, jit, onehot, predict, prepare_digit, save_onnx,
-        train_epoch, train_step, value_and_grad,
+        get_fashion_datasets, get_initial_params, jit, onehot, predict, prepare_digit, read_image,
+        save_onnx, train_epoch, train_step, value_and_grad,
     };
 }
 

@@ -1,5 +1,4 @@
-//! `prepare_digit` turns pictures of digits into images like those of MNIST. The crate `images`
-//! tests it on pictures that are not of the dataset.
+//! `prepare_digit` turns pictures of digits into images like those of MNIST.
 //!
 //! A test digit that was enlarged, shifted, inverted or photographed must come back unchanged.
 
@@ -55,7 +54,7 @@ fn photographed(digit: &[f32]) -> Tensor {
     let pixels = sheet.map(|(index, (ink, noise))| {
         let (y, x) = (index / SIDE, index % SIDE);
         let light = 0.55 + 0.35 * x as f32 / SIDE as f32 - 0.1 * (y as f32 / SIDE as f32).powi(2);
-        light * (1.0 - 0.75 * ink) + 0.03 * noise
+        (light * (1.0 - 0.75 * ink) + 0.03 * noise).clamp(0.0, 1.0)
     });
     picture(pixels.collect(), SIDE, SIDE)
 }

@@ -60,10 +60,10 @@ pub fn idx(bytes: &[u8]) {
     }
 }
 
-/// A picture in a PNG file, with or without a digit.
+/// A picture file, with or without a digit.
 pub fn picture(bytes: &[u8]) {
     let file = file_of(bytes);
-    if let Ok(picture) = read_png(file.path(), &Device::Cpu) {
+    if let Ok(picture) = read_image(file.path(), &Device::Cpu) {
         match prepare_digit(&picture) {
             Ok(digit) => assert_eq!(digit.dims(), [1, 28, 28, 1]),
             Err(error) => {

@@ -13,13 +13,14 @@
 
 mod digit;
 mod error;
+mod gray_image;
+mod read_image;
 mod show;
 mod transform;
 
 pub use digit::prepare_digit;
-#[cfg(feature = "png")]
-pub use digit::read_png;
 pub use error::ImageError;
+pub use read_image::read_image;
 pub use show::{TensorView, image_grid, prediction_grid, show};
 pub use transform::{add_noise, augment, rotate, shift};
 

@@ -42,18 +42,60 @@ fn refusal(picture: &Tensor) -> String {
 
 #[test]
 fn pictures_without_a_digit_are_refused() {
-    let nothing = "no digit can be found in the picture: nothing in it stands out from the paper";
+    let nothing = "no digit can be found in the picture: nothing in it stands out from the paper: \
+                   the digit must be darker or lighter, not tiny, and have a margin of paper \
+                   around it";
     for gray in [0.0, 0.5, 1.0] {
         assert_eq!(refusal(&picture(vec![gray; 60 * 40], 60, 40)), nothing);
     }
     assert_eq!(refusal(&picture(vec![1.0], 1, 1)), nothing);
     let shaded = (0..100 * 100).map(|index| 0.4 + 0.4 * (index % 100) as f32 / 100.0);
     assert_eq!(refusal(&picture(shaded.collect(), 100, 100)), nothing);
-    let no_number = refusal(&picture(vec![f32::NAN; 4], 2, 2));
-    assert_eq!(
-        no_number,
-        "no digit can be found in the picture: some of its pixels are not numbers"
-    );
+    // A one that fills a picture cropped to it.
+    assert_eq!(refusal(&picture(vec![0.1; 200 * 40], 200, 40)), nothing);
+    let mut tiny = vec![1.0; 200 * 200];
+    tiny[100 * 200 + 95..100 * 200 + 104].fill(0.0);
+    assert_eq!(refusal(&picture(tiny, 200, 200)), nothing);
+    for wrong in [f32::NAN, f32::INFINITY, -0.1, 255.0] {
+        let found = refusal(&picture(vec![0.0, 1.0, wrong, 0.0], 2, 2));
+        assert_eq!(
+            found,
+            "no digit can be found in the picture: some of its pixels are not between 0 (black) \
+             and 1 (white)"
+        );
+    }
+}
+
+/// Two specks far apart would become an image that is nearly black.
+#[test]
+fn specks_are_refused() {
+    let mut sheet = vec![1.0; 150 * 150];
+    for y in 0..8 {
+        for x in 0..8 {
+            sheet[(20 + y) * 150 + 20 + x] = 0.0;
+            sheet[(122 + y) * 150 + 122 + x] = 0.0;
+        }
+    }
+    let found = refusal(&picture(sheet, 150, 150));
+    assert!(found.contains("only specks stand out from the paper"), "{found}");
+}
+
+/// A picture cropped to the very edges of its digit has no margin of paper.
+#[test]
+fn a_digit_may_touch_the_edges() {
+    let mut sheet = vec![0.9; 150 * 100];
+    for y in 0..150_usize {
+        for x in 0..100 {
+            // A seven: a bar along the upper edge and a stem to the lower one.
+            if y < 14 || (3 * x + y).abs_diff(270) < 20 {
+                sheet[y * 100 + x] = 0.1;
+            }
+        }
+    }
+    let digit = pixels(&prepare_digit(&picture(sheet, 150, 100)).unwrap());
+    let row = |y: usize| digit[y * 28..][..28].iter().filter(|pixel| **pixel > 0.5).count();
+    let first = (0..28).find(|y| row(*y) > 0).unwrap();
+    assert!(row(first) >= 11 && row(first + 10) <= 5, "{:?}", (0..28).map(row).collect::<Vec<_>>());
 }
 
 #[test]
@@ -62,107 +104,5 @@ fn tensors_of_other_shapes_are_refused() {
         let tensor = Tensor::zeros(shape.as_slice(), DType::F32, &device()).unwrap();
         let wanted = format!("picture of a digit: expected shape [1, H, W, 1], found {shape:?}");
         assert_eq!(refusal(&tensor), wanted);
-    }
-}
-
-mod png_files {
-    use images::{ImageError, read_png};
-    use linen::Result;
-    use png::{BitDepth, ColorType, Encoder};
-
-    use super::*;
-
-    fn encoded(size: (u32, u32), color: ColorType, depth: BitDepth, bytes: &[u8]) -> Vec<u8> {
-        let black_red_white = &[0, 0, 0, 255, 0, 0, 255, 255, 255];
-        encoded_with_palette(black_red_white, size, color, depth, bytes)
-    }
-
-    fn encoded_with_palette(
-        palette: &[u8],
-        size: (u32, u32),
-        color: ColorType,
-        depth: BitDepth,
-        bytes: &[u8],
-    ) -> Vec<u8> {
-        let mut file = Vec::new();
-        let mut encoder = Encoder::new(&mut file, size.0, size.1);
-        encoder.set_color(color);
-        encoder.set_depth(depth);
-        encoder.set_palette(palette);
-        encoder.write_header().unwrap().write_image_data(bytes).unwrap();
-        file
-    }
-
-    fn read(file: &[u8]) -> Result<Tensor> {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("digit.png");
-        std::fs::write(&path, file).unwrap();
-        read_png(path, &device())
-    }
-
-    /// The error message for a file that cannot be read.
-    fn problem(file: &[u8]) -> String {
-        match read(file).unwrap_err().downcast_ref() {
-            Some(ImageError::File { source, .. }) => source.to_string(),
-            other => panic!("{other:?}"),
-        }
-    }
-
-    #[test]
-    fn every_kind_of_png_is_read_as_grayscale() {
-        use BitDepth::{Eight, One, Sixteen};
-        let red = 0.299;
-        let cases: [(ColorType, BitDepth, &[u8], [f32; 2]); 7] = [
-            (ColorType::Grayscale, Eight, &[0, 51], [0.0, 0.2]),
-            (ColorType::Grayscale, One, &[0b0100_0000], [0.0, 1.0]),
-            (ColorType::Grayscale, Sixteen, &[0, 0, 51, 51], [0.0, 0.2]),
-            (ColorType::Rgb, Eight, &[255, 0, 0, 255, 255, 255], [red, 1.0]),
-            (ColorType::Indexed, Eight, &[1, 2], [red, 1.0]),
-            (ColorType::GrayscaleAlpha, Eight, &[0, 255, 0, 51], [0.0, 0.8]),
-            (ColorType::Rgba, Eight, &[255, 0, 0, 255, 0, 0, 0, 0], [red, 1.0]),
-        ];
-        for (color, depth, bytes, expected) in cases {
-            let picture = read(&encoded((2, 1), color, depth, bytes)).unwrap();
-            assert_eq!(picture.dims(), [1, 1, 2, 1], "{color:?} {depth:?}");
-            for (found, expected) in pixels(&picture).iter().zip(expected) {
-                assert!((found - expected).abs() < 1e-6, "{color:?} {depth:?}: {found}");
-            }
-        }
-    }
-
-    #[test]
-    fn damaged_files_and_other_formats_are_refused() {
-        let good = encoded((20, 20), ColorType::Grayscale, BitDepth::Eight, &[7; 400]);
-        assert!(read(&good).is_ok());
-        for len in 0..good.len() - 12 {
-            problem(&good[..len]); // the last 12 bytes only mark the end
-        }
-        let jpeg = problem(b"\xff\xd8\xff\xe0 a JPEG file");
-        assert!(jpeg.starts_with("it is damaged or not a PNG file"), "{jpeg}");
-        assert!(jpeg.ends_with("save it as PNG again"), "{jpeg}");
-    }
-
-    #[test]
-    fn a_palette_that_ends_within_a_color_is_refused() {
-        for palette in [vec![0; 4], vec![0; 5]] {
-            let (indexed, depth) = (ColorType::Indexed, BitDepth::Eight);
-            let found = problem(&encoded_with_palette(&palette, (1, 1), indexed, depth, &[0]));
-            assert!(found.starts_with("it is damaged (its palette"), "{found}");
-        }
-    }
-
-    #[test]
-    fn the_error_names_a_missing_file() {
-        let error = read_png("no/such.png", &device()).unwrap_err().to_string();
-        assert!(error.starts_with("cannot read the picture no/such.png: "), "{error}");
-    }
-
-    #[test]
-    fn a_huge_picture_is_refused_before_decoding() {
-        let mut file = Vec::new();
-        let header = Encoder::new(&mut file, 65_536, 65_536).write_header();
-        header.unwrap().write_chunk(png::chunk::IDAT, b"its pixels are not read").unwrap();
-        let found = problem(&file);
-        assert!(found.starts_with("65536 × 65536 pixels are too many: scale it down"), "{found}");
     }
 }
