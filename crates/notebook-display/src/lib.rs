@@ -14,38 +14,54 @@
 //!
 //! To display your own type, give it a method `evcxr_display` that calls [`display`].
 
+#[cfg(feature = "figures")]
 mod axes;
+#[cfg(feature = "figures")]
 mod bar_chart;
 mod display;
 mod error;
+#[cfg(feature = "figures")]
 mod figure;
+#[cfg(feature = "figures")]
 mod heat_map;
+#[cfg(feature = "figures")]
 mod line_chart;
+#[cfg(feature = "figures")]
 mod markers;
 mod number;
+#[cfg(feature = "figures")]
 mod pictures;
 #[cfg(feature = "png")]
 mod png;
+#[cfg(feature = "progress")]
 mod progress;
+#[cfg(feature = "figures")]
 mod scatter_chart;
+#[cfg(feature = "figures")]
 mod scene;
 mod source;
 mod table;
 #[cfg(test)]
 mod tests;
 
-pub use bar_chart::bar_chart;
 pub use display::display;
 pub use error::{Error, Result};
-pub use figure::{Figure, side_by_side};
-pub use heat_map::heat_map;
-pub use line_chart::{line_chart, line_chart_over};
 pub use number::{Number, grouped, short};
-pub use pictures::{Picture, picture_grid};
-pub use progress::Progress;
-pub use scatter_chart::scatter_chart;
 pub use source::{Source, Sources};
 pub use table::Table;
+
+#[cfg(feature = "figures")]
+pub use {
+    bar_chart::bar_chart,
+    figure::{Figure, side_by_side},
+    heat_map::heat_map,
+    line_chart::{line_chart, line_chart_over},
+    pictures::{Picture, picture_grid},
+    scatter_chart::scatter_chart,
+};
+
+#[cfg(feature = "progress")]
+pub use progress::Progress;
 
 /// The source files of this crate, for [`Sources`].
 pub static SOURCES: include_dir::Dir<'_> = include_dir::include_dir!("$CARGO_MANIFEST_DIR/src");

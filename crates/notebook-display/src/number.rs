@@ -36,6 +36,7 @@ pub fn grouped(number: &str) -> String {
 }
 
 /// Whether a value fits an axis: finite, and small enough that differences do not overflow.
+#[cfg(feature = "figures")]
 pub(crate) fn is_drawable(value: f64) -> bool {
     value.abs() < 1e300
 }
@@ -57,6 +58,7 @@ pub fn short(value: f64) -> String {
 }
 
 /// Formats counts in full, other values with four significant digits.
+#[cfg(feature = "figures")]
 pub(crate) fn format_value(value: f64) -> String {
     if value.fract() == 0.0 && value.abs() < 1e9 {
         grouped(&value.to_string())

@@ -10,6 +10,8 @@ use plotters_backend::{
     FontStyle, FontTransform,
 };
 
+use crate::display::escape;
+
 /// One CSS pixel.
 pub(crate) const PX: i32 = 10;
 /// Space between the edge of a figure and its content.
@@ -331,23 +333,6 @@ impl std::fmt::Display for Hex {
         let (red, green, blue) = self.0;
         write!(f, "#{red:02x}{green:02x}{blue:02x}")
     }
-}
-
-/// Escapes text for XML and HTML. Control characters, which XML forbids, become spaces.
-pub(crate) fn escape(text: &str) -> String {
-    let mut escaped = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c {
-            '&' => escaped.push_str("&amp;"),
-            '<' => escaped.push_str("&lt;"),
-            '>' => escaped.push_str("&gt;"),
-            '"' => escaped.push_str("&quot;"),
-            '\u{fffe}' | '\u{ffff}' => escaped.push(' '),
-            c if c.is_control() => escaped.push(' '),
-            c => escaped.push(c),
-        }
-    }
-    escaped
 }
 
 /// Distance from a text's anchor down to its baseline.

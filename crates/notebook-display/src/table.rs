@@ -2,9 +2,8 @@
 
 use std::fmt;
 
-use crate::display::display;
+use crate::display::{display, escape};
 use crate::error::{Error, Result};
-use crate::scene::escape;
 
 /// A table with a header row, shown as HTML and as plain text.
 ///
