@@ -3,8 +3,9 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use cpu_kernels::{
-    BatchNorm, Conv2d, Dense, Layer, Pool2d, Program, Statistics, dropout, log_softmax_backward,
-    log_softmax_forward, relu_backward, relu_forward, without_subnormal,
+    BatchNorm, Conv2d, Dense, Layer, Pool2d, Program, Statistics, check_chain, dropout,
+    log_softmax_backward, log_softmax_forward, relu_backward, relu_forward, saturating_product,
+    without_subnormal,
 };
 
 /// Records `what` if the call panics. Its result does not matter.
@@ -20,6 +21,13 @@ fn only_subnormal_numbers_become_zero() {
     assert_eq!(kept.map(without_subnormal), kept);
     assert_eq!(without_subnormal(f32::from_bits(1)), 0.0);
     assert!(without_subnormal(f32::NAN).is_nan());
+}
+
+#[test]
+fn a_product_that_overflows_is_the_largest_number_unless_a_factor_is_zero() {
+    assert_eq!(saturating_product(&[]), 1);
+    assert_eq!(saturating_product(&[1 << 40, 1 << 40]), usize::MAX);
+    assert_eq!(saturating_product(&[1 << 40, 1 << 40, 0]), 0);
 }
 
 #[test]
@@ -109,9 +117,11 @@ fn no_kernel_panics() {
                     &mut panics,
                     || what("program"),
                     || {
-                        let Ok(mut program) = Program::new([a, b, 2, 1], &layers[start..]) else {
+                        let (shape, layers) = ([a, b, 2, 1], &layers[start..]);
+                        if check_chain(shape, layers).is_err() {
                             return;
-                        };
+                        }
+                        let mut program = Program::new(shape, layers).unwrap();
                         let labels = [7; 4];
                         let (params, momentum) = (&mut [&mut z[..]], &mut [&mut w[..]]);
                         drop((program.batch(), program.evaluate(&[&x], &y, &labels)));
