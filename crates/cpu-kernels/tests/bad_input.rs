@@ -24,6 +24,13 @@ fn only_subnormal_numbers_become_zero() {
 }
 
 #[test]
+fn a_product_that_overflows_is_the_largest_number_unless_a_factor_is_zero() {
+    assert_eq!(saturating_product(&[]), 1);
+    assert_eq!(saturating_product(&[1 << 40, 1 << 40]), usize::MAX);
+    assert_eq!(saturating_product(&[1 << 40, 1 << 40, 0]), 0);
+}
+
+#[test]
 fn no_kernel_panics() {
     let sizes = [0, 1, 2, 5, 1 << 40, usize::MAX];
     let mut panics = Vec::new();
