@@ -8,7 +8,7 @@ use linen::{
     BatchMetrics, Key, Metrics, Module, Momentum, Params, Result, check_label_range,
     random::permutation,
 };
-use notebook_display::Progress;
+use notebook_display::{Progress, println};
 
 use crate::dataset::Dataset;
 use crate::error::Diverged;

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use etcetera::BaseStrategy;
 use flate2::read::GzDecoder;
 use linen::{Cause, Error, Result, files};
+use notebook_display::println;
 use ureq::Agent;
 use ureq::http::Response;
 
