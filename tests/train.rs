@@ -77,6 +77,24 @@ fn training_goes_on_from_a_checkpoint_with_a_smaller_learning_rate() {
 }
 
 #[test]
+#[cfg(target_os = "linux")]
+fn lines_that_cannot_be_written_do_not_stop_training() {
+    let folder = tempfile::tempdir().unwrap();
+    let shown = folder.path().join("shown");
+    output(&["--epochs", "2", "--checkpoints", path(&shown)]);
+    let full: Stdio = std::fs::File::create("/dev/full").unwrap().into();
+    let (_, closed) = std::io::pipe().unwrap();
+    for (name, stdout) in [("full", full), ("closed", closed.into())] {
+        let unseen = folder.path().join(name);
+        let mut training = train(&["--epochs", "2", "--checkpoints", path(&unseen)]);
+        let output = training.stdout(stdout).output().unwrap();
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success() && error.is_empty(), "{name}: {error}");
+        assert_eq!(newest_checkpoint(&unseen), newest_checkpoint(&shown), "{name}");
+    }
+}
+
+#[test]
 fn the_history_includes_the_epochs_before_a_resume() {
     let folder = tempfile::tempdir().unwrap();
     let file = |name: &str| folder.path().join(name);

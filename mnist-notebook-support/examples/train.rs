@@ -3,6 +3,7 @@
 //! It calls the same functions as the notebook, so the same seed gives the same numbers.
 
 use std::error::Error;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -54,7 +55,8 @@ fn main() -> ExitCode {
     match train(&Arguments::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error}");
+            // If it cannot be written, the exit code has to do.
+            let _ = writeln!(std::io::stderr(), "error: {error}");
             ExitCode::FAILURE
         }
     }
@@ -82,7 +84,7 @@ fn train(arguments: &Arguments) -> Outcome<()> {
             file.write(&state.history)?;
         }
         if state.epoch >= arguments.epochs {
-            println!("Finished after epoch {}.", state.epoch);
+            let _ = writeln!(std::io::stdout(), "Finished after epoch {}.", state.epoch);
             return Ok(());
         }
         match &checkpoints {

@@ -14,6 +14,7 @@ use std::str::FromStr;
 use candle_core::Device;
 use linen::files::{self, FileError, TensorFile};
 use linen::{Cause, Error, Key, Metrics, Module, Momentum, Params, Result};
+use notebook_display::println;
 
 use crate::dataset::Dataset;
 use crate::error::{CheckpointError, Diverged};

@@ -2,6 +2,7 @@
 
 use candle_core::{DType, Device, Tensor};
 use linen::{Key, Result, select_device};
+use notebook_display::println;
 
 use crate::dataset::Dataset;
 use crate::initializer::get_initial_params;

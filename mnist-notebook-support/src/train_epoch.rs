@@ -5,7 +5,7 @@
 
 use candle_core::Tensor;
 use linen::{BatchMetrics, Key, Metrics, Module, Momentum, Params, Result, random::permutation};
-use notebook_display::Progress;
+use notebook_display::{Progress, println};
 
 use crate::dataset::Dataset;
 use crate::error::Diverged;

@@ -4,7 +4,8 @@
 //! unchanged into the body of one function, where Rust's rules give the same result as evcxr: a
 //! variable shadows an earlier one, and an item may be used before its definition. When a cell
 //! redefines an item, a new block starts, in which it shadows the old one. The value of a cell's
-//! last expression is printed, and figures are saved to files.
+//! last expression is printed, and figures are saved to files. Commands for evcxr and the shell,
+//! which can only stand above a cell's code, become comments, except `:dep`.
 
 use std::collections::HashSet;
 use std::fs;
@@ -164,15 +165,18 @@ impl Program {
     }
 
     fn add_cell(&mut self, cell: &CodeCell, folder: &Path) -> Result<()> {
+        self.body += &format!("\n// Cell {} · {}\n", cell.number, cell.title);
         let (commands, code) = split_commands(&cell.source);
         for command in commands {
             if let Some(dependency) = command.strip_prefix(":dep ") {
                 let (name, spec) = parse_dependency(dependency, folder)
                     .with_context(|| format!("`{command}` is not a valid dependency"))?;
                 self.dependencies.insert(name, spec);
+            } else {
+                self.body += &format!("// Left out: {command}\n");
+                println!("Left out of the program: `{command}` in cell {}", cell.number);
             }
         }
-        self.body += &format!("\n// Cell {} · {}\n", cell.number, cell.title);
         if cell.raises {
             self.body += "// Left out: it shows a failure on purpose.\n";
         } else {
@@ -330,13 +334,14 @@ mod tests {
     }
 
     #[test]
-    fn dep_lines_become_dependencies_and_other_commands_are_dropped() {
-        let cell = ":dep one = \"1.2\"\n// a remark\n:dep two\n:opt 2\n\nlet a: u32 = 1;";
+    fn dep_lines_become_dependencies_and_other_commands_are_named() {
+        let cell = ":dep one = \"1.2\"\n// a remark\n:dep two\n:opt 2\n!ls\n\nlet a: u32 = 1;";
         let program = program(&[cell]).unwrap();
         let manifest: Table = program.manifest("small").unwrap().parse().unwrap();
         assert_eq!(manifest["dependencies"]["one"].as_str(), Some("1.2"));
         assert_eq!(manifest["dependencies"]["two"].as_str(), Some("*"));
-        assert!(!program.source("small").contains(":opt"));
+        let source = program.source("small");
+        assert!(source.contains("// Left out: :opt 2\n// Left out: !ls\n"), "{source}");
     }
 
     #[test]

@@ -53,7 +53,9 @@ fn probed(
 fn announce_compilation(device: &Device) {
     let is_cached = crate::cuda::compute_cache().is_some_and(|folder| folder.exists());
     if device.is_cuda() && !is_cached {
-        println!("Compiling kernels for the GPU: about half a minute, once on this machine.");
+        notebook_display::println!(
+            "Compiling kernels for the GPU: about half a minute, once on this machine."
+        );
     }
 }
 

@@ -8,6 +8,24 @@ const END: &str = "EVCXR_END_CONTENT";
 const KERNEL_VARIABLE: &str = "EVCXR_IS_RUNTIME";
 const PANIC: &str = "EVCXR_PANIC_NOTIFICATION";
 
+/// Like std's `println!`, but drops a line that cannot be written: a closed pipe (`| head`) or a
+/// full disk must not end hours of training.
+///
+/// # Examples
+///
+/// ```
+/// use notebook_display::println;
+///
+/// println!("epoch {}", 1);
+/// ```
+#[macro_export]
+macro_rules! println {
+    ($($text:tt)*) => {{
+        use ::std::io::Write as _;
+        let _ = ::std::writeln!(::std::io::stdout(), $($text)*);
+    }};
+}
+
 /// Prints one result as a bundle of `(MIME type, content)`; the front end shows the richest type
 /// that it supports. Outside a kernel, which would parse the markers, prints only the plain text.
 ///

@@ -73,8 +73,9 @@ impl Figure {
     /// Writes the figure to a file; the extension, `.svg` or `.png`, determines the format.
     ///
     /// # Errors
-    /// [`Error::Figure`] for another extension, and for `.png` without the cargo feature `png`;
-    /// [`Error::Save`] if the file cannot be written.
+    /// [`Error::Figure`] for another extension, and for `.png` without the cargo feature `png` or
+    /// with letters that are not Latin, Greek or Cyrillic; [`Error::Save`] if the file cannot be
+    /// written.
     pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
         let path = path.as_ref();
         let extension = path.extension().unwrap_or_default().to_ascii_lowercase();

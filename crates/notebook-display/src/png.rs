@@ -1,11 +1,13 @@
 //! Figures as PNG files.
 
+use std::collections::BTreeSet;
+
 use plotters_backend::BackendCoord;
 use tiny_skia::{
     FillRule, LineCap, LineJoin, Paint, Path, PathBuilder, Pixmap, Rect, Stroke, StrokeDash,
     Transform,
 };
-use ttf_parser::{Face, OutlineBuilder};
+use ttf_parser::{Face, GlyphId, OutlineBuilder};
 
 use crate::error::{Error, Result};
 use crate::scene::{Anchor, BACKGROUND, Color, PX, Picture, Scene, Shape, Text};
@@ -26,6 +28,12 @@ pub(crate) fn render(scene: &Scene) -> Result<Vec<u8>> {
         scale: Transform::from_scale(DENSITY / PX as f32, DENSITY / PX as f32),
         face: Face::parse(FONT, 0).map_err(|err| fail(&err.to_string()))?,
     };
+    let missing = painter.missing(scene);
+    if !missing.is_empty() {
+        let letters = missing.iter().map(|letter| format!("{letter:?}")).collect::<Vec<_>>();
+        let letters = letters.join(", ");
+        return Err(fail(&format!("its font lacks {letters}; save the figure as .svg")));
+    }
     painter.rect((0, 0), (scene.width, scene.height), BACKGROUND);
     for shape in &scene.shapes {
         painter.shape(shape);
@@ -40,6 +48,20 @@ struct Painter {
 }
 
 impl Painter {
+    /// The characters in a scene that the font lacks.
+    fn missing(&self, scene: &Scene) -> BTreeSet<char> {
+        let texts = scene.shapes.iter().filter_map(|shape| match shape {
+            Shape::Text(text) => Some(&text.text),
+            _ => None,
+        });
+        texts.flat_map(|text| text.chars()).filter(|c| self.glyph(*c).is_none()).collect()
+    }
+
+    /// The glyph of a character; control characters become spaces, as in SVG.
+    fn glyph(&self, c: char) -> Option<GlyphId> {
+        self.face.glyph_index(if c.is_control() { ' ' } else { c })
+    }
+
     fn shape(&mut self, shape: &Shape) {
         match shape {
             Shape::Rect { at, size, fill } => self.rect(*at, *size, *fill),
@@ -101,9 +123,7 @@ impl Painter {
     fn text(&mut self, text: &Text) {
         let em = text.size as f32 / f32::from(self.face.units_per_em());
         let mut glyphs = Glyphs { builder: PathBuilder::new(), x: 0.0 };
-        for c in text.text.chars() {
-            // Glyph 0 is the box for characters that the font lacks.
-            let glyph = self.face.glyph_index(c).unwrap_or_default();
+        for glyph in text.text.chars().filter_map(|c| self.glyph(c)) {
             self.face.outline_glyph(glyph, &mut glyphs);
             glyphs.x += f32::from(self.face.glyph_hor_advance(glyph).unwrap_or_default());
         }

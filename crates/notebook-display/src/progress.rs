@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::number::grouped;
+use crate::println;
 
 /// Reports the progress of long work on standard output.
 ///

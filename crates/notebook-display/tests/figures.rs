@@ -228,6 +228,33 @@ fn a_png_has_twice_the_size_of_the_figure_and_is_not_blank() {
     }
 }
 
+/// The PNG file of a figure with this title.
+#[cfg(feature = "png")]
+fn png(title: &str) -> notebook_display::Result<Vec<u8>> {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("figure.png");
+    line_chart(title, "epoch", "loss", &[("test", [1.0, 2.0])])?.save(&path)?;
+    Ok(std::fs::read(path).unwrap())
+}
+
+#[cfg(feature = "png")]
+#[test]
+fn a_png_shows_all_letters_or_is_refused_with_those_that_it_lacks() {
+    let mut files = vec![png("        ").unwrap()];
+    for title in ["Функция потерь", "Łódź, ždímat", "∞ ≠ ∂ΣΩ", "cafe\u{301} €"]
+    {
+        let file = png(title).unwrap();
+        assert!(!files.contains(&file), "`{title}` looks like another title");
+        files.push(file);
+    }
+    let message = png("损失 😀 loss\u{fe0f}").map(drop).unwrap_err().to_string();
+    assert_eq!(
+        message,
+        "cannot create a PNG: its font lacks '失', '损', '\\u{fe0f}', '😀'; save the figure as .svg"
+    );
+    assert!(png("two\nlines").is_ok());
+}
+
 #[test]
 fn a_table_has_the_same_cells_as_text_and_as_html() {
     let rows = [["Conv_0", "[28, 28, 32]", "320"], ["Dense_0", "[256]", "803,072"]];

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use etcetera::BaseStrategy;
 use linen::{Cause, Error, Result, files};
+use notebook_display::println;
 use ureq::Agent;
 use ureq::http::Response;
 
