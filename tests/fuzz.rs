@@ -6,6 +6,7 @@
 use std::io::Write;
 use std::panic::catch_unwind;
 
+use image::ImageFormat;
 use mnist_notebook_support::candle_core;
 use mnist_notebook_support::prelude::*;
 use mnist_notebook_support::random::bits;
@@ -120,8 +121,14 @@ fn mutated_parameters_are_read_or_refused() {
 
 #[test]
 fn mutated_pictures_are_read_or_refused() {
-    let photo = golden_file("../../notebooks/photo.png");
-    run("picture", fuzz::picture, &std::fs::read(photo).unwrap());
+    let photo = std::fs::read(golden_file("../../notebooks/photo.png")).unwrap();
+    run("picture", fuzz::picture, &photo);
+    let small = image::load_from_memory(&photo).unwrap().thumbnail(60, 60).to_rgb8();
+    for format in [ImageFormat::Jpeg, ImageFormat::WebP, ImageFormat::Gif, ImageFormat::Bmp] {
+        let mut file = std::io::Cursor::new(Vec::new());
+        small.write_to(&mut file, format).unwrap();
+        run(&format!("picture, {format:?}"), fuzz::picture, &file.into_inner());
+    }
 }
 
 #[test]

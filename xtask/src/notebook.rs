@@ -63,7 +63,9 @@ impl Notebook {
         let notebook = Self::read(path)?;
         let metadata = &notebook.json["metadata"];
         let languages = [&metadata["kernelspec"]["language"], &metadata["language_info"]["name"]];
-        let language = languages.into_iter().find_map(Value::as_str).unwrap_or("rust");
+        // Some tools write only the kernel's name.
+        let python = metadata["kernelspec"]["name"].as_str().filter(|it| it.starts_with("python"));
+        let language = languages.into_iter().find_map(Value::as_str).or(python).unwrap_or("rust");
         ensure!(
             language.eq_ignore_ascii_case("rust"),
             "{} is in {language}, but only Rust notebooks can be run here: open it in JupyterLab \
@@ -345,7 +347,8 @@ mod tests {
         for rust in [kernel("rust"), json!({"language_info": {"name": "Rust"}}), json!({})] {
             assert_eq!(read(rust), Ok(()));
         }
-        for python in [kernel("python"), json!({"language_info": {"name": "python"}})] {
+        let by_name = json!({"kernelspec": {"name": "python3"}});
+        for python in [kernel("python"), json!({"language_info": {"name": "python"}}), by_name] {
             let error = read(python).unwrap_err();
             assert!(error.contains("other.ipynb is in python"), "{error}");
         }
