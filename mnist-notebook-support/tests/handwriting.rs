@@ -1,6 +1,6 @@
-//! A trained network reads digits that `prepare_digit` has prepared from pictures by every pen: thin
-//! and thick lines, on light and dark grounds, with grain, with the lines that scanners leave along
-//! the edges, and in shadows. The pictures are drawn here, from strokes.
+//! A trained network reads digits that `prepare_digit` has prepared from pictures by every pen:
+//! thin and thick lines, on light and dark grounds, with grain, in shadows, and with the lines that
+//! scanners leave along the edges. The pictures are drawn here, from strokes.
 
 mod common;
 

@@ -1,5 +1,6 @@
 //! Prepares pictures of digits as MNIST's images were prepared.
 
+use std::mem::take;
 use std::ops::Range;
 
 use candle_core::{DType, Tensor};
@@ -22,7 +23,6 @@ const INK_THRESHOLD: f32 = 0.25;
 const MIN_CONTRAST: f32 = 0.1;
 /// Darker paper counts as this dark: in the deepest shadows noise is not ink.
 const DARKEST_PAPER: f32 = 0.1;
-
 /// The sum over an image with less ink than any digit: MNIST's have 20 or more.
 const TOO_LITTLE_INK: f32 = 10.0;
 
@@ -136,9 +136,6 @@ fn ink(gray: &GrayImage, paper: &GrayImage) -> Option<GrayImage> {
     (strongest > MIN_CONTRAST).then(|| ink.map(|ink| ink / strongest))
 }
 
-/// A range that [`extend`] can begin with.
-const EMPTY: Range<usize> = usize::MAX..0;
-
 /// An area of connected pixels with ink.
 struct Area {
     /// Positions in the picture.
@@ -150,9 +147,22 @@ struct Area {
 }
 
 impl Area {
+    fn new(pixels: Vec<usize>, ink: &GrayImage) -> Self {
+        let strong = pixels.iter().filter(|index| ink.pixels[**index] > INK_THRESHOLD);
+        let rows = bounds(strong.clone().map(|index| index / ink.width));
+        let columns = bounds(strong.map(|index| index % ink.width));
+        Area { pixels, rows, columns }
+    }
+
     fn longer_side(&self) -> usize {
         self.rows.len().max(self.columns.len())
     }
+}
+
+/// The smallest range with all these positions.
+fn bounds(positions: impl Iterator<Item = usize> + Clone) -> Range<usize> {
+    let start = positions.clone().min().unwrap_or(0);
+    start..positions.max().map_or(start, |last| last + 1)
 }
 
 /// The areas of connected ink, diagonals included.
@@ -160,37 +170,26 @@ fn areas(ink: &GrayImage) -> Vec<Area> {
     let mut is_free: Vec<bool> = ink.pixels.iter().map(|ink| *ink > 0.0).collect();
     let mut areas = Vec::new();
     for start in 0..is_free.len() {
-        if !is_free[start] {
+        if !take(&mut is_free[start]) {
             continue;
         }
-        let mut area = Area { pixels: vec![start], rows: EMPTY, columns: EMPTY };
-        is_free[start] = false;
+        let mut pixels = vec![start];
         let mut next = 0;
-        while let Some(&index) = area.pixels.get(next) {
+        while let Some(index) = pixels.get(next) {
             let (y, x) = (index / ink.width, index % ink.width);
-            if ink.pixels[index] > INK_THRESHOLD {
-                extend(&mut area.rows, y);
-                extend(&mut area.columns, x);
-            }
             for y in y.saturating_sub(1)..ink.height.min(y + 2) {
                 for x in x.saturating_sub(1)..ink.width.min(x + 2) {
                     let neighbor = y * ink.width + x;
-                    if is_free[neighbor] {
-                        is_free[neighbor] = false;
-                        area.pixels.push(neighbor);
+                    if take(&mut is_free[neighbor]) {
+                        pixels.push(neighbor);
                     }
                 }
             }
             next += 1;
         }
-        areas.push(area);
+        areas.push(Area::new(pixels, ink));
     }
     areas
-}
-
-/// Extends a range so that it contains `index`.
-fn extend(range: &mut Range<usize>, index: usize) {
-    *range = range.start.min(index)..range.end.max(index + 1);
 }
 
 /// The ink of the areas that may belong to the digit, cropped to them, without specks; `None` if
@@ -204,14 +203,11 @@ fn digit_of(ink: &GrayImage, may_belong: impl Fn(&Area) -> bool) -> Option<GrayI
     }
     areas.retain(|area| area.longer_side() * 8 > largest);
     let mut digit = ink.map(|_| 0.0);
-    let (mut rows, mut columns) = (EMPTY, EMPTY);
-    for area in &areas {
-        area.pixels.iter().for_each(|index| digit.pixels[*index] = ink.pixels[*index]);
-        for (whole, part) in [(&mut rows, &area.rows), (&mut columns, &area.columns)] {
-            extend(whole, part.start);
-            extend(whole, part.end - 1);
-        }
+    for index in areas.iter().flat_map(|area| &area.pixels) {
+        digit.pixels[*index] = ink.pixels[*index];
     }
+    let rows = bounds(areas.iter().flat_map(|area| area.rows.clone()));
+    let columns = bounds(areas.iter().flat_map(|area| area.columns.clone()));
     Some(digit.cropped(rows, columns))
 }
 
