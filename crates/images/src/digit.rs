@@ -23,7 +23,6 @@ const INK_THRESHOLD: f32 = 0.25;
 const MIN_CONTRAST: f32 = 0.1;
 /// Darker paper counts as this dark: in the deepest shadows noise is not ink.
 const DARKEST_PAPER: f32 = 0.1;
-
 /// The sum over an image with less ink than any digit: MNIST's have 20 or more.
 const TOO_LITTLE_INK: f32 = 10.0;
 
