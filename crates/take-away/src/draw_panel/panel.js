@@ -117,14 +117,14 @@ function predict(image) {
   return Array.from(functions.log_softmax(scores).data, Math.exp);
 }
 
-// ---- Preparation, as in `prepare_digit` ----
+// ---- Preparation, as `prepare_digit` does it with a clean drawing ----
 
-const INK_THRESHOLD = 0.25; // weaker ink does not extend the bounding box
+const INK_THRESHOLD = 0.25; // weaker ink does not extend the bounding box, and stays gray
 
 /** Turns a drawing { height, width, data } into a 28 × 28 image; null if it is empty. */
 function prepare(drawing) {
   const ink = cropToInk(drawing);
-  return ink && centered(fit(ink, 20));
+  return ink && centered(atFullStrength(fit(ink, 20)));
 }
 
 function cropToInk({ height, width, data }) {
@@ -164,6 +164,21 @@ function resizeRows({ height, width, data }, newWidth) {
     resized[index] = sum / ratio;
   });
   return { height, width: newWidth, data: resized };
+}
+
+/** Divides by the strongest ink within two pixels: a thin stroke has become gray. */
+function atFullStrength({ height, width, data }) {
+  const weakest = INK_THRESHOLD * Math.max(...data);
+  const strengthened = data.map((value, index) => {
+    const y = Math.floor(index / width), x = index % width;
+    let strongest = weakest;
+    for (let v = Math.max(y - 2, 0); v <= Math.min(y + 2, height - 1); v++) {
+      const row = data.subarray(v * width, (v + 1) * width);
+      strongest = Math.max(strongest, ...row.subarray(Math.max(x - 2, 0), x + 3));
+    }
+    return value / strongest;
+  });
+  return { height, width, data: strengthened };
 }
 
 function transposed({ height, width, data }) {
