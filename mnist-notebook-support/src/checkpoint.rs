@@ -270,7 +270,7 @@ impl Checkpoints {
         train_ds: &Dataset,
         test_ds: &Dataset,
     ) -> Result<EpochMetrics> {
-        self.check_newest(state.epoch.saturating_add(1))?;
+        self.check_newest(state.epoch)?;
         let metrics = state.train_epoch(model, train_ds, test_ds);
         let metrics = metrics.map_err(|error| match error.downcast_ref() {
             Some(&Diverged { epoch, step, loss, .. }) => {

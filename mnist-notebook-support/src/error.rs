@@ -124,14 +124,14 @@ pub enum CheckpointError {
 
     /// The folder already holds a checkpoint of a later epoch.
     #[error(
-        "cannot save epoch {epoch}: {} is of a later epoch, so it is from another run; give \
-         each run its own folder, or delete that file",
+        "the training is at epoch {epoch}, and {} is of a later one, so it is from another run; \
+         give each run its own folder, or delete that file",
         path.display()
     )]
     Later {
         /// The existing checkpoint.
         path: PathBuf,
-        /// The epoch of the state that was to be saved.
+        /// The epoch of the state that was to be trained or saved.
         epoch: usize,
     },
 }

@@ -156,6 +156,36 @@ fn files_are_found_under_the_names_and_in_the_folders_in_use() {
 }
 
 #[test]
+fn another_dataset_beside_this_one_does_no_harm() {
+    let dir = folder_without(TEST_LABELS);
+    let beside = |folder: &str, content: &[u8]| {
+        let folder = dir.path().join(folder);
+        std::fs::create_dir_all(&folder).unwrap();
+        std::fs::write(folder.join(TEST_LABELS), content).unwrap();
+    };
+    // Looked at first, as its name comes first; these are the labels of another set.
+    beside("FashionMNIST/raw", &raw(TRAIN_LABELS));
+    std::fs::create_dir(dir.path().join("lost+found")).unwrap();
+    std::fs::write(dir.path().join("lost+found/raw"), "a file, not a folder").unwrap();
+    let error = load(dir.path()).unwrap_err();
+    assert!(matches!(error.downcast_ref(), Some(DataError::Missing { .. })), "{error}");
+    beside("MNIST/raw", b"damaged");
+    let error = load(dir.path()).unwrap_err();
+    let Some(DataError::Damaged { path, .. }) = error.downcast_ref() else { panic!("{error}") };
+    assert_eq!(*path, dir.path().join("MNIST/raw").join(TEST_LABELS));
+    beside("MNIST/raw", &raw(TEST_LABELS));
+    load(dir.path()).unwrap();
+}
+
+#[test]
+fn images_stay_of_a_float_type() {
+    let (_, test_ds) = get_datasets(&Device::Cpu).unwrap();
+    let few = test_ds.slice(0, 2).unwrap();
+    assert!(few.to_dtype(DType::F64).is_ok());
+    assert!(matches!(few.to_dtype(DType::U8), Err(Error::DType { .. })));
+}
+
+#[test]
 fn a_good_copy_is_preferred_to_a_bad_one() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join(format!("{TEST_LABELS}.gz")), "").unwrap();

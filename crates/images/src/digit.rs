@@ -3,8 +3,8 @@
 use std::mem::take;
 use std::ops::Range;
 
-use candle_core::{DType, Tensor};
-use linen::{Error, Result};
+use candle_core::{DType, Device, Tensor};
+use linen::{Error, Result, memory};
 
 use crate::error::ImageError;
 use crate::gray_image::{GrayImage, median};
@@ -84,6 +84,8 @@ fn from_tensor(picture: &Tensor) -> Result<GrayImage> {
         [1, height, width, 1] if height > 0 && width > 0 => (height, width),
         _ => return Err(Error::shape("picture of a digit", "[1, H, W, 1]", picture)),
     };
+    // A broadcast tensor takes no memory until its pixels are listed.
+    memory::check("a picture", &[2, height, width], DType::F32, &Device::Cpu)?;
     let pixels = picture.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
     if !pixels.iter().all(|pixel| (0.0..=1.0).contains(pixel)) {
         let problem = "some of its pixels are not between 0 (black) and 1 (white)";

@@ -99,6 +99,13 @@ fn a_digit_may_touch_the_edges() {
 }
 
 #[test]
+fn a_broadcast_picture_that_does_not_fit_the_memory_is_refused() {
+    let dot = Tensor::ones((1, 1, 1, 1), DType::F32, &device()).unwrap();
+    let found = refusal(&dot.broadcast_as((1, 1 << 20, 1 << 20, 1)).unwrap());
+    assert!(found.starts_with("a picture needs 8796.1 GB of memory"), "{found}");
+}
+
+#[test]
 fn tensors_of_other_shapes_are_refused() {
     for shape in [vec![28, 28], vec![2, 28, 28, 1], vec![1, 28, 28, 3], vec![1, 0, 28, 1]] {
         let tensor = Tensor::zeros(shape.as_slice(), DType::F32, &device()).unwrap();

@@ -22,6 +22,7 @@ use cpu_kernels::{Program, StepResult};
 use crate::error::Result;
 use crate::metrics::BatchMetrics;
 use crate::module::Module;
+use crate::no_grad::with_tracking;
 use crate::optimizer::Momentum;
 use crate::params::Params;
 use crate::sequential::{dummy_input, one_example};
@@ -92,7 +93,7 @@ pub fn compile(
     check_memory(model, params, input_shape)?;
     let input = dummy_input(params, input_shape)?;
     // With a graph: only there `detach` makes another tensor, which ends the chain.
-    let (output, ops) = trace(|| model.apply(params, &input))?;
+    let (output, ops) = trace(|| with_tracking(true, || model.apply(params, &input)))?;
     let step = plan(input_shape, &input, &ops, &output, params);
     Ok(step.map_err(|reason| NotCompiled { reason, num_classes: num_classes(&output) }))
 }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use candle_core::Tensor;
 
 use crate::error::{Error, Result};
+use crate::no_grad::with_tracking;
 use crate::params::Params;
 
 /// The gradients of a scalar with respect to parameters, by the parameters' paths.
@@ -45,7 +46,7 @@ pub fn value_and_grad<T>(
     loss_fn: impl FnOnce(&Params) -> Result<(Tensor, T)>,
     params: &Params,
 ) -> Result<((Tensor, T), Gradients)> {
-    let (loss, aux) = loss_fn(params)?;
+    let (loss, aux) = with_tracking(true, || loss_fn(params))?;
     if loss.rank() > 0 {
         let scalar = "[], a scalar: take the mean over the batch";
         return Err(Error::shape("loss to differentiate", scalar, &loss));

@@ -36,8 +36,14 @@ pub(crate) fn is_tracking() -> bool {
 /// ```
 ///
 /// # Source
-/// `torch.no_grad`. JAX needs none: it differentiates only what `jax.grad` runs.
+/// `torch.no_grad`. JAX needs none: it differentiates only what `jax.grad` runs. So does
+/// [`value_and_grad`](crate::value_and_grad), which computes gradients also within `no_grad`.
 pub fn no_grad<T>(f: impl FnOnce() -> T) -> T {
+    with_tracking(false, f)
+}
+
+/// Runs `f` with operations recorded or not, whatever is set around it.
+pub(crate) fn with_tracking<T>(is_tracking: bool, f: impl FnOnce() -> T) -> T {
     // Restores the state when dropped, also after a panic.
     struct Restore(bool);
     impl Drop for Restore {
@@ -45,6 +51,6 @@ pub fn no_grad<T>(f: impl FnOnce() -> T) -> T {
             IS_TRACKING.set(self.0);
         }
     }
-    let _restore = Restore(IS_TRACKING.replace(false));
+    let _restore = Restore(IS_TRACKING.replace(is_tracking));
     f()
 }

@@ -26,6 +26,21 @@ fn params() -> Params {
 }
 
 #[test]
+fn a_detached_layer_is_not_compiled_wherever_the_plan_is_made() {
+    struct Frozen;
+    impl Module for Frozen {
+        fn call(&self, nn: &mut Scope, x: &Tensor) -> Result<Tensor> {
+            let x = nn.dense(3, &flatten(x)?)?.detach();
+            log_softmax(&nn.dense(4, &x)?)
+        }
+    }
+    let images = Tensor::ones(&SHAPE, DType::F32, &device()).unwrap();
+    let params = Frozen.init(Key::new(0), &images).unwrap();
+    assert!(compile(&Frozen, &params, &SHAPE).unwrap().is_err());
+    assert!(linen::no_grad(|| compile(&Frozen, &params, &SHAPE)).unwrap().is_err());
+}
+
+#[test]
 fn only_batches_like_the_plans_are_taken() {
     if device().is_metal() {
         return; // nothing is compiled for Metal

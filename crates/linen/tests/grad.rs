@@ -37,6 +37,21 @@ fn only_a_scalar_is_differentiated() {
 }
 
 #[test]
+fn gradients_are_computed_also_where_nothing_else_is_recorded() {
+    struct Scaled;
+    impl Module for Scaled {
+        fn call(&self, nn: &mut Scope, x: &Tensor) -> Result<Tensor> {
+            Ok((x * nn.param("a", linen::initializers::ones, 1, x.device())?)?)
+        }
+    }
+    let x = Tensor::new(&[3f32], &device()).unwrap();
+    let params = Scaled.init(Key::new(0), &x).unwrap();
+    let loss = |params: &Params| Ok((Scaled.apply(params, &x)?.sum_all()?, ()));
+    let (_, gradients) = linen::no_grad(|| value_and_grad(loss, &params)).unwrap();
+    assert_eq!(values(gradients.get("a").unwrap()), [3.0]);
+}
+
+#[test]
 fn the_gradient_of_what_the_loss_does_not_use_is_zero() {
     let params = params(&[("frozen", &[1.0, 2.0]), ("used", &[3.0])]);
     let loss = |params: &Params| Ok((params.get("used").unwrap().sqr()?.sum_all()?, ()));

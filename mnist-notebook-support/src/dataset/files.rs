@@ -151,6 +151,8 @@ impl IdxFile {
                 match self.read_copy(dataset, path) {
                     Ok(Some(content)) => return Ok(content),
                     Ok(None) => {}
+                    // Another dataset may well be kept beside this one.
+                    Err(DataError::OtherDataset { .. }) if folder != dir => {}
                     Err(error) => {
                         problem.get_or_insert(error);
                     }
@@ -246,15 +248,16 @@ impl IdxFile {
     }
 }
 
-/// The folder, then those below it where archives unpack files: `dir/*`, and `dir/*/raw` as in
-/// torchvision's `MNIST/raw`.
+/// The folder, then those below it where archives unpack files, as far as they can be read: `dir/*`,
+/// and `dir/*/raw` as in torchvision's `MNIST/raw`.
 fn folders(dir: &Path) -> impl Iterator<Item = PathBuf> {
     let below = move || {
         let entries = dir.read_dir().into_iter().flatten().flatten();
         let paths = entries.map(|entry| entry.path());
         let mut folders: Vec<_> = paths.filter(|path| path.is_dir()).collect();
         folders.sort();
-        folders.into_iter().flat_map(|folder| [folder.join("raw"), folder])
+        let folders = folders.into_iter().flat_map(|folder| [folder.join("raw"), folder]);
+        folders.filter(|folder| folder.read_dir().is_ok())
     };
     std::iter::once(dir.to_owned()).chain(std::iter::once_with(below).flatten())
 }

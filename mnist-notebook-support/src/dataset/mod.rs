@@ -161,18 +161,16 @@ impl Dataset {
         starts.map(move |start| self.slice(start, batch_size.min(self.len() - start)))
     }
 
-    /// The dataset with its images converted to another element type.
+    /// The dataset with its images converted to another float type.
     ///
     /// # Errors
-    /// [`Error::Tensor`] if the device does not support the conversion; [`Error::Memory`] if the
+    /// [`Error::DType`] for other types; [`Error::Tensor`] if the device does not support the conversion; [`Error::Memory`] if the
     /// images do not fit in memory.
     pub fn to_dtype(&self, dtype: DType) -> Result<Dataset> {
         self.check_memory("a dataset", self.len(), dtype)?;
-        Ok(Dataset {
-            image: self.image.to_dtype(dtype)?,
-            label: self.label.clone(),
-            max_label: self.max_label,
-        })
+        let image = self.image.to_dtype(dtype)?;
+        check::float("dataset images", &image)?;
+        Ok(Dataset { image, label: self.label.clone(), max_label: self.max_label })
     }
 }
 

@@ -143,8 +143,9 @@ impl Plan {
     /// `[batch, height, width, channels]`.
     pub(super) fn new(shape: [usize; 4], layers: &[Layer]) -> Result<Self, String> {
         let [batch, height, width, channels] = shape;
-        // The batch has limits of its own here: one image is enough to check the chain.
-        check_chain([1, height, width, channels], layers).map_err(|error| error.to_string())?;
+        // The batch has limits of its own here: one image, or none, is enough to check the chain.
+        check_chain([batch.min(1), height, width, channels], layers)
+            .map_err(|error| error.to_string())?;
         let mut plan = Self {
             batch,
             image_len: height * width * channels,
