@@ -248,8 +248,8 @@ impl IdxFile {
     }
 }
 
-/// The folder, then those below it where archives unpack files, as far as they can be read: `dir/*`,
-/// and `dir/*/raw` as in torchvision's `MNIST/raw`.
+/// The folder, then those below it where archives unpack files, as far as they can be read:
+/// `dir/*`, and `dir/*/raw` as in torchvision's `MNIST/raw`.
 fn folders(dir: &Path) -> impl Iterator<Item = PathBuf> {
     let below = move || {
         let entries = dir.read_dir().into_iter().flatten().flatten();

@@ -164,8 +164,8 @@ impl Dataset {
     /// The dataset with its images converted to another float type.
     ///
     /// # Errors
-    /// [`Error::DType`] for other types; [`Error::Tensor`] if the device does not support the conversion; [`Error::Memory`] if the
-    /// images do not fit in memory.
+    /// [`Error::DType`] for other types; [`Error::Tensor`] if the device does not support the
+    /// conversion; [`Error::Memory`] if the images do not fit in memory.
     pub fn to_dtype(&self, dtype: DType) -> Result<Dataset> {
         self.check_memory("a dataset", self.len(), dtype)?;
         let image = self.image.to_dtype(dtype)?;
