@@ -13,7 +13,7 @@
 //! On an NVIDIA GPU a step neither allocates memory nor waits for the GPU. So an out-of-range label
 //! is only reported when the step's metrics are read; such a step changes nothing.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 
 use candle_core::{DType, Device, Shape, Tensor, Var};
@@ -36,8 +36,8 @@ use crate::{custom_ops, memory};
 pub struct CompiledStep {
     program: Compiled,
     input_shape: Vec<usize>,
-    /// Paths and shapes of the parameters, in alphabetical order.
-    params: Vec<(String, Shape)>,
+    /// Shapes of the parameters by path, in the order of the program's list.
+    params: BTreeMap<String, Shape>,
     num_classes: usize,
     description: String,
 }
@@ -220,10 +220,12 @@ impl CompiledStep {
 
     /// The variables of the plan's parameters, if all are there in the right shape.
     fn vars<'a>(&self, params: &'a Params) -> Option<Vec<&'a Var>> {
-        let var = |(path, shape): &(String, Shape)| {
-            params.get(path).filter(|var| var.shape() == shape && self.takes(var, DType::F32))
+        let is_planned = |path: &str, var: &Var| {
+            self.params.get(path) == Some(var.shape()) && self.takes(var, DType::F32)
         };
-        self.params.iter().map(var).collect()
+        let planned = params.iter().filter(|(path, var)| is_planned(path, var));
+        let vars = planned.map(|(_, var)| var).collect::<Vec<_>>();
+        (vars.len() == self.params.len()).then_some(vars)
     }
 
     fn fits(&self, image: &Tensor, label: &Tensor) -> bool {
@@ -334,7 +336,7 @@ fn plan(
         return Err("the network is not a plain chain of this crate's layers".into());
     }
     let params = used_by(ops, params);
-    let index = |path: String| params.iter().position(|(known, _)| *known == path);
+    let index = |path: String| params.keys().position(|known| *known == path);
     let indices =
         |path: &String| Some((index(format!("{path}/kernel"))?, index(format!("{path}/bias"))?));
     let layers = ops.iter().map(|op| op.layer.try_map(indices));
@@ -371,8 +373,8 @@ fn program(
     }
 }
 
-/// Paths and shapes of the parameters that the layers use, in alphabetical order.
-fn used_by(ops: &[TracedOp], params: &Params) -> Vec<(String, Shape)> {
+/// Shapes of the parameters that the layers use, by path.
+fn used_by(ops: &[TracedOp], params: &Params) -> BTreeMap<String, Shape> {
     let names = ops.iter().map(|op| layer_name(&op.layer)).collect::<HashSet<_>>();
     let is_used =
         |path: &str| path.rsplit_once('/').is_some_and(|(layer, _)| names.contains(layer));
