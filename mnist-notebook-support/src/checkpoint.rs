@@ -25,6 +25,11 @@ const FORMAT: &str = "mnist-notebook-support checkpoint";
 /// The format version that this code reads and writes.
 const VERSION: u32 = 1;
 
+/// Name prefix of parameters in a file.
+const PARAMS: &str = "params/";
+/// Name prefix of their momentum in a file.
+const MOMENTUM: &str = "momentum/";
+
 /// The file names are this, the epoch, and `.safetensors`.
 const NAME: &str = "epoch-";
 
@@ -108,15 +113,9 @@ impl TrainState {
     /// # Errors
     /// [`Error::Tensor`] if the parameters cannot be copied from the device.
     pub fn to_bytes(&self) -> Result<Vec<u8>> {
-        let mut tensors = BTreeMap::new();
-        for (group, params) in
-            [("params", self.optimizer.target()), ("momentum", self.optimizer.momentum())]
-        {
-            for (path, var) in params.iter() {
-                tensors.insert(format!("{group}/{path}"), var.as_detached_tensor());
-            }
-        }
-        files::to_bytes(self.header(), &tensors)
+        let (target, momentum) = (self.optimizer.target(), self.optimizer.momentum());
+        let tensors = target.tensors(PARAMS).chain(momentum.tensors(MOMENTUM));
+        files::to_bytes(self.header(), &tensors.collect())
     }
 
     fn header(&self) -> BTreeMap<String, String> {
@@ -163,12 +162,7 @@ impl TrainState {
         let load = |group| -> Result<Params> { file.tensors(group, device)?.try_into() };
         let (learning_rate, beta) = (header.value("learning_rate")?, header.value("beta")?);
         Ok(TrainState {
-            optimizer: Momentum::from_parts(
-                load("params/")?,
-                load("momentum/")?,
-                learning_rate,
-                beta,
-            )?,
+            optimizer: Momentum::from_parts(load(PARAMS)?, load(MOMENTUM)?, learning_rate, beta)?,
             rng: Key::from_words(parse_numbers(header.text("rng")?)?),
             epoch: header.value("epoch")?,
             batch_size: header.value("batch_size")?,

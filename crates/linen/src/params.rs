@@ -123,9 +123,12 @@ impl Params {
     /// # Errors
     /// [`Error::Tensor`] if the parameters cannot be copied from the device.
     pub fn to_bytes(&self) -> Result<Vec<u8>> {
-        let tensors =
-            self.iter().map(|(path, var)| (path.to_owned(), var.as_detached_tensor())).collect();
-        files::to_bytes(BTreeMap::new(), &tensors)
+        files::to_bytes(BTreeMap::new(), &self.tensors("").collect())
+    }
+
+    /// All values, detached, with `prefix` before their paths: a part of a file's content.
+    pub fn tensors(&self, prefix: &str) -> impl Iterator<Item = (String, Tensor)> {
+        self.iter().map(move |(path, var)| (format!("{prefix}{path}"), var.as_detached_tensor()))
     }
 
     /// Reads parameters from a safetensors file written by [`save`](Params::save), or by Flax with

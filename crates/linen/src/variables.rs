@@ -69,13 +69,8 @@ impl Variables {
     /// # Ok::<(), linen::Error>(())
     /// ```
     pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
-        let mut tensors = BTreeMap::new();
-        for (prefix, params) in [(PARAMS, &self.params), (BATCH_STATS, &self.batch_stats)] {
-            for (path, var) in params.iter() {
-                tensors.insert(format!("{prefix}{path}"), var.as_detached_tensor());
-            }
-        }
-        files::write(path.as_ref(), &files::to_bytes(BTreeMap::new(), &tensors)?)
+        let tensors = self.params.tensors(PARAMS).chain(self.batch_stats.tensors(BATCH_STATS));
+        files::write(path.as_ref(), &files::to_bytes(BTreeMap::new(), &tensors.collect())?)
     }
 
     /// Reads a file written by [`save`](Variables::save), or by Flax under the same names, with
