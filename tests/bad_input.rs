@@ -146,6 +146,8 @@ fn bad_hyperparameters_are_refused() {
             Error::Hyperparameter { name: "warmup_steps", .. }, "less than `total_steps`";
         "a negative shift": augment(Key::new(0), &images(1), -1.0, 0.0) =>
             Error::Hyperparameter { name: "max_shift", .. }, "a finite number, 0 or more";
+        "a shift that is infinite as an f32": augment(Key::new(0), &images(1), 1e300, 0.0) =>
+            Error::Hyperparameter { name: "max_shift", .. }, "a finite number, 0 or more";
         "an infinite angle": augment(Key::new(0), &images(1), 0.0, infinite) =>
             Error::Hyperparameter { name: "max_degrees", .. }, "a finite number, 0 or more";
         "random numbers, reversed bounds": truncated_normal(Key::new(0), 1.0, -1.0, 3, CPU) =>
@@ -335,6 +337,15 @@ fn what_does_not_fit_in_memory_is_refused() {
         "augmentation of a broadcast tensor": augment(Key::new(0), &image, 1.0, 1.0) =>
             Error::Memory { .. }, "drawing random numbers needs";
     }
+}
+
+#[test]
+fn a_folder_of_checkpoints_that_is_gone_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let checkpoints = Checkpoints::new(dir.path(), 1).unwrap();
+    dir.close().unwrap();
+    let error = checkpoints.resume(CPU).unwrap_err();
+    assert!(error.to_string().starts_with("cannot read the checkpoints in /"), "{error}");
 }
 
 /// candle's dummy for a GPU in a build without one: every operation fails.

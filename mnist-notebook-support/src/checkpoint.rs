@@ -344,7 +344,8 @@ impl Checkpoints {
 
     fn paths(&self) -> Result<impl Iterator<Item = PathBuf>> {
         let entries = std::fs::read_dir(&self.folder).and_then(Iterator::collect);
-        let entries: Vec<std::fs::DirEntry> = entries.map_err(Error::save(&self.folder))?;
+        let entries: Vec<std::fs::DirEntry> = entries
+            .map_err(|source| CheckpointError::Folder { path: self.folder.clone(), source })?;
         Ok(entries.into_iter().map(|entry| entry.path()))
     }
 

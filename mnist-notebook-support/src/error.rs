@@ -102,6 +102,15 @@ pub enum DataError {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum CheckpointError {
+    /// The folder of the checkpoints cannot be read.
+    #[error("cannot read the checkpoints in {}: {source}", path.display())]
+    Folder {
+        /// The folder.
+        path: PathBuf,
+        /// The operating system's error.
+        source: std::io::Error,
+    },
+
     /// A file is not a valid checkpoint.
     #[error(
         "cannot resume from {}: {source}; {}",

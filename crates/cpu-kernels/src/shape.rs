@@ -20,7 +20,6 @@ pub fn saturating_product(sizes: &[usize]) -> usize {
 /// * output `[batch, height, width, out_channels]`
 ///
 /// # Precision
-///
 /// Kernels of 3×3 and 5×5 with at least eight input and output channels use Winograd's algorithm,
 /// which computes tiles of 2×2 outputs: a NaN or an infinity reaches all outputs of its tile, and
 /// values far smaller than the largest one beside them lose digits.

@@ -131,16 +131,15 @@ pub fn add_noise(key: Key, images: &Tensor, stddev: f64) -> Result<Tensor> {
 /// P. Simard et al., *Best practices for convolutional neural networks applied to visual document
 /// analysis*, 2003. Images equal those of `jax.scipy.ndimage.map_coordinates(…, order=1)`.
 pub fn augment(key: Key, images: &Tensor, max_shift: f64, max_degrees: f64) -> Result<Tensor> {
-    check::not_negative("max_shift", max_shift)?;
-    check::not_negative("max_degrees", max_degrees)?;
     let count = images.dims().first().copied().unwrap_or(0);
-    let draw = |key, numbers, bound: f64| -> Result<Vec<Vec<f32>>> {
+    let draw = |key, numbers, name, bound: f64| -> Result<Vec<Vec<f32>>> {
         let bound = bound as f32;
+        check::not_negative(name, f64::from(bound))?;
         Ok(uniform(key, (count, numbers), -bound, bound, &Device::Cpu)?.to_vec2()?)
     };
     let (rotation_key, shift_key) = key.split();
-    let degrees = draw(rotation_key, 1, max_degrees)?;
-    let shifts = draw(shift_key, 2, max_shift)?;
+    let degrees = draw(rotation_key, 1, "max_degrees", max_degrees)?;
+    let shifts = draw(shift_key, 2, "max_shift", max_shift)?;
     move_each(images, |i| Motion {
         degrees: degrees[i][0].into(),
         dx: shifts[i][1].into(),

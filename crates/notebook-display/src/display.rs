@@ -12,7 +12,6 @@ const PANIC: &str = "EVCXR_PANIC_NOTIFICATION";
 /// full disk must not end hours of training.
 ///
 /// # Examples
-///
 /// ```
 /// use notebook_display::println;
 ///
