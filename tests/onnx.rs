@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use mnist_notebook_support::linen::Evaluate;
 use mnist_notebook_support::prelude::*;
 use mnist_notebook_support::random::uniform;
 use xtask::process::output;
@@ -48,18 +49,100 @@ impl Module for Perceptron {
     }
 }
 
+/// Residual blocks and strides, as in a ResNet: both inputs of the sums come from convolutions.
+struct Residual;
+
+impl Module for Residual {
+    fn call(&self, nn: &mut Scope, x: &Tensor) -> Result<Tensor> {
+        let strides = |strides, kernel_size| Conv { strides, ..Conv::new(4, kernel_size) };
+        let x = nn.conv_with(&strides((2, 3), (3, 4)), x)?; //             [B, 5, 4, 4]
+        let y = nn.conv_with(&strides((2, 2), (3, 3)), &gelu(&x)?)?; //    [B, 3, 2, 4]
+        let shortcut = nn.conv_with(&strides((2, 2), (1, 1)), &x)?; //     [B, 3, 2, 4]
+        let x = relu(&add(&y, &shortcut)?)?;
+        let x = add(&x, &gelu(&nn.layer_norm(&x)?)?)?; // one input with channels last
+        let x = add(&x, &nn.conv(4, (2, 2), &x)?)?; //    the other way around
+        log_softmax(&nn.dense(6, &global_avg_pool(&x)?)?)
+    }
+}
+
+/// Branches side by side: images, then rows. Also layers whose output is not used, or used twice.
+struct Inception;
+
+impl Module for Inception {
+    fn call(&self, nn: &mut Scope, x: &Tensor) -> Result<Tensor> {
+        nn.conv(9, (1, 1), x)?;
+        let valid = |features, strides| Conv {
+            strides,
+            padding: Padding::Valid,
+            ..Conv::new(features, (3, 2))
+        };
+        let narrow = nn.conv_with(&valid(3, (2, 1)), x)?; //               [B, 3, 5, 3]
+        let wide = nn.conv_with(&valid(2, (2, 1)), x)?; //                 [B, 3, 5, 2]
+        let images = concatenate(&[&narrow, &wide, &gelu(&narrow)?])?; //  [B, 3, 5, 8]
+        let rows = flatten(&images)?; //                                   [B, 120]
+        let normalized = nn.layer_norm(&rows)?;
+        let rows = concatenate(&[&rows, &gelu(&normalized)?, &rows])?; //  [B, 360]
+        let pooled = global_avg_pool(&nn.layer_norm(&images)?)?; //        [B, 8]
+        concatenate(&[&nn.dense(5, &rows)?, &pooled])
+    }
+}
+
+/// Batch norm over images and over rows, and dropout, also as the last layer.
+struct Steady;
+
+impl Module for Steady {
+    fn call(&self, nn: &mut Scope, x: &Tensor) -> Result<Tensor> {
+        let x = nn.conv(4, (3, 3), x)?;
+        let x = relu(&nn.batch_norm(&x)?)?;
+        let x = nn.dropout(0.25, &x)?;
+        let y = nn.batch_norm(&x)?;
+        let x = nn.dropout(0.25, &add(&x, &y)?)?;
+        let x = nn.dense(5, &flatten(&x)?)?;
+        let x = nn.batch_norm(&x)?;
+        nn.dropout(0.5, &x)
+    }
+}
+
+/// Returns its input.
+struct Nothing;
+
+impl Module for Nothing {
+    fn call(&self, nn: &mut Scope, x: &Tensor) -> Result<Tensor> {
+        nn.dropout(0.5, x)
+    }
+}
+
 /// Exports a network with random weights and asserts that the runtimes agree with the crate.
 fn assert_same_everywhere(model: &impl Module, image_shape: [usize; 3]) {
     let shape = [1, image_shape[0], image_shape[1], image_shape[2]];
     let sample = Tensor::zeros(&shape, DType::F32, &Device::Cpu).unwrap();
     let params = model.init(Key::new(1), &sample).unwrap();
+    assert_evaluated_everywhere(model, &varied(&params), image_shape);
+}
+
+/// The parameters, but with something added to those that start as zeros or ones.
+fn varied(params: &Params) -> Params {
+    let varied = params.iter().map(|(path, var)| {
+        let most = if var.rank() == 1 { 0.25 } else { 0.0 };
+        let noise = uniform(Key::new(3), var.shape(), 0.0, most, &Device::Cpu).unwrap();
+        (path.to_owned(), (var.as_tensor() + noise).unwrap())
+    });
+    varied.collect::<Vec<_>>().try_into().unwrap()
+}
+
+fn assert_evaluated_everywhere(
+    model: &impl Module,
+    params: &impl Evaluate,
+    image_shape: [usize; 3],
+) {
+    let shape = [1, image_shape[0], image_shape[1], image_shape[2]];
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("network.onnx");
-    save_onnx(model, &params, &shape, &path).unwrap();
+    save_onnx(model, params, &shape, &path).unwrap();
     for batch in [1, 7] {
         let shape = [batch, image_shape[0], image_shape[1], image_shape[2]];
         let images = uniform(Key::new(2), &shape, 0.0, 1.0, &Device::Cpu).unwrap();
-        let expected = model.apply(&params, &images).unwrap();
+        let expected = params.evaluate(model, &images).unwrap();
         assert_close("rten", &rten(&path, &images, expected.rank()), &expected);
         if let Some(found) = onnx_runtime(&path, &images) {
             assert_close("ONNX Runtime", &found, &expected);
@@ -130,4 +213,23 @@ fn a_network_that_outputs_images_keeps_channels_last() {
 #[test]
 fn a_network_without_convolutions_computes_the_same_in_every_runtime() {
     assert_same_everywhere(&Perceptron, [28, 28, 1]);
+}
+
+#[test]
+fn residual_blocks_compute_the_same_in_every_runtime() {
+    assert_same_everywhere(&Residual, [10, 11, 3]);
+}
+
+#[test]
+fn branches_side_by_side_compute_the_same_in_every_runtime() {
+    assert_same_everywhere(&Inception, [8, 6, 3]);
+}
+
+#[test]
+fn batch_norm_and_dropout_are_exported_in_evaluation_mode() {
+    let sample = Tensor::zeros((1, 6, 5, 2), DType::F32, &Device::Cpu).unwrap();
+    let Variables { params, batch_stats } = Steady.init_variables(Key::new(1), &sample).unwrap();
+    let variables = Variables { params: varied(&params), batch_stats: varied(&batch_stats) };
+    assert_evaluated_everywhere(&Steady, &variables, [6, 5, 2]);
+    assert_evaluated_everywhere(&Nothing, &Variables::default(), [6, 5, 2]);
 }

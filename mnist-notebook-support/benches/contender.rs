@@ -82,9 +82,12 @@ impl Module for OwnModule {
 
 fn compiled_step<M: Module + 'static>(model: M, batch: usize) -> Outcome<Repeat> {
     let mut optimizer = optimizer(&model)?;
-    let mut step = jit(model, optimizer.target(), &[batch, 28, 28, 1])?;
+    let mut jit = Jit::new();
     let mut batches = Batches::new(batch)?;
-    Ok(repeat(move || Ok(step.train_step(&mut optimizer, &batches.next()?)?)))
+    Ok(repeat(move || {
+        let batch = batches.next()?;
+        Ok(jit.call(|| train_step(&model, &mut optimizer, &batch))?)
+    }))
 }
 
 fn autograd_step<M: Module + 'static>(model: M, batch: usize) -> Outcome<Repeat> {
@@ -93,7 +96,7 @@ fn autograd_step<M: Module + 'static>(model: M, batch: usize) -> Outcome<Repeat>
     Ok(repeat(move || Ok(train_step(&model, &mut optimizer, &batches.next()?)?)))
 }
 
-fn optimizer(model: &impl Module) -> Result<Momentum> {
+fn optimizer(model: &impl Module) -> Result<Optimizer> {
     let params = get_initial_params(model, Key::new(0), &Device::Cpu)?;
     create_optimizer(&params, LEARNING_RATE, BETA)
 }

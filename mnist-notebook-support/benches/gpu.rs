@@ -73,15 +73,13 @@ impl Bench {
         Ok(Self { device, train_ds })
     }
 
-    fn step(&self, batch: usize) -> Result<(Momentum, Jit<Cnn>)> {
-        let params = get_initial_params(&Cnn, Key::new(0), &self.device)?;
-        let step = jit(Cnn, &params, &[batch, 28, 28, 1])?;
-        Ok((create_optimizer(&params, 0.1, 0.9)?, step))
+    fn optimizer(&self) -> Result<Optimizer> {
+        create_optimizer(&get_initial_params(&Cnn, Key::new(0), &self.device)?, 0.1, 0.9)
     }
 
     /// Steps on shuffled batches as in the tutorial's loop, or on a fixed batch.
     fn steps(&self, what: &str, batch: usize) -> Outcome<Steps<'_>> {
-        let (mut optimizer, mut step) = self.step(batch)?;
+        let (mut optimizer, mut jit) = (self.optimizer()?, Jit::new());
         let fixed = (what == "fixed_step").then(|| self.train_ds.slice(0, batch)).transpose()?;
         let perms = permutation(Key::new(1), self.train_ds.len());
         let mut perms: Vec<Vec<u32>> = perms.chunks_exact(batch).map(<[u32]>::to_vec).collect();
@@ -93,7 +91,7 @@ impl Bench {
                     Some(batch) => batch.clone(),
                     None => self.train_ds.batch(&perms[0])?,
                 };
-                metrics.push(step.train_step(&mut optimizer, &batch)?);
+                metrics.push(jit.call(|| train_step(&Cnn, &mut optimizer, &batch))?);
                 perms.rotate_left(1);
             }
             // Waits for the device to finish all steps.
@@ -109,11 +107,12 @@ impl Bench {
     fn launches(&self) -> Outcome<String> {
         let mut text = String::new();
         for (batch, _) in BATCHES {
-            let (mut optimizer, _) = self.step(batch)?;
-            let shape = [batch, 28, 28, 1];
-            let launches = match linen::compile(&Cnn, optimizer.target(), &shape)? {
-                Ok(mut step) => step.launch_times(&mut optimizer)?,
-                Err(reason) => return Ok(format!("{reason}\n")),
+            let (mut optimizer, mut jit) = (self.optimizer()?, Jit::new());
+            let images = self.train_ds.slice(0, batch)?;
+            let Some(launches) =
+                jit.call(|| linen::gpu_launch_times(&Cnn, &mut optimizer, images.image()))?
+            else {
+                return Ok(format!("{jit}\n"));
             };
             writeln!(
                 text,

@@ -16,15 +16,15 @@ fn steps(criterion: &mut Criterion) {
     let batch = expect(batch);
     let params = expect(get_initial_params(&Cnn, Key::new(0), &Device::Cpu));
     let mut optimizer = expect(create_optimizer(&params, 0.01, 0.9));
-    let mut compiled = expect(jit(Cnn, &params, &[BATCH, 28, 28, 1]));
+    let mut jit = Jit::new();
     criterion.bench_function("train_step compiled", |bencher| {
-        bencher.iter(|| expect(compiled.train_step(&mut optimizer, &batch)));
+        bencher.iter(|| expect(jit.call(|| train_step(&Cnn, &mut optimizer, &batch))));
     });
     criterion.bench_function("train_step by autograd", |bencher| {
         bencher.iter(|| expect(train_step(&Cnn, &mut optimizer, &batch)));
     });
     criterion.bench_function("eval_step compiled", |bencher| {
-        bencher.iter(|| expect(compiled.eval_step(&params, &batch)));
+        bencher.iter(|| expect(jit.call(|| eval_step(&Cnn, &params, &batch))));
     });
     criterion.bench_function("eval_step layer by layer", |bencher| {
         bencher.iter(|| expect(eval_step(&Cnn, &params, &batch)));

@@ -5,7 +5,8 @@
 //! parameters, bit for bit, as uninterrupted training.
 //!
 //! A checkpoint is a [safetensors](https://github.com/huggingface/safetensors) file: parameters
-//! under `params/…`, momentum under `momentum/…`, everything else as text in the header.
+//! under `params/…`, the optimizer's moments under their names, such as `momentum/…`, everything
+//! else as text in the header.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -13,7 +14,9 @@ use std::str::FromStr;
 
 use candle_core::Device;
 use linen::files::{self, FileError, TensorFile};
-use linen::{Cause, Error, Key, Metrics, Module, Momentum, Params, Result};
+use linen::{
+    Adam, AdamW, Cause, Error, Key, Metrics, Module, Momentum, Optimizer, Params, Result, Rule,
+};
 use notebook_display::println;
 
 use crate::dataset::Dataset;
@@ -23,12 +26,10 @@ use crate::train_epoch::{eval_model, train_epoch};
 /// The header's `format` entry.
 const FORMAT: &str = "mnist-notebook-support checkpoint";
 /// The format version that this code reads and writes.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// Name prefix of parameters in a file.
 const PARAMS: &str = "params/";
-/// Name prefix of their momentum in a file.
-const MOMENTUM: &str = "momentum/";
 
 /// The file names are this, the epoch, and `.safetensors`.
 const NAME: &str = "epoch-";
@@ -37,7 +38,7 @@ const NAME: &str = "epoch-";
 #[derive(Debug)]
 pub struct TrainState {
     /// The optimizer with the parameters that it trains.
-    pub optimizer: Momentum,
+    pub optimizer: Optimizer,
     /// The key that shuffles the remaining epochs.
     pub rng: Key,
     /// The number of epochs trained.
@@ -59,7 +60,7 @@ pub struct EpochMetrics {
 
 impl TrainState {
     /// The state before the first epoch.
-    pub fn new(optimizer: Momentum, rng: Key, batch_size: usize) -> Self {
+    pub fn new(optimizer: Optimizer, rng: Key, batch_size: usize) -> Self {
         TrainState { optimizer, rng, epoch: 0, batch_size, history: Vec::new() }
     }
 
@@ -113,9 +114,11 @@ impl TrainState {
     /// # Errors
     /// [`Error::Tensor`] if the parameters cannot be copied from the device.
     pub fn to_bytes(&self) -> Result<Vec<u8>> {
-        let (target, momentum) = (self.optimizer.target(), self.optimizer.momentum());
-        let tensors = target.tensors(PARAMS).chain(momentum.tensors(MOMENTUM));
-        files::to_bytes(self.header(), &tensors.collect())
+        let mut tensors = self.optimizer.target().tensors(PARAMS).collect::<BTreeMap<_, _>>();
+        for (name, moment) in self.optimizer.moments() {
+            tensors.extend(moment.tensors(&format!("{name}/")));
+        }
+        files::to_bytes(self.header(), &tensors)
     }
 
     fn header(&self) -> BTreeMap<String, String> {
@@ -133,7 +136,27 @@ impl TrainState {
         set("rng", format!("{high} {low}"));
         set("batch_size", self.batch_size.to_string());
         set("learning_rate", self.optimizer.learning_rate().to_string());
-        set("beta", self.optimizer.beta().to_string());
+        set("step_count", self.optimizer.step_count().to_string());
+        match self.optimizer.rule() {
+            Rule::Momentum(Momentum { beta, nesterov }) => {
+                set("rule", "momentum".into());
+                set("beta", beta.to_string());
+                set("nesterov", nesterov.to_string());
+            }
+            Rule::Adam(Adam { beta1, beta2, epsilon }) => {
+                set("rule", "adam".into());
+                set("beta1", beta1.to_string());
+                set("beta2", beta2.to_string());
+                set("epsilon", epsilon.to_string());
+            }
+            Rule::AdamW(AdamW { beta1, beta2, epsilon, weight_decay }) => {
+                set("rule", "adamw".into());
+                set("beta1", beta1.to_string());
+                set("beta2", beta2.to_string());
+                set("epsilon", epsilon.to_string());
+                set("weight_decay", weight_decay.to_string());
+            }
+        }
         set("history", history);
         header
     }
@@ -159,10 +182,18 @@ impl TrainState {
         if file.is_intact() != Some(true) {
             return Err(FileError::Damaged.into());
         }
-        let load = |group| -> Result<Params> { file.tensors(group, device)?.try_into() };
-        let (learning_rate, beta) = (header.value("learning_rate")?, header.value("beta")?);
+        let load = |group: &str| -> Result<Params> { file.tensors(group, device)?.try_into() };
+        let rule = header.rule()?;
+        let moments = rule.moment_names().iter();
+        let moments = moments.map(|&name| Ok((name, load(&format!("{name}/"))?)));
         Ok(TrainState {
-            optimizer: Momentum::from_parts(load(PARAMS)?, load(MOMENTUM)?, learning_rate, beta)?,
+            optimizer: Optimizer::from_parts(
+                load(PARAMS)?,
+                header.value("learning_rate")?,
+                rule,
+                header.value("step_count")?,
+                moments.collect::<Result<_>>()?,
+            )?,
             rng: Key::from_words(parse_numbers(header.text("rng")?)?),
             epoch: header.value("epoch")?,
             batch_size: header.value("batch_size")?,
@@ -186,6 +217,27 @@ impl Header<'_> {
     fn value<T: FromStr>(&self, name: &str) -> Result<T, String> {
         let text = self.text(name)?;
         text.parse().map_err(|_| format!("its header has {name} = {text:?}"))
+    }
+
+    fn rule(&self) -> Result<Rule, String> {
+        match self.text("rule")? {
+            "momentum" => {
+                let (beta, nesterov) = (self.value("beta")?, self.value("nesterov")?);
+                Ok(Momentum { beta, nesterov }.into())
+            }
+            "adam" => Ok(self.adam()?.into()),
+            "adamw" => {
+                let Adam { beta1, beta2, epsilon } = self.adam()?;
+                let weight_decay = self.value("weight_decay")?;
+                Ok(AdamW { beta1, beta2, epsilon, weight_decay }.into())
+            }
+            other => Err(format!("its header has rule = {other:?}")),
+        }
+    }
+
+    fn adam(&self) -> Result<Adam, String> {
+        let (beta1, beta2) = (self.value("beta1")?, self.value("beta2")?);
+        Ok(Adam { beta1, beta2, epsilon: self.value("epsilon")? })
     }
 }
 

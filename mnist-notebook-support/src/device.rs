@@ -1,12 +1,11 @@
 //! Where tensors live: on a GPU if this build can use one, else on the CPU.
 
 use candle_core::{DType, Device, Tensor};
-use linen::{Key, Result, select_device};
+use linen::{Jit, Key, Result, select_device};
 use notebook_display::println;
 
 use crate::dataset::Dataset;
 use crate::initializer::get_initial_params;
-use crate::jit::jit;
 use crate::model::Cnn;
 use crate::optimizer::create_optimizer;
 use crate::train_step::train_step;
@@ -36,6 +35,6 @@ fn probe(device: &Device) -> Result<()> {
         Tensor::zeros(1, DType::U32, device)?,
     )?;
     train_step(&Cnn, &mut optimizer, &batch)?.get()?;
-    jit(Cnn, &params, batch.image().dims())?.train_step(&mut optimizer, &batch)?.get()?;
+    Jit::new().call(|| train_step(&Cnn, &mut optimizer, &batch))?.get()?;
     Ok(())
 }

@@ -4,12 +4,12 @@
 //! |---|---|---|
 //! | build the model | [`Cnn`], [`linen::Module`], [`linen::tabulate`] | `model.rs` |
 //! | loss | [`onehot`], [`cross_entropy_loss`] | `loss.rs` |
-//! | optimizer | [`create_optimizer`], [`Momentum`] | `optimizer.rs` |
+//! | optimizer | [`create_optimizer`], [`Optimizer`] | `optimizer.rs` |
 //! | initial parameters, keys | [`get_initial_params`], [`random::Key`] | `initializer.rs` |
 //! | metrics | [`compute_metrics`], [`Metrics`] | `metrics.rs` |
 //! | dataset | [`get_datasets`], [`Dataset`] | `dataset/` |
 //! | training step, evaluation step | [`train_step`], [`eval_step`] | `train_step.rs` |
-//! | `@jax.jit` | [`jit()`] | `jit.rs` |
+//! | `@jax.jit` | [`Jit`] | of the crate `linen` |
 //! | training and evaluation | [`train_epoch`], [`eval_model`], [`predict`] | `train_epoch.rs` |
 //!
 //! Beyond the tutorial:
@@ -21,6 +21,8 @@
 //! | looking inside a network | [`inspect`], [`linen::capture_intermediates`] |
 //! | augmentation | [`images`], [`augment`] |
 //! | batch norm and dropout | [`linen::Scope`], [`linen::Variables`] |
+//! | other optimizers | [`Momentum`], Nesterov's too, [`Adam`], [`AdamW`] |
+//! | branches, strides, other layers | [`linen::add`], [`linen::concatenate`], [`linen::Conv`], … |
 //! | learning-rate schedules | [`WarmupCosine`] |
 //! | export, your own pictures | [`save_onnx`], [`read_image`], [`prepare_digit`] |
 //!
@@ -50,7 +52,6 @@ mod dataset;
 mod device;
 mod error;
 mod initializer;
-mod jit;
 mod loss;
 mod metrics;
 mod model;
@@ -77,9 +78,9 @@ pub use device::best_device;
 pub use error::{CheckpointError, DataError, Diverged};
 pub use images::{augment, prepare_digit, read_image};
 pub use initializer::get_initial_params;
-pub use jit::{Jit, jit};
 pub use linen::{
-    BatchMetrics, Error, Gradients, Metrics, Momentum, Result, WarmupCosine, value_and_grad,
+    Adam, AdamW, BatchMetrics, Error, Gradients, Jit, Metrics, Momentum, Optimizer, Result,
+    WarmupCosine, value_and_grad,
 };
 pub use loss::{cross_entropy_loss, onehot};
 pub use metrics::compute_metrics;
@@ -108,15 +109,16 @@ pub mod prelude {
     pub use candle_core::{DType, Device, Tensor};
     pub use linen::random::{Key, permutation};
     pub use linen::{
-        Module, Params, Scope, Variables, avg_pool, flatten, log_softmax, max_pool, relu, tabulate,
+        Conv, Module, Padding, Params, Scope, Variables, add, avg_pool, concatenate, flatten, gelu,
+        global_avg_pool, log_softmax, max_pool, relu, tabulate,
     };
 
     pub use crate::{
-        Batch, BatchMetrics, Checkpoints, Cnn, Dataset, EpochMetrics, Error, Gradients, Jit,
-        Metrics, Momentum, Result, TrainState, WarmupCosine, augment, best_device, compute_metrics,
-        create_optimizer, cross_entropy_loss, eval_model, eval_step, get_datasets,
-        get_fashion_datasets, get_initial_params, jit, onehot, predict, prepare_digit, read_image,
-        save_onnx, train_epoch, train_step, value_and_grad,
+        Adam, AdamW, Batch, BatchMetrics, Checkpoints, Cnn, Dataset, EpochMetrics, Error,
+        Gradients, Jit, Metrics, Momentum, Optimizer, Result, TrainState, WarmupCosine, augment,
+        best_device, compute_metrics, create_optimizer, cross_entropy_loss, eval_model, eval_step,
+        get_datasets, get_fashion_datasets, get_initial_params, onehot, predict, prepare_digit,
+        read_image, save_onnx, train_epoch, train_step, value_and_grad,
     };
 }
 

@@ -4,12 +4,13 @@
 //! the tutorial's.
 
 use candle_core::Tensor;
-use linen::{BatchMetrics, Key, Metrics, Module, Momentum, Params, Result, random::permutation};
+use linen::random::permutation;
+use linen::{BatchMetrics, Jit, Key, Metrics, Module, Optimizer, Params, Result, no_grad};
 use notebook_display::{Progress, println};
 
 use crate::dataset::Dataset;
 use crate::error::Diverged;
-use crate::jit::{Jit, jit};
+use crate::train_step::{eval_step, train_step};
 
 /// Enough images to keep every core busy, few enough to need little memory.
 const EVAL_BATCH_SIZE: usize = 100;
@@ -17,38 +18,39 @@ const EVAL_BATCH_SIZE: usize = 100;
 /// Trains on every example once, in an order shuffled with `rng`; prints and returns the mean of
 /// the metrics over the batches.
 ///
-/// An incomplete last batch is skipped. Each step does what [`train_step`](crate::train_step) does,
-/// but is [compiled](jit()).
+/// An incomplete last batch is skipped. Each step is [`train_step`], with the network compiled by a
+/// [`Jit`].
 ///
 /// # Errors
-/// Those of [`Dataset::check_batches`], [`Dataset::check_labels`] and
-/// [`train_step`](crate::train_step); [`Diverged`] if a loss is infinite or not a number. After an
-/// error the optimizer keeps the steps taken so far, after [`Diverged`] NaN among them;
-/// [`TrainState::train_epoch`](crate::TrainState::train_epoch) takes them back.
+/// Those of [`Dataset::check_batches`] and [`train_step`]; [`Diverged`] if a loss is infinite or
+/// not a number. After an error the optimizer keeps the steps taken so far, after [`Diverged`] NaN
+/// among them; [`TrainState::train_epoch`](crate::TrainState::train_epoch) takes them back.
 ///
 /// # Source
 /// `train_epoch` of the Flax tutorial.
 pub fn train_epoch(
     model: &impl Module,
-    optimizer: &mut Momentum,
+    optimizer: &mut Optimizer,
     train_ds: &Dataset,
     batch_size: usize,
     epoch: usize,
     rng: Key,
 ) -> Result<Metrics> {
-    let mut step = compiled_for(train_ds, "train on", batch_size, model, optimizer.target())?;
-    train_ds.check_labels(step.num_classes())?;
-
+    train_ds.check_batches("train on", batch_size)?;
     let steps_per_epoch = train_ds.len() / batch_size;
     let perms = permutation(rng, train_ds.len());
 
+    let mut jit = Jit::new();
     let mut progress = Progress::new(format!("epoch {epoch}"), steps_per_epoch);
     let mut batch_metrics = Vec::new();
     for perm in perms.chunks_exact(batch_size) {
-        batch_metrics.push(step.train_step(optimizer, &train_ds.batch(perm)?)?);
+        let batch = train_ds.batch(perm)?;
+        let metrics = jit.call(|| train_step(model, optimizer, &batch));
+        batch_metrics.push(metrics.map_err(|error| train_ds.locate(error))?);
         progress.step(batch_size, || recent_mean(&batch_metrics));
     }
-    let batch_metrics = BatchMetrics::get_all(&batch_metrics)?;
+    let batch_metrics =
+        BatchMetrics::get_all(&batch_metrics).map_err(|error| train_ds.locate(error))?;
     progress.finish();
     check_finite(epoch, &batch_metrics)?;
     let metrics = Metrics::mean(&batch_metrics)?;
@@ -62,24 +64,24 @@ pub fn train_epoch(
 /// Evaluates in batches of 100, so memory use does not depend on the size of the dataset.
 ///
 /// # Errors
-/// [`Error::Empty`](linen::Error::Empty); those of [`Dataset::check_labels`] and
-/// [`eval_step`](crate::eval_step).
+/// [`Error::Empty`](linen::Error::Empty); those of [`eval_step`].
 ///
 /// # Source
 /// `eval_model` of the Flax tutorial.
 pub fn eval_model(model: &impl Module, params: &Params, test_ds: &Dataset) -> Result<(f32, f32)> {
     let batch_size = EVAL_BATCH_SIZE.min(test_ds.len());
-    let mut step = compiled_for(test_ds, "evaluate on", batch_size, model, params)?;
-    test_ds.check_labels(step.num_classes())?;
-
+    test_ds.check_batches("evaluate on", batch_size)?;
+    let mut jit = Jit::new();
     let mut batch_metrics = Vec::new();
     let mut sizes = Vec::new();
     for batch in test_ds.batches(batch_size) {
         let batch = batch?;
-        batch_metrics.push(step.eval_step(params, &batch)?);
+        let metrics = jit.call(|| eval_step(model, params, &batch));
+        batch_metrics.push(metrics.map_err(|error| test_ds.locate(error))?);
         sizes.push(batch.len());
     }
-    let batch_metrics = BatchMetrics::get_all(&batch_metrics)?;
+    let batch_metrics =
+        BatchMetrics::get_all(&batch_metrics).map_err(|error| test_ds.locate(error))?;
     let mean = Metrics::weighted_mean(batch_metrics.into_iter().zip(sizes))?;
     Ok((mean.loss, mean.accuracy))
 }
@@ -93,21 +95,14 @@ pub fn eval_model(model: &impl Module, params: &Params, test_ds: &Dataset) -> Re
 /// [`Error::Empty`](linen::Error::Empty); those of the network.
 pub fn predict(model: &impl Module, params: &Params, dataset: &Dataset) -> Result<Tensor> {
     let batch_size = EVAL_BATCH_SIZE.min(dataset.len());
-    let mut step = compiled_for(dataset, "predict", batch_size, model, params)?;
-    let log_probs = dataset.batches(batch_size).map(|batch| step.predict(params, batch?.image()));
+    dataset.check_batches("predict", batch_size)?;
+    let mut jit = Jit::new();
+    let predict = |image: &Tensor| no_grad(|| model.apply(params, image));
+    let log_probs = dataset.batches(batch_size).map(|batch| {
+        let batch = batch?;
+        jit.call(|| predict(batch.image()))
+    });
     Ok(Tensor::cat(&log_probs.collect::<Result<Vec<_>>>()?, 0)?)
-}
-
-/// The steps for batches of a dataset, which must have some; `purpose` is for the message.
-fn compiled_for<M: Module>(
-    dataset: &Dataset,
-    purpose: &'static str,
-    batch_size: usize,
-    model: M,
-    params: &Params,
-) -> Result<Jit<M>> {
-    dataset.check_batches(purpose, batch_size)?;
-    jit(model, params, &dataset.batch_shape(batch_size))
 }
 
 /// The mean over the last 100 batches, for the progress line.

@@ -1,6 +1,9 @@
 //! The training step and the evaluation step.
 
-use linen::{BatchMetrics, Module, Momentum, Params, Result, no_grad, value_and_grad};
+use linen::{
+    BatchMetrics, Module, Optimizer, Params, Result, gpu_eval_step, gpu_train_step, no_grad,
+    value_and_grad,
+};
 
 use crate::dataset::Batch;
 use crate::loss::cross_entropy_loss;
@@ -18,16 +21,19 @@ use crate::metrics::compute_metrics;
 /// `train_step` of the Flax tutorial.
 pub fn train_step(
     model: &impl Module,
-    optimizer: &mut Momentum,
+    optimizer: &mut Optimizer,
     batch: &Batch,
 ) -> Result<BatchMetrics> {
+    if let Some(metrics) = gpu_train_step(model, optimizer, batch.image(), batch.label())? {
+        return Ok(metrics);
+    }
     let loss_fn = |params: &Params| {
         let logits = model.apply(params, batch.image())?;
         let loss = cross_entropy_loss(&logits, batch.label())?;
         Ok((loss, logits))
     };
     let ((_, logits), grad) = value_and_grad(loss_fn, optimizer.target())?;
-    optimizer.apply_gradient(&grad)?;
+    optimizer.apply_gradient(grad)?;
     compute_metrics(&logits, batch.label())
 }
 
@@ -39,6 +45,9 @@ pub fn train_step(
 /// # Source
 /// `eval_step` of the Flax tutorial.
 pub fn eval_step(model: &impl Module, params: &Params, batch: &Batch) -> Result<BatchMetrics> {
+    if let Some(metrics) = gpu_eval_step(model, params, batch.image(), batch.label())? {
+        return Ok(metrics);
+    }
     let logits = no_grad(|| model.apply(params, batch.image()))?;
     compute_metrics(&logits, batch.label())
 }

@@ -5,6 +5,7 @@ mod common;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
+use linen::Rule;
 use mnist_notebook_support::CheckpointError;
 use mnist_notebook_support::prelude::*;
 use mnist_notebook_support::random::{bits, uniform};
@@ -32,11 +33,25 @@ fn dataset(seed: i64, len: usize) -> Dataset {
     Dataset::new(image, Tensor::from_vec(label, len, &device()).unwrap()).unwrap()
 }
 
+/// One of every kind, with numbers that have no short decimal representation.
+fn rules() -> [Rule; 4] {
+    let (beta, beta1, beta2, epsilon) = (0.7 / 0.9, 0.8 / 0.9, 0.98 / 0.99, 1e-8 / 3.0);
+    [
+        Momentum { beta, nesterov: false }.into(),
+        Momentum { beta, nesterov: true }.into(),
+        Adam { beta1, beta2, epsilon }.into(),
+        AdamW { beta1, beta2, epsilon, weight_decay: 0.1 / 3.0 }.into(),
+    ]
+}
+
 fn initial_state() -> TrainState {
+    state_with(rules()[0])
+}
+
+fn state_with(rule: Rule) -> TrainState {
     let (rng, init_rng) = Key::new(0).split();
     let params = Small.init(init_rng, dataset(1, 1).image()).unwrap();
-    // Numbers without a short decimal representation.
-    TrainState::new(create_optimizer(&params, 0.1 / 3.0, 0.7 / 0.8).unwrap(), rng, 8)
+    TrainState::new(Optimizer::new(&params, 0.1 / 3.0, rule).unwrap(), rng, 8)
 }
 
 fn train(checkpoints: &Checkpoints, state: &mut TrainState, epochs: usize) {
@@ -65,9 +80,13 @@ fn values(params: &Params) -> Vec<(String, Vec<u32>)> {
 
 fn assert_same(a: &TrainState, b: &TrainState) {
     assert_eq!(values(a.optimizer.target()), values(b.optimizer.target()));
-    assert_eq!(values(a.optimizer.momentum()), values(b.optimizer.momentum()));
+    assert!(a.optimizer.moments().keys().eq(b.optimizer.moments().keys()));
+    for (name, moment) in a.optimizer.moments() {
+        assert_eq!(values(moment), values(&b.optimizer.moments()[name]), "{name}");
+    }
     assert_eq!(a.optimizer.learning_rate().to_bits(), b.optimizer.learning_rate().to_bits());
-    assert_eq!(a.optimizer.beta().to_bits(), b.optimizer.beta().to_bits());
+    assert_eq!(a.optimizer.rule(), b.optimizer.rule());
+    assert_eq!(a.optimizer.step_count(), b.optimizer.step_count());
     assert_eq!((a.rng, a.epoch, a.batch_size), (b.rng, b.epoch, b.batch_size));
     assert_eq!(a.history, b.history);
 }
@@ -112,12 +131,21 @@ fn a_saved_state_is_restored_bit_for_bit() {
 
 #[test]
 fn resumed_training_equals_uninterrupted_training() {
-    let (_dir, _, uninterrupted) = trained(4, 1);
-    let (_dir, checkpoints, state) = trained(2, 1);
-    drop(state);
-    let mut resumed = checkpoints.resume(&device()).unwrap().unwrap();
-    train(&checkpoints, &mut resumed, 4);
-    assert_same(&uninterrupted, &resumed);
+    for rule in rules() {
+        let [dir, other_dir] = [(); 2].map(|()| tempfile::tempdir().unwrap());
+        let checkpoints = Checkpoints::new(dir.path(), 1).unwrap();
+        let mut uninterrupted = state_with(rule);
+        train(&checkpoints, &mut uninterrupted, 2);
+        let mut resumed = checkpoints.resume(&device()).unwrap().unwrap();
+        let other = Checkpoints::new(other_dir.path(), 1).unwrap();
+        for (checkpoints, state) in [(&other, &mut uninterrupted), (&checkpoints, &mut resumed)] {
+            train(checkpoints, state, 3);
+            state.optimizer.set_learning_rate(0.01).unwrap();
+            train(checkpoints, state, 4);
+        }
+        assert_eq!(resumed.optimizer.step_count(), 4 * (50 / 8));
+        assert_same(&uninterrupted, &resumed);
+    }
 }
 
 #[test]
@@ -311,16 +339,19 @@ fn other_kinds_of_files_are_refused() {
 }
 
 #[test]
-fn a_newer_format_is_refused_as_such() {
+fn an_older_or_newer_format_is_refused_as_such() {
     let (dir, checkpoints, state) = trained(1, 1);
     let bytes = state.to_bytes().unwrap();
-    let old = br#""version":"1""#;
-    let at = bytes.windows(old.len()).position(|window| window == old).unwrap();
-    let mut newer = bytes.clone();
-    newer[at + old.len() - 2] = b'2';
-    std::fs::write(file(&dir, 1), newer).unwrap();
-    let message = resume_error(&checkpoints);
-    assert!(message.contains("format version 2 and this crate reads version 1"), "{message}");
+    let own = br#""version":"2""#;
+    let at = bytes.windows(own.len()).position(|window| window == own).unwrap();
+    for version in ['1', '3'] {
+        let mut other = bytes.clone();
+        other[at + own.len() - 2] = version as u8;
+        std::fs::write(file(&dir, 1), other).unwrap();
+        let message = resume_error(&checkpoints);
+        let expected = format!("format version {version} and this crate reads version 2");
+        assert!(message.contains(&expected), "{message}");
+    }
 }
 
 #[test]

@@ -97,7 +97,7 @@ fn loss_and_gradients_agree_to_a_ten_thousandth_of_the_largest_entry() {
         let ((loss, found), (expected_loss, expected)) =
             (gradients(model, device), gradients(model, &Device::Cpu));
         assert_close("loss", &loss, &expected_loss, 1e-4);
-        for ((path, found), (_, expected)) in found.iter().zip(expected.iter()) {
+        for ((path, found), (_, expected)) in found.iter().unwrap().zip(expected.iter().unwrap()) {
             assert_close(path, found, expected, 1e-4);
         }
     }
@@ -114,13 +114,13 @@ fn an_out_of_range_label_is_the_same_error_everywhere() {
     labels[3] = 10;
     let batch = Dataset::new(batch.image().clone(), Tensor::new(labels, &device).unwrap()).unwrap();
     let mut optimizer = create_optimizer(&params, 0.1, 0.9).unwrap();
-    let mut compiled = jit(Cnn, &params, batch.image().dims()).unwrap();
+    let mut jit = Jit::new();
     let fetch = |metrics: Result<BatchMetrics>| metrics?.get();
     for (what, result) in [
         ("train_step", fetch(train_step(&Cnn, &mut optimizer, &batch))),
         ("eval_step", fetch(eval_step(&Cnn, &params, &batch))),
-        ("compiled train_step", fetch(compiled.train_step(&mut optimizer, &batch))),
-        ("compiled eval_step", fetch(compiled.eval_step(&params, &batch))),
+        ("compiled train_step", fetch(jit.call(|| train_step(&Cnn, &mut optimizer, &batch)))),
+        ("compiled eval_step", fetch(jit.call(|| eval_step(&Cnn, &params, &batch)))),
         ("train_epoch", train_epoch(&Cnn, &mut optimizer, &batch, 32, 1, Key::new(0))),
     ] {
         let error = result.unwrap_err();
@@ -137,12 +137,12 @@ fn an_out_of_range_label_is_the_same_error_everywhere() {
 #[test]
 fn fetching_many_metrics_equals_fetching_each() {
     let (params, batch) = start(&device());
-    let mut compiled = jit(Cnn, &params, &[1, 28, 28, 1]).unwrap();
+    let mut jit = Jit::new();
+    let mut compiled = |image: &Batch| jit.call(|| eval_step(&Cnn, &params, image)).unwrap();
     let images: Vec<Batch> = (0..32).map(|index| batch.slice(index, 1).unwrap()).collect();
-    let expected: Vec<Metrics> = (images.iter())
-        .map(|image| compiled.eval_step(&params, image).unwrap().get().unwrap())
-        .collect();
-    let many = (0..1200).map(|step| compiled.eval_step(&params, &images[step % 32]).unwrap());
+    let expected: Vec<Metrics> =
+        (images.iter()).map(|image| compiled(image).get().unwrap()).collect();
+    let many = (0..1200).map(|step| compiled(&images[step % 32]));
     let found = BatchMetrics::get_all(&many.collect::<Vec<_>>()).unwrap();
     assert_eq!(found.len(), 1200);
     for (step, found) in found.iter().enumerate() {
@@ -154,22 +154,23 @@ fn fetching_many_metrics_equals_fetching_each() {
 fn the_compiled_step_equals_autograd_on_the_cpu() {
     let device = device();
     let ((params, batch), (cpu_params, cpu_batch)) = (start(&device), start(&Device::Cpu));
-    let mut compiled = jit(Cnn, &params, batch.image().dims()).unwrap();
-    // There are no kernels for Metal.
-    assert!(compiled.is_compiled() || device.is_metal(), "{compiled}");
+    let mut jit = Jit::new();
     let mut optimizer = create_optimizer(&params, 0.1, 0.9).unwrap();
     let mut uncompiled = create_optimizer(&cpu_params, 0.1, 0.9).unwrap();
     for _ in 0..3 {
-        let found = compiled.train_step(&mut optimizer, &batch).unwrap().get().unwrap();
+        let found = jit.call(|| train_step(&Cnn, &mut optimizer, &batch)).unwrap().get().unwrap();
         let expected = train_step(&Cnn, &mut uncompiled, &cpu_batch).unwrap().get().unwrap();
         assert!((found.loss - expected.loss).abs() <= 1e-4 * expected.loss);
         assert_eq!(found.accuracy, expected.accuracy);
     }
-    let pairs = optimizer.momentum().iter().zip(uncompiled.momentum().iter());
+    let [found, expected] = [&optimizer, &uncompiled].map(|from| &from.moments()["momentum"]);
+    let pairs = found.iter().zip(expected.iter());
     for ((path, found), (_, expected)) in pairs {
         assert_close(path, found, expected, 1e-3);
     }
-    let found = compiled.eval_step(optimizer.target(), &batch).unwrap().get().unwrap();
+    let found = jit.call(|| eval_step(&Cnn, optimizer.target(), &batch)).unwrap().get().unwrap();
+    // There are no kernels for Metal.
+    assert!(jit.is_compiled() || device.is_metal(), "{jit}");
     let expected = eval_step(&Cnn, uncompiled.target(), &cpu_batch).unwrap().get().unwrap();
     assert!((found.loss - expected.loss).abs() <= 1e-3 * expected.loss);
 }
@@ -178,12 +179,13 @@ fn the_compiled_step_equals_autograd_on_the_cpu() {
 fn other_batch_sizes_and_parameters_than_compiled_for_train_too() {
     let device = device();
     let (params, batch) = start(&device);
-    let mut compiled = jit(Cnn, &params, &[8, 28, 28, 1]).unwrap();
+    let mut jit = Jit::new();
     for (size, rate) in [(8, 0.1), (8, 0.05), (5, 0.1), (32, 0.1), (1, 0.05), (8, 0.1)] {
         let mut optimizer = create_optimizer(&params, rate, 0.9).unwrap();
         let batch = batch.slice(0, size).unwrap();
-        let before = compiled.train_step(&mut optimizer, &batch).unwrap().get().unwrap();
-        let after = compiled.eval_step(optimizer.target(), &batch).unwrap().get().unwrap();
+        let before = jit.call(|| train_step(&Cnn, &mut optimizer, &batch)).unwrap().get().unwrap();
+        let after =
+            jit.call(|| eval_step(&Cnn, optimizer.target(), &batch)).unwrap().get().unwrap();
         assert!(after.loss < before.loss, "{size}: {before:?}, {after:?}");
     }
 }

@@ -26,20 +26,21 @@ fn relative_difference(found: &Tensor, expected: &Tensor) -> f32 {
 fn assert_same_step<M: Module + Copy>(model: M, params: &Params, batch: &Batch) {
     let mut fast = create_optimizer(params, 0.1, 0.0).unwrap();
     let mut uncompiled = create_optimizer(params, 0.1, 0.0).unwrap();
-    let mut compiled = jit(model, params, batch.image().dims()).unwrap();
-    // There are no kernels for Metal.
-    assert!(compiled.is_compiled() || device().is_metal(), "{compiled}");
+    let mut jit = Jit::new();
     // On a GPU the two sum in different orders.
     let tolerance = if device().is_cpu() { 1e-5 } else { 1e-4 };
-    let found = compiled.train_step(&mut fast, batch).unwrap().get().unwrap();
+    let found = jit.call(|| train_step(&model, &mut fast, batch)).unwrap().get().unwrap();
+    // There are no kernels for Metal.
+    assert!(jit.is_compiled() || device().is_metal(), "{jit}");
     let expected = train_step(&model, &mut uncompiled, batch).unwrap().get().unwrap();
     assert!((found.loss - expected.loss).abs() <= 1e-5 * expected.loss.abs().max(1e-3));
     assert_eq!(found.accuracy, expected.accuracy);
-    for ((path, found), (_, expected)) in fast.momentum().iter().zip(uncompiled.momentum().iter()) {
+    let [momentum, same] = [&fast, &uncompiled].map(|optimizer| &optimizer.moments()["momentum"]);
+    for ((path, found), (_, expected)) in momentum.iter().zip(same.iter()) {
         let difference = relative_difference(found, expected);
         assert!(difference <= tolerance, "{path}: {difference}");
     }
-    let evaluated = compiled.eval_step(params, batch).unwrap().get().unwrap();
+    let evaluated = jit.call(|| eval_step(&model, params, batch)).unwrap().get().unwrap();
     assert!((evaluated.loss - expected.loss).abs() <= 1e-5 * expected.loss.abs().max(1e-3));
 }
 
@@ -110,13 +111,13 @@ fn steps_are_equal_from_twenty_states_of_a_training_run() {
     let (train_ds, _) = get_datasets(&device()).unwrap();
     let params = get_initial_params(&Cnn, Key::new(0), &device()).unwrap();
     let mut optimizer = create_optimizer(&params, 0.1, 0.9).unwrap();
-    let mut compiled = jit(Cnn, &params, &[32, 28, 28, 1]).unwrap();
+    let mut jit = Jit::new();
     for (step, perm) in permutation(Key::new(1), 60_000).chunks(32).take(200).enumerate() {
         let batch = train_ds.batch(perm).unwrap();
         if step % 10 == 0 {
             assert_same_step(Cnn, optimizer.target(), &batch);
         }
-        compiled.train_step(&mut optimizer, &batch).unwrap();
+        jit.call(|| train_step(&Cnn, &mut optimizer, &batch)).unwrap();
     }
 }
 
@@ -126,11 +127,12 @@ fn two_hundred_steps_have_the_same_mean_loss() {
     let params = get_initial_params(&Cnn, Key::new(2), &device()).unwrap();
     let mut fast = create_optimizer(&params, 0.1, 0.9).unwrap();
     let mut uncompiled = create_optimizer(&params, 0.1, 0.9).unwrap();
-    let mut compiled = jit(Cnn, &params, &[32, 28, 28, 1]).unwrap();
+    let mut jit = Jit::new();
     let (mut fast_sum, mut uncompiled_sum) = (0.0, 0.0);
     for perm in permutation(Key::new(3), 60_000).chunks(32).take(200) {
         let batch = train_ds.batch(perm).unwrap();
-        fast_sum += compiled.train_step(&mut fast, &batch).unwrap().get().unwrap().loss;
+        let metrics = jit.call(|| train_step(&Cnn, &mut fast, &batch)).unwrap();
+        fast_sum += metrics.get().unwrap().loss;
         uncompiled_sum += train_step(&Cnn, &mut uncompiled, &batch).unwrap().get().unwrap().loss;
     }
     let difference = (fast_sum - uncompiled_sum).abs() / uncompiled_sum;
@@ -142,10 +144,10 @@ fn batches_of_other_sizes_than_compiled_for_train_too() {
     let (train_ds, _) = get_datasets(&device()).unwrap();
     let params = get_initial_params(&Cnn, Key::new(0), &device()).unwrap();
     let mut optimizer = create_optimizer(&params, 0.1, 0.9).unwrap();
-    let mut compiled = jit(Cnn, &params, &[32, 28, 28, 1]).unwrap();
+    let mut jit = Jit::new();
     for size in [1, 31, 40] {
         let batch = train_ds.slice(0, size).unwrap();
-        let metrics = compiled.train_step(&mut optimizer, &batch).unwrap().get().unwrap();
+        let metrics = jit.call(|| train_step(&Cnn, &mut optimizer, &batch)).unwrap().get().unwrap();
         assert!(metrics.loss.is_finite());
     }
 }
@@ -156,10 +158,12 @@ fn the_plan_is_shown_layer_by_layer() {
         return; // nothing is compiled for Metal
     }
     let params = get_initial_params(&Cnn, Key::new(0), &device()).unwrap();
-    let compiled = jit(Cnn, &params, &[32, 28, 28, 1]).unwrap();
+    let images = Tensor::zeros((32, 28, 28, 1), DType::F32, &device()).unwrap();
+    let mut jit = Jit::new();
+    jit.call(|| linen::no_grad(|| Cnn.apply(&params, &images))).unwrap();
     assert_eq!(
-        compiled.to_string(),
-        "compiled for batches of 32:\n  \
+        jit.to_string(),
+        "Cnn, compiled for batches of 32:\n  \
          Conv_0 → relu → avg_pool\n  \
          Conv_1 → relu → avg_pool → flatten\n  \
          Dense_0 → relu\n  \
@@ -172,11 +176,11 @@ fn an_out_of_range_label_is_an_error_and_changes_nothing() {
     let (train_ds, _) = get_datasets(&device()).unwrap();
     let params = get_initial_params(&Cnn, Key::new(0), &device()).unwrap();
     let mut optimizer = create_optimizer(&params, 0.1, 0.9).unwrap();
-    let mut compiled = jit(Cnn, &params, &[2, 28, 28, 1]).unwrap();
+    let mut jit = Jit::new();
     let image = train_ds.image().narrow(0, 0, 2).unwrap();
     let batch = Dataset::new(image, Tensor::new(&[3u32, 10], &device()).unwrap()).unwrap();
     // On a GPU the error is returned when the metrics are fetched.
-    let metrics = compiled.train_step(&mut optimizer, &batch);
+    let metrics = jit.call(|| train_step(&Cnn, &mut optimizer, &batch));
     let error = metrics.and_then(|metrics| metrics.get()).unwrap_err();
     assert!(matches!(error, Error::Label { label: 10, index: 1, num_classes: 10 }));
     for ((_, before), (_, after)) in params.iter().zip(optimizer.target().iter()) {

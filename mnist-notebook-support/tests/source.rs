@@ -26,8 +26,12 @@ fn the_error_for_an_unknown_item_suggests_similar_names() {
 fn items_of_every_crate_are_shown_with_their_file() {
     for (name, file) in [
         ("create_optimizer", "mnist-notebook-support/src/optimizer.rs"),
-        ("Momentum", "crates/linen/src/optimizer.rs"),
+        ("Optimizer", "crates/linen/src/optimizer.rs"),
         ("rotate", "crates/images/src/transform.rs"),
+        ("gelu", "crates/linen/src/layers.rs"),
+        ("Conv", "crates/linen/src/conv.rs"),
+        ("add", "crates/linen/src/branches.rs"),
+        ("concatenate", "crates/linen/src/branches.rs"),
         ("saliency", "crates/inspect/src/lib.rs"),
         ("save_onnx", "crates/take-away/src/onnx/mod.rs"),
         ("line_chart", "crates/notebook-display/src/line_chart.rs"),

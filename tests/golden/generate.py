@@ -3,9 +3,9 @@
 usage: python generate.py [--data DIR] [NAME ...]
 
 NAME is one of random, initial_params, pixels, gradients, trace, trace_epoch_1, ten_epochs,
-flax_params, intermediates, transform, steady, dropout, warmup_cosine, adamw, augment, inspect; all
-of them if none is given. Values that test a single crate go to that crate, all others to this
-folder.
+flax_params, intermediates, transform, steady, dropout, branches, convolutions, gelu, warmup_cosine,
+optimizers, augment, inspect; all of them if none is given. Values that test a single crate go to
+that crate, all others to this folder.
 DIR has the four gzipped MNIST files.
 """
 
@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from flax import linen as nn
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.scipy.ndimage import map_coordinates
 from safetensors.flax import save_file
@@ -29,7 +30,7 @@ from sklearn.metrics import confusion_matrix
 
 import training
 from check_params import apply
-from models import Cnn, Nested, OnlyDropout, Steady, TinyCnn
+from models import Branches, Cnn, Nested, OnlyConv, OnlyDropout, Steady, TinyCnn
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -448,6 +449,69 @@ def dropout(_data):
     write_json("dropout", {"key": words(key), "shape": list(x.shape), "cases": cases}, LINEN)
 
 
+# --- branches.safetensors and branches.json ---
+
+
+def branches(_data):
+    """The initial parameters of `Branches`, and the output and gradients for others."""
+    x = jax.random.normal(jax.random.PRNGKey(1), (3, 9, 8, 3))
+    labels = jnp.array([0, 2, 1])
+    initial = Branches().init(jax.random.PRNGKey(0), x)["params"]
+    flat = flatten_dict(initial, sep="/")
+    for name, leaf in flat.items():  # not zero or one: a swap must be detected
+        if not name.endswith("kernel"):
+            flat[name] = leaf + (1 + jnp.arange(leaf.size, dtype=leaf.dtype)) / 8
+    save_file(flat, LINEN / "branches.safetensors")
+
+    def loss(params):
+        output = Branches().apply({"params": params}, x)
+        return training.cross_entropy_loss(output, labels), output
+
+    value_and_grad = jax.jit(jax.value_and_grad(loss, has_aux=True))
+    (value, output), gradient = value_and_grad(unflatten_dict(flat, sep="/"))
+    write_json(
+        "branches",
+        {
+            "input_shape": list(x.shape),
+            "input": bits(x),
+            "labels": labels.tolist(),
+            "initial": leaves(initial),
+            "loss": float(value),
+            "output": bits(output),
+            "gradients": leaves(gradient),
+        },
+        LINEN,
+    )
+
+
+# --- convolutions.json ---
+
+
+def convolutions(_data):
+    """Convolutions of an image of 7 × 6 pixels and two channels, with a bias of 1, 2, …."""
+    x = jax.random.normal(jax.random.PRNGKey(1), (1, 7, 6, 2))
+    cases = []
+    for kernel_size in [(1, 1), (2, 3), (3, 2), (4, 5)]:
+        for strides in [(1, 1), (2, 2), (3, 1), (2, 4)]:
+            for padding in ["SAME", "VALID"]:
+                model = OnlyConv(3, kernel_size, strides, padding)
+                params = model.init(jax.random.PRNGKey(2), x)["params"]
+                params["Conv_0"]["bias"] = 1 + jnp.arange(3.0)
+                y = model.apply({"params": params}, x)
+                settings = {"kernel_size": kernel_size, "strides": strides, "padding": padding}
+                cases.append(settings | {"shape": list(y.shape), "output": bits(y)})
+    write_json("convolutions", {"shape": list(x.shape), "input": bits(x), "cases": cases}, LINEN)
+
+
+# --- gelu.json ---
+
+
+def gelu(_data):
+    x = jnp.linspace(-6, 6, 97)
+    slope = jax.vmap(jax.grad(nn.gelu))(x)
+    write_json("gelu", {"input": bits(x), "output": bits(nn.gelu(x)), "slope": bits(slope)}, LINEN)
+
+
 # --- warmup_cosine.json ---
 
 
@@ -462,21 +526,36 @@ def warmup_cosine(_data):
     write_json("warmup_cosine", {"cases": cases}, LINEN)
 
 
-# --- adamw.json ---
+# --- optimizers.json ---
 
 
-def adamw(_data):
-    """Three steps with different learning rates, on the gradients of the sum of squares."""
-    rates = [0.1, 0.05, 0.2]
-    optimizer = optax.adamw(lambda count: jnp.array(rates)[count], weight_decay=0.01)
-    params = jnp.array([1.0, -2.0, 0.5, 3.0])
-    state, after = optimizer.init(params), []
-    for _ in rates:
-        updates, state = optimizer.update(2 * params, state, params)
-        params = optax.apply_updates(params, updates)
-        after.append(params)
-    golden = {"rates": rates, "weight_decay": 0.01, "params": bits(jnp.array(after))}
-    write_json("adamw", golden, LINEN)
+def optimizers(_data):
+    """Steps of optax's optimizers with changing learning rates, in f64."""
+    rates = [0.1, 0.05, 0.2, 0.0, 0.1, 0.01]
+    start = [1.0, -2.0, 0.5, 3.0]
+    gradients = np.random.default_rng(0).normal(size=(len(rates), len(start)))
+    gradients[:, 0] = 0.0
+    gradients[1] *= 1000.0
+    with jax.enable_x64(True):
+        rate = lambda count: jnp.array(rates)[count]
+        cases = {
+            "momentum": optax.sgd(rate, momentum=0.9),
+            "nesterov": optax.sgd(rate, momentum=0.9, nesterov=True),
+            "adam": optax.adam(rate),
+            "adam_other": optax.adam(rate, b1=0.7, b2=0.95, eps=0.01),
+            "adamw": optax.adamw(rate),
+            "adamw_other": optax.adamw(rate, b1=0.7, b2=0.95, eps=0.01, weight_decay=0.1),
+        }
+        golden = {"start": start, "rates": rates, "gradients": gradients.ravel().tolist()}
+        for name, optimizer in cases.items():
+            params = jnp.array(start)
+            state, after = optimizer.init(params), []
+            for gradient in gradients:
+                updates, state = optimizer.update(jnp.array(gradient), state, params)
+                params = optax.apply_updates(params, updates)
+                after.extend(params.tolist())
+            golden[name] = after
+    write_json("optimizers", golden, LINEN)
 
 
 # --- augment.json ---
@@ -593,8 +672,11 @@ GENERATORS = {
         transform,
         steady,
         dropout,
+        branches,
+        convolutions,
+        gelu,
         warmup_cosine,
-        adamw,
+        optimizers,
         augment,
         inspect,
     ]

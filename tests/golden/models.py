@@ -1,5 +1,6 @@
 """The Flax modules whose values are recorded here. The Rust tests have the same modules."""
 
+import jax.numpy as jnp
 from flax import linen as nn
 
 
@@ -95,3 +96,45 @@ class Steady(nn.Module):
         x = nn.relu(nn.BatchNorm(use_running_average=not train)(x))
         x = nn.Dropout(rate=0.5, deterministic=not train)(x)
         return nn.log_softmax(nn.Dense(features=3)(x))
+
+
+class Residual(nn.Module):
+    """A residual block with layer norm and GELU."""
+
+    @nn.compact
+    def __call__(self, x):
+        y = nn.gelu(nn.LayerNorm()(nn.Conv(features=x.shape[-1], kernel_size=(3, 3))(x)))
+        y = nn.LayerNorm()(nn.Conv(features=x.shape[-1], kernel_size=(3, 3))(y))
+        return nn.gelu(x + y)
+
+
+class Branches(nn.Module):
+    """Strides, both paddings, layer norm, GELU, branches, and the mean over all pixels.
+
+    Takes inputs of shape `[_, 9, 8, 3]`.
+    """
+
+    @nn.compact
+    def __call__(self, x):
+        x = nn.Conv(features=4, kernel_size=(3, 3), strides=(2, 2))(x)
+        x = Residual()(x)
+        x = Residual()(x)
+        narrow = nn.Conv(features=2, kernel_size=(2, 3), padding="VALID")(x)
+        wide = nn.Conv(features=3, kernel_size=(2, 3), padding="VALID")(x)
+        x = jnp.concatenate([narrow, wide], axis=-1)
+        x = nn.Conv(features=5, kernel_size=(2, 1), strides=(2, 1), padding="VALID")(x)
+        x = nn.LayerNorm()(jnp.mean(x, axis=(1, 2)))
+        return nn.log_softmax(nn.Dense(features=3)(x))
+
+
+class OnlyConv(nn.Module):
+    """Only a convolution."""
+
+    features: int
+    kernel_size: tuple
+    strides: tuple
+    padding: str
+
+    @nn.compact
+    def __call__(self, x):
+        return nn.Conv(self.features, self.kernel_size, self.strides, self.padding)(x)

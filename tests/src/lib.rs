@@ -56,7 +56,8 @@ pub fn newest_checkpoint(folder: &Path) -> std::result::Result<Vec<u8>, String> 
         Checkpoints::new(folder, 1).and_then(|checkpoints| checkpoints.resume(&Device::Cpu));
     let state = state.map_err(|error| error.to_string())?.ok_or("no checkpoint")?;
     let mut content = format!("{:?} {} {:?}", state.rng, state.epoch, state.history).into_bytes();
-    for params in [state.optimizer.target(), state.optimizer.momentum()] {
+    let optimizer = &state.optimizer;
+    for params in std::iter::once(optimizer.target()).chain(optimizer.moments().values()) {
         for (_, var) in params.iter() {
             let values = var.flatten_all().and_then(|values| values.to_vec1::<f32>());
             let values = values.map_err(|error| error.to_string())?;
@@ -84,7 +85,7 @@ pub fn trace_of_training(seed: i64, steps: usize, dtype: DType) -> Result<Vec<(f
     let (rng, init_rng) = Key::new(seed).split();
     let params = get_initial_params(&Cnn, init_rng, &Device::Cpu)?.to_dtype(dtype)?;
     let mut optimizer = create_optimizer(&params, 0.1, 0.9)?;
-    let mut compiled = jit(Cnn, &params, &[32, 28, 28, 1])?;
+    let mut jit = Jit::new();
     let (train_ds, _) = get_datasets(&Device::Cpu)?;
     let (_, input_rng) = rng.split();
     permutation(input_rng, train_ds.len())
@@ -92,7 +93,7 @@ pub fn trace_of_training(seed: i64, steps: usize, dtype: DType) -> Result<Vec<(f
         .take(steps)
         .map(|perm| {
             let batch = train_ds.batch(perm)?.to_dtype(dtype)?;
-            let metrics = compiled.train_step(&mut optimizer, &batch)?;
+            let metrics = jit.call(|| train_step(&Cnn, &mut optimizer, &batch))?;
             let number = |tensor: Tensor| tensor.to_dtype(DType::F64)?.to_scalar::<f64>();
             Ok((number(metrics.loss)?, number(metrics.accuracy)?))
         })

@@ -5,8 +5,8 @@
 use std::hint::black_box;
 
 use cpu_kernels::{
-    Conv2d, Dense, Layer, Pool2d, Program, Result, log_softmax_backward, log_softmax_forward,
-    relu_backward, relu_forward,
+    Conv2d, Dense, Layer, Pool2d, Program, Result, UpdateRule, log_softmax_backward,
+    log_softmax_forward, relu_backward, relu_forward,
 };
 use criterion::{Criterion, criterion_group, criterion_main};
 
@@ -117,13 +117,14 @@ fn step(criterion: &mut Criterion) {
     let lens = [9 * 32, 32, 9 * 32 * 64, 64, 3136 * 256, 256, 256 * 10, 10];
     // Small weights and rates, so that the loss stays finite however often the step is repeated.
     let mut params = lens.map(|len| values(len).iter().map(|value| value / 10.0).collect());
-    let mut momentum_buffers = lens.map(|len| vec![0.0; len]);
+    let mut momentum = lens.map(|len| vec![0.0; len]);
+    let rule = UpdateRule::Momentum { learning_rate: 1e-6, beta: 0.9, nesterov: false };
     let (images, labels) = (values(BATCH * 28 * 28), [3; BATCH]);
     criterion.bench_function("training step", |bencher| {
         bencher.iter(|| {
             let params = &mut params.each_mut().map(Vec::as_mut_slice);
-            let momentum_buffers = &mut momentum_buffers.each_mut().map(Vec::as_mut_slice);
-            expect(program.train_step(params, momentum_buffers, &images, &labels, 1e-6, 0.9))
+            let momentum = &mut momentum.each_mut().map(Vec::as_mut_slice);
+            expect(program.train_step(params, momentum, &images, &labels, rule))
         });
     });
 }

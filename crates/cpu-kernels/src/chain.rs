@@ -228,6 +228,12 @@ fn placement_rule(layer: &Layer) -> String {
         Layer::BatchNorm { .. } | Layer::Dropout { .. } => {
             "there is no training or evaluation mode in a program"
         }
+        Layer::GeneralConv { .. }
+        | Layer::Gelu
+        | Layer::GlobalAvgPool
+        | Layer::LayerNorm { .. }
+        | Layer::Add
+        | Layer::Concatenate => "no program has this layer",
         Layer::LogSoftmax => "LogSoftmax must follow a dense layer and end the chain",
     };
     rule.to_owned()

@@ -1,5 +1,7 @@
 //! The layers of a network.
 
+use crate::shape::Padding;
+
 /// One layer, with all it takes to evaluate it but its parameters.
 ///
 /// `P` says where those are: a [`Program`](crate::Program) knows them by the indices of kernel and
@@ -15,8 +17,24 @@ pub enum Layer<P = (usize, usize)> {
         /// Where kernel and bias are.
         params: P,
     },
+    /// Convolution with VALID padding or other strides, kernel `[height, width, in, features]`. No
+    /// program has it.
+    GeneralConv {
+        /// Height and width of the kernel.
+        kernel_size: (usize, usize),
+        /// Steps of the kernel down and to the right.
+        strides: (usize, usize),
+        /// Zeros around the image, or none.
+        padding: Padding,
+        /// Output channels.
+        features: usize,
+        /// Where kernel and bias are.
+        params: P,
+    },
     /// max(x, 0). A program needs it directly after a convolution or a dense layer.
     Relu,
+    /// GELU. No program has it.
+    Gelu,
     /// Mean over non-overlapping windows; in a program, of at most 32 pixels.
     AvgPool {
         /// Height and width of the window.
@@ -27,6 +45,8 @@ pub enum Layer<P = (usize, usize)> {
         /// Height and width of the window.
         window: (usize, usize),
     },
+    /// Mean over height and width. No program has it.
+    GlobalAvgPool,
     /// `[height, width, channels]` to `[height · width · channels]`.
     Flatten,
     /// Dense layer, kernel `[in, features]`.
@@ -41,29 +61,68 @@ pub enum Layer<P = (usize, usize)> {
         /// Where scale and bias are.
         params: P,
     },
+    /// Layer norm over the last dimension. No program has it.
+    LayerNorm {
+        /// Where scale and bias are.
+        params: P,
+    },
     /// Dropout. No program has it.
     Dropout {
         /// What tells it from others.
         name: P,
     },
+    /// The sum of two inputs. No program has it.
+    Add,
+    /// Several inputs side by side in the last dimension. No program has it.
+    Concatenate,
     /// Logits to log-probabilities. Every program ends with it.
     LogSoftmax,
 }
 
 impl<P> Layer<P> {
+    /// Whether a [`Program`](crate::Program) can have this layer.
+    pub fn is_compilable(&self) -> bool {
+        match self {
+            Layer::Conv { .. }
+            | Layer::Relu
+            | Layer::AvgPool { .. }
+            | Layer::MaxPool { .. }
+            | Layer::Flatten
+            | Layer::Dense { .. }
+            | Layer::LogSoftmax => true,
+            Layer::GeneralConv { .. }
+            | Layer::Gelu
+            | Layer::GlobalAvgPool
+            | Layer::BatchNorm { .. }
+            | Layer::LayerNorm { .. }
+            | Layer::Dropout { .. }
+            | Layer::Add
+            | Layer::Concatenate => false,
+        }
+    }
+
     /// The same layer with its parameters elsewhere; `None` if `f` does not find them.
     pub fn try_map<Q>(&self, f: impl FnOnce(&P) -> Option<Q>) -> Option<Layer<Q>> {
         Some(match *self {
             Layer::Conv { kernel_size, features, ref params } => {
                 Layer::Conv { kernel_size, features, params: f(params)? }
             }
+            Layer::GeneralConv { kernel_size, strides, padding, features, ref params } => {
+                let params = f(params)?;
+                Layer::GeneralConv { kernel_size, strides, padding, features, params }
+            }
             Layer::Relu => Layer::Relu,
+            Layer::Gelu => Layer::Gelu,
             Layer::AvgPool { window } => Layer::AvgPool { window },
             Layer::MaxPool { window } => Layer::MaxPool { window },
+            Layer::GlobalAvgPool => Layer::GlobalAvgPool,
             Layer::Flatten => Layer::Flatten,
             Layer::Dense { features, ref params } => Layer::Dense { features, params: f(params)? },
             Layer::BatchNorm { ref params } => Layer::BatchNorm { params: f(params)? },
+            Layer::LayerNorm { ref params } => Layer::LayerNorm { params: f(params)? },
             Layer::Dropout { ref name } => Layer::Dropout { name: f(name)? },
+            Layer::Add => Layer::Add,
+            Layer::Concatenate => Layer::Concatenate,
             Layer::LogSoftmax => Layer::LogSoftmax,
         })
     }

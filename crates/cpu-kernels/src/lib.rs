@@ -10,6 +10,9 @@
 //!   and allocates all buffers. Each step (forward, loss, backward, update) then replays the plan
 //!   without allocating. [`check_chain`] tells whether a chain can be planned.
 //!
+//! The update of a step follows an [`UpdateRule`]: momentum, Nesterov's momentum, Adam or AdamW.
+//! [`apply_gradient`] is the same update, bit for bit, for gradients computed elsewhere.
+//!
 //! # One matrix product
 //!
 //! Nearly all the time of a step goes into multiply-adds of the form C = A·B, where a small tile of
@@ -26,6 +29,9 @@
 //! * forward: pixels × (kernel column, channel), times the kernel;
 //! * kernel gradient: the same image, transposed by its strides, times the output gradient;
 //! * input gradient: a forward convolution of the padded output gradient with the rotated kernel.
+//!
+//! With strides (`general_conv`), the rows lie further apart. There the input gradient is a product
+//! for each kernel tap, added to the pixels under that tap.
 //!
 //! For 3×3 and 5×5 kernels with enough channels, `winograd` computes 2×2 outputs from 16 products
 //! instead of 36, or from 36 instead of 100. Between its transforms there is again the product
@@ -76,6 +82,7 @@ mod direct;
 mod dropout;
 mod error;
 mod gemm;
+mod general_conv;
 mod lanes;
 mod layer;
 mod parameters;
@@ -87,19 +94,25 @@ mod stage;
 mod sums;
 #[cfg(test)]
 mod tests;
+mod update_rule;
 mod winograd;
 
-pub use activation::{log_softmax_backward, log_softmax_forward, relu_backward, relu_forward};
+pub use activation::{
+    gelu_backward, gelu_forward, log_softmax_backward, log_softmax_forward, relu_backward,
+    relu_forward,
+};
 pub use batch_norm::{BatchNorm, Statistics};
 pub use chain::check_chain;
 pub use dense::Dense;
 pub use dropout::dropout;
 pub use error::{KernelError, Result};
+pub use general_conv::GeneralConv2d;
 pub use layer::Layer;
-pub use parameters::without_subnormal;
+pub use parameters::apply_gradient;
 pub use pool::Pool2d;
 pub use program::{Program, StepResult};
-pub use shape::{Conv2d, saturating_product};
+pub use shape::{Conv2d, Padding, saturating_product};
+pub use update_rule::UpdateRule;
 
 /// The source files of this crate, for notebooks that show them.
 pub static SOURCES: include_dir::Dir<'_> = include_dir::include_dir!("$CARGO_MANIFEST_DIR/src");

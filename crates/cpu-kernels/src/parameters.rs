@@ -1,25 +1,32 @@
 //! The parameters of a training step, and their update.
 
+use rayon::iter::{Either, repeat_n};
 use rayon::prelude::*;
 
-use crate::gemm::vectorized;
+use crate::error::{Result, check_len};
+use crate::update_rule::UpdateRule;
 
-/// All parameters of a network and their momentum, in the order of its plan.
+/// Values per parallel task of [`apply_gradient`].
+const BLOCK: usize = 1 << 14;
+
+/// All parameters of a network and their moments, in the order of its plan: the first moment of
+/// every parameter, then the second of every parameter, if the rule has one.
 pub(crate) struct Parameters<'a, 'p, 'm> {
     pub(crate) params: &'a mut [&'p mut [f32]],
-    pub(crate) momentum_buffers: &'a mut [&'m mut [f32]],
-    pub(crate) learning_rate: f32,
-    pub(crate) beta: f32,
+    pub(crate) moments: &'a mut [&'m mut [f32]],
+    /// Without a rule, the gradient itself becomes the moment.
+    pub(crate) rule: Option<UpdateRule>,
 }
 
 impl Parameters<'_, '_, '_> {
     /// The update of one parameter.
     pub(crate) fn update(&mut self, index: usize) -> ParamUpdate<'_> {
+        let (first, second) = self.moments.split_at_mut(self.params.len());
         ParamUpdate {
             param: self.params[index],
-            momentum: self.momentum_buffers[index],
-            learning_rate: self.learning_rate,
-            beta: self.beta,
+            first: first[index],
+            second: second.get_mut(index).map_or(&mut [], |moment| moment),
+            rule: self.rule,
         }
     }
 }
@@ -27,9 +34,10 @@ impl Parameters<'_, '_, '_> {
 /// A parameter, or a block of one, to be updated.
 pub(crate) struct ParamUpdate<'a> {
     pub(crate) param: &'a mut [f32],
-    momentum: &'a mut [f32],
-    learning_rate: f32,
-    beta: f32,
+    first: &'a mut [f32],
+    /// Empty if the rule has one moment.
+    second: &'a mut [f32],
+    rule: Option<UpdateRule>,
 }
 
 impl<'a> ParamUpdate<'a> {
@@ -38,33 +46,46 @@ impl<'a> ParamUpdate<'a> {
         self,
         len: usize,
     ) -> impl IndexedParallelIterator<Item = ParamUpdate<'a>> {
-        let Self { param, momentum, learning_rate, beta } = self;
+        let Self { param, first, second, rule } = self;
+        let second = if second.is_empty() {
+            let blocks = param.len().div_ceil(len);
+            Either::Left(repeat_n((), blocks).map(|()| <&mut [f32]>::default()))
+        } else {
+            Either::Right(second.par_chunks_mut(len))
+        };
         param
             .par_chunks_mut(len)
-            .zip(momentum.par_chunks_mut(len))
-            .map(move |(param, momentum)| ParamUpdate { param, momentum, learning_rate, beta })
+            .zip(first.par_chunks_mut(len))
+            .zip(second)
+            .map(move |((param, first), second)| ParamUpdate { param, first, second, rule })
     }
 
-    /// Applies a gradient g: m ← βm + g; p ← p − learning_rate·m.
+    /// Applies a gradient.
     pub(crate) fn apply(self, grad: &[f32]) {
-        let Self { param, momentum, learning_rate, beta } = self;
-        vectorized(
-            #[inline(always)]
-            || {
-                for ((param, momentum), grad) in param.iter_mut().zip(momentum).zip(grad) {
-                    *momentum = without_subnormal(beta * *momentum + grad);
-                    *param -= learning_rate * *momentum;
-                }
-            },
-        );
+        match self.rule {
+            Some(rule) => rule.update(self.param, self.first, self.second, grad),
+            None => self.first.copy_from_slice(grad),
+        }
     }
 }
 
-/// Flushes subnormal numbers to zero, as XLA does on a CPU.
+/// Updates one parameter and its moments by a gradient, as a compiled step does, bit for bit.
 ///
-/// The momentum of a weight whose input is always zero halves every seven steps. Without the flush
-/// it would end among the subnormal numbers, which slow many processors down a hundredfold.
-#[inline(always)]
-pub fn without_subnormal(value: f32) -> f32 {
-    if value.abs() < f32::MIN_POSITIVE { 0.0 } else { value }
+/// # Errors
+/// [`KernelError::Length`](crate::KernelError::Length) unless there are as many moments as the rule
+/// [has](UpdateRule::moments), and they and the gradient are as long as the parameter. Nothing has
+/// been changed then.
+pub fn apply_gradient(
+    rule: UpdateRule,
+    param: &mut [f32],
+    moments: &mut [&mut [f32]],
+    grad: &[f32],
+) -> Result<()> {
+    check_len("moments", rule.moments(), moments.len())?;
+    moments.iter().try_for_each(|moment| check_len("moment", param.len(), moment.len()))?;
+    check_len("gradient", param.len(), grad.len())?;
+    let mut parameters = Parameters { params: &mut [param], moments, rule: Some(rule) };
+    let blocks = parameters.update(0).par_blocks(BLOCK);
+    blocks.zip(grad.par_chunks(BLOCK)).for_each(|(block, grad)| block.apply(grad));
+    Ok(())
 }

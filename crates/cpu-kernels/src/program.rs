@@ -2,7 +2,7 @@
 
 use rayon::prelude::*;
 
-use crate::activation::log_softmax_row;
+use crate::activation::{log_softmax_backward_row, log_softmax_row};
 use crate::buffer::{Buffer, LINE_VALUES, with_scratch};
 use crate::chain::Chain;
 use crate::error::{KernelError, Result, check_len};
@@ -11,6 +11,7 @@ use crate::parameters::Parameters;
 use crate::plan::Plan;
 use crate::stage::{ConvStage, DenseStage};
 use crate::sums::{MAX_PARTIALS, add};
+use crate::update_rule::UpdateRule;
 
 /// Loss and correct predictions of a batch.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -48,6 +49,8 @@ pub struct Program {
     /// Number of values in the gradients of all packed weights.
     packed_grads_len: usize,
     log_probs: Buffer,
+    /// The number of images whose activations are kept for the backward pass.
+    kept: usize,
 }
 
 impl Program {
@@ -83,6 +86,7 @@ impl Program {
             grads_len: plan.grads_len,
             packed_grads_len: plan.packed_grads_len,
             log_probs: Buffer::zeroed(batch * classes),
+            kept: 0,
         })
     }
 
@@ -91,8 +95,10 @@ impl Program {
         self.batch
     }
 
-    /// One step of gradient descent with momentum: m ← βm + g; p ← p − learning_rate·m. Returns the
-    /// result before the update.
+    /// One training step by a rule. Returns the result before the update.
+    ///
+    /// `moments` has the first moment of every parameter, then the second of every parameter, if
+    /// the rule has two. All start at zero.
     ///
     /// `images` is `[n, height, width, channels]` and `labels` `[n]`, with 1 ≤ n ≤ [`Self::batch`].
     ///
@@ -103,28 +109,96 @@ impl Program {
     pub fn train_step(
         &mut self,
         params: &mut [&mut [f32]],
-        momentum_buffers: &mut [&mut [f32]],
+        moments: &mut [&mut [f32]],
         images: &[f32],
         labels: &[u32],
-        learning_rate: f32,
-        beta: f32,
+        rule: UpdateRule,
     ) -> Result<StepResult> {
         self.check_params("parameters", params.iter().map(|param| param.len()))?;
-        self.check_params(
-            "momentum buffers",
-            momentum_buffers.iter().map(|momentum| momentum.len()),
-        )?;
+        self.check_moments(moments, rule.moments())?;
         self.check_batch(images, labels)?;
         Ok(in_pool(|| {
             self.transform_weights(params);
             self.forward_batch(params, images);
             let (loss, correct) = self.loss_and_correct(labels);
             self.softmax_xent_backward(labels);
-            let mut parameters = Parameters { params, momentum_buffers, learning_rate, beta };
-            self.backward_denses(&mut parameters, labels.len());
-            self.backward_convs(&mut parameters, labels.len());
+            let mut parameters = Parameters { params, moments, rule: Some(rule) };
+            self.backward_layers(&mut parameters, labels.len());
             StepResult { loss: (loss / labels.len() as f64) as f32, correct }
         }))
+    }
+
+    /// Log-probabilities `[n, classes]` of a batch, with 1 ≤ n ≤ [`Self::batch`]; keeps what
+    /// [`Self::backward_and_update`] needs.
+    ///
+    /// # Errors
+    /// [`KernelError::Length`] if a slice does not fit the plan; [`KernelError::BatchSize`] for no
+    /// images or too many.
+    pub fn forward(
+        &mut self,
+        params: &[&[f32]],
+        images: &[f32],
+        log_probs: &mut [f32],
+    ) -> Result<()> {
+        self.check_params("parameters", params.iter().map(|param| param.len()))?;
+        let found = images.len() / self.image_len.max(1);
+        if found == 0 || found > self.batch {
+            return Err(KernelError::BatchSize { planned: self.batch, found });
+        }
+        check_len("images", found * self.image_len, images.len())?;
+        check_len("log-probabilities", found * self.classes, log_probs.len())?;
+        in_pool(|| {
+            self.transform_weights(params);
+            self.forward_batch(params, images);
+        });
+        log_probs.copy_from_slice(&self.log_probs[..log_probs.len()]);
+        self.kept = found;
+        Ok(())
+    }
+
+    /// Backpropagates the gradient of any loss with respect to the log-probabilities of the latest
+    /// [`Self::forward`], and updates the parameters, which must be the same as there.
+    ///
+    /// # Errors
+    /// [`KernelError::Length`] if a slice does not fit the plan, that batch or the rule. Nothing
+    /// has been changed then.
+    pub fn backward_and_update(
+        &mut self,
+        params: &mut [&mut [f32]],
+        moments: &mut [&mut [f32]],
+        rule: UpdateRule,
+        d_log_probs: &[f32],
+    ) -> Result<()> {
+        self.check_moments(moments, rule.moments())?;
+        self.backward(d_log_probs, Parameters { params, moments, rule: Some(rule) })
+    }
+
+    /// The same without an update: stores the gradients of the parameters.
+    ///
+    /// # Errors
+    /// [`KernelError::Length`] if a slice does not fit the plan or that batch. Nothing has been
+    /// changed then.
+    pub fn gradients(
+        &mut self,
+        params: &mut [&mut [f32]],
+        gradients: &mut [&mut [f32]],
+        d_log_probs: &[f32],
+    ) -> Result<()> {
+        self.check_moments(gradients, 1)?;
+        self.backward(d_log_probs, Parameters { params, moments: gradients, rule: None })
+    }
+
+    fn backward(&mut self, d_log_probs: &[f32], mut parameters: Parameters) -> Result<()> {
+        self.check_params("parameters", parameters.params.iter().map(|param| param.len()))?;
+        let kept = self.kept;
+        check_len("gradient of the log-probabilities", kept * self.classes, d_log_probs.len())?;
+        if kept > 0 {
+            in_pool(|| {
+                self.log_softmax_backward(d_log_probs);
+                self.backward_layers(&mut parameters, kept);
+            });
+        }
+        Ok(())
     }
 
     /// Loss and correct predictions of any number of images, evaluated batch by batch.
@@ -191,6 +265,12 @@ impl Program {
         self.param_lens.iter().zip(found).try_for_each(|(&len, found)| check_len(what, len, found))
     }
 
+    fn check_moments(&self, moments: &[&mut [f32]], per_param: usize) -> Result<()> {
+        check_len("moments", per_param * self.param_lens.len(), moments.len())?;
+        let mut lens = self.param_lens.iter().cycle().zip(moments);
+        lens.try_for_each(|(&len, moment)| check_len("moments", len, moment.len()))
+    }
+
     fn check_batch(&self, images: &[f32], labels: &[u32]) -> Result<()> {
         if labels.is_empty() || labels.len() > self.batch {
             return Err(KernelError::BatchSize { planned: self.batch, found: labels.len() });
@@ -215,6 +295,7 @@ impl Program {
 
     /// Computes log-probabilities: convolutions image by image, then dense layers for the batch.
     fn forward_batch(&mut self, params: &[impl AsRef<[f32]> + Sync], images: &[f32]) {
+        self.kept = 0;
         let batch = images.len() / self.image_len;
         self.forward_convs(params, images);
         let mut input = &self.activations[self.features_offset..];
@@ -280,6 +361,28 @@ impl Program {
             d_logits[label as usize] -= inv_n;
         }
         last.relu_backward_in_place(labels.len());
+    }
+
+    /// Gradient of the logits, given that of the log-probabilities, backpropagated through the ReLU
+    /// of the last layer, if any.
+    fn log_softmax_backward(&mut self, d_log_probs: &[f32]) {
+        let Some(last) = self.denses.last_mut() else {
+            return;
+        };
+        let rows = self.log_probs.chunks_exact(self.classes);
+        let rows = rows.zip(d_log_probs.chunks_exact(self.classes));
+        for (d_logits, (log_probs, d_log_probs)) in
+            last.d_output.chunks_exact_mut(self.classes).zip(rows)
+        {
+            log_softmax_backward_row(log_probs, d_log_probs, d_logits);
+        }
+        last.relu_backward_in_place(d_log_probs.len() / self.classes);
+    }
+
+    fn backward_layers(&mut self, parameters: &mut Parameters, batch: usize) {
+        self.kept = 0;
+        self.backward_denses(parameters, batch);
+        self.backward_convs(parameters, batch);
     }
 
     fn backward_denses(&mut self, parameters: &mut Parameters, batch: usize) {

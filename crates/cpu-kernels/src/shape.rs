@@ -12,6 +12,55 @@ pub fn saturating_product(sizes: &[usize]) -> usize {
     sizes.iter().fold(1, |product, &size| product.saturating_mul(size))
 }
 
+/// How a convolution treats the border of an image.
+///
+/// ```
+/// use cpu_kernels::Padding;
+///
+/// // A kernel of 3 moves over 8 pixels in steps of 2.
+/// assert_eq!(Padding::Same.output_size(8, 3, 2), 4);
+/// assert_eq!(Padding::Same.zeros(8, 3, 2), (0, 1));
+/// assert_eq!(Padding::Valid.output_size(8, 3, 2), 3);
+/// ```
+///
+/// # Source
+/// The strings `"SAME"` and `"VALID"` of XLA and of `flax.linen.Conv`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Padding {
+    /// Zeros around the image, so that there is an output for every `stride` pixels, rounded up.
+    Same,
+    /// No padding: the kernel stays within the image.
+    Valid,
+}
+
+impl Padding {
+    /// The number of outputs along a dimension of `size` pixels; 0 if the kernel is larger than an
+    /// image without padding. A stride of 0 counts as 1.
+    pub fn output_size(self, size: usize, kernel: usize, stride: usize) -> usize {
+        let stride = stride.max(1);
+        match self {
+            Padding::Same => size.div_ceil(stride),
+            Padding::Valid => {
+                size.checked_sub(kernel).map_or(0, |rest| (rest / stride).saturating_add(1))
+            }
+        }
+    }
+
+    /// The number of zeros before and after the pixels of a dimension. Of an odd number, the larger
+    /// half comes after them. A stride of 0 counts as 1.
+    pub fn zeros(self, size: usize, kernel: usize, stride: usize) -> (usize, usize) {
+        let total = match self {
+            Padding::Same => {
+                let outputs = self.output_size(size, kernel, stride);
+                let last_start = outputs.saturating_sub(1) * stride.max(1);
+                last_start.saturating_add(kernel).saturating_sub(size)
+            }
+            Padding::Valid => 0,
+        };
+        (total / 2, total.div_ceil(2))
+    }
+}
+
 /// A 2D convolution of a given shape: SAME padding, stride 1.
 ///
 /// # Shapes

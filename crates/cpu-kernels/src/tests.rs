@@ -37,6 +37,10 @@ fn assert_close(what: &str, found: &[f32], expected: &[f64], tolerance: f64) {
     }
 }
 
+fn momentum(learning_rate: f64, beta: f64) -> UpdateRule {
+    UpdateRule::Momentum { learning_rate, beta, nesterov: false }
+}
+
 fn to_f64(values: &[f32]) -> Vec<f64> {
     values.iter().map(|&value| f64::from(value)).collect()
 }
@@ -179,7 +183,7 @@ mod reference {
                     row_len = features;
                 }
                 Layer::LogSoftmax => x = log_softmax(&x, row_len),
-                Layer::BatchNorm { .. } | Layer::Dropout { .. } => unreachable!("in no program"),
+                _ => unreachable!("in no program"),
             }
         }
         x
@@ -379,6 +383,32 @@ fn relu_gradient_is_zero_at_zero() {
 }
 
 #[test]
+fn gelu_and_its_gradient_match_the_formula() {
+    let input = (-400..=400).map(|step| step as f32 / 20.0).collect::<Vec<_>>();
+    let gelu = |x: f64| {
+        let scale = (2.0 / std::f64::consts::PI).sqrt();
+        0.5 * x * (1.0 + (scale * (x + 0.044715 * x.powi(3))).tanh())
+    };
+    let exact = |f: &dyn Fn(f64) -> f64| input.iter().map(|&x| f(x.into())).collect::<Vec<_>>();
+    let mut output = vec![f32::NAN; input.len()];
+    gelu_forward(&input, &mut output).unwrap();
+    for ((found, expected), x) in output.iter().zip(exact(&gelu)).zip(&input) {
+        assert!((f64::from(*found) - expected).abs() <= 1e-6 * expected.abs() + 1e-9, "{x}");
+    }
+    let slope = |x: f64| (gelu(x + 1e-5) - gelu(x - 1e-5)) / 2e-5;
+    let mut d_input = vec![f32::NAN; input.len()];
+    gelu_backward(&input, &vec![3.0; input.len()], &mut d_input).unwrap();
+    for ((found, expected), x) in d_input.iter().zip(exact(&slope)).zip(&input) {
+        assert!((f64::from(*found) - 3.0 * expected).abs() <= 2e-6, "{x}");
+    }
+    // Far from zero all or nothing is left.
+    let mut output = [f32::NAN; 3];
+    gelu_forward(&[-1e9, 1e9, f32::NAN], &mut output).unwrap();
+    assert_eq!(output[..2], [0.0, 1e9]);
+    assert!(output[2].is_nan());
+}
+
+#[test]
 fn log_softmax_and_its_gradient_match_the_formula() {
     let mut random = Random(4);
     for classes in [1, 2, 10, 37] {
@@ -516,7 +546,7 @@ impl Case {
                     row_len = features;
                 }
                 Layer::Relu | Layer::LogSoftmax => {}
-                Layer::BatchNorm { .. } | Layer::Dropout { .. } => unreachable!("in no program"),
+                _ => unreachable!("in no program"),
             }
         }
         let images = random.values(shape.iter().product());
@@ -605,30 +635,30 @@ impl Case {
         self.params.iter().map(Vec::as_slice).collect()
     }
 
-    fn zeros(&self) -> Vec<Vec<f32>> {
-        self.params.iter().map(|param| vec![0.0; param.len()]).collect()
+    /// The moments before the first step.
+    fn moments(&self, rule: UpdateRule) -> Vec<Vec<f32>> {
+        let params = (0..rule.moments()).flat_map(|_| &self.params);
+        params.map(|param| vec![0.0; param.len()]).collect()
     }
 
-    /// A training step on the batch. It changes the parameters and their momentum.
+    /// A training step on the batch. It changes the parameters and their moments.
     fn step(
         &mut self,
         program: &mut Program,
-        momentum_buffers: &mut [Vec<f32>],
-        learning_rate: f32,
-        beta: f32,
+        moments: &mut [Vec<f32>],
+        rule: UpdateRule,
     ) -> Result<StepResult> {
         let mut params: Vec<&mut [f32]> = self.params.iter_mut().map(Vec::as_mut_slice).collect();
-        let mut momentum_buffers: Vec<&mut [f32]> =
-            momentum_buffers.iter_mut().map(Vec::as_mut_slice).collect();
-        let (images, labels) = (&self.images, &self.labels);
-        program.train_step(&mut params, &mut momentum_buffers, images, labels, learning_rate, beta)
+        let mut moments: Vec<&mut [f32]> = moments.iter_mut().map(Vec::as_mut_slice).collect();
+        program.train_step(&mut params, &mut moments, &self.images, &self.labels, rule)
     }
 
     /// A step of rate 0 leaves the parameters as they are, and the gradients as the momentum.
     fn gradients(&mut self, program: &mut Program) -> (StepResult, Vec<Vec<f32>>) {
         let before = self.params.clone();
-        let mut gradients = self.zeros();
-        let result = self.step(program, &mut gradients, 0.0, 0.0).unwrap();
+        let rule = momentum(0.0, 0.0);
+        let mut gradients = self.moments(rule);
+        let result = self.step(program, &mut gradients, rule).unwrap();
         assert_eq!(self.params, before);
         (result, gradients)
     }
@@ -644,8 +674,9 @@ impl Case {
 
     /// Trains the parameters for `steps` steps on the batch.
     fn train(&mut self, program: &mut Program, steps: usize) -> Vec<StepResult> {
-        let mut momentum_buffers = self.zeros();
-        (0..steps).map(|_| self.step(program, &mut momentum_buffers, 0.1, 0.9).unwrap()).collect()
+        let rule = momentum(0.1, 0.9);
+        let mut moments = self.moments(rule);
+        (0..steps).map(|_| self.step(program, &mut moments, rule).unwrap()).collect()
     }
 }
 
@@ -712,46 +743,168 @@ fn compiled_log_probabilities_match_plain_loops() {
     }
 }
 
+/// Random rules of every kind, in the midst of training.
+fn random_rules(random: &mut Random) -> [UpdateRule; 4] {
+    let mut number = |scale: f64| scale * (f64::from(random.value()) + 1.0) / 2.0;
+    let adam = |learning_rate, weight_decay| UpdateRule::Adam {
+        learning_rate,
+        beta1: 0.9,
+        beta2: 0.999,
+        epsilon: 1e-8,
+        weight_decay,
+        correction1: 1.0 / (1.0 - 0.9f64.powi(3)),
+        correction2: 1.0 / (1.0 - 0.999f64.powi(3)),
+    };
+    let (learning_rate, beta) = (number(0.1), number(0.9));
+    [
+        momentum(learning_rate, beta),
+        UpdateRule::Momentum { learning_rate, beta, nesterov: true },
+        adam(learning_rate, 0.0),
+        adam(learning_rate, number(0.1)),
+    ]
+}
+
 #[test]
-fn a_step_applies_the_gradient_with_momentum() {
+fn a_step_updates_every_parameter_as_its_gradient_alone_does() {
     let mut random = Random(7);
     for _ in 0..5 {
         let mut case = Case::random(&mut random);
         let (result, gradients) = case.gradients(&mut case.program());
-        let before = case.params.clone();
-        let mut momentum_buffers: Vec<Vec<f32>> =
-            before.iter().map(|param| random.values(param.len())).collect();
-        let old_momentum_buffers = momentum_buffers.clone();
-        let mut program = case.program();
-        let stepped = case.step(&mut program, &mut momentum_buffers, 0.1, 0.9).unwrap();
-        assert_eq!(stepped, result);
-        for (index, gradient) in gradients.iter().enumerate() {
-            for (at, gradient) in gradient.iter().enumerate() {
-                let momentum = 0.9 * old_momentum_buffers[index][at] + gradient;
-                assert!(
-                    (momentum_buffers[index][at] - momentum).abs()
-                        <= 1e-6 * momentum.abs().max(1.0)
-                );
-                let param = before[index][at] - 0.1 * momentum_buffers[index][at];
-                assert!((case.params[index][at] - param).abs() <= 1e-6 * param.abs().max(1.0));
+        for rule in random_rules(&mut random) {
+            let mut expected = case.params.clone();
+            // A second moment is not negative.
+            let mut moments = case.moments(rule);
+            moments.iter_mut().flatten().for_each(|value| *value = random.value().abs());
+            let mut expected_moments = moments.clone();
+            let (firsts, seconds) = expected_moments.split_at_mut(expected.len());
+            for (index, gradient) in gradients.iter().enumerate() {
+                let mut moments = vec![&mut firsts[index][..]];
+                moments.extend(seconds.get_mut(index).map(Vec::as_mut_slice));
+                apply_gradient(rule, &mut expected[index], &mut moments, gradient).unwrap();
             }
+            let before = case.params.clone();
+            assert_eq!(case.step(&mut case.program(), &mut moments, rule).unwrap(), result);
+            assert!(case.params == expected && moments == expected_moments, "{rule:?}");
+            case.params = before;
+        }
+    }
+}
+
+/// The two halves of a step, with the loss between them computed by the caller.
+#[test]
+fn forward_and_backward_pass_are_a_step() {
+    let mut random = Random(15);
+    for _ in 0..5 {
+        let mut case = Case::random(&mut random);
+        let (_, expected) = case.gradients(&mut case.program());
+        let (n, classes) = (case.labels.len(), case.params.last().unwrap().len());
+        let mut program = case.program();
+        let mut log_probs = vec![0.0; n * classes];
+        // The gradient of the mean cross-entropy.
+        let mut d_log_probs = vec![0.0; log_probs.len()];
+        for (row, &label) in d_log_probs.chunks_exact_mut(classes).zip(&case.labels) {
+            row[label as usize] = -1.0 / n as f32;
+        }
+        program.forward(&case.params(), &case.images, &mut log_probs).unwrap();
+        let mut gradients = case.moments(momentum(0.0, 0.0));
+        let before = case.params.clone();
+        let mut params = case.params.iter_mut().map(Vec::as_mut_slice).collect::<Vec<_>>();
+        let mut out = gradients.iter_mut().map(Vec::as_mut_slice).collect::<Vec<_>>();
+        program.gradients(&mut params, &mut out, &d_log_probs).unwrap();
+        // A forward pass serves one backward pass.
+        assert!(program.gradients(&mut params, &mut out, &d_log_probs).is_err());
+        assert!(gradients == expected && case.params == before);
+
+        for rule in random_rules(&mut random) {
+            let [mut halves, mut whole] = [case.moments(rule), case.moments(rule)];
+            case.step(&mut case.program(), &mut whole, rule).unwrap();
+            let after = std::mem::replace(&mut case.params, before.clone());
+            program.forward(&case.params(), &case.images, &mut log_probs).unwrap();
+            let mut params = case.params.iter_mut().map(Vec::as_mut_slice).collect::<Vec<_>>();
+            let mut moments = halves.iter_mut().map(Vec::as_mut_slice).collect::<Vec<_>>();
+            program.backward_and_update(&mut params, &mut moments, rule, &d_log_probs).unwrap();
+            assert!(case.params == after && halves == whole, "{rule:?}");
+            case.params = before.clone();
         }
     }
 }
 
 #[test]
-fn unused_momentum_decays_to_zero_not_to_subnormals() {
-    let mut case = Case::tutorial(&mut Random(9), 1);
-    case.images.fill(0.0);
-    let mut momentum_buffers: Vec<Vec<f32>> =
-        case.params.iter().map(|param| vec![1e-36; param.len()]).collect();
-    let mut program = case.program();
-    for _ in 0..50 {
-        case.step(&mut program, &mut momentum_buffers, 1e-3, 0.9).unwrap();
+fn updates_follow_the_formulas() {
+    let mut random = Random(12);
+    for rule in random_rules(&mut random) {
+        let [p, m, v, g] = [(); 4].map(|()| random.value());
+        let [mut param, mut first, mut second] = [[p], [m], [v.abs()]];
+        let mut moments = vec![&mut first[..], &mut second[..]];
+        moments.truncate(rule.moments());
+        apply_gradient(rule, &mut param, &mut moments, &[g]).unwrap();
+        let [p, m, v, g] = [p, m, v.abs(), g].map(f64::from);
+        let (expected, expected_moments) = match rule {
+            UpdateRule::Momentum { learning_rate, beta, nesterov } => {
+                let m = beta * m + g;
+                let step = if nesterov { beta * m + g } else { m };
+                (p - learning_rate * step, vec![m])
+            }
+            UpdateRule::Adam { learning_rate, beta1, beta2, epsilon, weight_decay, .. } => {
+                let (m, v) = (beta1 * m + (1.0 - beta1) * g, beta2 * v + (1.0 - beta2) * g * g);
+                let (m_hat, v_hat) = (m / (1.0 - beta1.powi(3)), v / (1.0 - beta2.powi(3)));
+                let step = m_hat / (v_hat.sqrt() + epsilon) + weight_decay * p;
+                (p - learning_rate * step, vec![m, v])
+            }
+        };
+        let found = [param[0], first[0], second[0]];
+        let expected = [vec![expected], expected_moments].concat();
+        for (found, expected) in found.into_iter().zip(expected) {
+            assert_close(&format!("{rule:?}"), &[found], &[expected], 1e-6);
+        }
     }
-    assert!(momentum_buffers.iter().any(|momentum| momentum.iter().all(|value| *value == 0.0)));
-    let subnormal = momentum_buffers.iter().flatten().filter(|value| value.is_subnormal());
-    assert_eq!(subnormal.count(), 0);
+}
+
+#[test]
+fn an_update_of_other_lengths_is_refused_and_changes_nothing() {
+    let [nesterov, adam] = [1, 2].map(|index| random_rules(&mut Random(13))[index]);
+    let one = [1.0; 3];
+    for (rule, moments, grad, what) in [
+        (nesterov, vec![3, 3], 3, "moments: expected length 1, found 2"),
+        (adam, vec![3], 3, "moments: expected length 2, found 1"),
+        (adam, vec![3, 2], 3, "moment: expected length 3, found 2"),
+        (nesterov, vec![3], 2, "gradient: expected length 3, found 2"),
+    ] {
+        let mut param = one;
+        let mut moments: Vec<Vec<f32>> = moments.into_iter().map(|len| vec![1.0; len]).collect();
+        let mut moments: Vec<&mut [f32]> = moments.iter_mut().map(Vec::as_mut_slice).collect();
+        let error = apply_gradient(rule, &mut param, &mut moments, &one[..grad]).unwrap_err();
+        assert_eq!(error.to_string(), what);
+        assert!(param == one && moments.iter().all(|moment| *moment == &one[..moment.len()]));
+    }
+}
+
+#[test]
+fn unused_moments_decay_to_zero_not_to_subnormals() {
+    let adam = UpdateRule::Adam {
+        learning_rate: 1e-3,
+        beta1: 0.9,
+        beta2: 0.9,
+        epsilon: 1e-8,
+        weight_decay: 0.0,
+        correction1: 1.0,
+        correction2: 1.0,
+    };
+    for rule in [momentum(1e-3, 0.9), adam] {
+        let mut case = Case::tutorial(&mut Random(9), 1);
+        case.images.fill(0.0);
+        let mut moments = case.moments(rule);
+        moments.iter_mut().flatten().for_each(|value| *value = 1e-36);
+        let mut program = case.program();
+        for _ in 0..50 {
+            case.step(&mut program, &mut moments, rule).unwrap();
+        }
+        for moments in moments.chunks(case.params.len()) {
+            assert!(moments.iter().any(|moment| moment.iter().all(|value| *value == 0.0)));
+        }
+        let subnormal = moments.iter().flatten().filter(|value| value.is_subnormal());
+        assert_eq!(subnormal.count(), 0, "{rule:?}");
+    }
 }
 
 #[test]
@@ -794,11 +947,11 @@ fn an_out_of_range_label_is_an_error_and_changes_nothing() {
     let mut case = Case::tutorial(&mut Random(11), 2);
     case.labels[1] = 10;
     let before = case.params.clone();
-    let mut momentum_buffers = before.clone();
+    let mut moments = before.clone();
     let mut program = case.program();
-    let error = case.step(&mut program, &mut momentum_buffers, 0.1, 0.9).unwrap_err();
+    let error = case.step(&mut program, &mut moments, momentum(0.1, 0.9)).unwrap_err();
     assert_eq!(error.to_string(), "label 10 of image 1 is not below the number of classes, 10");
-    assert_eq!((&case.params, &momentum_buffers), (&before, &before));
+    assert_eq!((&case.params, &moments), (&before, &before));
 }
 
 #[test]

@@ -3,9 +3,9 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use cpu_kernels::{
-    BatchNorm, Conv2d, Dense, Layer, Pool2d, Program, Statistics, check_chain, dropout,
+    BatchNorm, Conv2d, Dense, GeneralConv2d, Layer, Padding, Pool2d, Program, Statistics,
+    UpdateRule, apply_gradient, check_chain, dropout, gelu_backward, gelu_forward,
     log_softmax_backward, log_softmax_forward, relu_backward, relu_forward, saturating_product,
-    without_subnormal,
 };
 
 /// Records `what` if the call panics. Its result does not matter.
@@ -13,14 +13,6 @@ fn check<T>(panics: &mut Vec<String>, what: impl FnOnce() -> String, call: impl 
     if catch_unwind(AssertUnwindSafe(|| drop(call()))).is_err() {
         panics.push(what());
     }
-}
-
-#[test]
-fn only_subnormal_numbers_become_zero() {
-    let kept = [0.0, -1.5, f32::MIN_POSITIVE, f32::MAX, f32::NEG_INFINITY];
-    assert_eq!(kept.map(without_subnormal), kept);
-    assert_eq!(without_subnormal(f32::from_bits(1)), 0.0);
-    assert!(without_subnormal(f32::NAN).is_nan());
 }
 
 #[test]
@@ -57,6 +49,33 @@ fn no_kernel_panics() {
                     drop(conv.backward_kernel(&x, &y, &mut z, &mut w));
                 },
             );
+            for padding in [Padding::Same, Padding::Valid] {
+                let conv = GeneralConv2d {
+                    batch: a,
+                    height: b,
+                    width: 2,
+                    in_channels: a,
+                    out_channels: 1,
+                    kernel: (b, 1),
+                    strides: (a, b),
+                    padding,
+                };
+                check(
+                    &mut panics,
+                    || what("general conv"),
+                    || {
+                        let _ = (conv.input_len(), conv.kernel_len(), conv.output_len());
+                        let _ = (
+                            conv.output_size(),
+                            padding.output_size(a, b, a),
+                            padding.zeros(a, b, a),
+                        );
+                        drop(conv.forward(&x, &y, &x, &mut z));
+                        drop(conv.backward_input(&x, &y, &mut z));
+                        drop(conv.backward_kernel(&x, &y, &mut z, &mut w));
+                    },
+                );
+            }
             let dense = Dense { batch: a, inputs: b, outputs: 2 };
             check(
                 &mut panics,
@@ -99,6 +118,8 @@ fn no_kernel_panics() {
                 || {
                     drop(relu_forward(&x[..a.min(4)], &mut z[..b.min(4)]));
                     drop(relu_backward(&x[..a.min(4)], &y, &mut z[..b.min(4)]));
+                    drop(gelu_forward(&x[..a.min(4)], &mut z[..b.min(4)]));
+                    drop(gelu_backward(&x[..a.min(4)], &y, &mut z[..b.min(4)]));
                     drop(log_softmax_forward(&x[..a.min(4)], b, &mut z));
                     drop(log_softmax_backward(&x, &y, b, &mut z));
                 },
@@ -124,10 +145,17 @@ fn no_kernel_panics() {
                         assert_eq!(is_sound, program.is_ok());
                         let Ok(mut program) = program else { return };
                         let labels = [7; 4];
+                        let rule =
+                            UpdateRule::Momentum { learning_rate: 0.1, beta: 0.9, nesterov: true };
+                        drop(apply_gradient(rule, &mut z, &mut [&mut w], &x));
+                        drop(apply_gradient(rule, &mut z, &mut [], &x[rule.moments()..]));
                         let (params, momentum) = (&mut [&mut z[..]], &mut [&mut w[..]]);
                         drop((program.batch(), program.evaluate(&[&x], &y, &labels)));
-                        drop(program.train_step(&mut [], &mut [], &x, &labels, 0.1, 0.9));
-                        drop(program.train_step(params, momentum, &x, &labels, 0.1, 0.9));
+                        drop(program.train_step(&mut [], &mut [], &x, &labels, rule));
+                        drop(program.train_step(params, momentum, &x, &labels, rule));
+                        drop(program.forward(&[&x], &y, params[0]));
+                        drop(program.backward_and_update(params, momentum, rule, &y));
+                        drop(program.gradients(params, momentum, &x));
                         drop(program.log_probabilities(&[&x], &y, &mut w));
                     },
                 );

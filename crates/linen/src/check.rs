@@ -17,6 +17,17 @@ pub fn float(what: &'static str, tensor: &Tensor) -> Result<()> {
     }
 }
 
+/// Checks that a count is at least 1.
+///
+/// # Errors
+/// [`Error::Hyperparameter`] otherwise.
+pub fn positive(name: &'static str, count: usize) -> Result<()> {
+    if count > 0 {
+        return Ok(());
+    }
+    Err(Error::Hyperparameter { name, value: 0.0, allowed: "it must be at least 1" })
+}
+
 /// Checks that a hyperparameter is finite.
 ///
 /// # Errors

@@ -1,28 +1,30 @@
 //! candle operations on top of [`cpu_kernels`]: custom operations with derivatives, and in-place
 //! operations.
 //!
-//! All of them need f32 tensors on the CPU, except [`scale_and_add`], which takes any.
+//! All of them need f32 tensors on the CPU, except [`update`], which takes any floats.
 
 use std::cell::Cell;
 
 use candle_core::{
-    CpuStorage, CustomOp1, CustomOp2, CustomOp3, D, DType, Device, InplaceOp1, InplaceOp2, Layout,
-    Shape, Storage, Tensor, Var,
+    CpuStorage, CustomOp1, CustomOp2, CustomOp3, D, DType, Device, InplaceOp1, Layout, Shape,
+    Storage, Tensor, Var,
 };
 use cpu_kernels::{
-    BatchNorm, Conv2d, Dense, KernelError, Pool2d, Statistics, log_softmax_backward,
-    log_softmax_forward, relu_backward, relu_forward, without_subnormal,
+    BatchNorm, Conv2d, Dense, GeneralConv2d, KernelError, Padding, Pool2d, Statistics, UpdateRule,
+    apply_gradient, gelu_backward, gelu_forward, log_softmax_backward, log_softmax_forward,
+    relu_backward, relu_forward,
 };
 use jax_random::{Key, bernoulli_at};
-use rayon::prelude::*;
 
 use crate::error::{Error, Result, through_candle};
 use crate::memory;
 
 type CandleResult<T> = candle_core::Result<T>;
 
-/// Values per parallel task.
-const CHUNK: usize = 1 << 14;
+/// Whether the operations of this file can take the tensor.
+pub(crate) fn are_for(x: &Tensor) -> bool {
+    x.device().is_cpu() && x.dtype() == DType::F32
+}
 
 /// The tensor with its values one after the other in memory: itself, or a copy.
 ///
@@ -44,6 +46,43 @@ pub(crate) fn conv(x: &Tensor, kernel: &Tensor, bias: &Tensor) -> Result<Tensor>
     let op = Affine {
         name: "conv",
         shape: (batch, height, width, out_channels).into(),
+        forward: move |x: &[f32], kernel: &[f32], bias: &[f32], out: &mut [f32]| {
+            conv.forward(x, kernel, bias, out)
+        },
+        backward_input: move |kernel: &[f32], grad: &[f32], out: &mut [f32]| {
+            conv.backward_input(kernel, grad, out)
+        },
+        backward_params: move |x: &[f32], grad: &[f32], kernel: &mut [f32], bias: &mut [f32]| {
+            conv.backward_kernel(x, grad, kernel, bias)
+        },
+    };
+    Ok(contiguous(x)?.apply_op3(&contiguous(kernel)?, &contiguous(bias)?, op)?)
+}
+
+/// Convolution with any strides and padding, see [`Scope::conv_with`](crate::Scope::conv_with).
+pub(crate) fn general_conv(
+    x: &Tensor,
+    kernel: &Tensor,
+    bias: &Tensor,
+    strides: (usize, usize),
+    padding: Padding,
+) -> Result<Tensor> {
+    let (batch, height, width, in_channels) = x.dims4()?;
+    let (kernel_height, kernel_width, _, out_channels) = kernel.dims4()?;
+    let conv = GeneralConv2d {
+        batch,
+        height,
+        width,
+        in_channels,
+        out_channels,
+        kernel: (kernel_height, kernel_width),
+        strides,
+        padding,
+    };
+    let (rows, columns) = conv.output_size();
+    let op = Affine {
+        name: "conv",
+        shape: (batch, rows, columns, out_channels).into(),
         forward: move |x: &[f32], kernel: &[f32], bias: &[f32], out: &mut [f32]| {
             conv.forward(x, kernel, bias, out)
         },
@@ -86,6 +125,19 @@ pub(crate) fn relu(x: &Tensor) -> Result<Tensor> {
         forward: relu_forward,
         backward: |_x: &Tensor, y: &Tensor, grad: &Tensor| {
             binary("relu_grad", y, grad, y.shape(), relu_backward)
+        },
+    };
+    Ok(contiguous(x)?.apply_op1(op)?)
+}
+
+/// GELU, see [`gelu`](crate::gelu).
+pub(crate) fn gelu(x: &Tensor) -> Result<Tensor> {
+    let op = Unary {
+        name: "gelu",
+        shape: x.shape().clone(),
+        forward: gelu_forward,
+        backward: |x: &Tensor, _y: &Tensor, grad: &Tensor| {
+            binary("gelu_grad", x, grad, x.shape(), gelu_backward)
         },
     };
     Ok(contiguous(x)?.apply_op1(op)?)
@@ -185,13 +237,67 @@ fn pool(x: &Tensor, window: (usize, usize)) -> Result<(Pool2d, Shape)> {
     Ok((Pool2d { batch, height, width, channels, window }, shape.into()))
 }
 
-/// `y ← a · y + b · x`; in place on the CPU.
-pub(crate) fn scale_and_add(y: &Var, a: f64, x: &Tensor, b: f64) -> Result<()> {
-    if y.device().is_cpu() {
-        Ok(y.inplace_op2(&contiguous(x)?, &ScaleAndAdd { a, b })?)
-    } else {
-        Ok(y.set(&((y.as_tensor() * a)? + (x * b)?)?)?)
+/// Updates a parameter and its moments by a gradient, which must be like the parameter, contiguous,
+/// and in other memory than all of them.
+pub(crate) fn update(
+    rule: UpdateRule,
+    param: &Var,
+    moments: &[&Var],
+    gradient: &Tensor,
+) -> Result<()> {
+    if !param.device().is_cpu() || param.dtype() != DType::F32 {
+        return update_by_tensors(rule, param, moments, gradient);
     }
+    let vars = [&[param], moments].concat();
+    let (storage, layout) = gradient.storage_and_layout();
+    let gradient = f32_slice(&storage, layout)?;
+    with_slices_mut(&vars, |slices| match slices {
+        [param, moments @ ..] => Ok(apply_gradient(rule, param, moments, gradient)?),
+        [] => Ok(()),
+    })?
+}
+
+/// [`update`] on other devices and for other types.
+fn update_by_tensors(
+    rule: UpdateRule,
+    param: &Var,
+    moments: &[&Var],
+    gradient: &Tensor,
+) -> Result<()> {
+    let p = param.as_detached_tensor();
+    let moment = |index: usize| moments[index].as_detached_tensor();
+    match rule {
+        UpdateRule::Momentum { learning_rate, beta, nesterov } => {
+            let m = ((moment(0) * beta)? + gradient)?;
+            let step = if nesterov { ((&m * beta)? + gradient)? } else { m.clone() };
+            moments[0].set(&m)?;
+            param.set(&(p - (step * learning_rate)?)?)?;
+        }
+        UpdateRule::Adam {
+            learning_rate,
+            beta1,
+            beta2,
+            epsilon,
+            weight_decay,
+            correction1,
+            correction2,
+        } => {
+            let m = ((moment(0) * beta1)? + (gradient * (1.0 - beta1))?)?;
+            let v = ((moment(1) * beta2)? + (gradient.sqr()? * (1.0 - beta2))?)?;
+            let step = ((&m * correction1)? / ((&v * correction2)?.sqrt()? + epsilon)?)?;
+            let step = (step + (&p * weight_decay)?)?;
+            moments[0].set(&m)?;
+            moments[1].set(&v)?;
+            param.set(&(p - (step * learning_rate)?)?)?;
+        }
+    }
+    Ok(())
+}
+
+/// Where in memory the values of a tensor are; tensors that share them have the same address.
+pub(crate) fn storage_address(tensor: &Tensor) -> usize {
+    let (storage, _) = tensor.storage_and_layout();
+    std::ptr::from_ref(&*storage).addr()
 }
 
 /// Calls `f` with the values of several variables, to change them in place.
@@ -245,45 +351,6 @@ impl<R, F: FnOnce(&mut [&mut [f32]]) -> R> InplaceOp1 for Borrow<'_, '_, R, F> {
         }
         Ok(())
     }
-}
-
-struct ScaleAndAdd {
-    a: f64,
-    b: f64,
-}
-
-impl InplaceOp2 for ScaleAndAdd {
-    fn name(&self) -> &'static str {
-        "scale_and_add"
-    }
-
-    fn cpu_fwd(
-        &self,
-        y: &mut CpuStorage,
-        y_layout: &Layout,
-        x: &CpuStorage,
-        x_layout: &Layout,
-    ) -> CandleResult<()> {
-        let (y_range, x_range) = (range(y_layout)?, range(x_layout)?);
-        match (y, x) {
-            (CpuStorage::F32(y), CpuStorage::F32(x)) => {
-                let (a, b) = (self.a as f32, self.b as f32);
-                assign(&mut y[y_range], &x[x_range], |y, x| without_subnormal(a * y + b * x));
-            }
-            (CpuStorage::F64(y), CpuStorage::F64(x)) => {
-                assign(&mut y[y_range], &x[x_range], |y, x| self.a * y + self.b * x);
-            }
-            _ => candle_core::bail!("parameters and gradients must both be f32 or both f64"),
-        }
-        Ok(())
-    }
-}
-
-/// `y ← f(y, x)`, elementwise, in parallel.
-fn assign<T: Copy + Send + Sync>(y: &mut [T], x: &[T], f: impl Fn(T, T) -> T + Sync) {
-    y.par_chunks_mut(CHUNK).zip(x.par_chunks(CHUNK)).for_each(|(y, x)| {
-        y.iter_mut().zip(x).for_each(|(y, &x)| *y = f(*y, x));
-    });
 }
 
 /// The result of a kernel that writes its output to a slice.

@@ -175,12 +175,47 @@ pub enum Error {
     #[error("there is no gradient for parameter {0:?}: compute those of all that are trained")]
     NoGradient(String),
 
-    /// Only sequential networks can be exported.
+    /// The gradients of a compiled network were needed too late.
     #[error(
-        "the network is not a plain chain of this crate's layers, and nothing else can be \
-         exported: are there branches, or tensor operations between the layers?"
+        "the gradients cannot be computed any more, because the parameters were changed since: \
+         look at gradients before you change parameters"
+    )]
+    StaleGradients,
+
+    /// The moments of an optimizer are not those of its rule.
+    #[error(
+        "the optimizer's rule keeps the moments [{expected}], but those given are [{found}]: give \
+         it the rule that they come from"
+    )]
+    Moments {
+        /// The names of the rule's moments.
+        expected: String,
+        /// The names of the moments given.
+        found: String,
+    },
+
+    /// A network is not sequential where only that can be used.
+    #[error(
+        "the network is not a plain chain of this crate's layers, and nothing else can be used \
+         here: are there branches, or tensor operations between the layers?"
     )]
     NotSequential,
+
+    /// A network has operations other than this crate's layers.
+    #[error(
+        "the network has tensor operations besides this crate's layers, and nothing else can be \
+         exported: join branches with `add` or `concatenate`, and keep other operations out of it"
+    )]
+    ForeignOperation,
+
+    /// A layer cannot be used in some place.
+    #[error("{place} cannot evaluate the layer {layer}: leave it out, or put another in its place")]
+    UnknownLayer {
+        /// What does not know the layer.
+        place: &'static str,
+        /// The layer's path or function, such as `gelu`.
+        layer: String,
+    },
 
     /// A file of parameters cannot be loaded.
     #[error("cannot load parameters from {}: {source}", path.display())]
@@ -262,8 +297,8 @@ fn advice_on_shapes(expected: &[usize], found: &[usize]) -> String {
             if found == [height, width, known, outputs] =>
         {
             format!(
-                "the input has {inputs} channels where the parameter has {known}; images are \
-                 [B, height, width, channels]: {sample}"
+                "the input has {inputs} channels where the parameter has {known}: images are \
+                 [B, height, width, channels], and `permute` moves the channels to the end"
             )
         }
         _ => sample.into(),

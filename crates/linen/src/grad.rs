@@ -1,32 +1,127 @@
 //! Gradients with respect to parameters.
 
 use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::{Arc, OnceLock};
 
-use candle_core::Tensor;
+use candle_core::backprop::GradStore;
+use candle_core::{Tensor, Var};
 
 use crate::error::{Error, Result};
+use crate::jit::{Forward, record};
+use crate::lazy::{self, Lazy};
 use crate::no_grad::with_tracking;
 use crate::params::Params;
 
 /// The gradients of a scalar with respect to parameters, by the parameters' paths.
-#[derive(Debug, Clone, Default)]
-pub struct Gradients(BTreeMap<String, Tensor>);
+///
+/// Those of a network that a [`Jit`](crate::Jit) has compiled wait until something looks at them.
+/// If nothing does before [`apply_gradient`](crate::Momentum::apply_gradient) takes them, they are
+/// never stored: the update is fused into the backward pass.
+#[derive(Clone)]
+pub struct Gradients(State);
+
+#[derive(Clone)]
+enum State {
+    Computed(BTreeMap<String, Tensor>),
+    Waiting(Arc<Waiting>),
+}
+
+/// The gradients of a compiled network with respect to its parameters.
+struct Waiting {
+    network: Forward,
+    /// The gradient with respect to its result.
+    d_log_probs: Vec<f32>,
+    /// `None` if it was too late.
+    computed: OnceLock<Option<BTreeMap<String, Tensor>>>,
+}
 
 impl Gradients {
     /// The gradient for a parameter, of that parameter's shape.
-    pub fn get(&self, path: &str) -> Option<&Tensor> {
-        self.0.get(path)
+    ///
+    /// # Errors
+    /// [`Error::NoGradient`] if there is none; [`Error::StaleGradients`] if it is too late to
+    /// compute it.
+    pub fn get(&self, path: &str) -> Result<&Tensor> {
+        self.computed()?.get(path).ok_or_else(|| Error::NoGradient(path.to_owned()))
     }
 
     /// All paths and gradients, in alphabetical order.
-    pub fn iter(&self) -> impl Iterator<Item = (&str, &Tensor)> {
-        self.0.iter().map(|(path, grad)| (path.as_str(), grad))
+    ///
+    /// # Errors
+    /// [`Error::StaleGradients`] if it is too late to compute them.
+    pub fn iter(&self) -> Result<impl Iterator<Item = (&str, &Tensor)>> {
+        Ok(self.computed()?.iter().map(|(path, grad)| (path.as_str(), grad)))
+    }
+
+    fn computed(&self) -> Result<&BTreeMap<String, Tensor>> {
+        match &self.0 {
+            State::Computed(gradients) => Ok(gradients),
+            State::Waiting(waiting) => waiting.computed().ok_or(Error::StaleGradients),
+        }
+    }
+
+    /// Has `update` take the gradients where they come about, given the compiled network and the
+    /// gradient with respect to its result. Returns the gradients if that cannot be: they have been
+    /// computed, somebody else has them as well, or they are not those of `params`.
+    pub(crate) fn fuse(
+        self,
+        params: &Params,
+        update: impl FnOnce(&Forward, &[f32]) -> Result<()>,
+    ) -> Result<Option<Self>> {
+        let State::Waiting(waiting) = self.0 else { return Ok(Some(self)) };
+        // From here on nothing settles them when the parameters are looked at.
+        match Arc::try_unwrap(waiting) {
+            Ok(Waiting { network, d_log_probs, computed })
+                if computed.get().is_none() && network.is_of(params) =>
+            {
+                update(&network, &d_log_probs).map(|()| None)
+            }
+            Ok(waiting) => Ok(Some(Self::waiting(waiting))),
+            Err(waiting) => Ok(Some(Gradients(State::Waiting(waiting)))),
+        }
+    }
+
+    fn waiting(waiting: Waiting) -> Self {
+        let waiting = Arc::new(waiting);
+        lazy::register(&waiting);
+        Gradients(State::Waiting(waiting))
+    }
+}
+
+impl Waiting {
+    fn computed(&self) -> Option<&BTreeMap<String, Tensor>> {
+        let compute = || self.network.gradients(&self.d_log_probs).ok();
+        self.computed.get_or_init(compute).as_ref()
+    }
+}
+
+impl Lazy for Waiting {
+    fn settle(&self) {
+        self.computed();
+    }
+}
+
+impl Default for Gradients {
+    fn default() -> Self {
+        Gradients(State::Computed(BTreeMap::new()))
     }
 }
 
 impl FromIterator<(String, Tensor)> for Gradients {
     fn from_iter<I: IntoIterator<Item = (String, Tensor)>>(iter: I) -> Self {
-        Gradients(iter.into_iter().collect())
+        Gradients(State::Computed(iter.into_iter().collect()))
+    }
+}
+
+/// One line per gradient: path and shape.
+impl fmt::Debug for Gradients {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let shapes = |(path, grad): (&String, &Tensor)| (path.clone(), grad.dims().to_vec());
+        match self.computed() {
+            Ok(gradients) => f.debug_map().entries(gradients.iter().map(shapes)).finish(),
+            Err(error) => error.fmt(f),
+        }
     }
 }
 
@@ -46,16 +141,40 @@ pub fn value_and_grad<T>(
     loss_fn: impl FnOnce(&Params) -> Result<(Tensor, T)>,
     params: &Params,
 ) -> Result<((Tensor, T), Gradients)> {
-    let (loss, aux) = with_tracking(true, || loss_fn(params))?;
+    let ((loss, aux), networks) = record(params, || with_tracking(true, || loss_fn(params)))?;
     if loss.rank() > 0 {
         let scalar = "[], a scalar: take the mean over the batch";
         return Err(Error::shape("loss to differentiate", scalar, &loss));
     }
     let grads = loss.backward()?;
-    let gradients = params.iter().map(|(path, var)| {
-        let grad = grads.get(var).cloned().map_or_else(|| var.zeros_like(), Ok)?;
-        Ok((path.to_owned(), grad))
-    });
-    let gradients = gradients.collect::<Result<Gradients>>()?;
+    let gradients = gradients(params, networks, &grads)?;
     Ok(((loss.detach(), aux), gradients))
+}
+
+/// The gradients, given candle's with respect to the parameters themselves and to the results of
+/// compiled networks.
+fn gradients(params: &Params, networks: Vec<Forward>, grads: &GradStore) -> Result<Gradients> {
+    let mut waiting = Vec::new();
+    for network in networks {
+        if let Some(d_log_probs) = grads.get(&network.log_probs) {
+            let d_log_probs = d_log_probs.flatten_all()?.to_vec1()?;
+            waiting.push(Waiting { network, d_log_probs, computed: OnceLock::new() });
+        }
+    }
+    let is_direct = params.iter().any(|(_, var)| grads.get(var).is_some());
+    if waiting.len() == 1
+        && !is_direct
+        && let Some(waiting) = waiting.pop_if(|waiting| waiting.network.is_of(params))
+    {
+        return Ok(Gradients::waiting(waiting));
+    }
+    let of_networks = waiting.iter().map(|waiting| waiting.computed().ok_or(Error::StaleGradients));
+    let of_networks = of_networks.collect::<Result<Vec<_>>>()?;
+    let total = |(path, var): (&str, &Var)| {
+        let direct = grads.get(var).into_iter();
+        let mut parts = direct.chain(of_networks.iter().filter_map(|grads| grads.get(path)));
+        let first = parts.next().map_or_else(|| var.zeros_like(), |grad| Ok(grad.clone()))?;
+        Ok((path.to_owned(), parts.try_fold(first, |sum, grad| sum + grad)?))
+    };
+    params.iter().map(total).collect()
 }

@@ -1,11 +1,12 @@
-//! The layers. f32 tensors on the CPU use [`cpu_kernels`], all others candle's operations.
+//! The layers with one input; convolutions are in `conv`, those that join branches in `branches`.
+//! f32 tensors on the CPU use [`cpu_kernels`], all others candle's operations.
 //!
-//! A new layer goes here: with parameters as a method of [`Scope`], without as a function. Written
-//! with candle's operations it trains on every device. To make it faster, add a kernel to
-//! `cpu-kernels` and an operation to `custom_ops`. To compile or export it, add a variant to
-//! [`Layer`]; the compiler then lists the places that must know it.
+//! A new layer goes into one of these files: with parameters as a method of [`Scope`], without as a
+//! function. Written with candle's operations it trains on every device. To make it faster, add a
+//! kernel to `cpu-kernels` and an operation to `custom_ops`. Its variant of [`Layer`] lets a trace
+//! see it; the compiler then lists the places that must know it.
 
-use candle_core::{D, DType, Tensor};
+use candle_core::{D, Tensor};
 
 use cpu_kernels::{BatchNorm, Statistics};
 
@@ -14,49 +15,18 @@ use crate::initializers::{lecun_normal, ones, zeros};
 use crate::random::{Key, bernoulli};
 use crate::scope::{Mode, Scope, fold_in_path};
 use crate::trace::{Layer, trace_op};
-use crate::{check, custom_ops, memory};
+use crate::{check, custom_ops};
 
 /// The share of the running statistics that each step keeps, Flax's default.
 const MOMENTUM: f64 = 0.99;
 
-impl Scope<'_> {
-    /// A 2-D convolution with bias, stride 1 and `SAME` zero padding.
-    ///
-    /// On the CPU, f32 kernels of 3 × 3 and 5 × 5 with enough channels compute tiles of 2 × 2
-    /// outputs ([`Conv2d`](cpu_kernels::Conv2d)): a NaN or an infinity reaches all of its tile.
-    ///
-    /// # Shapes
-    /// - `x`: `[B, H, W, C]`
-    /// - kernel: `[kernel_size.0, kernel_size.1, C, features]`, bias: `[features]`
-    /// - result: `[B, H, W, features]`
-    ///
-    /// # Errors
-    /// [`Error::Shape`] unless `x` has four dimensions; [`Error::Hyperparameter`] for 0 features or
-    /// an empty kernel.
-    ///
-    /// # Source
-    /// `flax.linen.Conv(features, kernel_size)(x)`: a cross-correlation, as everywhere in deep
-    /// learning.
-    pub fn conv(
-        &mut self,
-        features: usize,
-        kernel_size: (usize, usize),
-        x: &Tensor,
-    ) -> Result<Tensor> {
-        check_positive("features", features)?;
-        check_positive("kernel height", kernel_size.0)?;
-        check_positive("kernel width", kernel_size.1)?;
-        let &[_, _, _, channels] = x.dims() else {
-            return Err(Error::shape("conv input", "[B, height, width, channels]", x));
-        };
-        let mut nn = self.sub_scope("Conv");
-        let (height, width) = kernel_size;
-        let kernel =
-            nn.param("kernel", lecun_normal, (height, width, channels, features), x.device())?;
-        let bias = nn.param("bias", zeros, features, x.device())?;
-        conv(x, &kernel, &bias, &nn.path())
-    }
+/// What [batch norm](Scope::batch_norm) adds to the variance, Flax's default.
+pub const BATCH_NORM_EPSILON: f64 = BatchNorm::EPSILON;
 
+/// What [layer norm](Scope::layer_norm) adds to the variance, Flax's default.
+pub const LAYER_NORM_EPSILON: f64 = 1e-6;
+
+impl Scope<'_> {
     /// A dense (fully connected) layer with bias: `x · kernel + bias`.
     ///
     /// # Shapes
@@ -71,7 +41,7 @@ impl Scope<'_> {
     /// # Source
     /// `flax.linen.Dense(features)(x)`.
     pub fn dense(&mut self, features: usize, x: &Tensor) -> Result<Tensor> {
-        check_positive("features", features)?;
+        check::positive("features", features)?;
         let &[_, inputs] = x.dims() else {
             let expected = "[B, features]; call `flatten` before the first dense layer";
             return Err(Error::shape("dense input", expected, x));
@@ -127,6 +97,40 @@ impl Scope<'_> {
         Ok(y)
     }
 
+    /// Layer norm: normalizes the last dimension of each example to mean 0 and variance 1, then
+    /// applies a learned scale and bias: `(x - mean) / sqrt(var + 1e-6) · scale + bias`.
+    ///
+    /// It is the same in training and in evaluation.
+    ///
+    /// # Shapes
+    /// - `x`: `[…, C]`
+    /// - scale, bias: `[C]`
+    /// - result: as `x`
+    ///
+    /// # Errors
+    /// [`Error::Shape`] for a scalar or a `C` of 0; [`Error::DType`] unless `x` is of a float type.
+    ///
+    /// # Source
+    /// `flax.linen.LayerNorm()(x)`; J. L. Ba et al., *Layer Normalization*, 2016. Flax computes the
+    /// variance as `mean(x²) - mean²`, which differs by rounding.
+    pub fn layer_norm(&mut self, x: &Tensor) -> Result<Tensor> {
+        let &[.., features @ (1..)] = x.dims() else {
+            return Err(Error::shape("layer_norm input", "[…, features], at least 1 of them", x));
+        };
+        check::float("layer_norm input", x)?;
+        let mut nn = self.sub_scope("LayerNorm");
+        let scale = nn.param("scale", ones, features, x.device())?;
+        let bias = nn.param("bias", zeros, features, x.device())?;
+        let contiguous = custom_ops::contiguous(x)?;
+        let centered = contiguous.broadcast_sub(&contiguous.mean_keepdim(D::Minus1)?)?;
+        let var = centered.sqr()?.mean_keepdim(D::Minus1)?;
+        let factor = (var + LAYER_NORM_EPSILON)?.sqrt()?.recip()?;
+        let normalized = centered.broadcast_mul(&factor)?;
+        let y = normalized.broadcast_mul(&scale)?.broadcast_add(&bias)?;
+        trace_op(&[x], &y, || Layer::LayerNorm { params: nn.path() });
+        Ok(y)
+    }
+
     /// Dropout: in [training](crate::Module::apply_train), sets each value to 0 with probability
     /// `rate` and divides the others by `1 - rate`, which keeps the mean. In
     /// [evaluation](crate::Module::apply_eval), returns the input.
@@ -159,41 +163,13 @@ impl Scope<'_> {
     }
 }
 
-/// Whether `cpu_kernels` supports the tensor.
-fn has_kernels(x: &Tensor) -> bool {
-    x.device().is_cpu() && x.dtype() == DType::F32
-}
-
-fn conv(x: &Tensor, kernel: &Tensor, bias: &Tensor, path: &str) -> Result<Tensor> {
-    let y = if has_kernels(x) && has_kernels(kernel) {
-        custom_ops::conv(x, kernel, bias)?
-    } else {
-        let (height, width, _, _) = kernel.dims4()?;
-        // candle's im2col copies every window of the images.
-        let windows = [x.dims(), &[height, width]].concat();
-        memory::check("a convolution", &windows, x.dtype(), x.device())?;
-        let x = to_nchw(x)?.pad_with_zeros(2, (height - 1) / 2, height / 2)?.pad_with_zeros(
-            3,
-            (width - 1) / 2,
-            width / 2,
-        )?;
-        let kernel = kernel.permute((3, 2, 0, 1))?.contiguous()?;
-        to_nhwc(&x.conv2d(&kernel, 0, 1, 1, 1)?)?.broadcast_add(bias)?
-    };
-    trace_op(x, &y, || {
-        let dims = kernel.dims();
-        Layer::Conv { kernel_size: (dims[0], dims[1]), features: dims[3], params: path.to_owned() }
-    });
-    Ok(y)
-}
-
 fn dense(x: &Tensor, kernel: &Tensor, bias: &Tensor, path: &str) -> Result<Tensor> {
-    let y = if has_kernels(x) && has_kernels(kernel) {
+    let y = if custom_ops::are_for(x) && custom_ops::are_for(kernel) {
         custom_ops::dense(x, kernel, bias)?
     } else {
         x.matmul(kernel)?.broadcast_add(bias)?
     };
-    trace_op(x, &y, || Layer::Dense { features: kernel.dims()[1], params: path.to_owned() });
+    trace_op(&[x], &y, || Layer::Dense { features: kernel.dims()[1], params: path.to_owned() });
     Ok(y)
 }
 
@@ -204,7 +180,7 @@ fn batch_norm_train(
     bias: &Tensor,
     path: &str,
 ) -> Result<(Tensor, Tensor, Tensor)> {
-    let (y, mean, var) = if has_kernels(x) && has_kernels(scale) {
+    let (y, mean, var) = if custom_ops::are_for(x) && custom_ops::are_for(scale) {
         let statistics = custom_ops::batch_statistics(x)?;
         let mean = Tensor::new(statistics.mean.as_slice(), x.device())?;
         let var = Tensor::new(statistics.var.as_slice(), x.device())?;
@@ -227,7 +203,7 @@ fn batch_norm_eval(
     (mean, var): (&Tensor, &Tensor),
     path: &str,
 ) -> Result<Tensor> {
-    let y = if has_kernels(x) && has_kernels(scale) {
+    let y = if custom_ops::are_for(x) && custom_ops::are_for(scale) {
         let (mean, var) = (mean.to_vec1()?, var.to_vec1()?);
         custom_ops::batch_norm(x, scale, bias, Statistics { mean, var, is_training: false })?
     } else {
@@ -244,12 +220,12 @@ fn normalize(
     mean: &Tensor,
     var: &Tensor,
 ) -> Result<Tensor> {
-    let factor = ((var + BatchNorm::EPSILON)?.sqrt()?.recip()? * scale)?;
+    let factor = ((var + BATCH_NORM_EPSILON)?.sqrt()?.recip()? * scale)?;
     Ok(x.broadcast_sub(mean)?.broadcast_mul(&factor)?.broadcast_add(bias)?)
 }
 
 fn trace_batch_norm(x: &Tensor, y: &Tensor, path: &str) {
-    trace_op(x, y, || Layer::BatchNorm { params: path.to_owned() });
+    trace_op(&[x], y, || Layer::BatchNorm { params: path.to_owned() });
 }
 
 /// Dropout; without a key, as in evaluation, returns the input.
@@ -257,13 +233,13 @@ fn dropout(x: &Tensor, key: Option<Key>, rate: f64, path: &str) -> Result<Tensor
     let keep_prob = 1.0 - rate;
     let y = match key {
         None => x.clone(),
-        Some(key) if has_kernels(x) => custom_ops::dropout(x, key, keep_prob as f32)?,
+        Some(key) if custom_ops::are_for(x) => custom_ops::dropout(x, key, keep_prob as f32)?,
         Some(key) => {
             let is_kept = bernoulli(key, keep_prob as f32, x.shape(), x.device())?;
             is_kept.where_cond(&(x / keep_prob)?, &x.zeros_like()?)?
         }
     };
-    trace_op(x, &y, || Layer::Dropout { name: path.to_owned() });
+    trace_op(&[x], &y, || Layer::Dropout { name: path.to_owned() });
     Ok(y)
 }
 
@@ -278,12 +254,35 @@ fn dropout(x: &Tensor, key: Option<Key>, rate: f64, path: &str) -> Result<Tensor
 /// # Source
 /// `flax.linen.relu`.
 pub fn relu(x: &Tensor) -> Result<Tensor> {
-    let y = if has_kernels(x) {
+    let y = if custom_ops::are_for(x) {
         custom_ops::relu(x)?
     } else {
         x.le(0.0)?.where_cond(&x.zeros_like()?, x)?
     };
-    trace_op(x, &y, || Layer::Relu);
+    trace_op(&[x], &y, || Layer::Relu);
+    Ok(y)
+}
+
+/// GELU, a smooth ReLU: `x` times the probability that a standard normal number is below `x`, by
+/// its approximation `x/2 · (1 + tanh(√(2/π) · (x + 0.044715·x³)))`. For any shape.
+///
+/// # Errors
+/// [`Error::DType`] unless `x` is of a float type; [`Error::Tensor`] if the device fails.
+///
+/// # Source
+/// `flax.linen.gelu`, with its default `approximate=True`; D. Hendrycks, K. Gimpel, *Gaussian
+/// Error Linear Units*, 2016. The derivative of candle's own `gelu` has only six digits.
+pub fn gelu(x: &Tensor) -> Result<Tensor> {
+    check::float("gelu input", x)?;
+    let y = if custom_ops::are_for(x) {
+        custom_ops::gelu(x)?
+    } else {
+        let x = custom_ops::contiguous(x)?;
+        let cubic = ((x.sqr()? * 0.044715)? + 1.0)? * &x;
+        let tanh = (cubic? * (2.0 / std::f64::consts::PI).sqrt())?.tanh()?;
+        (((tanh + 1.0)? * &x)? * 0.5)?
+    };
+    trace_op(&[x], &y, || Layer::Gelu);
     Ok(y)
 }
 
@@ -300,12 +299,12 @@ pub fn relu(x: &Tensor) -> Result<Tensor> {
 /// `flax.linen.avg_pool(x, window_shape=window, strides=window)`.
 pub fn avg_pool(x: &Tensor, window: (usize, usize)) -> Result<Tensor> {
     check_window("avg_pool input", x, window)?;
-    let y = if has_kernels(x) {
+    let y = if custom_ops::are_for(x) {
         custom_ops::avg_pool(x, window)?
     } else {
         windows(x, window)?.mean(D::Minus1)?
     };
-    trace_op(x, &y, || Layer::AvgPool { window });
+    trace_op(&[x], &y, || Layer::AvgPool { window });
     Ok(y)
 }
 
@@ -322,14 +321,35 @@ pub fn avg_pool(x: &Tensor, window: (usize, usize)) -> Result<Tensor> {
 /// `flax.linen.max_pool(x, window_shape=window, strides=window)`.
 pub fn max_pool(x: &Tensor, window: (usize, usize)) -> Result<Tensor> {
     check_window("max_pool input", x, window)?;
-    let y = if has_kernels(x) {
+    let y = if custom_ops::are_for(x) {
         custom_ops::max_pool(x, window)?
     } else {
         let windows = windows(x, window)?;
         let first_largest = argmax(&windows)?.unsqueeze(D::Minus1)?;
         windows.gather(&first_largest, D::Minus1)?.squeeze(D::Minus1)?
     };
-    trace_op(x, &y, || Layer::MaxPool { window });
+    trace_op(&[x], &y, || Layer::MaxPool { window });
+    Ok(y)
+}
+
+/// The mean over all pixels of each channel: `[B, H, W, C]` to `[B, C]`.
+///
+/// # Errors
+/// [`Error::Shape`] unless `x` has four dimensions and at least one pixel.
+///
+/// # Source
+/// `jax.numpy.mean(x, axis=(1, 2))`; M. Lin et al., *Network In Network*, 2013.
+pub fn global_avg_pool(x: &Tensor) -> Result<Tensor> {
+    let &[batch, height @ (1..), width @ (1..), channels] = x.dims() else {
+        let expected = "[B, at least 1, at least 1, C]";
+        return Err(Error::shape("global_avg_pool input", expected, x));
+    };
+    let y = if custom_ops::are_for(x) {
+        custom_ops::avg_pool(x, (height, width))?.reshape((batch, channels))?
+    } else {
+        x.mean((1, 2))?
+    };
+    trace_op(&[x], &y, || Layer::GlobalAvgPool);
     Ok(y)
 }
 
@@ -346,7 +366,7 @@ pub fn flatten(x: &Tensor) -> Result<Tensor> {
         return Err(Error::shape("flatten input", "[B, …]", x));
     }
     let y = custom_ops::contiguous(x)?.flatten_from(1)?;
-    trace_op(x, &y, || Layer::Flatten);
+    trace_op(&[x], &y, || Layer::Flatten);
     Ok(y)
 }
 
@@ -359,12 +379,12 @@ pub fn flatten(x: &Tensor) -> Result<Tensor> {
 /// `flax.linen.log_softmax`.
 pub fn log_softmax(x: &Tensor) -> Result<Tensor> {
     check::float("log_softmax input", x)?;
-    let y = if has_kernels(x) {
+    let y = if custom_ops::are_for(x) {
         custom_ops::log_softmax(x)?
     } else {
         candle_nn::ops::log_softmax(x, D::Minus1)?
     };
-    trace_op(x, &y, || Layer::LogSoftmax);
+    trace_op(&[x], &y, || Layer::LogSoftmax);
     Ok(y)
 }
 
@@ -410,21 +430,6 @@ fn windows(x: &Tensor, window: (usize, usize)) -> Result<Tensor> {
     Ok(windows.reshape((batch, rows, columns, channels, window.0 * window.1))?)
 }
 
-fn to_nchw(x: &Tensor) -> Result<Tensor> {
-    Ok(x.permute((0, 3, 1, 2))?.contiguous()?)
-}
-
-fn to_nhwc(x: &Tensor) -> Result<Tensor> {
-    Ok(x.permute((0, 2, 3, 1))?.contiguous()?)
-}
-
 fn wrong_batch_norm_input(x: &Tensor) -> Error {
     Error::shape("batch_norm input", "[B, …, features], none of them 0", x)
-}
-
-fn check_positive(name: &'static str, value: usize) -> Result<()> {
-    if value > 0 {
-        return Ok(());
-    }
-    Err(Error::Hyperparameter { name, value: 0.0, allowed: "it must be at least 1" })
 }

@@ -33,20 +33,35 @@
 //! # Ok::<(), linen::Error>(())
 //! ```
 //!
+//! The layers, with the names of Flax:
+//!
+//! | layer | with parameters | without |
+//! |---|---|---|
+//! | convolution | [`Scope::conv`], with strides [`Scope::conv_with`] | |
+//! | dense | [`Scope::dense`] | |
+//! | normalization | [`Scope::batch_norm`], [`Scope::layer_norm`] | |
+//! | regularization | | [`Scope::dropout`] |
+//! | activation | | [`relu`], [`gelu`], [`log_softmax`] |
+//! | pooling | | [`avg_pool`], [`max_pool`], [`global_avg_pool`] |
+//! | shape | | [`flatten`] |
+//! | join branches | | [`add`], [`concatenate`] |
+//!
 //! | items | what they are for |
 //! |---|---|
-//! | [`Module`], [`Scope`], [`relu`], [`avg_pool`], … | networks and layers |
+//! | [`Module`], [`Scope`], and the layers above | networks |
 //! | [`Params`], [`Variables`], [`initializers`] | parameters and running statistics |
 //! | [`random`] | JAX's random numbers as tensors |
-//! | [`value_and_grad`], [`Momentum`], [`WarmupCosine`] | gradients and optimization |
-//! | [`compile()`] | a training step that is planned once and replayed |
-//! | [`tabulate()`], [`capture_intermediates`], [`trace`] | the structure of a network |
+//! | [`value_and_grad`] | gradients |
+//! | [`Optimizer`] with [`Momentum`], [`Adam`] or [`AdamW`], [`WarmupCosine`] | optimization |
+//! | [`Jit`] | networks that are planned once and replayed |
+//! | [`tabulate()`], [`capture_intermediates`], [`graph()`], [`trace`] | a network's structure |
 //! | [`BatchMetrics`], [`Metrics`] | loss and accuracy |
 //! | [`files`] | atomic writes, safetensors files with a checksum |
 //! | [`check`] | checks of arguments, for crates that build on this one |
 
+mod branches;
 pub mod check;
-mod compile;
+mod conv;
 #[cfg(any(feature = "cuda", test))]
 mod cuda;
 mod custom_ops;
@@ -54,17 +69,23 @@ mod device;
 mod error;
 mod fetch;
 pub mod files;
+mod gpu_step;
 mod grad;
+mod graph;
 pub mod initializers;
 mod intermediates;
+mod jit;
 mod layers;
+mod lazy;
 pub mod memory;
 mod metrics;
 mod module;
 mod no_grad;
 mod optimizer;
 mod params;
+mod plan;
 pub mod random;
+mod rule;
 mod schedule;
 mod scope;
 mod sequential;
@@ -73,18 +94,28 @@ mod tensor_ids;
 pub mod trace;
 mod variables;
 
-pub use compile::{CompiledStep, NotCompiled, compile};
+pub use branches::{add, concatenate};
+pub use conv::{Conv, Padding};
 pub use device::select_device;
 pub use error::{Cause, Error, Result, device_name};
+#[cfg(feature = "cuda")]
+pub use gpu_step::gpu_launch_times;
+pub use gpu_step::{gpu_eval_step, gpu_train_step};
 pub use grad::{Gradients, value_and_grad};
+pub use graph::{Evaluate, Graph, graph};
 pub use intermediates::capture_intermediates;
-pub use layers::{argmax, avg_pool, flatten, log_softmax, max_pool, relu};
+pub use jit::Jit;
+pub use layers::{
+    BATCH_NORM_EPSILON, LAYER_NORM_EPSILON, argmax, avg_pool, flatten, gelu, global_avg_pool,
+    log_softmax, max_pool, relu,
+};
 pub use metrics::{BatchMetrics, Metrics};
 pub use module::Module;
 pub use no_grad::no_grad;
-pub use optimizer::Momentum;
+pub use optimizer::Optimizer;
 pub use params::Params;
 pub use random::Key;
+pub use rule::{Adam, AdamW, Momentum, Rule};
 pub use schedule::WarmupCosine;
 pub use scope::Scope;
 pub use sequential::sequential;

@@ -3,6 +3,7 @@
 use candle_core::Tensor;
 
 use crate::error::Result;
+use crate::jit;
 use crate::params::Params;
 use crate::random::Key;
 use crate::scope::Scope;
@@ -40,7 +41,7 @@ pub trait Module {
         Ok(self.init_variables(key, sample)?.params)
     }
 
-    /// Evaluates the module with the given parameters.
+    /// Evaluates the module with the given parameters; within a [`Jit`](crate::Jit), compiled.
     ///
     /// # Errors
     /// Those of [`call`](Module::call), [`MissingParam`](crate::Error::MissingParam) and
@@ -51,7 +52,7 @@ pub trait Module {
     /// `flax.linen.Module.apply`.
     fn apply(&self, params: &Params, x: &Tensor) -> Result<Tensor> {
         ensure_fresh_ids([x]);
-        self.call(&mut Scope::apply(params), x)
+        jit::apply(self.name(), params, x, |x| self.call(&mut Scope::apply(params), x))
     }
 
     /// Creates the parameters of the module and the running statistics of its batch norms (mean 0

@@ -1,67 +1,120 @@
-//! Gradient descent with momentum.
+//! Optimizers: parameters, and the rule by which gradients update them.
 
-use crate::error::{Error, Result, device_name};
+use std::collections::{BTreeMap, HashSet};
+
+use candle_core::backprop::GradStore;
+use candle_core::{Tensor, Var};
+use cpu_kernels::UpdateRule;
+
+use crate::error::{Error, Result, device_name, through_candle};
 use crate::grad::Gradients;
 use crate::params::Params;
+use crate::rule::Rule;
 use crate::{check, custom_ops};
 
-/// The momentum optimizer together with the parameters it updates, its target.
+/// The parameters to train, its target, with the rule that updates them and what that remembers.
 ///
-/// A step is `m ← beta · m + gradient; parameter ← parameter - learning_rate · m`, with `m`
-/// starting at zero. There is no dampening. A step of f32 parameters is computed in f32: there a
-/// learning rate above 3.4e38 is infinite, and a beta within 3e-8 of 1 is 1.
+/// One type serves every rule: [`Momentum`](crate::Momentum), [`Adam`](crate::Adam) and
+/// [`AdamW`](crate::AdamW). A step of f32 parameters is computed in f32: there a learning rate or
+/// weight decay above 3.4e38 is infinite, and a beta within 3e-8 of 1 is 1.
+///
+/// # Examples
+/// ```
+/// use linen::{Adam, AdamW, Momentum, Optimizer};
+/// # use candle_core::{Device, Tensor};
+/// # let one = vec![("p".to_owned(), Tensor::new(1f32, &Device::Cpu)?)];
+/// # let params = linen::Params::try_from(one)?;
+///
+/// let optimizer = Optimizer::new(&params, 0.1, Momentum { beta: 0.9, nesterov: true })?;
+/// let optimizer = Optimizer::new(&params, 0.001, Adam::default())?;
+/// let rule = AdamW { weight_decay: 0.01, ..AdamW::default() };
+/// let optimizer = Optimizer::new(&params, 0.001, rule)?;
+/// # Ok::<(), linen::Error>(())
+/// ```
+///
+/// It also serves training loops that are written for the optimizers of `candle_nn`: their
+/// [`backward_step`](candle_nn::Optimizer::backward_step) computes gradients and takes a step.
+///
+/// ```
+/// use candle_nn::Optimizer as _; // the trait, for its methods
+/// use linen::{Adam, Optimizer};
+/// # use candle_core::{Device, Tensor};
+/// # let one = vec![("p".to_owned(), Tensor::new(1f32, &Device::Cpu)?)];
+/// # let params = linen::Params::try_from(one)?;
+///
+/// let mut optimizer = Optimizer::new(&params, 0.1, Adam::default())?;
+/// for _ in 0..50 {
+///     let loss = optimizer.target().get("p").unwrap().sqr()?;
+///     optimizer.backward_step(&loss)?;
+/// }
+/// assert!(optimizer.target().get("p").unwrap().to_scalar::<f32>()?.abs() < 0.1);
+/// # Ok::<(), linen::Error>(())
+/// ```
 ///
 /// # Source
-/// `flax.optim.Momentum`; Polyak, *Some methods of speeding up the convergence of iteration
-/// methods*, 1964. candle's `SGD` has no momentum.
+/// `flax.optim.Optimizer`, and as there `optim.Momentum(learning_rate, beta).create(params)`.
 #[derive(Debug)]
-pub struct Momentum {
+pub struct Optimizer {
     target: Params,
-    momentum: Params,
     learning_rate: f64,
-    beta: f64,
+    rule: Rule,
+    step_count: usize,
+    moments: BTreeMap<&'static str, Params>,
 }
 
-impl Momentum {
-    /// An optimizer for a copy of these parameters, with zero momentum.
+impl Optimizer {
+    /// An optimizer for a copy of these parameters, at its first step.
     ///
     /// The originals stay unchanged, as in JAX.
     ///
     /// # Errors
-    /// [`Error::Hyperparameter`] unless `learning_rate` is finite and not negative and
-    /// `0 <= beta < 1`; [`Error::NoParams`] if there is nothing to train.
-    pub fn new(params: &Params, learning_rate: f64, beta: f64) -> Result<Self> {
-        check(params, learning_rate, beta)?;
-        let (target, momentum) = (params.copy()?, params.zeros_like()?);
-        Ok(Momentum { target, momentum, learning_rate, beta })
+    /// [`Error::Hyperparameter`] unless `learning_rate` is finite and not negative, and the fields
+    /// of the rule are in their ranges; [`Error::NoParams`] if there is nothing to train;
+    /// [`Error::DType`] unless the parameters are floats.
+    pub fn new(params: &Params, learning_rate: f64, rule: impl Into<Rule>) -> Result<Self> {
+        Self::starting(params.copy()?, learning_rate, rule.into())
+    }
+
+    /// An optimizer at its first step, without a copy.
+    fn starting(target: Params, learning_rate: f64, rule: Rule) -> Result<Self> {
+        let zeros = |&name| Ok((name, target.zeros_like()?));
+        let moments = rule.moment_names().iter().map(zeros).collect::<Result<_>>()?;
+        Self::from_parts(target, learning_rate, rule, 0, moments)
     }
 
     /// Restores an optimizer, as from a checkpoint.
     ///
     /// # Errors
-    /// Those of [`new`](Momentum::new); [`Error::MissingParam`] and [`Error::ParamShape`] unless
-    /// the momentum has the parameters' paths and shapes.
+    /// Those of [`new`](Optimizer::new); [`Error::Moments`] unless the moments have the rule's
+    /// [names](Rule::moment_names); [`Error::MissingParam`], [`Error::Shape`], [`Error::DType`] and
+    /// [`Error::Device`] unless each has the parameters' paths, and is like the parameters.
     pub fn from_parts(
         target: Params,
-        momentum: Params,
         learning_rate: f64,
-        beta: f64,
+        rule: impl Into<Rule>,
+        step_count: usize,
+        moments: BTreeMap<&'static str, Params>,
     ) -> Result<Self> {
-        check(&target, learning_rate, beta)?;
-        for (path, var) in target.iter() {
-            let found = momentum.get(path).ok_or_else(|| missing(path, &momentum))?;
-            if found.shape() != var.shape() {
-                return Err(Error::ParamShape {
-                    path: path.to_owned(),
-                    expected: var.dims().to_vec(),
-                    found: found.dims().to_vec(),
-                });
+        let rule = rule.into();
+        check::not_negative("learning_rate", learning_rate)?;
+        rule.check()?;
+        if target.is_empty() {
+            return Err(Error::NoParams);
+        }
+        target.iter().try_for_each(|(_, var)| check::float("parameter", var))?;
+        if !moments.keys().eq(rule.moment_names()) {
+            return Err(Error::Moments {
+                expected: rule.moment_names().join(", "),
+                found: moments.into_keys().collect::<Vec<_>>().join(", "),
+            });
+        }
+        for (name, moment) in &moments {
+            check_paths(&target, moment)?;
+            for ((path, var), (_, moment)) in target.iter().zip(moment.iter()) {
+                check_like(name, path, moment, var)?;
             }
         }
-        if let Some(extra) = momentum.paths().find(|path| target.get(path).is_none()) {
-            return Err(missing(extra, &target));
-        }
-        Ok(Momentum { target, momentum, learning_rate, beta })
+        Ok(Optimizer { target, learning_rate, rule, step_count, moments })
     }
 
     /// A deep copy: steps of one do not change the other.
@@ -69,18 +122,17 @@ impl Momentum {
     /// # Errors
     /// [`Error::Tensor`] or [`Error::Gpu`] if the device is out of memory.
     pub fn copy(&self) -> Result<Self> {
-        let (target, momentum) = (self.target.copy()?, self.momentum.copy()?);
-        Ok(Momentum { target, momentum, ..*self })
+        let copied = self.moments.iter().map(|(&name, moment)| Ok((name, moment.copy()?)));
+        Ok(Optimizer {
+            target: self.target.copy()?,
+            moments: copied.collect::<Result<_>>()?,
+            ..*self
+        })
     }
 
     /// The current parameters.
     pub fn target(&self) -> &Params {
         &self.target
-    }
-
-    /// The decaying sum of past gradients, with the parameters' paths and shapes.
-    pub fn momentum(&self) -> &Params {
-        &self.momentum
     }
 
     /// The step size.
@@ -92,15 +144,41 @@ impl Momentum {
     ///
     /// # Errors
     /// [`Error::Hyperparameter`] unless it is finite and not negative; it stays as it was.
+    ///
+    /// # Examples
+    /// Before each step, a schedule gives the learning rate:
+    ///
+    /// ```
+    /// use linen::{Adam, Optimizer, WarmupCosine};
+    /// # use candle_core::{Device, Tensor};
+    /// # let one = vec![("p".to_owned(), Tensor::new(1f32, &Device::Cpu)?)];
+    /// # let params = linen::Params::try_from(one)?;
+    ///
+    /// let schedule = WarmupCosine::new(0.004, 100, 1000)?; // peak, warm-up steps, total steps
+    /// let mut optimizer = Optimizer::new(&params, 0.0, Adam::default())?;
+    /// optimizer.set_learning_rate(schedule.learning_rate(optimizer.step_count()))?;
+    /// # Ok::<(), linen::Error>(())
+    /// ```
     pub fn set_learning_rate(&mut self, learning_rate: f64) -> Result<()> {
         check::not_negative("learning_rate", learning_rate)?;
         self.learning_rate = learning_rate;
         Ok(())
     }
 
-    /// The momentum coefficient: the share of the momentum that a step keeps.
-    pub fn beta(&self) -> f64 {
-        self.beta
+    /// The rule with its hyperparameters.
+    pub fn rule(&self) -> Rule {
+        self.rule
+    }
+
+    /// The number of steps taken.
+    pub fn step_count(&self) -> usize {
+        self.step_count
+    }
+
+    /// What the rule remembers of past gradients, by the rule's [names](Rule::moment_names): each
+    /// has the parameters' paths and shapes.
+    pub fn moments(&self) -> &BTreeMap<&'static str, Params> {
+        &self.moments
     }
 
     /// Takes one optimization step, in place.
@@ -113,79 +191,126 @@ impl Momentum {
     /// # Examples
     /// ```
     /// use candle_core::{Device, Tensor};
-    /// use linen::{Gradients, Momentum, Params};
+    /// use linen::{Gradients, Momentum, Optimizer, Params};
     ///
     /// let one = |value: f32| vec![("p".to_owned(), Tensor::new(value, &Device::Cpu).unwrap())];
-    /// let mut optimizer = Momentum::new(&Params::try_from(one(1.0))?, 0.1, 0.2)?;
-    /// optimizer.apply_gradient(&one(3.0).into_iter().collect::<Gradients>())?;
+    /// let rule = Momentum { beta: 0.2, ..Momentum::default() };
+    /// let mut optimizer = Optimizer::new(&Params::try_from(one(1.0))?, 0.1, rule)?;
+    /// optimizer.apply_gradient(one(3.0).into_iter().collect::<Gradients>())?;
     /// // m = 0.2 · 0 + 3, p = 1 - 0.1 · 3
     /// assert_eq!(optimizer.target().get("p").unwrap().to_scalar::<f32>()?, 0.7);
     /// # Ok::<(), linen::Error>(())
     /// ```
-    pub fn apply_gradient(&mut self, gradients: &Gradients) -> Result<()> {
-        for (path, var) in self.target.iter() {
-            let gradient = gradients.get(path).ok_or_else(|| Error::NoGradient(path.to_owned()))?;
-            if gradient.shape() != var.shape() {
-                let expected = format!("{:?}, that of {path:?}", var.dims());
-                return Err(Error::shape("gradient", expected, gradient));
-            }
-            if gradient.dtype() != var.dtype() {
-                return Err(Error::dtype("gradient", var.dtype().as_str(), gradient));
-            }
-            if !gradient.device().same_device(var.device()) {
-                return Err(Error::Device {
-                    op: "gradient",
-                    one: device_name(gradient.device().location()),
-                    other: device_name(var.device().location()),
-                });
-            }
+    pub fn apply_gradient(&mut self, gradients: Gradients) -> Result<()> {
+        let rule = self.next_update()?;
+        let Some(gradients) = gradients.fuse(&self.target, |network, d_log_probs| {
+            let moments = self.moments.values().flat_map(Params::vars).collect::<Vec<_>>();
+            network.update(rule, &moments.iter().collect::<Vec<_>>(), d_log_probs)
+        })?
+        else {
+            self.count_step();
+            return Ok(());
+        };
+        self.target.paths().try_for_each(|path| gradients.get(path).map(drop))?;
+        self.update(|path, _| gradients.get(path).ok())
+    }
+
+    /// Takes a step for the parameters that have a gradient.
+    fn update<'a>(&mut self, gradient: impl Fn(&str, &Var) -> Option<&'a Tensor>) -> Result<()> {
+        let rule = self.next_update()?;
+        let moments = self.moments.values().map(Params::vars).collect::<Vec<_>>();
+        let own = self.target.vars().into_iter().chain(moments.iter().flatten().cloned());
+        let own = own.map(|var| custom_ops::storage_address(&var)).collect::<HashSet<_>>();
+        // All that can fail comes before the first change.
+        let mut steps = Vec::new();
+        for (index, (path, var)) in self.target.iter().enumerate() {
+            let Some(gradient) = gradient(path, var) else { continue };
+            check_like("gradient", path, gradient, var)?;
+            // A gradient that shares the memory of a parameter would change with it.
+            let is_own = own.contains(&custom_ops::storage_address(gradient));
+            let gradient = if is_own { &gradient.copy()? } else { gradient };
+            steps.push((index, var, custom_ops::contiguous(gradient)?));
         }
-        for (path, gradient) in gradients.iter() {
-            if let (Some(target), Some(momentum)) = (self.target.get(path), self.momentum.get(path))
-            {
-                custom_ops::scale_and_add(momentum, self.beta, gradient, 1.0)?;
-                custom_ops::scale_and_add(target, 1.0, momentum, -self.learning_rate)?;
-            }
+        for (index, var, gradient) in steps {
+            let moments = moments.iter().map(|moment| &moment[index]).collect::<Vec<_>>();
+            custom_ops::update(rule, var, &moments, &gradient)?;
         }
+        self.count_step();
         Ok(())
     }
-}
 
-fn missing(path: &str, params: &Params) -> Error {
-    Error::MissingParam { path: path.to_owned(), known: params.joined_paths() }
-}
-
-fn check(params: &Params, learning_rate: f64, beta: f64) -> Result<()> {
-    check::not_negative("learning_rate", learning_rate)?;
-    if !(0.0..1.0).contains(&beta) {
-        return Err(Error::Hyperparameter {
-            name: "beta",
-            value: beta,
-            allowed: "it must be at least 0 and below 1",
-        });
+    /// The update of the next step.
+    ///
+    /// # Errors
+    /// [`Error::Hyperparameter`] for a learning rate that only candle's trait can set.
+    pub(crate) fn next_update(&self) -> Result<UpdateRule> {
+        check::not_negative("learning_rate", self.learning_rate)?;
+        Ok(self.rule.update(self.learning_rate, self.step_count.saturating_add(1)))
     }
-    if params.is_empty() {
-        return Err(Error::NoParams);
+
+    /// Counts a step that has been taken.
+    pub(crate) fn count_step(&mut self) {
+        self.step_count = self.step_count.saturating_add(1);
+    }
+}
+
+/// For the training loops of candle.
+///
+/// The trait's `new` has variables without names, so they are named by position: `0000`, `0001`
+/// and so on. Unlike [`Optimizer::new`] it trains the given variables themselves, not a copy. As
+/// with candle's optimizers, a step leaves a variable without a gradient as it is. The trait's
+/// `set_learning_rate` cannot fail: a step by a learning rate that is negative or not finite is
+/// refused instead.
+impl candle_nn::Optimizer for Optimizer {
+    type Config = (f64, Rule);
+
+    fn new(vars: Vec<Var>, (learning_rate, rule): Self::Config) -> candle_core::Result<Self> {
+        let named = vars.into_iter().enumerate().map(|(index, var)| (format!("{index:04}"), var));
+        Self::starting(Params::from_vars(named), learning_rate, rule).map_err(through_candle)
+    }
+
+    fn step(&mut self, grads: &GradStore) -> candle_core::Result<()> {
+        self.update(|_, var| grads.get(var)).map_err(through_candle)
+    }
+
+    fn learning_rate(&self) -> f64 {
+        self.learning_rate
+    }
+
+    fn set_learning_rate(&mut self, learning_rate: f64) {
+        self.learning_rate = learning_rate;
+    }
+}
+
+/// Checks that two collections have the same paths.
+fn check_paths(a: &Params, b: &Params) -> Result<()> {
+    for (params, others) in [(a, b), (b, a)] {
+        let known = others.paths().collect::<HashSet<_>>();
+        if let Some(path) = params.paths().find(|path| !known.contains(path)) {
+            return Err(Error::MissingParam {
+                path: path.to_owned(),
+                known: others.joined_paths(),
+            });
+        }
     }
     Ok(())
 }
 
-#[cfg(test)]
-mod tests {
-    use candle_core::{Device, Tensor};
-
-    use super::*;
-
-    #[test]
-    fn momentum_decays_to_zero_not_to_a_subnormal() {
-        let one = |value: f32| ("p".to_owned(), Tensor::new(value, &Device::Cpu).unwrap());
-        let params = vec![one(1.0)].try_into().unwrap();
-        let mut optimizer = Momentum::new(&params, 0.1, 0.9).unwrap();
-        for gradient in std::iter::once(1e-30).chain([0.0; 400]) {
-            optimizer.apply_gradient(&[one(gradient)].into_iter().collect()).unwrap();
-        }
-        let momentum = optimizer.momentum().get("p").unwrap().to_scalar::<f32>().unwrap();
-        // Not 5.6e-45, which rounds to itself when multiplied by 0.9.
-        assert_eq!(momentum, 0.0);
+/// Checks that a tensor has the shape, the element type and the device of a parameter.
+fn check_like(what: &'static str, path: &str, tensor: &Tensor, var: &Var) -> Result<()> {
+    if tensor.shape() != var.shape() {
+        let expected = format!("{:?}, that of {path:?}", var.dims());
+        return Err(Error::shape(what, expected, tensor));
     }
+    if tensor.dtype() != var.dtype() {
+        return Err(Error::dtype(what, var.dtype().as_str(), tensor));
+    }
+    if !tensor.device().same_device(var.device()) {
+        return Err(Error::Device {
+            op: what,
+            one: device_name(tensor.device().location()),
+            other: device_name(var.device().location()),
+        });
+    }
+    Ok(())
 }

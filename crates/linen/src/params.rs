@@ -9,6 +9,7 @@ use notebook_display::grouped;
 
 use crate::error::{Cause, Error, Result};
 use crate::files::{self, TensorFile};
+use crate::lazy;
 use crate::tensor_ids::ensure_fresh_ids;
 
 /// Name prefix of parameters in a file of several collections.
@@ -29,13 +30,13 @@ pub struct Params {
 impl Params {
     /// The variable with this path, if there is one.
     pub fn get(&self, path: &str) -> Option<&Var> {
-        self.ensure_fresh_ids();
+        self.prepare();
         self.vars.get(path)
     }
 
     /// All paths and variables, in alphabetical order.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &Var)> {
-        self.ensure_fresh_ids();
+        self.prepare();
         self.vars.iter().map(|(path, var)| (path.as_str(), var))
     }
 
@@ -46,7 +47,7 @@ impl Params {
 
     /// All variables, in the order of [`iter`](Params::iter), for the optimizers of `candle_nn`.
     pub fn vars(&self) -> Vec<Var> {
-        self.ensure_fresh_ids();
+        self.prepare();
         self.vars.values().cloned().collect()
     }
 
@@ -54,6 +55,12 @@ impl Params {
     /// come from another notebook cell. Every way to get at the variables does so by itself.
     pub fn ensure_fresh_ids(&self) {
         ensure_fresh_ids(self.vars.values().map(Var::as_tensor));
+    }
+
+    /// Prepares for the variables to be looked at, and maybe changed.
+    fn prepare(&self) {
+        self.ensure_fresh_ids();
+        lazy::settle_all();
     }
 
     /// The number of variables.
@@ -100,7 +107,7 @@ impl Params {
         self.map(|var| var.as_tensor().to_device(device)?.copy())
     }
 
-    /// Zeros with the same paths and shapes: the initial momentum.
+    /// Zeros with the same paths and shapes, as an optimizer's moments at first.
     ///
     /// # Errors
     /// [`Error::Tensor`] or [`Error::Gpu`] if the device is out of memory.
@@ -146,6 +153,11 @@ impl Params {
     /// The paths in one line, for error messages.
     pub(crate) fn joined_paths(&self) -> String {
         self.paths().collect::<Vec<_>>().join(", ")
+    }
+
+    /// These variables themselves, not copies.
+    pub(crate) fn from_vars(vars: impl IntoIterator<Item = (String, Var)>) -> Params {
+        Params { vars: vars.into_iter().collect() }
     }
 
     /// Adds a variable.

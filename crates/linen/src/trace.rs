@@ -3,7 +3,7 @@
 //! A module is ordinary Rust code, so its structure can only be seen by running it. During a
 //! [`trace`], every layer function of this crate records its input and output. This is how the
 //! [table of layers](crate::tabulate()), the
-//! [intermediate results](crate::capture_intermediates) and the [compiled step](crate::compile())
+//! [intermediate results](crate::capture_intermediates) and the plans of a [`Jit`](crate::Jit)
 //! come about, as `jax.jit` works from traced operations.
 
 use std::cell::RefCell;
@@ -23,8 +23,8 @@ thread_local! {
 pub struct TracedOp {
     /// The layer; its parameters are those below its path.
     pub layer: Layer<String>,
-    /// Its input.
-    pub input: TensorId,
+    /// Its inputs: one, but for layers that join branches.
+    pub inputs: Vec<TensorId>,
     /// Its output.
     pub output: Tensor,
 }
@@ -33,13 +33,19 @@ pub struct TracedOp {
 pub fn layer_name(layer: &Layer<String>) -> &str {
     match layer {
         Layer::Conv { params: path, .. }
+        | Layer::GeneralConv { params: path, .. }
         | Layer::Dense { params: path, .. }
         | Layer::BatchNorm { params: path }
+        | Layer::LayerNorm { params: path }
         | Layer::Dropout { name: path } => path,
         Layer::Relu => "relu",
+        Layer::Gelu => "gelu",
         Layer::AvgPool { .. } => "avg_pool",
         Layer::MaxPool { .. } => "max_pool",
+        Layer::GlobalAvgPool => "global_avg_pool",
         Layer::Flatten => "flatten",
+        Layer::Add => "add",
+        Layer::Concatenate => "concatenate",
         Layer::LogSoftmax => "log_softmax",
     }
 }
@@ -59,11 +65,16 @@ pub fn trace<T>(f: impl FnOnce() -> Result<T>) -> Result<(T, Vec<TracedOp>)> {
     Ok((result, TRACE.take().unwrap_or_default()))
 }
 
+/// Whether layers are recorded at the moment.
+pub(crate) fn is_tracing() -> bool {
+    TRACE.with_borrow(Option::is_some)
+}
+
 /// Whether the layers form a plain chain from `input` to `output`.
 pub(crate) fn is_sequential(ops: &[TracedOp], input: &Tensor, output: &Tensor) -> bool {
     let mut latest = input.id();
     for op in ops {
-        if op.input != latest {
+        if op.inputs != [latest] {
             return false;
         }
         latest = op.output.id();
@@ -72,10 +83,11 @@ pub(crate) fn is_sequential(ops: &[TracedOp], input: &Tensor, output: &Tensor) -
 }
 
 /// Records a layer if a trace is running.
-pub(crate) fn trace_op(input: &Tensor, output: &Tensor, layer: impl FnOnce() -> Layer<String>) {
+pub(crate) fn trace_op(inputs: &[&Tensor], output: &Tensor, layer: impl FnOnce() -> Layer<String>) {
     TRACE.with_borrow_mut(|trace| {
         if let Some(ops) = trace {
-            ops.push(TracedOp { layer: layer(), input: input.id(), output: output.clone() });
+            let inputs = inputs.iter().map(|input| input.id()).collect();
+            ops.push(TracedOp { layer: layer(), inputs, output: output.clone() });
         }
     });
 }
@@ -96,7 +108,7 @@ mod tests {
     #[test]
     fn an_inner_trace_keeps_its_layers() {
         let x = Tensor::zeros((1, 1), candle_core::DType::F32, &Device::Cpu).unwrap();
-        let note = |layer| trace_op(&x, &x, || layer);
+        let note = |layer| trace_op(&[&x], &x, || layer);
         let ((), outer) = trace(|| {
             note(Layer::Relu);
             let ((), inner) = trace(|| {

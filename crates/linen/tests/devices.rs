@@ -4,11 +4,11 @@
 mod common;
 
 use candle_core::{DType, Device, Tensor};
-use candle_nn::{AdamW, Optimizer, ParamsAdamW, loss};
+use candle_nn::{Optimizer, loss};
 use linen::random::{bits, normal, truncated_normal, uniform};
 use linen::{
-    Key, Module, Result, Scope, Variables, capture_intermediates, flatten, log_softmax, max_pool,
-    relu, tabulate,
+    Adam, AdamW, Key, Module, Momentum, Result, Rule, Scope, Variables, capture_intermediates,
+    flatten, log_softmax, max_pool, relu, tabulate,
 };
 
 use common::device;
@@ -94,11 +94,11 @@ fn training_and_evaluation_are_the_same() {
 }
 
 #[test]
-fn adamw_makes_the_same_steps() {
-    let run = |device: &Device| {
+fn every_rule_makes_the_same_steps() {
+    let run = |device: &Device, rule: Rule| {
         let (variables, images, labels) = start(device);
-        let settings = ParamsAdamW { lr: 1e-3, ..Default::default() };
-        let mut optimizer = AdamW::new(variables.params.vars(), settings).unwrap();
+        let vars = variables.params.vars();
+        let mut optimizer = <linen::Optimizer as Optimizer>::new(vars, (1e-3, rule)).unwrap();
         let loss = || {
             let log_probs = Steady.apply_eval(&variables, &images).unwrap();
             loss::nll(&log_probs, &labels).unwrap()
@@ -108,7 +108,14 @@ fn adamw_makes_the_same_steps() {
         }
         loss()
     };
-    assert_close("loss", &run(&device()), &run(&Device::Cpu), 1e-3);
+    let rules: [Rule; 3] = [
+        Momentum { nesterov: true, ..Momentum::default() }.into(),
+        Adam::default().into(),
+        AdamW { weight_decay: 0.1, ..AdamW::default() }.into(),
+    ];
+    for rule in rules {
+        assert_close("loss", &run(&device(), rule), &run(&Device::Cpu, rule), 1e-3);
+    }
 }
 
 /// A network without batch norm and dropout.

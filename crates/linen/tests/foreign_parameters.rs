@@ -138,7 +138,7 @@ fn kernels_in_pytorch_s_layout_are_recognized() {
 fn images_with_channels_first_are_recognized() {
     let channels_first = images().permute((0, 3, 1, 2)).unwrap();
     let message = Cnn.apply(&params(), &channels_first).unwrap_err().to_string();
-    let reason = "the input has 8 channels where the parameter has 1; images are [B, height, width";
+    let reason = "the input has 8 channels where the parameter has 1: images are [B, height, width";
     assert!(message.contains(reason), "{message}");
 
     // Of another size: nothing is wrong with the channels.

@@ -1,14 +1,15 @@
 //! Comparison with Flax and optax, which computed the values in `golden/`. The networks are those
 //! of `tests/golden/models.py` in the project's folder.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use candle_core::{DType, Device, Tensor};
-use candle_nn::{AdamW, Optimizer, ParamsAdamW, loss};
+use candle_core::{DType, Device, Tensor, Var};
+use candle_nn::loss;
 use linen::{
-    Key, Module, Params, Result, Scope, Variables, WarmupCosine, avg_pool, capture_intermediates,
-    flatten, log_softmax, relu,
+    Adam, AdamW, Conv, Key, Module, Momentum, Optimizer, Padding, Params, Result, Rule, Scope,
+    Variables, WarmupCosine, add, avg_pool, capture_intermediates, concatenate, flatten, gelu,
+    global_avg_pool, log_softmax, relu,
 };
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -222,7 +223,147 @@ fn dropout_keeps_exactly_what_flax_keeps() {
     }
 }
 
-// ---------------------------------------------------------------- schedules and AdamW
+// ---------------------------------------------------------------- strides, branches, layer norm
+
+struct Residual;
+
+impl Module for Residual {
+    fn call(&self, nn: &mut Scope, x: &Tensor) -> Result<Tensor> {
+        let channels = x.dims()[3];
+        let y = nn.conv(channels, (3, 3), x)?;
+        let y = gelu(&nn.layer_norm(&y)?)?;
+        let y = nn.conv(channels, (3, 3), &y)?;
+        gelu(&add(x, &nn.layer_norm(&y)?)?)
+    }
+}
+
+struct Branches;
+
+impl Module for Branches {
+    fn call(&self, nn: &mut Scope, x: &Tensor) -> Result<Tensor> {
+        let x = nn.conv_with(&Conv { strides: (2, 2), ..Conv::new(4, (3, 3)) }, x)?;
+        let x = nn.module(&Residual, &x)?;
+        let x = nn.module(&Residual, &x)?;
+        let valid = |features, kernel_size| Conv {
+            padding: Padding::Valid,
+            ..Conv::new(features, kernel_size)
+        };
+        let narrow = nn.conv_with(&valid(2, (2, 3)), &x)?;
+        let wide = nn.conv_with(&valid(3, (2, 3)), &x)?;
+        let x = concatenate(&[&narrow, &wide])?;
+        let x = nn.conv_with(&Conv { strides: (2, 1), ..valid(5, (2, 1)) }, &x)?;
+        let x = nn.layer_norm(&global_avg_pool(&x)?)?;
+        log_softmax(&nn.dense(3, &x)?)
+    }
+}
+
+#[derive(Deserialize)]
+struct BranchesGolden {
+    input_shape: Vec<usize>,
+    input: Vec<u32>,
+    labels: Vec<u32>,
+    initial: BTreeMap<String, Vec<u32>>,
+    loss: f64,
+    output: Vec<u32>,
+    gradients: BTreeMap<String, Vec<u32>>,
+}
+
+#[test]
+fn a_network_with_branches_starts_and_trains_as_in_flax() {
+    let golden: BranchesGolden = golden("branches.json");
+    let input = tensor(&golden.input, &golden.input_shape);
+    let initial = Branches.init(Key::new(0), &input).unwrap();
+    assert!(initial.paths().eq(golden.initial.keys()), "{initial:?}");
+    for (path, var) in initial.iter() {
+        assert_eq!(values(var), floats(&golden.initial[path]), "{path}");
+    }
+    let labels = Tensor::new(golden.labels, &Device::Cpu).unwrap();
+    let params = Params::load(golden_file("branches.safetensors"), &Device::Cpu).unwrap();
+    // In f32 the network uses this project's kernels, in f64 candle's operations.
+    for dtype in [DType::F32, DType::F64] {
+        let params = params.to_dtype(dtype).unwrap();
+        let output = Branches.apply(&params, &input.to_dtype(dtype).unwrap()).unwrap();
+        assert_close("output", &output, &golden.output, 1e-5);
+        let loss = loss::nll(&output, &labels).unwrap();
+        let value: f64 = loss.to_dtype(DType::F64).unwrap().to_scalar().unwrap();
+        assert!((value - golden.loss).abs() < 1e-5 * golden.loss, "{value}");
+        let gradients = loss.backward().unwrap();
+        for (path, var) in params.iter() {
+            let found = gradients.get(var).unwrap();
+            // Layer norm over few channels enlarges the rounding errors, Flax's too.
+            assert_close(&format!("{path}, {dtype:?}"), found, &golden.gradients[path], 5e-5);
+        }
+    }
+}
+
+#[derive(Deserialize)]
+struct ConvolutionsGolden {
+    shape: Vec<usize>,
+    input: Vec<u32>,
+    cases: Vec<ConvolutionCase>,
+}
+
+#[derive(Deserialize)]
+struct ConvolutionCase {
+    kernel_size: (usize, usize),
+    strides: (usize, usize),
+    padding: String,
+    shape: Vec<usize>,
+    output: Vec<u32>,
+}
+
+struct OnlyConv(Conv);
+
+impl Module for OnlyConv {
+    fn call(&self, nn: &mut Scope, x: &Tensor) -> Result<Tensor> {
+        nn.conv_with(&self.0, x)
+    }
+}
+
+#[test]
+fn convolutions_are_flax_s_for_every_stride_and_padding() {
+    let golden: ConvolutionsGolden = golden("convolutions.json");
+    let input = tensor(&golden.input, &golden.shape);
+    assert_eq!(golden.cases.len(), 32);
+    for case in golden.cases {
+        let ConvolutionCase { kernel_size, strides, .. } = case;
+        let padding = if case.padding == "SAME" { Padding::Same } else { Padding::Valid };
+        let model = OnlyConv(Conv { features: 3, kernel_size, strides, padding });
+        let params = model.init(Key::new(2), &input).unwrap();
+        let bias = Tensor::new(&[1f32, 2.0, 3.0], &Device::Cpu).unwrap();
+        params.get("Conv_0/bias").unwrap().set(&bias).unwrap();
+        for dtype in [DType::F32, DType::F64] {
+            let params = params.to_dtype(dtype).unwrap();
+            let output = model.apply(&params, &input.to_dtype(dtype).unwrap()).unwrap();
+            let what = format!("{:?} {dtype:?}", model.0);
+            assert_eq!(output.dims(), case.shape, "{what}");
+            assert_close(&what, &output, &case.output, 1e-6);
+        }
+    }
+}
+
+#[derive(Deserialize)]
+struct GeluGolden {
+    input: Vec<u32>,
+    output: Vec<u32>,
+    slope: Vec<u32>,
+}
+
+#[test]
+fn gelu_and_its_derivative_are_flax_s() {
+    let golden: GeluGolden = golden("gelu.json");
+    for dtype in [DType::F32, DType::F64] {
+        let input = tensor(&golden.input, &[golden.input.len()]).to_dtype(dtype).unwrap();
+        let input = Var::from_tensor(&input).unwrap();
+        let output = gelu(&input).unwrap();
+        assert_close("gelu", &output, &golden.output, 1e-6);
+        let gradients = output.sum_all().unwrap().backward().unwrap();
+        // Flax's derivative loses digits where GELU is nearly zero.
+        assert_close("slope", gradients.get(&input).unwrap(), &golden.slope, 1e-5);
+    }
+}
+
+// ---------------------------------------------------------------- schedules and optimizers
 
 #[derive(Deserialize)]
 struct WarmupCosineGolden {
@@ -251,25 +392,48 @@ fn learning_rates_are_optax_s() {
 }
 
 #[derive(Deserialize)]
-struct AdamWGolden {
+struct OptimizersGolden {
+    start: Vec<f64>,
     rates: Vec<f64>,
-    weight_decay: f64,
-    params: Vec<u32>,
+    gradients: Vec<f64>,
+    /// The parameters after each step, by the name of the rule.
+    #[serde(flatten)]
+    after: BTreeMap<String, Vec<f64>>,
 }
 
-/// The optimizer is candle's; this tests that it works with [`Params`].
+/// In f32 the update is a kernel of this project, in f64 it is made of candle's operations.
 #[test]
-fn candle_s_adamw_trains_parameters_as_optax_does() {
-    let golden: AdamWGolden = golden("adamw.json");
-    let start = Tensor::new(&[1f32, -2.0, 0.5, 3.0], &Device::Cpu).unwrap();
-    let params: Params = vec![("x".to_owned(), start)].try_into().unwrap();
-    let config = ParamsAdamW { weight_decay: golden.weight_decay, ..Default::default() };
-    let mut adamw = AdamW::new(params.vars(), config).unwrap();
-    let x = params.get("x").unwrap();
-    for (rate, expected) in golden.rates.iter().zip(golden.params.chunks(4)) {
-        adamw.set_learning_rate(*rate);
-        adamw.backward_step(&x.sqr().unwrap().sum_all().unwrap()).unwrap();
-        // optax does the bias correction in f32.
-        assert_close("parameters", x, expected, 1e-5);
+fn optimizers_step_as_optax_s_do() {
+    let golden: OptimizersGolden = golden("optimizers.json");
+    let (beta1, beta2, epsilon) = (0.7, 0.95, 0.01);
+    let rules: [(&str, Rule); 6] = [
+        ("momentum", Momentum::default().into()),
+        ("nesterov", Momentum { nesterov: true, ..Momentum::default() }.into()),
+        ("adam", Adam::default().into()),
+        ("adam_other", Adam { beta1, beta2, epsilon }.into()),
+        ("adamw", AdamW::default().into()),
+        ("adamw_other", AdamW { beta1, beta2, epsilon, weight_decay: 0.1 }.into()),
+    ];
+    assert!(golden.after.keys().eq(rules.iter().map(|(name, _)| name).collect::<BTreeSet<_>>()));
+    for (dtype, tolerance) in [(DType::F32, 1e-6), (DType::F64, 1e-13)] {
+        let named = |values: &[f64]| {
+            let tensor = Tensor::new(values, &Device::Cpu).unwrap().to_dtype(dtype).unwrap();
+            ("x".to_owned(), tensor)
+        };
+        for (name, rule) in rules {
+            let start = Params::try_from(vec![named(&golden.start)]).unwrap();
+            let mut optimizer = Optimizer::new(&start, 0.0, rule).unwrap();
+            let steps = golden.rates.iter().zip(golden.gradients.chunks(4));
+            for ((&rate, gradient), expected) in steps.zip(golden.after[name].chunks(4)) {
+                optimizer.set_learning_rate(rate).unwrap();
+                optimizer.apply_gradient([named(gradient)].into_iter().collect()).unwrap();
+                let found = optimizer.target().get("x").unwrap().to_dtype(DType::F64).unwrap();
+                let found = found.to_vec1::<f64>().unwrap();
+                for (found, expected) in found.iter().zip(expected) {
+                    let difference = (found - expected).abs() / expected.abs().max(1.0);
+                    assert!(difference < tolerance, "{name}: {found} instead of {expected}");
+                }
+            }
+        }
     }
 }

@@ -3,8 +3,8 @@
 mod common;
 
 use candle_core::{DType, Device, Tensor};
-use linen::{Error, Gradients, Key, Module, Momentum, Params, Result, Scope, argmax, max_pool};
-use linen::{relu, value_and_grad};
+use linen::{Error, Gradients, Key, Module, Momentum, Optimizer, Params, Result, Scope};
+use linen::{argmax, max_pool, relu, value_and_grad};
 
 use common::device;
 
@@ -62,7 +62,8 @@ fn the_gradient_of_what_the_loss_does_not_use_is_zero() {
 
 #[test]
 fn a_refused_gradient_leaves_no_half_made_step() {
-    let mut optimizer = Momentum::new(&params(&[("a", &[1.0]), ("b", &[2.0])]), 0.1, 0.9).unwrap();
+    let params = params(&[("a", &[1.0]), ("b", &[2.0])]);
+    let mut optimizer = Optimizer::new(&params, 0.1, Momentum::default()).unwrap();
     let good = || ("a".to_owned(), Tensor::new(&[1f32], &device()).unwrap());
     let other_type = Tensor::new(&[1u32], &device()).unwrap();
     let other_shape = Tensor::new(&[1f32, 1.0], &device()).unwrap();
@@ -73,10 +74,11 @@ fn a_refused_gradient_leaves_no_half_made_step() {
     ] {
         let bad = bad.map(|tensor| ("b".to_owned(), tensor));
         let gradients = bad.into_iter().chain([good()]).collect::<Gradients>();
-        let error = optimizer.apply_gradient(&gradients).unwrap_err().to_string();
+        let error = optimizer.apply_gradient(gradients).unwrap_err().to_string();
         assert!(error.starts_with(message), "{error}");
         assert_eq!(values(optimizer.target().get("a").unwrap()), [1.0]);
-        assert_eq!(values(optimizer.momentum().get("a").unwrap()), [0.0]);
+        assert_eq!(values(optimizer.moments()["momentum"].get("a").unwrap()), [0.0]);
+        assert_eq!(optimizer.step_count(), 0);
     }
 }
 

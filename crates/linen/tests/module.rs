@@ -159,7 +159,7 @@ fn gradients_of_the_kernels_equal_candles_in_f64() {
     let ((expected, ()), exact) = value_and_grad(|p| loss_of(p, DType::F64), &params).unwrap();
     let expected = expected.to_scalar::<f64>().unwrap();
     assert!((f64::from(loss.to_scalar::<f32>().unwrap()) - expected).abs() < 1e-5);
-    for (path, exact) in exact.iter() {
+    for (path, exact) in exact.iter().unwrap() {
         let fast = fast.get(path).unwrap().to_dtype(DType::F64).unwrap();
         let difference = largest(&(fast - exact).unwrap());
         assert!(difference <= 1e-5 * largest(exact), "{path}: {difference}");

@@ -29,7 +29,7 @@ impl Sources {
     /// Returns the code of an item, with the first sentence of its documentation.
     ///
     /// `name` is a function, type, trait or constant, such as `train_step`, or a method, such as
-    /// `Momentum::new`; a module prefix, as in `loss::onehot`, disambiguates. A type is shown with
+    /// `Optimizer::new`; a module prefix, as in `loss::onehot`, disambiguates. A type is shown with
     /// its implementations.
     ///
     /// # Errors
@@ -173,7 +173,7 @@ enum Kind {
 
 #[derive(Clone, Debug)]
 struct Item {
-    /// Module, type and name: `optimizer::Momentum::target`; for an `impl` the path of its type.
+    /// Module, type and name: `optimizer::Optimizer::target`; for an `impl` the path of its type.
     path: String,
     kind: Kind,
     is_method: bool,
@@ -183,7 +183,7 @@ struct Item {
 }
 
 impl Item {
-    /// The name without modules: `Momentum::target`.
+    /// The name without modules: `Optimizer::target`.
     fn name(&self) -> String {
         let parts: Vec<_> = self.path.split("::").collect();
         let count = if self.is_method { 2 } else { 1 };

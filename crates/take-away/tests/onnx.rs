@@ -4,13 +4,14 @@
 mod common;
 
 use candle_core::{DType, Device, Tensor};
-use linen::{Key, Module, Params, Result, Scope, avg_pool, flatten, log_softmax, relu};
+use linen::{Key, Module, Params, Result, Scope, add, avg_pool, flatten, gelu, log_softmax, relu};
 use take_away::{draw_panel, save_onnx};
 
 use common::device;
 
 const SHAPE: [usize; 4] = [1, 28, 28, 1];
 const NOT_A_CHAIN: &str = "the network is not a plain chain of this crate's layers";
+const FOREIGN: &str = "the network has tensor operations besides this crate's layers";
 
 /// The network of the tutorial.
 struct Cnn;
@@ -24,7 +25,7 @@ impl Module for Cnn {
     }
 }
 
-/// Two branches.
+/// Two branches, joined by candle.
 struct Branches;
 
 impl Module for Branches {
@@ -44,12 +45,31 @@ impl Module for Foreign {
     }
 }
 
-/// No layers.
-struct Nothing;
+/// Two branches, joined by a layer.
+struct Joined;
 
-impl Module for Nothing {
-    fn call(&self, _: &mut Scope, x: &Tensor) -> Result<Tensor> {
-        Ok(x.clone())
+impl Module for Joined {
+    fn call(&self, nn: &mut Scope, x: &Tensor) -> Result<Tensor> {
+        let x = flatten(x)?;
+        add(&nn.dense(10, &x)?, &nn.dense(10, &x)?)
+    }
+}
+
+/// A chain with a layer that the draw panel does not have.
+struct Smooth;
+
+impl Module for Smooth {
+    fn call(&self, nn: &mut Scope, x: &Tensor) -> Result<Tensor> {
+        nn.dense(10, &gelu(&flatten(x)?)?)
+    }
+}
+
+/// A layer of another network, evaluated with that one's parameters.
+struct Borrowed(Params);
+
+impl Module for Borrowed {
+    fn call(&self, nn: &mut Scope, x: &Tensor) -> Result<Tensor> {
+        nn.dense(10, &Five.apply(&self.0, x)?)
     }
 }
 
@@ -71,21 +91,32 @@ fn params_on(device: &Device, model: &impl Module) -> Params {
     model.init(Key::new(0), &sample).unwrap()
 }
 
-fn refusal(model: &impl Module) -> String {
-    let params = params(model);
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("network.onnx");
-    let error = save_onnx(model, &params, &SHAPE, &path).unwrap_err();
-    assert!(!path.exists());
-    assert_eq!(draw_panel(model, &params).unwrap_err().to_string(), error.to_string());
-    error.to_string()
+#[test]
+fn networks_with_other_operations_are_refused() {
+    fn check(model: &impl Module) {
+        let params = params(model);
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("network.onnx");
+        let error = save_onnx(model, &params, &SHAPE, &path).unwrap_err().to_string();
+        assert!(error.starts_with(FOREIGN), "{error}");
+        assert!(!path.exists());
+    }
+    check(&Branches);
+    check(&Foreign);
+    check(&Borrowed(params(&Five)));
 }
 
 #[test]
-fn networks_that_are_not_a_chain_of_layers_are_refused() {
-    for error in [refusal(&Branches), refusal(&Foreign), refusal(&Nothing)] {
+fn a_panel_is_made_for_chains_of_the_layers_that_it_has() {
+    for error in [
+        draw_panel(&Branches, &params(&Branches)).unwrap_err().to_string(),
+        draw_panel(&Foreign, &params(&Foreign)).unwrap_err().to_string(),
+        draw_panel(&Joined, &params(&Joined)).unwrap_err().to_string(),
+    ] {
         assert!(error.starts_with(NOT_A_CHAIN), "{error}");
     }
+    let error = draw_panel(&Smooth, &params(&Smooth)).unwrap_err().to_string();
+    assert!(error.starts_with("the draw panel cannot evaluate the layer gelu: "), "{error}");
 }
 
 #[test]

@@ -171,7 +171,11 @@ impl IdxFile {
         path: PathBuf,
     ) -> Result<Option<Vec<u8>>, DataError> {
         let content = match File::open(&path) {
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+            Err(error)
+                if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) =>
+            {
+                return Ok(None);
+            }
             file => file.and_then(|file| self.read_content(file)),
         };
         let damaged = |source| DataError::Damaged { path: path.clone(), source };

@@ -97,11 +97,14 @@ impl Dataset {
         check::label_range(&self.label, num_classes)
     }
 
-    /// The image shape of a batch.
-    pub(crate) fn batch_shape(&self, batch_size: usize) -> Vec<usize> {
-        let mut shape = self.image.dims().to_vec();
-        shape[0] = batch_size;
-        shape
+    /// Names a bad label by its place in the whole dataset, not in a batch of it.
+    pub(crate) fn locate(&self, error: Error) -> Error {
+        match error {
+            Error::Label { num_classes, .. } => {
+                self.check_labels(num_classes).err().unwrap_or(error)
+            }
+            other => other,
+        }
     }
 
     /// Checks that `images` images fit in memory.

@@ -119,11 +119,11 @@ pub struct Cell {
 }
 
 impl Cell {
-    /// Starts a kernel and prepares the tutorial's training steps with batches of `batch`.
+    /// Starts a kernel and prepares the tutorial's training steps.
     ///
     /// # Errors
     /// If the kernel does not start or a cell fails.
-    pub fn start(project: &Project, batch: usize, threads: usize) -> Result<Self> {
+    pub fn start(project: &Project, threads: usize) -> Result<Self> {
         let threads = threads.to_string();
         let kernel = Kernel::start(
             project,
@@ -133,14 +133,14 @@ impl Cell {
         )?;
         let mut cell = Self { kernel };
         cell.run(":dep mnist-notebook-support = { path = \"../mnist-notebook-support\" }")?;
-        cell.run(&format!(
+        cell.run(
             "use mnist_notebook_support::prelude::*;
             let params: Params = get_initial_params(&Cnn, Key::new(0), &Device::Cpu)?;
-            let mut optimizer: Momentum = create_optimizer(&params, 0.1, 0.9)?;
-            let mut compiled: Jit<Cnn> = jit(Cnn, &params, &[{batch}, 28, 28, 1])?;
+            let mut optimizer: Optimizer = create_optimizer(&params, 0.1, 0.9)?;
+            let mut jit: Jit = Jit::new();
             let (train_ds, test_ds): (Dataset, Dataset) = get_datasets(&Device::Cpu)?;
-            let perms: Vec<u32> = permutation(Key::new(1), train_ds.len());"
-        ))?;
+            let perms: Vec<u32> = permutation(Key::new(1), train_ds.len());",
+        )?;
         Ok(cell)
     }
 
@@ -164,7 +164,7 @@ impl Clock for Cell {
             let mut metrics: Vec<BatchMetrics> = Vec::new();
             for perm in perms.chunks_exact({batch}).take({count}) {{
                 let batch = train_ds.batch(perm)?;
-                metrics.push(compiled.{what}(&mut optimizer, &batch)?);
+                metrics.push(jit.call(|| {what}(&Cnn, &mut optimizer, &batch))?);
             }}
             println!(\"{ANSWER}{{}}\", start.elapsed().as_secs_f64() * 1e3 / {count} as f64);"
         ))?;

@@ -157,7 +157,7 @@ impl<'a> Bench<'a> {
 
         self.spinner.line("Starting all contenders");
         let mut clocks = self.start_all(&[Ours, Candle, Jax, Torch, Gemm], THREADS)?;
-        let cell = Cell::start(self.project, BATCH, THREADS)?;
+        let cell = Cell::start(self.project, THREADS)?;
         clocks.insert(Notebook, Box::new(cell));
         let mut run = |turns: &[Turn]| self.run_rounds(&mut clocks, turns, THREADS, ROUNDS, times);
         run(&[STEP, JAX, TORCH, CANDLE, PRODUCTS, CELL])?;

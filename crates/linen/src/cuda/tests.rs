@@ -7,7 +7,7 @@ use std::sync::{Mutex, OnceLock};
 
 use libloading::{Library, Symbol};
 
-use cpu_kernels::{Layer, Program};
+use cpu_kernels::{Layer, Program, UpdateRule};
 
 use super::plan::{Addresses, Job, Launch, Plan, ROW, read};
 use crate::error::Error;
@@ -163,9 +163,11 @@ fn assert_same_step(shape: [usize; 4], layers: &[Layer], seed: i64) {
     let [mut params, mut momenta] = start.clone();
     let mut slices: Vec<&mut [f32]> = params.iter_mut().map(Vec::as_mut_slice).collect();
     let mut momentum_slices: Vec<&mut [f32]> = momenta.iter_mut().map(Vec::as_mut_slice).collect();
+    let rule =
+        UpdateRule::Momentum { learning_rate: rate.into(), beta: beta.into(), nesterov: false };
     let expected = Program::new(shape, layers)
         .unwrap()
-        .train_step(&mut slices, &mut momentum_slices, &images, &labels, rate, beta)
+        .train_step(&mut slices, &mut momentum_slices, &images, &labels, rule)
         .unwrap();
 
     let evaluated = read(&gpu.evaluate(&emulator)).unwrap();

@@ -34,8 +34,10 @@ pub struct DrawPanel {
 ///
 /// # Errors
 /// [`Error::NotSequential`] unless the network is a plain chain of `linen`'s layers;
-/// [`Error::Shape`] unless it maps `[B, 28, 28, 1]` to `[B, 10]`;
-/// [`Error::Tensor`] for a parameter that is not finite in its stored precision.
+/// [`Error::UnknownLayer`] for layers that the page's script does not have: convolutions with
+/// strides or `VALID` padding, GELU, layer norm, global pooling; [`Error::Shape`] unless it maps
+/// `[B, 28, 28, 1]` to `[B, 10]`; [`Error::Tensor`] for a parameter that is not finite in its
+/// stored precision.
 ///
 /// # Examples
 /// ```
@@ -132,7 +134,16 @@ fn to_json(layer: &Layer<String>) -> Result<String> {
         Layer::Relu | Layer::Flatten | Layer::LogSoftmax => {
             format!(r#"{{"kind": "{}"}}"#, layer_name(layer))
         }
-        // Unreachable: `apply` refuses networks with these layers.
-        Layer::BatchNorm { .. } | Layer::Dropout { .. } => return Err(Error::NotSequential),
+        Layer::GeneralConv { .. }
+        | Layer::Gelu
+        | Layer::GlobalAvgPool
+        | Layer::BatchNorm { .. }
+        | Layer::LayerNorm { .. }
+        | Layer::Dropout { .. }
+        | Layer::Add
+        | Layer::Concatenate => {
+            let layer = layer_name(layer).to_owned();
+            return Err(Error::UnknownLayer { place: "the draw panel", layer });
+        }
     })
 }

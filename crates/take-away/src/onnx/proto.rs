@@ -63,6 +63,8 @@ pub(super) struct Node {
 pub(super) struct Attribute {
     #[prost(string, tag = "1")]
     pub name: String,
+    #[prost(float, optional, tag = "2")]
+    pub f: Option<f32>,
     #[prost(int64, optional, tag = "3")]
     pub i: Option<i64>,
     #[prost(int64, repeated, packed = "false", tag = "8")]
@@ -73,15 +75,20 @@ pub(super) struct Attribute {
 }
 
 impl Attribute {
+    /// A floating-point attribute.
+    pub fn float(name: &str, value: f64) -> Self {
+        Self { name: name.into(), f: Some(value as f32), r#type: 1, ..Self::default() }
+    }
+
     /// An integer attribute.
     pub fn int(name: &str, value: i64) -> Self {
-        Self { name: name.into(), i: Some(value), ints: Vec::new(), r#type: 2 }
+        Self { name: name.into(), i: Some(value), r#type: 2, ..Self::default() }
     }
 
     /// An attribute that is a list of integers.
     pub fn ints(name: &str, values: &[usize]) -> Self {
         let ints = values.iter().map(|value| *value as i64).collect();
-        Self { name: name.into(), i: None, ints, r#type: 7 }
+        Self { name: name.into(), ints, r#type: 7, ..Self::default() }
     }
 }
 

@@ -1,0 +1,116 @@
+//! Networks with branches: how their layers are connected.
+
+use std::collections::HashSet;
+
+use candle_core::{Tensor, TensorId};
+
+use crate::error::{Error, Result};
+use crate::module::Module;
+use crate::params::Params;
+use crate::sequential::trace_example;
+use crate::trace::TracedOp;
+use crate::variables::Variables;
+
+/// What a network is evaluated with: [`Params`] or, if it has batch norm or dropout, [`Variables`].
+pub trait Evaluate {
+    /// [`apply`](Module::apply), or [`apply_eval`](Module::apply_eval).
+    ///
+    /// # Errors
+    /// Those of the network.
+    fn evaluate(&self, model: &impl Module, x: &Tensor) -> Result<Tensor>;
+
+    /// The parameters.
+    fn params(&self) -> &Params;
+
+    /// The running statistics, if there are any.
+    fn batch_stats(&self) -> Option<&Params>;
+}
+
+impl Evaluate for Params {
+    fn evaluate(&self, model: &impl Module, x: &Tensor) -> Result<Tensor> {
+        model.apply(self, x)
+    }
+
+    fn params(&self) -> &Params {
+        self
+    }
+
+    fn batch_stats(&self) -> Option<&Params> {
+        None
+    }
+}
+
+impl Evaluate for Variables {
+    fn evaluate(&self, model: &impl Module, x: &Tensor) -> Result<Tensor> {
+        model.apply_eval(self, x)
+    }
+
+    fn params(&self) -> &Params {
+        &self.params
+    }
+
+    fn batch_stats(&self) -> Option<&Params> {
+        Some(&self.batch_stats)
+    }
+}
+
+/// The layers of a network, and the tensors by which they are connected.
+#[derive(Debug, Clone)]
+pub struct Graph {
+    /// The input of the network.
+    pub input: TensorId,
+    /// The layers in the order of their evaluation. Each input of one is the input of the network
+    /// or the output of a layer before it.
+    pub ops: Vec<TracedOp>,
+    /// The output of the network: that of a layer, or its input.
+    pub output: Tensor,
+}
+
+/// The layers of a network whose output depends on them, traced with one example. Batch norm and
+/// dropout are in evaluation mode.
+///
+/// # Errors
+/// [`Error::ForeignOperation`] if the output depends on anything else, such as candle's own
+/// operations between the layers; [`Error::Shape`] for a scalar input; those of the network.
+///
+/// # Examples
+/// ```
+/// # use candle_core::{DType, Device, Tensor};
+/// use linen::{Key, Module, Result, Scope, add, graph, relu};
+///
+/// struct Residual;
+///
+/// impl Module for Residual {
+///     fn call(&self, nn: &mut Scope, x: &Tensor) -> Result<Tensor> {
+///         add(x, &relu(x)?)
+///     }
+/// }
+///
+/// let images = Tensor::ones((1, 4, 4, 1), DType::F32, &Device::Cpu)?;
+/// let params = Residual.init(Key::new(0), &images)?;
+/// let graph = graph(&Residual, &params, images.dims())?;
+/// assert_eq!(graph.ops[1].inputs, [graph.input, graph.ops[0].output.id()]);
+/// # Ok::<(), linen::Error>(())
+/// ```
+pub fn graph(
+    model: &impl Module,
+    variables: &impl Evaluate,
+    input_shape: &[usize],
+) -> Result<Graph> {
+    let (input, output, mut ops) =
+        trace_example(variables.params(), input_shape, |input| variables.evaluate(model, input))?;
+    let mut needed = HashSet::from([output.id()]);
+    let mut used = Vec::new();
+    while let Some(op) = ops.pop() {
+        if needed.contains(&op.output.id()) {
+            needed.extend(&op.inputs);
+            used.push(op);
+        }
+    }
+    used.reverse();
+    let known = used.iter().map(|op| op.output.id()).chain([input.id()]).collect::<HashSet<_>>();
+    if !needed.is_subset(&known) {
+        return Err(Error::ForeignOperation);
+    }
+    Ok(Graph { input: input.id(), ops: used, output })
+}

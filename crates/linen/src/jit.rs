@@ -1,0 +1,479 @@
+//! Runs networks by a plan, the counterpart of the tutorial's `@jax.jit`.
+//!
+//! The function that a [`Jit`] runs is the reader's own and runs every time: its loss, its update,
+//! whatever else it does. Only the networks in it do not: [`apply`](crate::Module::apply) replays a
+//! plan there, with every buffer allocated once, bias, ReLU and pooling fused into the layer before
+//! them. Under [`value_and_grad`](crate::value_and_grad) the result of such a network is a leaf of
+//! candle's graph. Its gradient is all that the plan needs to go backward, and the update of the
+//! parameters is fused into that.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, HashSet};
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+#[cfg(feature = "cuda")]
+use candle_core::Device;
+use candle_core::{Tensor, TensorId, Var};
+use cpu_kernels::{Program, Result as KernelResult, UpdateRule, check_chain};
+
+use crate::custom_ops;
+use crate::error::{Error, Result};
+use crate::no_grad::is_tracking;
+use crate::params::Params;
+use crate::plan::Plan;
+use crate::trace::{is_tracing, trace};
+
+thread_local! {
+    /// Whether a network is being traced for a plan.
+    static IS_PLANNING: Cell<bool> = const { Cell::new(false) };
+    /// The plans of the running [`Jit`], if there is one.
+    static PLANS: RefCell<Option<Plans>> = const { RefCell::new(None) };
+    /// What is differentiated at the moment, the innermost last.
+    static RECORDINGS: RefCell<Vec<Recording>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Runs functions with their networks compiled, once per network and input shape.
+///
+/// As with `jax.jit`, a network may depend on shapes but not on values: the plan of its first
+/// evaluation is replayed. Use a new `Jit` for another network. Networks that cannot be compiled
+/// run as without a `Jit`; `Display` shows the plans, and why there is none.
+///
+/// # Examples
+/// ```
+/// # use candle_core::{DType, Device, Tensor};
+/// use linen::{
+///     Jit, Key, Module, Momentum, Optimizer, Params, Result, Scope, flatten, log_softmax,
+///     value_and_grad,
+/// };
+///
+/// struct Net;
+///
+/// impl Module for Net {
+///     fn call(&self, nn: &mut Scope, x: &Tensor) -> Result<Tensor> {
+///         log_softmax(&nn.dense(10, &flatten(x)?)?)
+///     }
+/// }
+///
+/// /// A step toward the class 0, with a penalty of one's own.
+/// fn train_step(optimizer: &mut Optimizer, image: &Tensor) -> Result<f32> {
+///     let loss_fn = |params: &Params| {
+///         let log_probs = Net.apply(params, image)?;
+///         let penalty = (log_probs.sqr()?.mean_all()? * 0.01)?;
+///         Ok(((log_probs.narrow(1, 0, 1)?.mean_all()?.neg()? + penalty)?, ()))
+///     };
+///     let ((loss, ()), grad) = value_and_grad(loss_fn, optimizer.target())?;
+///     optimizer.apply_gradient(grad)?;
+///     Ok(loss.to_scalar()?)
+/// }
+///
+/// let image = Tensor::ones((32, 28, 28, 1), DType::F32, &Device::Cpu)?;
+/// let params = Net.init(Key::new(0), &image)?;
+/// let mut optimizer = Optimizer::new(&params, 0.001, Momentum::default())?;
+/// let mut jit = Jit::new();
+/// let first = jit.call(|| train_step(&mut optimizer, &image))?;
+/// let second = jit.call(|| train_step(&mut optimizer, &image))?;
+/// assert!(second < first);
+/// println!("{jit}"); // the plan
+/// # Ok::<(), linen::Error>(())
+/// ```
+///
+/// # Source
+/// `jax.jit`.
+#[derive(Default)]
+pub struct Jit {
+    plans: Plans,
+}
+
+#[derive(Default)]
+struct Plans(Vec<Planned>);
+
+/// The plan of a network for an input shape, or why there is none.
+struct Planned {
+    network: &'static str,
+    input_shape: Vec<usize>,
+    plan: Result<Arc<Plan>, String>,
+    /// Programs that follow the plan: the first for inference, the others for networks whose
+    /// gradient is still to be computed.
+    programs: Vec<Arc<Running>>,
+    #[cfg(feature = "cuda")]
+    on_gpu: Option<crate::cuda::Program>,
+}
+
+/// A program that follows a plan.
+struct Running {
+    plan: Arc<Plan>,
+    state: Mutex<State>,
+}
+
+/// A program with its buffers, and how often it has run.
+struct State {
+    program: Program,
+    run: u64,
+}
+
+/// A function that is differentiated.
+struct Recording {
+    params: HashSet<TensorId>,
+    networks: Vec<Forward>,
+}
+
+/// A network that has been evaluated and can be differentiated.
+pub(crate) struct Forward {
+    running: Arc<Running>,
+    /// The number of this run of the program.
+    run: u64,
+    vars: Vec<Var>,
+    /// Samples of the variables' values.
+    samples: Vec<u32>,
+    /// The network's result, a leaf of candle's graph.
+    pub(crate) log_probs: Var,
+}
+
+impl Jit {
+    /// Without plans: each is made when it is first needed.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Runs `f`, with the networks in it compiled.
+    pub fn call<T>(&mut self, f: impl FnOnce() -> T) -> T {
+        // Gives the plans back when dropped, also after a panic.
+        struct Return<'a>(&'a mut Plans, Option<Plans>);
+        impl Drop for Return<'_> {
+            fn drop(&mut self) {
+                *self.0 = PLANS.replace(self.1.take()).unwrap_or_default();
+            }
+        }
+        let outer = PLANS.replace(Some(std::mem::take(&mut self.plans)));
+        let _return = Return(&mut self.plans, outer);
+        f()
+    }
+
+    /// Whether all networks that have run are compiled, and at least one has.
+    pub fn is_compiled(&self) -> bool {
+        let Plans(plans) = &self.plans;
+        !plans.is_empty() && plans.iter().all(|planned| planned.plan.is_ok())
+    }
+}
+
+/// The plans, one fused group of layers per line, or why there is none.
+impl fmt::Display for Jit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Plans(plans) = &self.plans;
+        if plans.is_empty() {
+            return f.write_str("nothing has run yet");
+        }
+        for (index, Planned { network, input_shape, plan, .. }) in plans.iter().enumerate() {
+            let line = if index > 0 { "\n" } else { "" };
+            match plan {
+                Ok(plan) => write!(f, "{line}{network}, {plan}")?,
+                Err(reason) => {
+                    write!(f, "{line}{network}, not compiled for {input_shape:?}: {reason}")?
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Evaluates a network by a plan if a [`Jit`] runs and has one, otherwise by `network` itself.
+pub(crate) fn apply(
+    name: &'static str,
+    params: &Params,
+    x: &Tensor,
+    network: impl Fn(&Tensor) -> Result<Tensor>,
+) -> Result<Tensor> {
+    if IS_PLANNING.get() {
+        // A network within the network, with parameters of its own: no part of the chain.
+        return trace(|| network(x)).map(|(y, _)| y);
+    }
+    // A gradient with respect to the input needs candle's graph.
+    let is_constant = !x.track_op();
+    let is_recorded = is_recorded(params);
+    let is_compiled = PLANS.with_borrow(Option::is_some) && !is_tracing();
+    if !is_constant || !is_compiled || is_tracking() && !is_recorded {
+        return network(x);
+    }
+    match forward(name, params, x, is_recorded && is_tracking(), &network)? {
+        Some(log_probs) => Ok(log_probs),
+        None => network(x),
+    }
+}
+
+/// Whether the parameters are differentiated at the moment, and nothing else can be.
+fn is_recorded(params: &Params) -> bool {
+    RECORDINGS.with_borrow(|recordings| {
+        recordings.last().is_some_and(|recording| {
+            params.iter().all(|(_, var)| recording.params.contains(&var.id()))
+        })
+    })
+}
+
+fn forward(
+    name: &'static str,
+    params: &Params,
+    x: &Tensor,
+    is_training: bool,
+    network: impl Fn(&Tensor) -> Result<Tensor>,
+) -> Result<Option<Tensor>> {
+    // While the network is traced, no plans are in place.
+    let Some(mut plans) = PLANS.take() else { return Ok(None) };
+    let planned = plans.find(name, params, x, network);
+    let program = planned.and_then(|planned| planned.program(is_training));
+    PLANS.set(Some(plans));
+    let running = match program {
+        Ok(Some(running)) => running,
+        Err(error @ Error::Memory { .. }) => return Err(error),
+        // What is wrong with these parameters or this input, the network itself says.
+        Ok(None) | Err(_) => return Ok(None),
+    };
+    let plan = &*running.plan;
+    let (Some(vars), true) = (plan.vars(params), plan.fits(x)) else { return Ok(None) };
+
+    let mut state = running.lock();
+    let mut log_probs = vec![0.0; plan.input_shape[0] * plan.num_classes];
+    let storages = vars.iter().map(|var| var.storage_and_layout()).collect::<Vec<_>>();
+    let slices = storages.iter().map(|(storage, layout)| custom_ops::f32_slice(storage, layout));
+    let slices = slices.collect::<Result<Vec<_>>>()?;
+    let (storage, layout) = x.storage_and_layout();
+    state.program.forward(&slices, custom_ops::f32_slice(&storage, layout)?, &mut log_probs)?;
+    state.run += 1;
+    let shape = (plan.input_shape[0], plan.num_classes);
+    let log_probs = Tensor::from_vec(log_probs, shape, x.device())?;
+    if !is_training {
+        return Ok(Some(log_probs));
+    }
+    let samples = slices.iter().flat_map(|slice| samples(slice)).collect();
+    let (run, log_probs) = (state.run, Var::from_tensor(&log_probs)?);
+    let vars = vars.into_iter().cloned().collect();
+    let result = log_probs.as_tensor().clone();
+    drop(state);
+    let network = Forward { running, run, vars, samples, log_probs };
+    RECORDINGS.with_borrow_mut(|recordings| {
+        if let Some(recording) = recordings.last_mut() {
+            recording.networks.push(network);
+        }
+    });
+    Ok(Some(result))
+}
+
+impl Plans {
+    /// The plan of a network for inputs like `x`, made now if there is none for these parameters.
+    fn find(
+        &mut self,
+        name: &'static str,
+        params: &Params,
+        x: &Tensor,
+        network: impl Fn(&Tensor) -> Result<Tensor>,
+    ) -> Result<&mut Planned> {
+        let is_known =
+            |planned: &Planned| planned.network == name && planned.input_shape == x.dims();
+        let known = self.0.iter().position(is_known);
+        let index = match known {
+            Some(index) if self.0[index].is_for(params) => index,
+            _ => {
+                let planned = Planned::new(name, params, x, network)?;
+                let index = known.unwrap_or(self.0.len());
+                self.0.splice(index..self.0.len().min(index + 1), [planned]);
+                index
+            }
+        };
+        Ok(&mut self.0[index])
+    }
+}
+
+impl Planned {
+    fn new(
+        network_name: &'static str,
+        params: &Params,
+        x: &Tensor,
+        network: impl Fn(&Tensor) -> Result<Tensor>,
+    ) -> Result<Self> {
+        let input_shape = x.dims().to_vec();
+        let plan = planning(|| Plan::trace(network, params, &input_shape))?;
+        #[cfg(feature = "cuda")]
+        if let (Ok(plan), Device::Cuda(device)) = (&plan, params.device()) {
+            let program = crate::cuda::Program::new(plan.input_shape, &plan.layers, device);
+            let (plan, on_gpu) = match program {
+                Ok(program) => (Ok(Arc::new(plan)), Some(program)),
+                Err(reason) => (Err(reason), None),
+            };
+            let programs = Vec::new();
+            return Ok(Planned { network: network_name, input_shape, plan, programs, on_gpu });
+        }
+        let plan = plan.and_then(|plan| {
+            if !params.device().is_cpu() {
+                return Err("there are no kernels for the GPU that holds the parameters".into());
+            }
+            check_chain(plan.input_shape, &plan.layers).map_err(|error| error.to_string())?;
+            Ok(Arc::new(plan))
+        });
+        Ok(Planned {
+            network: network_name,
+            input_shape,
+            plan,
+            programs: Vec::new(),
+            #[cfg(feature = "cuda")]
+            on_gpu: None,
+        })
+    }
+
+    /// Whether the plan has the shapes of these parameters. Where nothing could be planned, nothing
+    /// is tried again.
+    fn is_for(&self, params: &Params) -> bool {
+        self.plan.as_ref().map_or(true, |plan| plan.vars(params).is_some())
+    }
+
+    /// A program that follows the plan, and whose latest result is not needed any more.
+    fn program(&mut self, is_training: bool) -> Result<Option<Arc<Running>>> {
+        let Ok(plan) = &self.plan else { return Ok(None) };
+        let in_use = RECORDINGS.with_borrow(|recordings| {
+            let networks = recordings.iter().flat_map(|recording| &recording.networks);
+            networks.filter(|network| Arc::ptr_eq(&network.running.plan, plan)).count()
+        });
+        let index = if is_training { 1 + in_use } else { 0 };
+        while self.programs.len() <= index {
+            let program = Program::new(plan.input_shape, &plan.layers)?;
+            let state = Mutex::new(State { program, run: 0 });
+            self.programs.push(Arc::new(Running { plan: plan.clone(), state }));
+        }
+        Ok(Some(self.programs[index].clone()))
+    }
+}
+
+/// Runs `f`, which traces a network.
+fn planning<T>(f: impl FnOnce() -> T) -> T {
+    // Also after a panic.
+    struct End;
+    impl Drop for End {
+        fn drop(&mut self) {
+            IS_PLANNING.set(false);
+        }
+    }
+    IS_PLANNING.set(true);
+    let _end = End;
+    f()
+}
+
+/// Runs a function that is to be differentiated with respect to `params`; also returns the networks
+/// in it that were evaluated by a plan.
+pub(crate) fn record<T>(
+    params: &Params,
+    f: impl FnOnce() -> Result<T>,
+) -> Result<(T, Vec<Forward>)> {
+    // Ends the recording when dropped, also after a panic.
+    struct End;
+    impl Drop for End {
+        fn drop(&mut self) {
+            RECORDINGS.with_borrow_mut(|recordings| recordings.pop());
+        }
+    }
+    let params = params.iter().map(|(_, var)| var.id()).collect();
+    let recording = Recording { params, networks: Vec::new() };
+    RECORDINGS.with_borrow_mut(|recordings| recordings.push(recording));
+    let _end = End;
+    let result = f()?;
+    let networks = RECORDINGS.with_borrow_mut(|recordings| {
+        recordings.last_mut().map(|recording| std::mem::take(&mut recording.networks))
+    });
+    Ok((result, networks.unwrap_or_default()))
+}
+
+impl Forward {
+    /// Whether these are the parameters of the network, and no others.
+    pub(crate) fn is_of(&self, params: &Params) -> bool {
+        params.iter().map(|(_, var)| var.id()).eq(self.vars.iter().map(|var| var.id()))
+    }
+
+    /// Gradients with respect to the parameters, by path, given the gradient with respect to the
+    /// result.
+    pub(crate) fn gradients(&self, d_log_probs: &[f32]) -> Result<BTreeMap<String, Tensor>> {
+        let zeros = |var: &Var| Var::from_tensor(&var.zeros_like()?);
+        let gradients = self.vars.iter().map(zeros).collect::<candle_core::Result<Vec<_>>>()?;
+        self.with_program(&gradients.iter().collect::<Vec<_>>(), |program, params, gradients| {
+            program.gradients(params, gradients, d_log_probs)
+        })?;
+        let paths = self.running.plan.paths().cloned();
+        Ok(paths.zip(gradients).map(|(path, gradient)| (path, gradient.into_inner())).collect())
+    }
+
+    /// Backpropagates, and updates the parameters and their moments.
+    pub(crate) fn update(
+        &self,
+        rule: UpdateRule,
+        moments: &[&Var],
+        d_log_probs: &[f32],
+    ) -> Result<()> {
+        self.with_program(moments, |program, params, moments| {
+            program.backward_and_update(params, moments, rule, d_log_probs)
+        })
+    }
+
+    /// Calls `f` with the program, the values of the parameters and those of `others`, if nothing
+    /// has changed since the network was evaluated.
+    fn with_program(
+        &self,
+        others: &[&Var],
+        f: impl FnOnce(&mut Program, &mut [&mut [f32]], &mut [&mut [f32]]) -> KernelResult<()>,
+    ) -> Result<()> {
+        let mut state = self.running.lock();
+        if state.run != self.run {
+            return Err(Error::StaleGradients);
+        }
+        let vars = self.vars.iter().chain(others.iter().copied()).collect::<Vec<_>>();
+        custom_ops::with_slices_mut(&vars, |slices| {
+            let (params, others) = slices.split_at_mut(self.vars.len());
+            let now = params.iter().flat_map(|param| samples(param));
+            if !now.eq(self.samples.iter().copied()) {
+                return Err(Error::StaleGradients);
+            }
+            Ok(f(&mut state.program, params, others)?)
+        })?
+    }
+}
+
+/// Runs a network by its program on an NVIDIA GPU, if a [`Jit`] runs and has one.
+#[cfg(feature = "cuda")]
+pub(crate) fn on_gpu<T>(
+    name: &'static str,
+    params: &Params,
+    x: &Tensor,
+    network: impl Fn(&Tensor) -> Result<Tensor>,
+    run: impl FnOnce(&mut crate::cuda::Program, &[&Var]) -> Result<T>,
+) -> Result<Option<T>> {
+    if !params.device().is_cuda() {
+        return Ok(None);
+    }
+    let Some(mut plans) = PLANS.take() else { return Ok(None) };
+    let result = plans.find(name, params, x, network).and_then(|planned| {
+        let (Ok(plan), Some(program)) = (&planned.plan, &mut planned.on_gpu) else {
+            return Ok(None);
+        };
+        match plan.vars(params) {
+            // The program has a momentum for each of its own parameters.
+            Some(vars) if vars.len() == params.len() && plan.fits(x) && program.is_on_gpu(x) => {
+                run(program, &vars).map(Some)
+            }
+            _ => Ok(None),
+        }
+    });
+    PLANS.set(Some(plans));
+    match result {
+        // What is wrong with these parameters or this input, the network itself says.
+        Err(error) if !matches!(error, Error::Memory { .. } | Error::Gpu(_)) => Ok(None),
+        result => result,
+    }
+}
+
+/// Some of the values, to notice that a variable was changed through a handle from before.
+fn samples(values: &[f32]) -> impl Iterator<Item = u32> {
+    const COUNT: usize = 64;
+    values.iter().step_by(values.len().div_ceil(COUNT).max(1)).map(|value| value.to_bits())
+}
+
+impl Running {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
