@@ -217,6 +217,9 @@ fn forward(
     is_training: bool,
     network: impl Fn(&Tensor) -> Result<Tensor>,
 ) -> Result<Option<Tensor>> {
+    if params.device().is_cuda() {
+        return Ok(None); // only whole steps are compiled there, see `gpu_step`
+    }
     // While the network is traced, no plans are in place.
     let Some(mut plans) = PLANS.take() else { return Ok(None) };
     let planned = plans.find(name, params, x, network);
@@ -229,7 +232,8 @@ fn forward(
         Ok(None) | Err(_) => return Ok(None),
     };
     let plan = &*running.plan;
-    let (Some(vars), true) = (plan.vars(params), plan.fits(x)) else { return Ok(None) };
+    let fits = plan.fits(x) && x.device().is_cpu();
+    let (Some(vars), true) = (plan.vars(params), fits) else { return Ok(None) };
 
     let mut state = running.lock();
     let mut log_probs = vec![0.0; plan.input_shape[0] * plan.num_classes];
