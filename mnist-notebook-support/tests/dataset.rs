@@ -282,8 +282,8 @@ fn a_file_in_place_of_the_folder_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("file");
     std::fs::write(&file, "").unwrap();
-    let message = load(&file).unwrap_err().to_string();
-    assert!(message.contains("cannot be read"), "{message}");
+    let error = load(&file).unwrap_err();
+    assert!(matches!(error.downcast_ref(), Some(DataError::Missing { .. })), "{error:?}");
 }
 
 /// Whether a file is refused as damaged. The files after it are missing, so that the test is fast.

@@ -12,9 +12,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-#[cfg(feature = "cuda")]
-use candle_core::Device;
-use candle_core::{Tensor, TensorId, Var};
+use candle_core::{Device, Tensor, TensorId, Var};
 use cpu_kernels::{Program, Result as KernelResult, UpdateRule, check_chain};
 
 use crate::custom_ops;
@@ -297,20 +295,21 @@ impl Planned {
         let input_shape = x.dims().to_vec();
         let plan = planning(|| Plan::trace(network, params, &input_shape))?;
         #[cfg(feature = "cuda")]
-        if let (Ok(plan), Device::Cuda(device)) = (&plan, params.device()) {
-            let program = crate::cuda::Program::new(plan.input_shape, &plan.layers, device);
-            let (plan, on_gpu) = match program {
-                Ok(program) => (Ok(Arc::new(plan)), Some(program)),
-                Err(reason) => (Err(reason), None),
-            };
-            let programs = Vec::new();
-            return Ok(Planned { network: network_name, input_shape, plan, programs, on_gpu });
-        }
+        let mut on_gpu = None;
         let plan = plan.and_then(|plan| {
-            if !params.device().is_cpu() {
-                return Err("there are no kernels for the GPU that holds the parameters".into());
+            match params.device() {
+                Device::Cpu => check_chain(plan.input_shape, &plan.layers)
+                    .map_err(|error| error.to_string())?,
+                #[cfg(feature = "cuda")]
+                Device::Cuda(device) => {
+                    let program =
+                        crate::cuda::Program::new(plan.input_shape, &plan.layers, device)?;
+                    on_gpu = Some(program);
+                }
+                _ => {
+                    return Err("there are no kernels for the GPU that holds the parameters".into());
+                }
             }
-            check_chain(plan.input_shape, &plan.layers).map_err(|error| error.to_string())?;
             Ok(Arc::new(plan))
         });
         Ok(Planned {
@@ -319,7 +318,7 @@ impl Planned {
             plan,
             programs: Vec::new(),
             #[cfg(feature = "cuda")]
-            on_gpu: None,
+            on_gpu,
         })
     }
 
