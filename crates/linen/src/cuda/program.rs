@@ -71,6 +71,10 @@ struct Recording {
     _jobs: CudaSlice<Job>,
 }
 
+// SAFETY: an executable graph belongs to no thread; it must only not be used by two at a time, and
+// using it takes a reference that no other thread can have.
+unsafe impl Send for Recording {}
+
 impl Drop for Recording {
     fn drop(&mut self) {
         // SAFETY: only this recording owns the graph. On failure it leaks.
