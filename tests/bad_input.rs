@@ -344,7 +344,7 @@ fn what_does_not_fit_in_memory_is_refused() {
         "a batch to compile for": predict_compiled(&broadcast(images(1), &[many, 8, 8, 1])) =>
             Error::Memory { .. }, "is free: make it smaller, or free memory";
         "an image": predict_compiled(&broadcast(f32s(&[1, 1, 1, 1]), &[1, many, many, 1])) =>
-            Error::Memory { .. }, "the input of a network needs";
+            Error::Memory { .. }, "is free: make it smaller, or free memory";
         "a batch of huge images": huge_image.batch(&[0]) => Error::Memory { .. },
             "a batch needs 281475.0 GB of memory";
         "another element type": huge_image.to_dtype(DType::F64) => Error::Memory { .. },

@@ -380,7 +380,6 @@ impl Program {
     }
 
     fn backward_layers(&mut self, parameters: &mut Parameters, batch: usize) {
-        self.kept = 0;
         self.backward_denses(parameters, batch);
         self.backward_convs(parameters, batch);
     }

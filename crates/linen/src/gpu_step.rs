@@ -46,7 +46,7 @@ pub fn gpu_train_step(
         let momentum = optimizer.moments().values().flat_map(Params::vars).collect::<Vec<_>>();
         let network = |x: &Tensor| model.call(&mut Scope::apply(target), x);
         let metrics =
-            crate::jit::on_gpu(model.name(), target, image, network, |program, target| {
+            crate::jit::on_gpu(model.identity(), target, image, network, |program, target| {
                 let momentum = momentum.iter().collect::<Vec<_>>();
                 let batch = crate::cuda::Batch { image, label };
                 program.train_step(target, &momentum, batch, rate, beta)
@@ -77,7 +77,7 @@ pub fn gpu_eval_step(
     #[cfg(feature = "cuda")]
     if is_labels_of(label, image) {
         let network = |x: &Tensor| model.call(&mut Scope::apply(params), x);
-        return crate::jit::on_gpu(model.name(), params, image, network, |program, params| {
+        return crate::jit::on_gpu(model.identity(), params, image, network, |program, params| {
             program.eval_step(params, crate::cuda::Batch { image, label })
         });
     }
@@ -101,7 +101,7 @@ pub fn gpu_launch_times(
     let target = optimizer.target();
     let momentum = optimizer.moments().values().flat_map(Params::vars).collect::<Vec<_>>();
     let network = |x: &Tensor| model.call(&mut Scope::apply(target), x);
-    crate::jit::on_gpu(model.name(), target, image, network, |program, target| {
+    crate::jit::on_gpu(model.identity(), target, image, network, |program, target| {
         program.launch_times(target, &momentum.iter().collect::<Vec<_>>(), rate, beta)
     })
 }

@@ -8,7 +8,7 @@ use candle_core::backprop::GradStore;
 use candle_core::{Tensor, Var};
 
 use crate::error::{Error, Result};
-use crate::jit::{Forward, record};
+use crate::jit::{Forward, outer_networks, record};
 use crate::lazy::{self, Lazy};
 use crate::no_grad::with_tracking;
 use crate::params::Params;
@@ -168,8 +168,20 @@ fn gradients(params: &Params, networks: Vec<Forward>, grads: &GradStore) -> Resu
     {
         return Ok(Gradients::waiting(waiting));
     }
-    let of_networks = waiting.iter().map(|waiting| waiting.computed().ok_or(Error::StaleGradients));
-    let of_networks = of_networks.collect::<Result<Vec<_>>>()?;
+    let mut of_networks = waiting
+        .iter()
+        .map(|Waiting { network, d_log_probs, .. }| network.gradients(d_log_probs))
+        .collect::<Result<Vec<_>>>()?;
+    // The loss of a differentiation within another may use what the outer one has evaluated.
+    outer_networks(|networks| {
+        for network in networks {
+            if let Some(d_log_probs) = grads.get(&network.log_probs) {
+                let d_log_probs = d_log_probs.flatten_all()?.to_vec1::<f32>()?;
+                of_networks.push(network.gradients(&d_log_probs)?);
+            }
+        }
+        Ok::<(), Error>(())
+    })?;
     let total = |(path, var): (&str, &Var)| {
         let direct = grads.get(var).into_iter();
         let mut parts = direct.chain(of_networks.iter().filter_map(|grads| grads.get(path)));

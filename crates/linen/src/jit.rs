@@ -13,7 +13,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use candle_core::{Device, Tensor, TensorId, Var};
-use cpu_kernels::{Program, Result as KernelResult, UpdateRule, check_chain};
+use cpu_kernels::{Program, UpdateRule, check_chain};
 
 use crate::custom_ops;
 use crate::error::{Error, Result};
@@ -34,8 +34,12 @@ thread_local! {
 /// Runs functions with their networks compiled, once per network and input shape.
 ///
 /// As with `jax.jit`, a network may depend on shapes but not on values: the plan of its first
-/// evaluation is replayed. Use a new `Jit` for another network. Networks that cannot be compiled
-/// run as without a `Jit`; `Display` shows the plans, and why there is none.
+/// evaluation is replayed. Networks that cannot be compiled run as without a `Jit`; `Display` shows
+/// the plans, and why there is none.
+///
+/// Gradients come from [`value_and_grad`](crate::value_and_grad): to candle's own `backward`, a
+/// result that was computed within it is a constant. Outside of it, networks are compiled under
+/// [`no_grad`](crate::no_grad) only.
 ///
 /// # Examples
 /// ```
@@ -83,12 +87,17 @@ pub struct Jit {
     plans: Plans,
 }
 
+/// The latest plans, the oldest first.
 #[derive(Default)]
 struct Plans(Vec<Planned>);
 
+/// The most plans of a [`Jit`]: each has memory for a batch.
+const MAX_PLANS: usize = 8;
+
 /// The plan of a network for an input shape, or why there is none.
 struct Planned {
-    network: &'static str,
+    /// The network's type, and the size of its fields.
+    network: (&'static str, usize),
     input_shape: Vec<usize>,
     plan: Result<Arc<Plan>, String>,
     /// Programs that follow the plan: the first for inference, the others for networks whose
@@ -164,6 +173,7 @@ impl fmt::Display for Jit {
         }
         for (index, Planned { network, input_shape, plan, .. }) in plans.iter().enumerate() {
             let line = if index > 0 { "\n" } else { "" };
+            let network = short_name(network.0);
             match plan {
                 Ok(plan) => write!(f, "{line}{network}, {plan}")?,
                 Err(reason) => {
@@ -177,7 +187,7 @@ impl fmt::Display for Jit {
 
 /// Evaluates a network by a plan if a [`Jit`] runs and has one, otherwise by `network` itself.
 pub(crate) fn apply(
-    name: &'static str,
+    identity: (&'static str, usize),
     params: &Params,
     x: &Tensor,
     network: impl Fn(&Tensor) -> Result<Tensor>,
@@ -193,23 +203,23 @@ pub(crate) fn apply(
     if !is_constant || !is_compiled || is_tracking() && !is_recorded {
         return network(x);
     }
-    match forward(name, params, x, is_recorded && is_tracking(), &network)? {
+    match forward(identity, params, x, is_recorded && is_tracking(), &network)? {
         Some(log_probs) => Ok(log_probs),
         None => network(x),
     }
 }
 
-/// Whether the parameters are differentiated at the moment, and nothing else can be.
+/// Whether the parameters are differentiated at the moment. Within a differentiation within another
+/// nothing is compiled: the outer one may need the graph, too.
 fn is_recorded(params: &Params) -> bool {
     RECORDINGS.with_borrow(|recordings| {
-        recordings.last().is_some_and(|recording| {
-            params.iter().all(|(_, var)| recording.params.contains(&var.id()))
-        })
+        let [recording] = &recordings[..] else { return false };
+        params.iter().all(|(_, var)| recording.params.contains(&var.id()))
     })
 }
 
 fn forward(
-    name: &'static str,
+    identity: (&'static str, usize),
     params: &Params,
     x: &Tensor,
     is_training: bool,
@@ -220,12 +230,12 @@ fn forward(
     }
     // While the network is traced, no plans are in place.
     let Some(mut plans) = PLANS.take() else { return Ok(None) };
-    let planned = plans.find(name, params, x, network);
+    let planned = plans.find(identity, params, x, network);
     let program = planned.and_then(|planned| planned.program(is_training));
     PLANS.set(Some(plans));
     let running = match program {
         Ok(Some(running)) => running,
-        Err(error @ Error::Memory { .. }) => return Err(error),
+        Err(error @ Error::Memory { .. }) if is_training => return Err(error),
         // What is wrong with these parameters or this input, the network itself says.
         Ok(None) | Err(_) => return Ok(None),
     };
@@ -264,30 +274,32 @@ impl Plans {
     /// The plan of a network for inputs like `x`, made now if there is none for these parameters.
     fn find(
         &mut self,
-        name: &'static str,
+        identity: (&'static str, usize),
         params: &Params,
         x: &Tensor,
         network: impl Fn(&Tensor) -> Result<Tensor>,
     ) -> Result<&mut Planned> {
         let is_known =
-            |planned: &Planned| planned.network == name && planned.input_shape == x.dims();
-        let known = self.0.iter().position(is_known);
-        let index = match known {
-            Some(index) if self.0[index].is_for(params) => index,
-            _ => {
-                let planned = Planned::new(name, params, x, network)?;
-                let index = known.unwrap_or(self.0.len());
-                self.0.splice(index..self.0.len().min(index + 1), [planned]);
-                index
+            |planned: &Planned| planned.network == identity && planned.input_shape == x.dims();
+        if let Some(index) = self.0.iter().position(is_known) {
+            if self.0[index].is_for(&network, params)? {
+                return Ok(&mut self.0[index]);
             }
-        };
-        Ok(&mut self.0[index])
+            self.0.remove(index);
+        }
+        let planned = Planned::new(identity, params, x, network)?;
+        if self.0.len() == MAX_PLANS {
+            self.0.remove(0);
+        }
+        self.0.push(planned);
+        let last = self.0.len() - 1;
+        Ok(&mut self.0[last])
     }
 }
 
 impl Planned {
     fn new(
-        network_name: &'static str,
+        identity: (&'static str, usize),
         params: &Params,
         x: &Tensor,
         network: impl Fn(&Tensor) -> Result<Tensor>,
@@ -313,7 +325,7 @@ impl Planned {
             Ok(Arc::new(plan))
         });
         Ok(Planned {
-            network: network_name,
+            network: identity,
             input_shape,
             plan,
             programs: Vec::new(),
@@ -322,10 +334,15 @@ impl Planned {
         })
     }
 
-    /// Whether the plan has the shapes of these parameters. Where nothing could be planned, nothing
-    /// is tried again.
-    fn is_for(&self, params: &Params) -> bool {
-        self.plan.as_ref().map_or(true, |plan| plan.vars(params).is_some())
+    /// Whether the plan is for these parameters, and the network's fields have not changed it.
+    /// Where nothing could be planned, nothing is tried again.
+    fn is_for(&self, network: impl Fn(&Tensor) -> Result<Tensor>, params: &Params) -> Result<bool> {
+        let Ok(plan) = &self.plan else { return Ok(true) };
+        if plan.vars(params).is_none() {
+            return Ok(false);
+        }
+        let (_, size_of_fields) = self.network;
+        Ok(size_of_fields == 0 || planning(|| plan.is_still_of(network, params))?)
     }
 
     /// A program that follows the plan, and whose latest result is not needed any more.
@@ -383,22 +400,39 @@ pub(crate) fn record<T>(
     Ok((result, networks.unwrap_or_default()))
 }
 
+/// Calls `f` with the networks of the differentiations around, in this thread.
+pub(crate) fn outer_networks<T>(f: impl FnOnce(&mut dyn Iterator<Item = &Forward>) -> T) -> T {
+    RECORDINGS.with_borrow(|recordings| {
+        f(&mut recordings.iter().flat_map(|recording| &recording.networks))
+    })
+}
+
 impl Forward {
-    /// Whether these are the parameters of the network, and no others.
+    /// Whether these are the parameters of the network, under their names, and no others.
     pub(crate) fn is_of(&self, params: &Params) -> bool {
-        params.iter().map(|(_, var)| var.id()).eq(self.vars.iter().map(|var| var.id()))
+        let own = self.running.plan.paths().zip(&self.vars);
+        let own = own.map(|(path, var)| (path.as_str(), var.id()));
+        params.iter().map(|(path, var)| (path, var.id())).eq(own)
     }
 
     /// Gradients with respect to the parameters, by path, given the gradient with respect to the
     /// result.
     pub(crate) fn gradients(&self, d_log_probs: &[f32]) -> Result<BTreeMap<String, Tensor>> {
-        let zeros = |var: &Var| Var::from_tensor(&var.zeros_like()?);
-        let gradients = self.vars.iter().map(zeros).collect::<candle_core::Result<Vec<_>>>()?;
-        self.with_program(&gradients.iter().collect::<Vec<_>>(), |program, params, gradients| {
-            program.gradients(params, gradients, d_log_probs)
-        })?;
-        let paths = self.running.plan.paths().cloned();
-        Ok(paths.zip(gradients).map(|(path, gradient)| (path, gradient.into_inner())).collect())
+        // Copies, because the kernels want to change them, and others may be reading.
+        let params = self.vars.iter().map(|var| var.flatten_all()?.to_vec1());
+        let mut params = params.collect::<candle_core::Result<Vec<Vec<f32>>>>()?;
+        let mut gradients = params.iter().map(|param| vec![0.0; param.len()]).collect::<Vec<_>>();
+        let mut params = params.iter_mut().map(Vec::as_mut_slice).collect::<Vec<_>>();
+        let mut slices = gradients.iter_mut().map(Vec::as_mut_slice).collect::<Vec<_>>();
+        let mut state = self.state(&params)?;
+        state.program.gradients(&mut params, &mut slices, d_log_probs)?;
+        drop(state);
+        let gradients = self.running.plan.paths().zip(&self.vars).zip(gradients);
+        gradients
+            .map(|((path, var), gradient)| {
+                Ok((path.clone(), Tensor::from_vec(gradient, var.shape(), var.device())?))
+            })
+            .collect()
     }
 
     /// Backpropagates, and updates the parameters and their moments.
@@ -408,38 +442,30 @@ impl Forward {
         moments: &[&Var],
         d_log_probs: &[f32],
     ) -> Result<()> {
-        self.with_program(moments, |program, params, moments| {
-            program.backward_and_update(params, moments, rule, d_log_probs)
-        })
+        let vars = self.vars.iter().chain(moments.iter().copied()).collect::<Vec<_>>();
+        custom_ops::with_slices_mut(&vars, |slices| {
+            let (params, moments) = slices.split_at_mut(self.vars.len());
+            let mut state = self.state(params)?;
+            Ok(state.program.backward_and_update(params, moments, rule, d_log_probs)?)
+        })?
     }
 
-    /// Calls `f` with the program, the values of the parameters and those of `others`, if nothing
-    /// has changed since the network was evaluated.
-    fn with_program(
-        &self,
-        others: &[&Var],
-        f: impl FnOnce(&mut Program, &mut [&mut [f32]], &mut [&mut [f32]]) -> KernelResult<()>,
-    ) -> Result<()> {
-        let mut state = self.running.lock();
-        if state.run != self.run {
-            return Err(Error::StaleGradients);
+    /// The program, if neither it nor the parameters have been used otherwise since this run.
+    fn state(&self, params: &[&mut [f32]]) -> Result<MutexGuard<'_, State>> {
+        let state = self.running.lock();
+        let now = params.iter().flat_map(|param| samples(param));
+        if state.run == self.run && now.eq(self.samples.iter().copied()) {
+            Ok(state)
+        } else {
+            Err(Error::StaleGradients)
         }
-        let vars = self.vars.iter().chain(others.iter().copied()).collect::<Vec<_>>();
-        custom_ops::with_slices_mut(&vars, |slices| {
-            let (params, others) = slices.split_at_mut(self.vars.len());
-            let now = params.iter().flat_map(|param| samples(param));
-            if !now.eq(self.samples.iter().copied()) {
-                return Err(Error::StaleGradients);
-            }
-            Ok(f(&mut state.program, params, others)?)
-        })?
     }
 }
 
 /// Runs a network by its program on an NVIDIA GPU, if a [`Jit`] runs and has one.
 #[cfg(feature = "cuda")]
 pub(crate) fn on_gpu<T>(
-    name: &'static str,
+    identity: (&'static str, usize),
     params: &Params,
     x: &Tensor,
     network: impl Fn(&Tensor) -> Result<Tensor>,
@@ -449,7 +475,7 @@ pub(crate) fn on_gpu<T>(
         return Ok(None);
     }
     let Some(mut plans) = PLANS.take() else { return Ok(None) };
-    let result = plans.find(name, params, x, network).and_then(|planned| {
+    let result = plans.find(identity, params, x, network).and_then(|planned| {
         let (Ok(plan), Some(program)) = (&planned.plan, &mut planned.on_gpu) else {
             return Ok(None);
         };
@@ -473,6 +499,12 @@ pub(crate) fn on_gpu<T>(
 fn samples(values: &[f32]) -> impl Iterator<Item = u32> {
     const COUNT: usize = 64;
     values.iter().step_by(values.len().div_ceil(COUNT).max(1)).map(|value| value.to_bits())
+}
+
+/// The last part of a type's path, without its parameters.
+fn short_name(type_name: &str) -> &str {
+    let path = type_name.split('<').next().unwrap_or(type_name);
+    path.rsplit("::").next().unwrap_or(path)
 }
 
 impl Running {

@@ -28,6 +28,12 @@ pub trait Module {
         path.rsplit("::").next().unwrap_or(path)
     }
 
+    /// Tells networks apart within a [`Jit`](crate::Jit): the type, and the size of its fields.
+    #[doc(hidden)]
+    fn identity(&self) -> (&'static str, usize) {
+        (std::any::type_name::<Self>(), size_of_val(self))
+    }
+
     /// Creates the parameters of the module, on the device of `sample`.
     ///
     /// The sample is an input of the right shape, with any batch size and any values.
@@ -52,7 +58,8 @@ pub trait Module {
     /// `flax.linen.Module.apply`.
     fn apply(&self, params: &Params, x: &Tensor) -> Result<Tensor> {
         ensure_fresh_ids([x]);
-        jit::apply(self.name(), params, x, |x| self.call(&mut Scope::apply(params), x))
+        let network = |x: &Tensor| self.call(&mut Scope::apply(params), x);
+        jit::apply(self.identity(), params, x, network)
     }
 
     /// Creates the parameters of the module and the running statistics of its batch norms (mean 0
@@ -116,6 +123,10 @@ impl<M: Module + ?Sized> Module for &M {
     fn name(&self) -> &'static str {
         (**self).name()
     }
+
+    fn identity(&self) -> (&'static str, usize) {
+        (**self).identity()
+    }
 }
 
 /// So are boxed ones, for lists of different networks.
@@ -126,6 +137,10 @@ impl<M: Module + ?Sized> Module for Box<M> {
 
     fn name(&self) -> &'static str {
         (**self).name()
+    }
+
+    fn identity(&self) -> (&'static str, usize) {
+        (**self).identity()
     }
 }
 

@@ -26,6 +26,8 @@ pub(crate) struct Plan {
     pub(crate) layers: Vec<Layer>,
     /// Shapes of the parameters by path.
     params: BTreeMap<String, Shape>,
+    /// The layers as they were traced.
+    traced: Vec<Layer<String>>,
     groups: String,
 }
 
@@ -54,6 +56,20 @@ impl Plan {
         let planned = params.iter().filter(|(path, var)| is_planned(path, var));
         let vars = planned.map(|(_, var)| var).collect::<Vec<_>>();
         (vars.len() == self.params.len()).then_some(vars)
+    }
+
+    /// Whether the network still has the same layers, as one example shows. A network for batches of
+    /// one size has no examples.
+    pub(crate) fn is_still_of(
+        &self,
+        network: impl Fn(&Tensor) -> Result<Tensor>,
+        params: &Params,
+    ) -> Result<bool> {
+        let example = dummy_input(params, &one_example(&self.input_shape))?;
+        let Ok((_, ops)) = trace(|| with_tracking(false, || network(&example))) else {
+            return Ok(false);
+        };
+        Ok(ops.iter().map(|op| &op.layer).eq(&self.traced))
     }
 
     /// The paths of the parameters, in the order of [`vars`](Plan::vars).
@@ -144,6 +160,7 @@ fn plan(
         num_classes: output.dims().last().copied().unwrap_or(0),
         layers,
         params,
+        traced: ops.iter().map(|op| op.layer.clone()).collect(),
         groups: groups(ops),
     })
 }

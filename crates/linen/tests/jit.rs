@@ -81,13 +81,17 @@ enum Change {
     EvaluatedBetween,
     /// A step within the loss.
     NestedGradient,
+    /// Its loss uses what the outer one has evaluated.
+    NestedGradientOfOuterResult,
+    /// The outer loss uses what it has evaluated.
+    NestedResult,
     SmallerRate,
     HalfTheBatch,
 }
 
 use Change::*;
 
-const CHANGES: [Change; 17] = [
+const CHANGES: [Change; 19] = [
     Nothing,
     LabelSmoothing,
     ClassWeights,
@@ -103,6 +107,8 @@ const CHANGES: [Change; 17] = [
     WeightDecayByHand,
     EvaluatedBetween,
     NestedGradient,
+    NestedGradientOfOuterResult,
+    NestedResult,
     SmallerRate,
     HalfTheBatch,
 ];
@@ -152,6 +158,20 @@ fn train_step(
                 let (_, gradients) = value_and_grad(inner, params)?;
                 let bias = gradients.get("Dense_1/bias")?.detach();
                 (cross_entropy(&log_probs, onehot)? + log_probs.broadcast_mul(&bias)?.sum_all()?)?
+            }
+            NestedGradientOfOuterResult => {
+                let inner = |_: &Params| Ok((cross_entropy(&log_probs, onehot)?, ()));
+                let (_, gradients) = value_and_grad(inner, params)?;
+                let bias = gradients.get("Dense_1/bias")?.detach();
+                (cross_entropy(&log_probs, onehot)? + log_probs.broadcast_mul(&bias)?.sum_all()?)?
+            }
+            NestedResult => {
+                let inner = |params: &Params| {
+                    let log_probs = Net.apply(params, image)?;
+                    Ok((cross_entropy(&log_probs, onehot)?, log_probs))
+                };
+                let ((_, inner_log_probs), _) = value_and_grad(inner, params)?;
+                (cross_entropy(&log_probs, onehot)? + inner_log_probs.sqr()?.mean_all()?)?
             }
             _ => cross_entropy(&log_probs, onehot)?,
         };
@@ -378,6 +398,91 @@ fn another_network_of_the_same_type_gets_a_plan_of_its_own() {
         let found = jit.call(|| no_grad(|| Wide(width).apply(&params, &image))).unwrap();
         assert!(difference(&found.to_vec2::<f32>().unwrap().concat(), &expected.concat()) < 1e-6);
     }
+}
+
+#[test]
+fn networks_that_only_look_alike_are_told_apart() {
+    mod one {
+        pub struct Same;
+    }
+    mod two {
+        pub struct Same;
+    }
+    impl Module for one::Same {
+        fn call(&self, nn: &mut Scope, x: &Tensor) -> Result<Tensor> {
+            let x = relu(&nn.conv(2, (3, 3), x)?)?;
+            log_softmax(&nn.dense(CLASSES, &flatten(&x)?)?)
+        }
+    }
+    impl Module for two::Same {
+        fn call(&self, nn: &mut Scope, x: &Tensor) -> Result<Tensor> {
+            let x = nn.conv(2, (3, 3), x)?;
+            log_softmax(&nn.dense(CLASSES, &flatten(&x)?)?)
+        }
+    }
+    struct Optional {
+        has_relu: bool,
+    }
+    impl Module for Optional {
+        fn call(&self, nn: &mut Scope, x: &Tensor) -> Result<Tensor> {
+            if self.has_relu { one::Same.call(nn, x) } else { two::Same.call(nn, x) }
+        }
+    }
+    let (image, _) = batch(0);
+    let params = one::Same.init(Key::new(0), &image).unwrap();
+    let mut jit = Jit::new();
+    let boxed: Box<dyn Module> = Box::new(two::Same);
+    let mut model = Optional { has_relu: true };
+    let mut check = |model: &dyn Module| {
+        let expected = model.apply(&params, &image).unwrap().to_vec2::<f32>().unwrap().concat();
+        let found = jit.call(|| no_grad(|| model.apply(&params, &image))).unwrap();
+        let difference = difference(&found.to_vec2::<f32>().unwrap().concat(), &expected);
+        assert!(difference < 1e-6, "{difference}");
+    };
+    for model in [&one::Same as &dyn Module, &two::Same, &boxed, &&one::Same, &model] {
+        check(model);
+    }
+    model.has_relu = false;
+    check(&model);
+}
+
+#[test]
+fn gradients_can_be_looked_at_while_a_parameter_is_read() {
+    let optimizer = optimizer(Momentum::default());
+    let (image, onehot) = batch(0);
+    let loss_fn = |params: &Params| Ok((cross_entropy(&Net.apply(params, &image)?, &onehot)?, ()));
+    let (_, gradients) = Jit::new().call(|| value_and_grad(loss_fn, optimizer.target())).unwrap();
+    let weights = optimizer.target().get("Dense_1/kernel").unwrap().clone();
+    let reading = weights.storage_and_layout();
+    assert_eq!(gradients.get("Dense_1/kernel").unwrap().dims(), [6, CLASSES]);
+    drop(reading);
+}
+
+#[test]
+fn a_jit_keeps_the_latest_plans_only() {
+    let params = params(0);
+    let mut jit = Jit::new();
+    for batch in 1..=30 {
+        let image = Tensor::zeros((batch, 6, 6, 1), candle_core::DType::F32, &device()).unwrap();
+        jit.call(|| no_grad(|| Net.apply(&params, &image))).unwrap();
+    }
+    let plans = jit.to_string().matches("compiled for").count();
+    assert!(plans <= 8, "{jit}");
+    assert!(jit.to_string().contains("batches of 30") || !device().is_cpu(), "{jit}");
+}
+
+/// candle's trait has no names for the parameters.
+#[test]
+fn gradients_under_other_names_are_refused() {
+    let params = params(0);
+    let rule = (0.1, Momentum::default().into());
+    let mut unnamed = <Optimizer as candle_nn::Optimizer>::new(params.vars(), rule).unwrap();
+    let (image, onehot) = batch(0);
+    let loss_fn = |params: &Params| Ok((cross_entropy(&Net.apply(params, &image)?, &onehot)?, ()));
+    let (_, gradients) = Jit::new().call(|| value_and_grad(loss_fn, &params)).unwrap();
+    let error = unnamed.apply_gradient(gradients).unwrap_err();
+    assert!(matches!(error, Error::NoGradient(_)), "{error:?}");
+    assert_eq!(unnamed.learning_rate(), 0.1);
 }
 
 fn rule() -> impl Strategy<Value = Rule> {
