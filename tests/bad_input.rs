@@ -911,8 +911,12 @@ fn no_building_block_panics() {
         check("trace", &|| {
             let (_, ops) = trace::trace(|| relu(&x)).unwrap_or((x.clone(), Vec::new()));
             for op in ops {
-                let _ =
-                    (trace::layer_name(&op.layer), op.layer.try_map(|_| None::<()>), Small.name());
+                let _ = (
+                    trace::layer_name(&op.layer),
+                    op.layer.try_map(|_| None::<()>),
+                    Small.name(),
+                    Small.identity(),
+                );
                 let _ = op.layer.is_compilable();
             }
         });

@@ -16,8 +16,8 @@ use crate::params::Params;
 /// The gradients of a scalar with respect to parameters, by the parameters' paths.
 ///
 /// Those of a network that a [`Jit`](crate::Jit) has compiled wait until something looks at them.
-/// If nothing does before [`apply_gradient`](crate::Momentum::apply_gradient) takes them, they are
-/// never stored: the update is fused into the backward pass.
+/// If nothing does before [`apply_gradient`](crate::Optimizer::apply_gradient) takes them, they
+/// are never stored: the update is fused into the backward pass.
 #[derive(Clone)]
 pub struct Gradients(State);
 

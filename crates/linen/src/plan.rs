@@ -58,8 +58,8 @@ impl Plan {
         (vars.len() == self.params.len()).then_some(vars)
     }
 
-    /// Whether the network still has the same layers, as one example shows. A network for batches of
-    /// one size has no examples.
+    /// Whether the network still has the same layers, as one example shows. A network for batches
+    /// of one size has no examples.
     pub(crate) fn is_still_of(
         &self,
         network: impl Fn(&Tensor) -> Result<Tensor>,
