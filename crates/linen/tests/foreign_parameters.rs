@@ -7,7 +7,8 @@ use std::path::Path;
 use candle_core::{DType, Device, Tensor};
 use linen::random::uniform;
 use linen::{
-    Error, Key, Module, Params, Result, Scope, Variables, flatten, log_softmax, max_pool, relu,
+    Error, Jit, Key, Module, Params, Result, Scope, Variables, flatten, log_softmax, max_pool,
+    no_grad, relu,
 };
 
 const CPU: &Device = &Device::Cpu;
@@ -157,6 +158,8 @@ fn another_element_type_names_to_dtype() {
         let message = error.to_string();
         assert!(message.contains("type f32, another of type"), "{message}");
         assert!(message.contains(name) && message.contains("with `to_dtype`"), "{message}");
+        let compiled = Jit::new().call(|| no_grad(|| Cnn.apply(&params, &images())));
+        assert_eq!(compiled.unwrap_err().to_string(), message);
     }
     let error = log_softmax(&Tensor::zeros(3, DType::U8, CPU).unwrap()).unwrap_err().to_string();
     assert!(error.ends_with("expected elements of type f32 or another float type, found u8"));
