@@ -1,4 +1,4 @@
-//! The compiled step on an NVIDIA GPU: [`compile`](crate::compile()) for parameters on the GPU.
+//! The compiled step on an NVIDIA GPU, which [`gpu_train_step`](crate::gpu_train_step) replays.
 //!
 //! A [chain of layers](cpu_kernels::Layer) becomes a short sequence of launches (`plan`) of one
 //! CUDA kernel (`kernels.cu`), compiled at run time. A launch costs more than most of this work, so
