@@ -66,11 +66,15 @@ pub(crate) fn relu_of(value: f32) -> f32 {
 pub fn gelu_forward(input: &[f32], output: &mut [f32]) -> Result<()> {
     check_len("GELU output", input.len(), output.len())?;
     output.par_chunks_mut(CHUNK).zip(input.par_chunks(CHUNK)).for_each(|(output, input)| {
-        for (output, &x) in output.iter_mut().zip(input) {
-            *output = x * gelu_gate(x).0;
-        }
+        gelu_row(input, output);
     });
     Ok(())
+}
+
+pub(crate) fn gelu_row(input: &[f32], output: &mut [f32]) {
+    for (output, &x) in output.iter_mut().zip(input) {
+        *output = x * gelu_gate(x).0;
+    }
 }
 
 /// Gradient of the input, given that of the output.
@@ -84,14 +88,16 @@ pub fn gelu_backward(input: &[f32], d_output: &[f32], d_input: &mut [f32]) -> Re
         .par_chunks_mut(CHUNK)
         .zip(input.par_chunks(CHUNK))
         .zip(d_output.par_chunks(CHUNK))
-        .for_each(|((d_input, input), d_output)| {
-            for ((d_input, d_output), &x) in d_input.iter_mut().zip(d_output).zip(input) {
-                let (gate, d_gate) = gelu_gate(x);
-                let slope = GELU_SCALE * (1.0 + 3.0 * GELU_CUBE * x * x);
-                *d_input = d_output * (gate + x * slope * d_gate);
-            }
-        });
+        .for_each(|((d_input, input), d_output)| gelu_backward_row(input, d_output, d_input));
     Ok(())
+}
+
+pub(crate) fn gelu_backward_row(input: &[f32], d_output: &[f32], d_input: &mut [f32]) {
+    for ((d_input, d_output), &x) in d_input.iter_mut().zip(d_output).zip(input) {
+        let (gate, d_gate) = gelu_gate(x);
+        let slope = GELU_SCALE * (1.0 + 3.0 * GELU_CUBE * x * x);
+        *d_input = d_output * (gate + x * slope * d_gate);
+    }
 }
 
 /// 2·√(2/π)

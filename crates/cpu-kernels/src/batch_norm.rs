@@ -202,7 +202,7 @@ impl BatchNorm {
     }
 
     /// √(var + ε).
-    fn std(var: &f32) -> f32 {
+    pub(crate) fn std(var: &f32) -> f32 {
         (var + Self::EPSILON as f32).sqrt()
     }
 

@@ -127,7 +127,8 @@ impl Chain {
         let kernel_len = checked_len(index, &[kh, kw, conv.in_channels, conv.out_channels])?;
         let (height, width) = (conv.height + kh, conv.width + kw);
         checked_len(index, &[batch, height, width, conv.in_channels.max(conv.out_channels)])?;
-        self.register_params(index, params, kernel_len, conv.out_channels)?;
+        let lens = [kernel_len, conv.out_channels];
+        register_params(&mut self.param_lens, index, params, lens)?;
 
         let relu = layers.get(index + 1) == Some(&Layer::Relu);
         let mut used = 1 + usize::from(relu);
@@ -168,44 +169,43 @@ impl Chain {
     ) -> Result<(TensorShape, usize)> {
         let kernel_len = checked_len(index, &[dense.inputs, dense.outputs])?;
         checked_len(index, &[dense.batch, dense.inputs.max(dense.outputs), 16])?;
-        self.register_params(index, params, kernel_len, dense.outputs)?;
+        let lens = [kernel_len, dense.outputs];
+        register_params(&mut self.param_lens, index, params, lens)?;
         let relu = layers.get(index + 1) == Some(&Layer::Relu);
         self.denses.push(FusedDense { dense, relu, params });
         Ok((TensorShape::Flat { len: dense.outputs }, 1 + usize::from(relu)))
     }
-
-    /// Records the lengths of a layer's kernel and bias. Every parameter may be used only once.
-    fn register_params(
-        &mut self,
-        index: usize,
-        params: (usize, usize),
-        kernel_len: usize,
-        bias_len: usize,
-    ) -> Result<()> {
-        let count = self.param_lens.len();
-        for (param, len) in [(params.0, kernel_len), (params.1, bias_len)] {
-            match self.param_lens.get_mut(param) {
-                Some(slot @ 0) => *slot = len,
-                Some(_) => {
-                    return Err(chain_error(index, format!("parameter {param} is used twice")));
-                }
-                None => {
-                    let reason =
-                        format!("parameter {param} is out of range: the chain has {count}");
-                    return Err(chain_error(index, reason));
-                }
-            }
-        }
-        Ok(())
-    }
 }
 
-fn chain_error(layer: usize, reason: String) -> KernelError {
+/// Records the lengths of a layer's two parameters. Every parameter may be used only once.
+pub(crate) fn register_params(
+    param_lens: &mut [usize],
+    index: usize,
+    params: (usize, usize),
+    lens: [usize; 2],
+) -> Result<()> {
+    let count = param_lens.len();
+    for (param, len) in [params.0, params.1].into_iter().zip(lens) {
+        match param_lens.get_mut(param) {
+            Some(slot @ 0) => *slot = len,
+            Some(_) => {
+                return Err(chain_error(index, format!("parameter {param} is used twice")));
+            }
+            None => {
+                let reason = format!("parameter {param} is out of range: there are {count}");
+                return Err(chain_error(index, reason));
+            }
+        }
+    }
+    Ok(())
+}
+
+pub(crate) fn chain_error(layer: usize, reason: String) -> KernelError {
     KernelError::Chain { layer, reason }
 }
 
 /// The number of values in an array of these sizes, if it is neither empty nor too large.
-fn checked_len(layer: usize, sizes: &[usize]) -> Result<usize> {
+pub(crate) fn checked_len(layer: usize, sizes: &[usize]) -> Result<usize> {
     if sizes.contains(&0) {
         return Err(chain_error(layer, format!("the sizes {sizes:?} contain a 0")));
     }

@@ -36,6 +36,9 @@ pub enum KernelError {
         /// The reason.
         reason: String,
     },
+    /// A backward pass without a forward pass in training before it.
+    #[error("the latest forward pass has kept nothing for a backward pass")]
+    NothingKept,
     /// The number of images is 0 or exceeds the planned batch size.
     #[error("expected 1 to {planned} images, found {found}")]
     BatchSize {

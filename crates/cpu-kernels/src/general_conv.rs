@@ -80,27 +80,10 @@ impl GeneralConv2d {
         if output.is_empty() {
             return Ok(());
         }
-        let (rows, columns) = self.output_size();
-        let k_inner = self.kernel.1 * self.in_channels;
-        let gemm = Gemm {
-            m: rows * columns,
-            n: self.out_channels,
-            k_outer: self.kernel.0,
-            k_inner,
-            a_rows: RowStrides {
-                inner: self.strides.1 * self.in_channels,
-                group: columns,
-                outer: self.strides.0 * self.padded_row(),
-            },
-            a: KStrides { outer: self.padded_row(), inner: 1 },
-            b: KStrides { outer: k_inner * self.out_channels, inner: self.out_channels },
-            c_row: self.out_channels,
-            init: Init::Bias(bias),
-        };
         let outputs = output.par_chunks_mut(self.output_image_len());
         outputs.enumerate().for_each(|(index, output)| {
             let image = &input[index * self.image_len()..][..self.image_len()];
-            self.with_padded(image, |padded| gemm.run(padded, kernel, output));
+            self.forward_image(image, kernel, bias, output);
         });
         Ok(())
     }
@@ -120,28 +103,13 @@ impl GeneralConv2d {
         if d_input.is_empty() || d_output.is_empty() {
             return Ok(());
         }
-        let tap = self.in_channels * self.out_channels;
         with_scratch([self.kernel_len()], |[transposed]| {
-            for (kernel, transposed) in kernel.chunks_exact(tap).zip(transposed.chunks_mut(tap)) {
-                transpose(kernel, self.out_channels, transposed);
-            }
+            self.transpose_kernel(kernel, transposed);
             let transposed = &*transposed;
             let images = d_input.par_chunks_mut(self.image_len());
-            images.zip(d_output.par_chunks(self.output_image_len())).for_each(|(d_image, d)| {
-                if self.padded_len() == self.image_len() {
-                    self.scatter(transposed, d, d_image);
-                    return;
-                }
-                with_scratch([self.padded_len()], |[d_padded]| {
-                    d_padded.fill(0.0);
-                    self.scatter(transposed, d, d_padded);
-                    let row_len = self.width * self.in_channels;
-                    let rows = d_padded[self.origin()..].chunks(self.padded_row());
-                    for (d_row, padded) in d_image.chunks_exact_mut(row_len).zip(rows) {
-                        d_row.copy_from_slice(&padded[..row_len]);
-                    }
-                });
-            });
+            images
+                .zip(d_output.par_chunks(self.output_image_len()))
+                .for_each(|(d_image, d)| self.backward_image(transposed, d, d_image));
         });
         Ok(())
     }
@@ -176,10 +144,7 @@ impl GeneralConv2d {
                     let (d_kernel, d_bias) = partial.split_at_mut(self.kernel_len());
                     let images = input.chunks_exact(self.image_len());
                     for (image, d) in images.zip(d_output.chunks_exact(self.output_image_len())) {
-                        self.with_padded(image, |padded| {
-                            self.accumulate_kernel_grad(padded, d, d_kernel);
-                        });
-                        add_rows(d, d_bias);
+                        self.accumulate_grads(image, d, d_kernel, d_bias);
                     }
                 });
             for partial in partials.chunks_exact(partial_len) {
@@ -189,6 +154,74 @@ impl GeneralConv2d {
             }
         });
         Ok(())
+    }
+
+    /// The output of one image.
+    pub(crate) fn forward_image(
+        &self,
+        image: &[f32],
+        kernel: &[f32],
+        bias: &[f32],
+        output: &mut [f32],
+    ) {
+        let (rows, columns) = self.output_size();
+        let k_inner = self.kernel.1 * self.in_channels;
+        let gemm = Gemm {
+            m: rows * columns,
+            n: self.out_channels,
+            k_outer: self.kernel.0,
+            k_inner,
+            a_rows: RowStrides {
+                inner: self.strides.1 * self.in_channels,
+                group: columns,
+                outer: self.strides.0 * self.padded_row(),
+            },
+            a: KStrides { outer: self.padded_row(), inner: 1 },
+            b: KStrides { outer: k_inner * self.out_channels, inner: self.out_channels },
+            c_row: self.out_channels,
+            init: Init::Bias(bias),
+        };
+        self.with_padded(image, |padded| gemm.run(padded, kernel, output));
+    }
+
+    /// Transposes the kernel of each tap, for [`Self::backward_image`].
+    pub(crate) fn transpose_kernel(&self, kernel: &[f32], transposed: &mut [f32]) {
+        let tap = self.in_channels * self.out_channels;
+        for (kernel, transposed) in kernel.chunks_exact(tap).zip(transposed.chunks_mut(tap)) {
+            transpose(kernel, self.out_channels, transposed);
+        }
+    }
+
+    /// Gradient of one image.
+    pub(crate) fn backward_image(&self, transposed: &[f32], d_output: &[f32], d_image: &mut [f32]) {
+        if self.padded_len() == self.image_len() {
+            d_image.fill(0.0);
+            self.scatter(transposed, d_output, d_image);
+            return;
+        }
+        with_scratch([self.padded_len()], |[d_padded]| {
+            d_padded.fill(0.0);
+            self.scatter(transposed, d_output, d_padded);
+            let row_len = self.width * self.in_channels;
+            let rows = d_padded[self.origin()..].chunks(self.padded_row());
+            for (d_row, padded) in d_image.chunks_exact_mut(row_len).zip(rows) {
+                d_row.copy_from_slice(&padded[..row_len]);
+            }
+        });
+    }
+
+    /// Adds the gradients of one image.
+    pub(crate) fn accumulate_grads(
+        &self,
+        image: &[f32],
+        d_output: &[f32],
+        d_kernel: &mut [f32],
+        d_bias: &mut [f32],
+    ) {
+        self.with_padded(image, |padded| {
+            self.accumulate_kernel_grad(padded, d_output, d_kernel);
+        });
+        add_rows(d_output, d_bias);
     }
 
     /// Adds the gradient of a padded image to `d_padded`: each output's gradient times the kernel,
@@ -266,12 +299,12 @@ impl GeneralConv2d {
     }
 
     /// Number of values in one input image.
-    fn image_len(&self) -> usize {
+    pub(crate) fn image_len(&self) -> usize {
         saturating_product(&[self.height, self.width, self.in_channels])
     }
 
     /// Number of values in one output image.
-    fn output_image_len(&self) -> usize {
+    pub(crate) fn output_image_len(&self) -> usize {
         let (rows, columns) = self.output_size();
         saturating_product(&[rows, columns, self.out_channels])
     }

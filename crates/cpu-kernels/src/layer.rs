@@ -6,7 +6,7 @@ use crate::shape::Padding;
 ///
 /// `P` says where those are: a [`Program`](crate::Program) knows them by the indices of kernel and
 /// bias in its list of parameters, the network that it was traced from by the layer's path.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Layer<P = (usize, usize)> {
     /// Convolution with SAME padding and stride 1, kernel `[height, width, in, features]`.
     Conv {
@@ -66,8 +66,10 @@ pub enum Layer<P = (usize, usize)> {
         /// Where scale and bias are.
         params: P,
     },
-    /// Dropout. No program has it.
+    /// Dropout.
     Dropout {
+        /// The probability of setting a value to 0.
+        rate: f64,
         /// What tells it from others.
         name: P,
     },
@@ -101,6 +103,18 @@ impl<P> Layer<P> {
         }
     }
 
+    /// Where its parameters are, if it has any.
+    pub fn params(&self) -> Option<&P> {
+        match self {
+            Layer::Conv { params, .. }
+            | Layer::GeneralConv { params, .. }
+            | Layer::Dense { params, .. }
+            | Layer::BatchNorm { params }
+            | Layer::LayerNorm { params } => Some(params),
+            _ => None,
+        }
+    }
+
     /// The same layer with its parameters elsewhere; `None` if `f` does not find them.
     pub fn try_map<Q>(&self, f: impl FnOnce(&P) -> Option<Q>) -> Option<Layer<Q>> {
         Some(match *self {
@@ -120,7 +134,7 @@ impl<P> Layer<P> {
             Layer::Dense { features, ref params } => Layer::Dense { features, params: f(params)? },
             Layer::BatchNorm { ref params } => Layer::BatchNorm { params: f(params)? },
             Layer::LayerNorm { ref params } => Layer::LayerNorm { params: f(params)? },
-            Layer::Dropout { ref name } => Layer::Dropout { name: f(name)? },
+            Layer::Dropout { rate, ref name } => Layer::Dropout { rate, name: f(name)? },
             Layer::Add => Layer::Add,
             Layer::Concatenate => Layer::Concatenate,
             Layer::LogSoftmax => Layer::LogSoftmax,

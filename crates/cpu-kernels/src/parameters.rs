@@ -4,6 +4,7 @@ use rayon::iter::{Either, repeat_n};
 use rayon::prelude::*;
 
 use crate::error::{Result, check_len};
+use crate::sums::add;
 use crate::update_rule::UpdateRule;
 
 /// Values per parallel task of [`apply_gradient`].
@@ -18,7 +19,32 @@ pub(crate) struct Parameters<'a, 'p, 'm> {
     pub(crate) rule: Option<UpdateRule>,
 }
 
+/// Values per task of the sum over groups.
+const SUM_BLOCK: usize = 1024;
+
 impl Parameters<'_, '_, '_> {
+    /// Updates a parameter by the sum of the gradients of groups, which are `stride` values apart
+    /// and start at `start`. Returns where they end.
+    pub(crate) fn update_by_sum(
+        &mut self,
+        index: usize,
+        groups: &[f32],
+        stride: usize,
+        start: usize,
+    ) -> usize {
+        let update = self.update(index);
+        let len = update.param.len();
+        update.par_blocks(SUM_BLOCK).enumerate().for_each(|(block, update)| {
+            let mut sum = [0.0; SUM_BLOCK];
+            let sum = &mut sum[..update.param.len()];
+            for group in groups.chunks_exact(stride) {
+                add(&group[start + block * SUM_BLOCK..][..sum.len()], sum);
+            }
+            update.apply(sum);
+        });
+        start + len
+    }
+
     /// The update of one parameter.
     pub(crate) fn update(&mut self, index: usize) -> ParamUpdate<'_> {
         let (first, second) = self.moments.split_at_mut(self.params.len());

@@ -10,7 +10,7 @@ use crate::layer::Layer;
 use crate::parameters::Parameters;
 use crate::plan::Plan;
 use crate::stage::{ConvStage, DenseStage};
-use crate::sums::{MAX_PARTIALS, add};
+use crate::sums::MAX_PARTIALS;
 use crate::update_rule::UpdateRule;
 
 /// Loss and correct predictions of a batch.
@@ -21,9 +21,6 @@ pub struct StepResult {
     /// Number of images whose most probable class is the label.
     pub correct: u32,
 }
-
-/// Gradient values per task of the sum over groups.
-const SUM_BLOCK: usize = 1024;
 
 /// A network compiled for a batch size. [`Self::new`] plans it and allocates all buffers; every
 /// later call replays the plan.
@@ -433,23 +430,10 @@ impl Program {
             });
         });
 
-        let group_grads = &*group_grads;
         for stage in &self.convs {
             let (kernel, bias) = stage.params;
-            let mut start = stage.grads;
-            for index in [kernel, bias] {
-                let update = parameters.update(index);
-                let len = update.param.len();
-                update.par_blocks(SUM_BLOCK).enumerate().for_each(|(block, update)| {
-                    let mut sum = [0.0; SUM_BLOCK];
-                    let sum = &mut sum[..update.param.len()];
-                    for grads in group_grads.chunks_exact(self.grads_len) {
-                        add(&grads[start + block * SUM_BLOCK..][..sum.len()], sum);
-                    }
-                    update.apply(sum);
-                });
-                start += len;
-            }
+            let end = parameters.update_by_sum(kernel, group_grads, self.grads_len, stage.grads);
+            parameters.update_by_sum(bias, group_grads, self.grads_len, end);
         }
     }
 }

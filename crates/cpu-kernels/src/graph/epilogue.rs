@@ -1,0 +1,105 @@
+//! What follows the head of a stage, example by example: batch norm, ReLU, pooling and dropout.
+
+use crate::buffer::with_scratch;
+use crate::pool::{PoolKind, PoolMask, Pooling};
+
+use super::norm::Norm;
+
+/// The layers that are fused into the one before them, in this order.
+#[derive(Debug, Default)]
+pub(crate) struct Epilogue {
+    pub(crate) norm: Option<Norm>,
+    /// ReLU and pooling; a window of one pixel for a ReLU alone.
+    pub(crate) pooling: Option<Pooling>,
+    /// The place of a dropout among those of the network.
+    pub(crate) dropout: Option<usize>,
+}
+
+impl Epilogue {
+    /// Whether there is nothing but, possibly, a dropout.
+    pub(crate) fn keeps_values(&self) -> bool {
+        self.norm.is_none() && self.pooling.is_none()
+    }
+
+    /// Number of masks of an example.
+    pub(crate) fn masks_len(&self) -> usize {
+        match &self.pooling {
+            Some(pooling) if is_masked(pooling) => pooling.pool.output_len(),
+            _ => 0,
+        }
+    }
+
+    /// The output for the values of a head, but for dropout; saves the masks.
+    pub(crate) fn forward(&self, y: &[f32], output: &mut [f32], masks: &mut [u32]) {
+        match (&self.norm, &self.pooling) {
+            (None, None) => output.copy_from_slice(y),
+            (Some(norm), None) => norm.forward(y, output),
+            (None, Some(pooling)) => {
+                for_each_band(pooling, output, masks, |row, output, masks| {
+                    let band = &y[row * pooling.pool.band_len()..][..pooling.pool.band_len()];
+                    pooling.forward_row(band, output, masks);
+                });
+            }
+            (Some(norm), Some(pooling)) => {
+                with_scratch([pooling.pool.band_len()], |[normalized]| {
+                    for_each_band(pooling, output, masks, |row, output, masks| {
+                        let band = &y[row * normalized.len()..][..normalized.len()];
+                        norm.forward(band, normalized);
+                        pooling.forward_row(normalized, output, masks);
+                    });
+                });
+            }
+        }
+    }
+}
+
+/// The gradient of an example before ReLU and pooling, given the one after them. The rows of
+/// `d_input` are `row` values apart and start at `origin`; all around them becomes zero.
+pub(crate) fn unpool(
+    pooling: &Pooling,
+    d_output: &[f32],
+    masks: &[u32],
+    d_input: &mut [f32],
+    origin: usize,
+    row: usize,
+) {
+    let pool = &pooling.pool;
+    let (rows, columns) = pool.windows();
+    let pooled_len = columns * pool.channels;
+    // Zero the padding, and the rows and columns that no window covers.
+    let covered = columns * pool.window.1 * pool.channels;
+    let mut end = 0;
+    for y in 0..rows * pool.window.0 {
+        let start = origin + y * row;
+        d_input[end..start].fill(0.0);
+        end = start + covered;
+    }
+    d_input[end..].fill(0.0);
+    for (y, d_output) in d_output.chunks_exact(pooled_len).enumerate() {
+        let mask = match is_masked(pooling) {
+            true => PoolMask::Saved(&masks[y * pooled_len..][..pooled_len]),
+            false => PoolMask::PassAll,
+        };
+        let band = &mut d_input[origin + y * pool.window.0 * row..];
+        pooling.backward_row(d_output, mask, band, row);
+    }
+}
+
+/// A mean lets every gradient pass.
+fn is_masked(pooling: &Pooling) -> bool {
+    pooling.relu || pooling.kind == PoolKind::Max
+}
+
+/// Calls `work` with each row of the output and its masks.
+fn for_each_band(
+    pooling: &Pooling,
+    output: &mut [f32],
+    masks: &mut [u32],
+    mut work: impl FnMut(usize, &mut [f32], Option<&mut [u32]>),
+) {
+    let len = pooling.pool.windows().1 * pooling.pool.channels;
+    let mut masks = masks.chunks_exact_mut(len);
+    for (row, output) in output.chunks_exact_mut(len).enumerate() {
+        work(row, output, masks.next());
+    }
+}
