@@ -106,10 +106,10 @@ pub use activation::{
 pub use batch_norm::{BatchNorm, Statistics};
 pub use chain::check_chain;
 pub use dense::Dense;
-pub use dropout::dropout;
+pub use dropout::{dropout, dropout_factors};
 pub use error::{KernelError, Result};
 pub use general_conv::GeneralConv2d;
-pub use graph::{GraphProgram, Mode};
+pub use graph::{GraphProgram, Mode, check_graph};
 pub use layer::Layer;
 pub use node::Node;
 pub use parameters::apply_gradient;

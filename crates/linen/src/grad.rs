@@ -31,7 +31,7 @@ enum State {
 struct Waiting {
     network: Forward,
     /// The gradient with respect to its result.
-    d_log_probs: Vec<f32>,
+    d_output: Vec<f32>,
     /// `None` if it was too late.
     computed: OnceLock<Option<BTreeMap<String, Tensor>>>,
 }
@@ -72,10 +72,10 @@ impl Gradients {
         let State::Waiting(waiting) = self.0 else { return Ok(Some(self)) };
         // From here on nothing settles them when the parameters are looked at.
         match Arc::try_unwrap(waiting) {
-            Ok(Waiting { network, d_log_probs, computed })
+            Ok(Waiting { network, d_output, computed })
                 if computed.get().is_none() && network.is_of(params) =>
             {
-                update(&network, &d_log_probs).map(|()| None)
+                update(&network, &d_output).map(|()| None)
             }
             Ok(waiting) => Ok(Some(Self::waiting(waiting))),
             Err(waiting) => Ok(Some(Gradients(State::Waiting(waiting)))),
@@ -91,7 +91,7 @@ impl Gradients {
 
 impl Waiting {
     fn computed(&self) -> Option<&BTreeMap<String, Tensor>> {
-        let compute = || self.network.gradients(&self.d_log_probs).ok();
+        let compute = || self.network.gradients(&self.d_output).ok();
         self.computed.get_or_init(compute).as_ref()
     }
 }
@@ -156,9 +156,9 @@ pub fn value_and_grad<T>(
 fn gradients(params: &Params, networks: Vec<Forward>, grads: &GradStore) -> Result<Gradients> {
     let mut waiting = Vec::new();
     for network in networks {
-        if let Some(d_log_probs) = grads.get(&network.log_probs) {
-            let d_log_probs = d_log_probs.flatten_all()?.to_vec1()?;
-            waiting.push(Waiting { network, d_log_probs, computed: OnceLock::new() });
+        if let Some(d_output) = grads.get(&network.output) {
+            let d_output = d_output.flatten_all()?.to_vec1()?;
+            waiting.push(Waiting { network, d_output, computed: OnceLock::new() });
         }
     }
     let is_direct = params.iter().any(|(_, var)| grads.get(var).is_some());
@@ -170,14 +170,14 @@ fn gradients(params: &Params, networks: Vec<Forward>, grads: &GradStore) -> Resu
     }
     let mut of_networks = waiting
         .iter()
-        .map(|Waiting { network, d_log_probs, .. }| network.gradients(d_log_probs))
+        .map(|Waiting { network, d_output, .. }| network.gradients(d_output))
         .collect::<Result<Vec<_>>>()?;
     // The loss of a differentiation within another may use what the outer one has evaluated.
     outer_networks(|networks| {
         for network in networks {
-            if let Some(d_log_probs) = grads.get(&network.log_probs) {
-                let d_log_probs = d_log_probs.flatten_all()?.to_vec1::<f32>()?;
-                of_networks.push(network.gradients(&d_log_probs)?);
+            if let Some(d_output) = grads.get(&network.output) {
+                let d_output = d_output.flatten_all()?.to_vec1::<f32>()?;
+                of_networks.push(network.gradients(&d_output)?);
             }
         }
         Ok::<(), Error>(())

@@ -13,13 +13,16 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use candle_core::{Device, Tensor, TensorId, Var};
-use cpu_kernels::{Program, UpdateRule, check_chain};
+use cpu_kernels::{GraphProgram, KernelError, Mode, Program, UpdateRule, dropout_factors};
+use jax_random::{Key, bernoulli_at};
 
 use crate::custom_ops;
 use crate::error::{Error, Result};
 use crate::no_grad::is_tracking;
 use crate::params::Params;
+use crate::layers::updated_statistic;
 use crate::plan::Plan;
+use crate::scope::fold_in_path;
 use crate::trace::{is_tracing, trace};
 
 thread_local! {
@@ -96,8 +99,7 @@ const MAX_PLANS: usize = 8;
 
 /// The plan of a network for an input shape, or why there is none.
 struct Planned {
-    /// The network's type, and the size of its fields.
-    network: (&'static str, usize),
+    network: Identity,
     input_shape: Vec<usize>,
     plan: Result<Arc<Plan>, String>,
     /// Programs that follow the plan: the first for inference, the others for networks whose
@@ -105,6 +107,17 @@ struct Planned {
     programs: Vec<Arc<Running>>,
     #[cfg(feature = "cuda")]
     on_gpu: Option<crate::cuda::Program>,
+}
+
+/// The network's type and the size of its fields, and how it is evaluated.
+type Identity = ((&'static str, usize), Kind);
+
+/// The kinds of an [`Evaluation`].
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Apply,
+    Evaluate,
+    Train,
 }
 
 /// A program that follows a plan.
@@ -115,8 +128,24 @@ struct Running {
 
 /// A program with its buffers, and how often it has run.
 struct State {
-    program: Program,
+    program: Compiled,
     run: u64,
+}
+
+/// A plain chain, or any network.
+enum Compiled {
+    Chain(Box<Program>),
+    Graph(Box<GraphProgram>),
+}
+
+/// How a network is evaluated.
+pub(crate) enum Evaluation<'a> {
+    /// It is the same in training and in evaluation.
+    Apply,
+    /// Batch norm uses these running statistics.
+    Evaluate { batch_stats: &'a Params },
+    /// Batch norm uses the batch's statistics, and takes them into the running ones in `updated`.
+    Train { batch_stats: &'a Params, dropout_key: Key, updated: &'a mut Params },
 }
 
 /// A function that is differentiated.
@@ -134,7 +163,7 @@ pub(crate) struct Forward {
     /// Samples of the variables' values.
     samples: Vec<u32>,
     /// The network's result, a leaf of candle's graph.
-    pub(crate) log_probs: Var,
+    pub(crate) output: Var,
 }
 
 impl Jit {
@@ -173,7 +202,8 @@ impl fmt::Display for Jit {
         }
         for (index, Planned { network, input_shape, plan, .. }) in plans.iter().enumerate() {
             let line = if index > 0 { "\n" } else { "" };
-            let network = short_name(network.0);
+            let ((name, _), _) = network;
+            let network = short_name(name);
             match plan {
                 Ok(plan) => write!(f, "{line}{network}, {plan}")?,
                 Err(reason) => {
@@ -185,28 +215,36 @@ impl fmt::Display for Jit {
     }
 }
 
-/// Evaluates a network by a plan if a [`Jit`] runs and has one, otherwise by `network` itself.
+/// Evaluates a network by a plan if a [`Jit`] runs and has one.
 pub(crate) fn apply(
     identity: (&'static str, usize),
     params: &Params,
+    evaluation: Evaluation,
     x: &Tensor,
     network: impl Fn(&Tensor) -> Result<Tensor>,
-) -> Result<Tensor> {
-    if IS_PLANNING.get() {
-        // A network within the network, with parameters of its own: no part of the chain.
-        return trace(|| network(x)).map(|(y, _)| y);
-    }
+) -> Result<Option<Tensor>> {
     // A gradient with respect to the input needs candle's graph.
     let is_constant = !x.track_op();
-    let is_recorded = is_recorded(params);
-    let is_compiled = PLANS.with_borrow(Option::is_some) && !is_tracing();
-    if !is_constant || !is_compiled || is_tracking() && !is_recorded {
-        return network(x);
+    let is_recorded = is_tracking() && is_recorded(params);
+    let is_planned = match evaluation {
+        Evaluation::Apply => is_recorded || !is_tracking(),
+        Evaluation::Evaluate { .. } => !is_tracking(),
+        Evaluation::Train { .. } => is_recorded,
+    };
+    let is_compiled = PLANS.with_borrow(Option::is_some) && !is_tracing() && !IS_PLANNING.get();
+    if !is_constant || !is_compiled || !is_planned {
+        return Ok(None);
     }
-    match forward(identity, params, x, is_recorded && is_tracking(), &network)? {
-        Some(log_probs) => Ok(log_probs),
-        None => network(x),
+    forward(identity, params, evaluation, x, is_recorded, network)
+}
+
+/// Runs a network without a plan.
+pub(crate) fn plain<T>(network: impl FnOnce() -> Result<T>) -> Result<T> {
+    if IS_PLANNING.get() {
+        // A network within the network, with parameters of its own: no part of the plan.
+        return trace(network).map(|(y, _)| y);
     }
+    network()
 }
 
 /// Whether the parameters are differentiated at the moment. Within a differentiation within another
@@ -221,6 +259,7 @@ fn is_recorded(params: &Params) -> bool {
 fn forward(
     identity: (&'static str, usize),
     params: &Params,
+    evaluation: Evaluation,
     x: &Tensor,
     is_training: bool,
     network: impl Fn(&Tensor) -> Result<Tensor>,
@@ -230,7 +269,7 @@ fn forward(
     }
     // While the network is traced, no plans are in place.
     let Some(mut plans) = PLANS.take() else { return Ok(None) };
-    let planned = plans.find(identity, params, x, network);
+    let planned = plans.find((identity, evaluation.kind()), params, x, network);
     let program = planned.and_then(|planned| planned.program(is_training));
     PLANS.set(Some(plans));
     let running = match program {
@@ -244,24 +283,28 @@ fn forward(
     let (Some(vars), true) = (plan.vars(params), fits) else { return Ok(None) };
 
     let mut state = running.lock();
-    let mut log_probs = vec![0.0; plan.input_shape[0] * plan.num_classes];
+    let mut output = vec![0.0; plan.output_shape.iter().product()];
     let storages = vars.iter().map(|var| var.storage_and_layout()).collect::<Vec<_>>();
     let slices = storages.iter().map(|(storage, layout)| custom_ops::f32_slice(storage, layout));
     let slices = slices.collect::<Result<Vec<_>>>()?;
     let (storage, layout) = x.storage_and_layout();
-    state.program.forward(&slices, custom_ops::f32_slice(&storage, layout)?, &mut log_probs)?;
+    let input = custom_ops::f32_slice(&storage, layout)?;
     state.run += 1;
-    let shape = (plan.input_shape[0], plan.num_classes);
-    let log_probs = Tensor::from_vec(log_probs, shape, x.device())?;
+    let is_done =
+        state.program.forward(plan, evaluation, is_training, &slices, input, &mut output)?;
+    if !is_done {
+        return Ok(None);
+    }
+    let output = Tensor::from_vec(output, &plan.output_shape[..], x.device())?;
     if !is_training {
-        return Ok(Some(log_probs));
+        return Ok(Some(output));
     }
     let samples = slices.iter().flat_map(|slice| samples(slice)).collect();
-    let (run, log_probs) = (state.run, Var::from_tensor(&log_probs)?);
+    let (run, output) = (state.run, Var::from_tensor(&output)?);
     let vars = vars.into_iter().cloned().collect();
-    let result = log_probs.as_tensor().clone();
+    let result = output.as_tensor().clone();
     drop(state);
-    let network = Forward { running, run, vars, samples, log_probs };
+    let network = Forward { running, run, vars, samples, output };
     RECORDINGS.with_borrow_mut(|recordings| {
         if let Some(recording) = recordings.last_mut() {
             recording.networks.push(network);
@@ -270,11 +313,130 @@ fn forward(
     Ok(Some(result))
 }
 
+impl Evaluation<'_> {
+    fn kind(&self) -> Kind {
+        match self {
+            Evaluation::Apply => Kind::Apply,
+            Evaluation::Evaluate { .. } => Kind::Evaluate,
+            Evaluation::Train { .. } => Kind::Train,
+        }
+    }
+}
+
+impl Compiled {
+    fn new(plan: &Plan) -> Result<Self> {
+        Ok(match plan.chain() {
+            Some((shape, layers)) => Compiled::Chain(Box::new(Program::new(shape, &layers)?)),
+            None => {
+                let program = GraphProgram::new(&plan.input_shape, &plan.nodes)?;
+                Compiled::Graph(Box::new(program))
+            }
+        })
+    }
+
+    /// Computes the output; false if the statistics are not those of the network.
+    fn forward(
+        &mut self,
+        plan: &Plan,
+        evaluation: Evaluation,
+        is_training: bool,
+        params: &[&[f32]],
+        input: &[f32],
+        output: &mut [f32],
+    ) -> Result<bool> {
+        let program = match self {
+            Compiled::Chain(program) if is_training => {
+                program.forward(params, input, output)?;
+                return Ok(true);
+            }
+            Compiled::Chain(program) => {
+                program.log_probabilities(params, input, output)?;
+                return Ok(true);
+            }
+            Compiled::Graph(program) => program,
+        };
+        let running = match &evaluation {
+            Evaluation::Apply => Vec::new(),
+            Evaluation::Evaluate { batch_stats } | Evaluation::Train { batch_stats, .. } => {
+                match plan.statistics(batch_stats) {
+                    Some(running) => running,
+                    None => return Ok(false),
+                }
+            }
+        };
+        let key = match &evaluation {
+            Evaluation::Train { dropout_key, .. } => Some(*dropout_key),
+            _ => None,
+        };
+        let dropouts = plan.dropouts.iter().filter_map(|(path, rate)| {
+            let path = path.split('/').map(str::to_owned).collect::<Vec<_>>();
+            Some((fold_in_path(key?, &path, 1), (1.0 - rate) as f32))
+        });
+        let dropouts = dropouts.collect::<Vec<_>>();
+        let dropout = |index: usize, first: usize, factors: &mut [f32]| {
+            let (key, keep_prob) = dropouts[index];
+            dropout_factors(keep_prob, |i| bernoulli_at(key, first + i, keep_prob), factors);
+        };
+        let mode = match is_training {
+            true => Mode::Train { dropout: &dropout },
+            false => Mode::Evaluate { running: &running },
+        };
+        match program.forward(params, mode, input, output) {
+            Err(KernelError::Length { .. }) => return Ok(false),
+            result => result?,
+        }
+        if let Evaluation::Train { updated, .. } = evaluation {
+            let batch = program.statistics().into_iter();
+            for (path, (running, batch)) in plan.norms.iter().zip(running.iter().zip(batch)) {
+                let statistics = [
+                    ("mean", &running.mean, &batch.mean),
+                    ("var", &running.var, &batch.var),
+                ];
+                for (name, running, batch) in statistics {
+                    let tensor = |values: &[f32]| Tensor::new(values, &Device::Cpu);
+                    let value = updated_statistic(&tensor(running)?, &tensor(batch)?)?;
+                    updated.insert(format!("{path}/{name}"), &value)?;
+                }
+            }
+        }
+        Ok(true)
+    }
+
+    fn gradients(
+        &mut self,
+        params: &mut [&mut [f32]],
+        gradients: &mut [&mut [f32]],
+        d_output: &[f32],
+    ) -> Result<(), KernelError> {
+        match self {
+            Compiled::Chain(program) => program.gradients(params, gradients, d_output),
+            Compiled::Graph(program) => program.gradients(params, gradients, d_output),
+        }
+    }
+
+    fn backward_and_update(
+        &mut self,
+        params: &mut [&mut [f32]],
+        moments: &mut [&mut [f32]],
+        rule: UpdateRule,
+        d_output: &[f32],
+    ) -> Result<(), KernelError> {
+        match self {
+            Compiled::Chain(program) => {
+                program.backward_and_update(params, moments, rule, d_output)
+            }
+            Compiled::Graph(program) => {
+                program.backward_and_update(params, moments, rule, d_output)
+            }
+        }
+    }
+}
+
 impl Plans {
     /// The plan of a network for inputs like `x`, made now if there is none for these parameters.
     fn find(
         &mut self,
-        identity: (&'static str, usize),
+        identity: Identity,
         params: &Params,
         x: &Tensor,
         network: impl Fn(&Tensor) -> Result<Tensor>,
@@ -299,7 +461,7 @@ impl Plans {
 
 impl Planned {
     fn new(
-        identity: (&'static str, usize),
+        identity: Identity,
         params: &Params,
         x: &Tensor,
         network: impl Fn(&Tensor) -> Result<Tensor>,
@@ -310,12 +472,13 @@ impl Planned {
         let mut on_gpu = None;
         let plan = plan.and_then(|plan| {
             match params.device() {
-                Device::Cpu => check_chain(plan.input_shape, &plan.layers)
-                    .map_err(|error| error.to_string())?,
+                Device::Cpu => plan.check().map_err(|error| error.to_string())?,
                 #[cfg(feature = "cuda")]
                 Device::Cuda(device) => {
-                    let program =
-                        crate::cuda::Program::new(plan.input_shape, &plan.layers, device)?;
+                    let (shape, layers) = plan.chain().ok_or(
+                        "on the GPU, only plain chains of convolutions, pooling and dense layers are",
+                    )?;
+                    let program = crate::cuda::Program::new(shape, &layers, device)?;
                     on_gpu = Some(program);
                 }
                 _ => {
@@ -341,7 +504,7 @@ impl Planned {
         if plan.vars(params).is_none() {
             return Ok(false);
         }
-        let (_, size_of_fields) = self.network;
+        let ((_, size_of_fields), _) = self.network;
         Ok(size_of_fields == 0 || planning(|| plan.is_still_of(network, params))?)
     }
 
@@ -354,7 +517,7 @@ impl Planned {
         });
         let index = if is_training { 1 + in_use } else { 0 };
         while self.programs.len() <= index {
-            let program = Program::new(plan.input_shape, &plan.layers)?;
+            let program = Compiled::new(plan)?;
             let state = Mutex::new(State { program, run: 0 });
             self.programs.push(Arc::new(Running { plan: plan.clone(), state }));
         }
@@ -417,7 +580,7 @@ impl Forward {
 
     /// Gradients with respect to the parameters, by path, given the gradient with respect to the
     /// result.
-    pub(crate) fn gradients(&self, d_log_probs: &[f32]) -> Result<BTreeMap<String, Tensor>> {
+    pub(crate) fn gradients(&self, d_output: &[f32]) -> Result<BTreeMap<String, Tensor>> {
         // Copies, because the kernels want to change them, and others may be reading.
         let params = self.vars.iter().map(|var| var.flatten_all()?.to_vec1());
         let mut params = params.collect::<candle_core::Result<Vec<Vec<f32>>>>()?;
@@ -425,7 +588,7 @@ impl Forward {
         let mut params = params.iter_mut().map(Vec::as_mut_slice).collect::<Vec<_>>();
         let mut slices = gradients.iter_mut().map(Vec::as_mut_slice).collect::<Vec<_>>();
         let mut state = self.state(&params)?;
-        state.program.gradients(&mut params, &mut slices, d_log_probs)?;
+        state.program.gradients(&mut params, &mut slices, d_output)?;
         drop(state);
         let gradients = self.running.plan.paths().zip(&self.vars).zip(gradients);
         gradients
@@ -440,13 +603,13 @@ impl Forward {
         &self,
         rule: UpdateRule,
         moments: &[&Var],
-        d_log_probs: &[f32],
+        d_output: &[f32],
     ) -> Result<()> {
         let vars = self.vars.iter().chain(moments.iter().copied()).collect::<Vec<_>>();
         custom_ops::with_slices_mut(&vars, |slices| {
             let (params, moments) = slices.split_at_mut(self.vars.len());
             let mut state = self.state(params)?;
-            Ok(state.program.backward_and_update(params, moments, rule, d_log_probs)?)
+            Ok(state.program.backward_and_update(params, moments, rule, d_output)?)
         })?
     }
 
@@ -475,7 +638,7 @@ pub(crate) fn on_gpu<T>(
         return Ok(None);
     }
     let Some(mut plans) = PLANS.take() else { return Ok(None) };
-    let result = plans.find(identity, params, x, network).and_then(|planned| {
+    let result = plans.find((identity, Kind::Apply), params, x, network).and_then(|planned| {
         let (Ok(plan), Some(program)) = (&planned.plan, &mut planned.on_gpu) else {
             return Ok(None);
         };

@@ -91,8 +91,8 @@ impl Scope<'_> {
         };
         let (y, mean, var) = batch_norm_train(x, &scale, &bias, &path)?;
         for (name, running, batch) in [("mean", running_mean, mean), ("var", running_var, var)] {
-            let updated = ((running * MOMENTUM)? + (batch * (1.0 - MOMENTUM))?)?;
-            batch_stats.insert(format!("{path}/{name}"), &updated)?;
+            let value = updated_statistic(&running, &batch)?;
+            batch_stats.insert(format!("{path}/{name}"), &value)?;
         }
         Ok(y)
     }
@@ -224,6 +224,11 @@ fn normalize(
     Ok(x.broadcast_sub(mean)?.broadcast_mul(&factor)?.broadcast_add(bias)?)
 }
 
+/// A running statistic after a batch.
+pub(crate) fn updated_statistic(running: &Tensor, batch: &Tensor) -> Result<Tensor> {
+    Ok(((running * MOMENTUM)? + (batch * (1.0 - MOMENTUM))?)?)
+}
+
 fn trace_batch_norm(x: &Tensor, y: &Tensor, path: &str) {
     trace_op(&[x], y, || Layer::BatchNorm { params: path.to_owned() });
 }
@@ -239,7 +244,7 @@ fn dropout(x: &Tensor, key: Option<Key>, rate: f64, path: &str) -> Result<Tensor
             is_kept.where_cond(&(x / keep_prob)?, &x.zeros_like()?)?
         }
     };
-    trace_op(&[x], &y, || Layer::Dropout { name: path.to_owned() });
+    trace_op(&[x], &y, || Layer::Dropout { rate, name: path.to_owned() });
     Ok(y)
 }
 

@@ -3,7 +3,7 @@
 use candle_core::Tensor;
 
 use crate::error::Result;
-use crate::jit;
+use crate::jit::{self, Evaluation};
 use crate::params::Params;
 use crate::random::Key;
 use crate::scope::Scope;
@@ -59,7 +59,10 @@ pub trait Module {
     fn apply(&self, params: &Params, x: &Tensor) -> Result<Tensor> {
         ensure_fresh_ids([x]);
         let network = |x: &Tensor| self.call(&mut Scope::apply(params), x);
-        jit::apply(self.identity(), params, x, network)
+        match jit::apply(self.identity(), params, Evaluation::Apply, x, network)? {
+            Some(y) => Ok(y),
+            None => jit::plain(|| network(x)),
+        }
     }
 
     /// Creates the parameters of the module and the running statistics of its batch norms (mean 0

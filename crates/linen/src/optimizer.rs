@@ -203,9 +203,9 @@ impl Optimizer {
     /// ```
     pub fn apply_gradient(&mut self, gradients: Gradients) -> Result<()> {
         let rule = self.next_update()?;
-        let Some(gradients) = gradients.fuse(&self.target, |network, d_log_probs| {
+        let Some(gradients) = gradients.fuse(&self.target, |network, d_output| {
             let moments = self.moments.values().flat_map(Params::vars).collect::<Vec<_>>();
-            network.update(rule, &moments.iter().collect::<Vec<_>>(), d_log_probs)
+            network.update(rule, &moments.iter().collect::<Vec<_>>(), d_output)
         })?
         else {
             self.count_step();

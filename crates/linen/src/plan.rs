@@ -3,31 +3,33 @@
 //! `jax.jit` runs a function once with abstract values, traces its operations, and has XLA plan
 //! buffers and fuse loops for the given shapes. [`Plan::trace`] does this on a small scale.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
 
 use candle_core::{DType, Shape, Tensor, Var};
-use cpu_kernels::Layer;
+use cpu_kernels::{KernelError, Layer, Node, Statistics, check_chain, check_graph};
 
 use crate::error::Result;
 use crate::memory;
 use crate::no_grad::with_tracking;
 use crate::params::Params;
-use crate::trace::{TracedOp, is_sequential, layer_name, trace};
+use crate::trace::{TracedOp, layer_name, trace};
 
-/// A plain chain of layers for batches of one shape; `Display` has one line for each fused group.
+/// A network for batches of one shape; `Display` has one line for each fused group of layers.
 #[derive(Debug)]
 pub(crate) struct Plan {
-    /// `[batch, height, width, channels]`.
-    pub(crate) input_shape: [usize; 4],
-    /// The size of the network's output.
-    pub(crate) num_classes: usize,
+    pub(crate) input_shape: Vec<usize>,
+    pub(crate) output_shape: Vec<usize>,
     /// The layers; their parameters are indices into `params`.
-    pub(crate) layers: Vec<Layer>,
+    pub(crate) nodes: Vec<Node>,
+    /// The paths of the batch norms, in the order of the nodes.
+    pub(crate) norms: Vec<String>,
+    /// The paths and rates of the dropouts, in the order of the nodes.
+    pub(crate) dropouts: Vec<(String, f64)>,
     /// Shapes of the parameters by path.
     params: BTreeMap<String, Shape>,
     /// The layers as they were traced.
-    traced: Vec<Layer<String>>,
+    traced: Vec<Node<String>>,
     groups: String,
 }
 
@@ -46,7 +48,34 @@ impl Plan {
         let input = dummy_input(params, input_shape)?;
         // With a graph: only there `detach` makes another tensor, which ends the chain.
         let (output, ops) = trace(|| with_tracking(true, || network(&input)))?;
-        Ok(plan(input_shape, &input, &ops, &output, params))
+        Ok(plan(&input, &ops, &output, params))
+    }
+
+    /// The layers if they form a plain chain of what a [`cpu_kernels::Program`] can have.
+    pub(crate) fn chain(&self) -> Option<([usize; 4], Vec<Layer>)> {
+        let input_shape = self.input_shape.clone().try_into().ok()?;
+        let is_next = |(index, node): (usize, &Node)| node.inputs == [index];
+        let layers = self.nodes.iter().map(|node| node.layer.clone()).collect::<Vec<_>>();
+        let is_chain = self.nodes.iter().enumerate().all(is_next);
+        (is_chain && check_chain(input_shape, &layers).is_ok()).then_some((input_shape, layers))
+    }
+
+    /// Checks that there are kernels for it, without the memory that a program takes.
+    pub(crate) fn check(&self) -> Result<(), KernelError> {
+        match self.chain() {
+            Some(_) => Ok(()),
+            None => check_graph(&self.input_shape, &self.nodes),
+        }
+    }
+
+    /// The running statistics of the batch norms, if all are there.
+    pub(crate) fn statistics(&self, batch_stats: &Params) -> Option<Vec<Statistics>> {
+        let values = |path: String| batch_stats.get(&path)?.to_vec1::<f32>().ok();
+        let statistics = self.norms.iter().map(|path| {
+            let (mean, var) = (values(format!("{path}/mean"))?, values(format!("{path}/var"))?);
+            Some(Statistics { mean, var, is_training: false })
+        });
+        statistics.collect()
     }
 
     /// The variables of the plan's parameters, if all are there in the right shape.
@@ -69,7 +98,7 @@ impl Plan {
         let Ok((_, ops)) = trace(|| with_tracking(false, || network(&example))) else {
             return Ok(false);
         };
-        Ok(ops.iter().map(|op| &op.layer).eq(&self.traced))
+        Ok(connect(&example, &ops).as_ref() == Some(&self.traced))
     }
 
     /// The paths of the parameters, in the order of [`vars`](Plan::vars).
@@ -115,8 +144,7 @@ fn check_memory(
     let Ok((_, ops)) = trace(|| network(&input)) else {
         return Ok(()); // wrong, or for batches of one size: the whole batch will show
     };
-    let is_parametric =
-        |op: &&TracedOp| matches!(op.layer, Layer::Conv { .. } | Layer::Dense { .. });
+    let is_parametric = |op: &&TracedOp| op.layer.params().is_some();
     let is_kept = |tensor: &&Tensor| {
         ops.iter().filter(is_parametric).any(|op| op.inputs.contains(&tensor.id()))
     };
@@ -131,7 +159,6 @@ fn check_memory(
 
 /// Plans the traced layers, or says why that is not possible.
 fn plan(
-    input_shape: &[usize],
     input: &Tensor,
     ops: &[TracedOp],
     output: &Tensor,
@@ -140,39 +167,56 @@ fn plan(
     if params.iter().any(|(_, var)| !is_plain(var)) {
         return Err("the parameters are not contiguous f32 arrays".into());
     }
-    let &[batch, height, width, channels] = input_shape else {
-        return Err("the input is not a batch of images".into());
-    };
-    if let Some(op) = ops.iter().find(|op| !op.layer.is_compilable()) {
-        return Err(not_compilable(&op.layer));
-    }
-    if !is_sequential(ops, input, output) {
-        return Err("the network is not a plain chain of this crate's layers".into());
-    }
     let params = used_by(ops, params);
     let index = |path: String| params.keys().position(|known| *known == path);
-    let indices =
-        |path: &String| Some((index(format!("{path}/kernel"))?, index(format!("{path}/bias"))?));
-    let layers = ops.iter().map(|op| op.layer.try_map(indices));
-    let layers = layers.collect::<Option<Vec<_>>>().ok_or("a layer has no kernel and bias")?;
+    let indices = |layer: &Layer<String>| {
+        let path = layer_name(layer);
+        let first = match layer {
+            Layer::BatchNorm { .. } | Layer::LayerNorm { .. } => "scale",
+            Layer::Dropout { .. } => return Some((0, 0)), // it has no parameters
+            _ => "kernel",
+        };
+        Some((index(format!("{path}/{first}"))?, index(format!("{path}/bias"))?))
+    };
+    let traced = connect(input, ops);
+    let traced = traced.ok_or("it has operations that are not layers of this crate")?;
+    if ops.last().is_none_or(|last| last.output.id() != output.id()) {
+        return Err("its result is not that of its last layer".into());
+    }
+    let nodes = traced.iter().map(|Node { layer, inputs }| {
+        let layer = layer.try_map(|_| indices(layer))?;
+        Some(Node { layer, inputs: inputs.clone() })
+    });
+    let nodes = nodes.collect::<Option<Vec<Node>>>().ok_or("a layer has no kernel and bias")?;
+    let layers = || traced.iter().map(|node| &node.layer);
+    let norms = layers().filter(|layer| matches!(layer, Layer::BatchNorm { .. }));
+    let dropouts = layers().filter_map(|layer| match layer {
+        Layer::Dropout { name, rate } => Some((name.clone(), *rate)),
+        _ => None,
+    });
     Ok(Plan {
-        input_shape: [batch, height, width, channels],
-        num_classes: output.dims().last().copied().unwrap_or(0),
-        layers,
+        input_shape: input.dims().to_vec(),
+        output_shape: output.dims().to_vec(),
+        nodes,
+        norms: norms.map(|norm| layer_name(norm).to_owned()).collect(),
+        dropouts: dropouts.collect(),
         params,
-        traced: ops.iter().map(|op| op.layer.clone()).collect(),
+        traced,
         groups: groups(ops),
     })
 }
 
-fn not_compilable(layer: &Layer<String>) -> String {
-    let name = layer_name(layer);
-    match layer {
-        Layer::GeneralConv { .. } => format!(
-            "there is no compiled form of a convolution with strides or VALID padding, as {name}"
-        ),
-        _ => format!("there is no compiled form of {name}"),
+/// The layers with what each reads; `None` if it is not the input or the output of another.
+fn connect(input: &Tensor, ops: &[TracedOp]) -> Option<Vec<Node<String>>> {
+    let mut values = HashMap::from([(input.id(), 0)]);
+    let mut nodes = Vec::new();
+    for op in ops {
+        let inputs = op.inputs.iter().map(|input| values.get(input).copied());
+        let inputs = inputs.collect::<Option<Vec<usize>>>()?;
+        nodes.push(Node { layer: op.layer.clone(), inputs });
+        values.insert(op.output.id(), nodes.len());
     }
+    Some(nodes)
 }
 
 /// Whether kernels can read a tensor as it is.
@@ -193,7 +237,14 @@ fn used_by(ops: &[TracedOp], params: &Params) -> BTreeMap<String, Shape> {
 fn groups(ops: &[TracedOp]) -> String {
     let mut text = String::new();
     for op in ops {
-        let starts_group = matches!(op.layer, Layer::Conv { .. } | Layer::Dense { .. });
+        let starts_group = matches!(
+            op.layer,
+            Layer::Conv { .. }
+                | Layer::GeneralConv { .. }
+                | Layer::Dense { .. }
+                | Layer::Add
+                | Layer::Concatenate
+        );
         text += if starts_group { "\n  " } else { " → " };
         text += layer_name(&op.layer);
     }

@@ -37,7 +37,7 @@ pub fn layer_name(layer: &Layer<String>) -> &str {
         | Layer::Dense { params: path, .. }
         | Layer::BatchNorm { params: path }
         | Layer::LayerNorm { params: path }
-        | Layer::Dropout { name: path } => path,
+        | Layer::Dropout { name: path, .. } => path,
         Layer::Relu => "relu",
         Layer::Gelu => "gelu",
         Layer::AvgPool { .. } => "avg_pool",

@@ -23,6 +23,14 @@ use crate::update_rule::UpdateRule;
 use plan::Plan;
 use stage::{Gradient, Stage, Workspace};
 
+/// Checks that [`GraphProgram::new`] would accept the nodes, without the memory that it takes.
+///
+/// # Errors
+/// Those of [`GraphProgram::new`].
+pub fn check_graph(input_shape: &[usize], nodes: &[Node]) -> Result<()> {
+    Plan::new(input_shape, nodes).map(drop)
+}
+
 /// A network compiled for a batch size, with branches, batch norm and dropout. [`Self::new`] plans
 /// it; the first training step allocates all buffers, and every later one replays the plan.
 ///
