@@ -388,7 +388,8 @@ fn what_does_not_fit_in_memory_is_refused() {
             "a copy of a tensor needs";
         "batch norm of a broadcast tensor": Norm.apply_eval(&norm, &image) =>
             Error::Memory { .. }, "a copy of a tensor needs";
-        "batch norm of a broadcast batch": Norm.apply_train(&norm, Key::new(0), &image) =>
+        "batch norm of a broadcast batch": Norm
+            .apply_train(&norm.params, &norm.batch_stats, Key::new(0), &image) =>
             Error::Memory { .. }, "a copy of a tensor needs";
         "shifts of a broadcast tensor": shift(&image, 1.0, 0.0) => Error::Memory { .. },
             "moving images needs";
@@ -633,7 +634,8 @@ fn no_function_of_one_tensor_panics() {
         ("batch norm and dropout", |x| {
             let variables = Norm.init_variables(Key::new(0), x)?;
             Norm.apply_eval(&variables, x)?;
-            let (y, _) = Norm.apply_train(&variables, Key::new(0), x)?;
+            let Variables { params, batch_stats } = &variables;
+            let (y, _) = Norm.apply_train(params, batch_stats, Key::new(0), x)?;
             y.sum_all()?.backward().map(drop).map_err(Error::from)
         }),
         ("gelu", |x| gelu(x).map(drop)),
@@ -892,7 +894,7 @@ fn no_building_block_panics() {
         check("graph", &|| {
             drop(linen::graph(&Small, &params(), x.dims()));
             let variables = Variables { params: params(), ..Default::default() };
-            let _ = (variables.evaluate(&Other, &x), variables.batch_stats().is_some());
+            let _ = (Other.apply_eval(&variables, &x), variables.batch_stats().is_some());
         });
         check("steps on a GPU", &|| {
             drop(linen::gpu_train_step(&Small, &mut optimizer(0.1), &x, &x));

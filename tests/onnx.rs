@@ -142,7 +142,7 @@ fn assert_evaluated_everywhere(
     for batch in [1, 7] {
         let shape = [batch, image_shape[0], image_shape[1], image_shape[2]];
         let images = uniform(Key::new(2), &shape, 0.0, 1.0, &Device::Cpu).unwrap();
-        let expected = params.evaluate(model, &images).unwrap();
+        let expected = model.apply_eval(params, &images).unwrap();
         assert_close("rten", &rten(&path, &images, expected.rank()), &expected);
         if let Some(found) = onnx_runtime(&path, &images) {
             assert_close("ONNX Runtime", &found, &expected);

@@ -6,53 +6,9 @@ use candle_core::{Tensor, TensorId};
 
 use crate::error::{Error, Result};
 use crate::module::Module;
-use crate::params::Params;
 use crate::sequential::trace_example;
 use crate::trace::TracedOp;
-use crate::variables::Variables;
-
-/// What a network is evaluated with: [`Params`] or, if it has batch norm or dropout, [`Variables`].
-pub trait Evaluate {
-    /// [`apply`](Module::apply), or [`apply_eval`](Module::apply_eval).
-    ///
-    /// # Errors
-    /// Those of the network.
-    fn evaluate(&self, model: &impl Module, x: &Tensor) -> Result<Tensor>;
-
-    /// The parameters.
-    fn params(&self) -> &Params;
-
-    /// The running statistics, if there are any.
-    fn batch_stats(&self) -> Option<&Params>;
-}
-
-impl Evaluate for Params {
-    fn evaluate(&self, model: &impl Module, x: &Tensor) -> Result<Tensor> {
-        model.apply(self, x)
-    }
-
-    fn params(&self) -> &Params {
-        self
-    }
-
-    fn batch_stats(&self) -> Option<&Params> {
-        None
-    }
-}
-
-impl Evaluate for Variables {
-    fn evaluate(&self, model: &impl Module, x: &Tensor) -> Result<Tensor> {
-        model.apply_eval(self, x)
-    }
-
-    fn params(&self) -> &Params {
-        &self.params
-    }
-
-    fn batch_stats(&self) -> Option<&Params> {
-        Some(&self.batch_stats)
-    }
-}
+use crate::variables::Evaluate;
 
 /// The layers of a network, and the tensors by which they are connected.
 #[derive(Debug, Clone)]
@@ -97,8 +53,8 @@ pub fn graph(
     variables: &impl Evaluate,
     input_shape: &[usize],
 ) -> Result<Graph> {
-    let (input, output, mut ops) =
-        trace_example(variables.params(), input_shape, |input| variables.evaluate(model, input))?;
+    let evaluate = |input: &Tensor| model.apply_eval(variables, input);
+    let (input, output, mut ops) = trace_example(variables.params(), input_shape, evaluate)?;
     let mut needed = HashSet::from([output.id()]);
     let mut used = Vec::new();
     while let Some(op) = ops.pop() {

@@ -144,8 +144,8 @@ pub(crate) enum Evaluation<'a> {
     Apply,
     /// Batch norm uses these running statistics.
     Evaluate { batch_stats: &'a Params },
-    /// Batch norm uses the batch's statistics, and takes them into the running ones in `updated`.
-    Train { batch_stats: &'a Params, dropout_key: Key, updated: &'a mut Params },
+    /// Batch norm uses the batch's statistics, and takes them into the running ones in `updates`.
+    Train { batch_stats: &'a Params, dropout_key: Key, updates: &'a mut Params },
 }
 
 /// A function that is differentiated.
@@ -385,7 +385,7 @@ impl Compiled {
             Err(KernelError::Length { .. }) => return Ok(false),
             result => result?,
         }
-        if let Evaluation::Train { updated, .. } = evaluation {
+        if let Evaluation::Train { updates, .. } = evaluation {
             let batch = program.statistics().into_iter();
             for (path, (running, batch)) in plan.norms.iter().zip(running.iter().zip(batch)) {
                 let statistics = [
@@ -395,7 +395,7 @@ impl Compiled {
                 for (name, running, batch) in statistics {
                     let tensor = |values: &[f32]| Tensor::new(values, &Device::Cpu);
                     let value = updated_statistic(&tensor(running)?, &tensor(batch)?)?;
-                    updated.insert(format!("{path}/{name}"), &value)?;
+                    updates.insert(format!("{path}/{name}"), &value)?;
                 }
             }
         }

@@ -85,14 +85,14 @@ impl Scope<'_> {
         let running_mean = nn.batch_stat("mean", zeros, features, x.device())?;
         let running_var = nn.batch_stat("var", ones, features, x.device())?;
         let path = nn.path();
-        let Mode::Train { batch_stats, .. } = &mut nn.mode else {
+        let Mode::Train { updates, .. } = &mut nn.mode else {
             let statistics = (&running_mean, &running_var);
             return batch_norm_eval(x, &scale, &bias, statistics, &path);
         };
         let (y, mean, var) = batch_norm_train(x, &scale, &bias, &path)?;
         for (name, running, batch) in [("mean", running_mean, mean), ("var", running_var, var)] {
             let value = updated_statistic(&running, &batch)?;
-            batch_stats.insert(format!("{path}/{name}"), &value)?;
+            updates.insert(format!("{path}/{name}"), &value)?;
         }
         Ok(y)
     }

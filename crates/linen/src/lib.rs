@@ -7,12 +7,12 @@
 //!
 //! Batch norm and dropout behave differently in training and evaluation. A network that has them is
 //! run by [`apply_train`](Module::apply_train), with a key for dropout, or
-//! [`apply_eval`](Module::apply_eval). Both take [`Variables`]: the parameters and the running
+//! [`apply_eval`](Module::apply_eval), and has [`Variables`]: the parameters and the running
 //! statistics of batch norm.
 //!
 //! ```
 //! use candle_core::{DType, Device, Tensor};
-//! use linen::{Key, Module, Result, Scope, flatten, relu};
+//! use linen::{Key, Module, Result, Scope, Variables, flatten, relu};
 //!
 //! struct Net;
 //!
@@ -27,8 +27,9 @@
 //!
 //! let images = Tensor::ones((2, 28, 28, 1), DType::F32, &Device::Cpu)?;
 //! let mut variables = Net.init_variables(Key::new(0), &images)?;
-//! let (scores, batch_stats) = Net.apply_train(&variables, Key::new(1), &images)?;
-//! variables.batch_stats = batch_stats; // updated by this batch
+//! let Variables { params, batch_stats } = &variables;
+//! let (scores, updates) = Net.apply_train(params, batch_stats, Key::new(1), &images)?;
+//! variables.batch_stats = updates; // updated by this batch
 //! let scores = Net.apply_eval(&variables, &images)?;
 //! # Ok::<(), linen::Error>(())
 //! ```
@@ -102,7 +103,7 @@ pub use error::{Cause, Error, Result, device_name};
 pub use gpu_step::gpu_launch_times;
 pub use gpu_step::{gpu_eval_step, gpu_train_step};
 pub use grad::{Gradients, value_and_grad};
-pub use graph::{Evaluate, Graph, graph};
+pub use graph::{Graph, graph};
 pub use intermediates::capture_intermediates;
 pub use jit::Jit;
 pub use layers::{
@@ -120,7 +121,7 @@ pub use schedule::WarmupCosine;
 pub use scope::Scope;
 pub use sequential::sequential;
 pub use tabulate::{LayerRow, Tabulated, tabulate};
-pub use variables::Variables;
+pub use variables::{Evaluate, Variables};
 
 /// The source files of this crate, for notebooks that show them.
 pub static SOURCES: include_dir::Dir<'_> = include_dir::include_dir!("$CARGO_MANIFEST_DIR/src");

@@ -8,7 +8,7 @@ use crate::params::Params;
 use crate::random::Key;
 use crate::scope::Scope;
 use crate::tensor_ids::ensure_fresh_ids;
-use crate::variables::Variables;
+use crate::variables::{Evaluate, Variables};
 
 /// A network or part of one, without its parameters.
 ///
@@ -80,30 +80,41 @@ pub trait Module {
     }
 
     /// Evaluates the module in training mode: batch norm uses the statistics of the batch, and
-    /// dropout is on. Returns the output and the updated running statistics.
+    /// dropout is on; within a [`Jit`](crate::Jit), compiled. Returns the output and the updated running statistics.
     ///
-    /// The same key drops the same values, so use a new key for each step.
+    /// The parameters are an argument of their own, so that a loss can be differentiated with
+    /// respect to them. The same key drops the same values, so use a new key for each step.
     ///
     /// # Errors
     /// Those of [`call`](Module::call), [`MissingParam`](crate::Error::MissingParam) and
-    /// [`ParamShape`](crate::Error::ParamShape) if the variables are another network's.
+    /// [`ParamShape`](crate::Error::ParamShape) if parameters or statistics are another network's.
     ///
     /// # Source
-    /// `module.apply(variables, x, train=True, rngs={"dropout": key}, mutable=["batch_stats"])`.
+    /// `module.apply({"params": params, "batch_stats": batch_stats}, x, train=True,
+    /// rngs={"dropout": key}, mutable=["batch_stats"])`.
     fn apply_train(
         &self,
-        variables: &Variables,
+        params: &Params,
+        batch_stats: &Params,
         dropout_key: Key,
         x: &Tensor,
     ) -> Result<(Tensor, Params)> {
         ensure_fresh_ids([x]);
-        let mut batch_stats = Params::default();
-        let y = self.call(&mut Scope::train(variables, dropout_key, &mut batch_stats), x)?;
-        Ok((y, batch_stats))
+        let network = |updates: &mut Params, x: &Tensor| {
+            self.call(&mut Scope::train(params, batch_stats, dropout_key, updates), x)
+        };
+        let mut updates = Params::default();
+        let evaluation = Evaluation::Train { batch_stats, dropout_key, updates: &mut updates };
+        let planned = |x: &Tensor| network(&mut Params::default(), x);
+        let y = match jit::apply(self.identity(), params, evaluation, x, planned)? {
+            Some(y) => y,
+            None => jit::plain(|| network(&mut updates, x))?,
+        };
+        Ok((y, updates))
     }
 
     /// Evaluates the module in evaluation mode: batch norm uses the running statistics, and dropout
-    /// is off.
+    /// is off. With [`Params`] alone it is [`apply`](Module::apply).
     ///
     /// # Errors
     /// Those of [`call`](Module::call), [`MissingParam`](crate::Error::MissingParam) and
@@ -111,9 +122,16 @@ pub trait Module {
     ///
     /// # Source
     /// `module.apply(variables, x, train=False)`.
-    fn apply_eval(&self, variables: &Variables, x: &Tensor) -> Result<Tensor> {
+    fn apply_eval(&self, variables: &dyn Evaluate, x: &Tensor) -> Result<Tensor> {
+        let params = variables.params();
+        let Some(batch_stats) = variables.batch_stats() else { return self.apply(params, x) };
         ensure_fresh_ids([x]);
-        self.call(&mut Scope::eval(variables), x)
+        let network = |x: &Tensor| self.call(&mut Scope::eval(params, batch_stats), x);
+        let evaluation = Evaluation::Evaluate { batch_stats };
+        match jit::apply(self.identity(), params, evaluation, x, network)? {
+            Some(y) => Ok(y),
+            None => jit::plain(|| network(x)),
+        }
     }
 }
 

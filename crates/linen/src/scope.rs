@@ -29,10 +29,10 @@ pub(crate) enum Mode<'a> {
     Init { key: Key, variables: &'a mut Variables },
     /// For networks that behave the same in training and evaluation.
     Apply { params: &'a Params },
-    /// Batch norm uses batch statistics and adds updated ones to `batch_stats`; dropout is on.
-    Train { variables: &'a Variables, dropout_key: Key, batch_stats: &'a mut Params },
+    /// Batch norm uses batch statistics and adds updated running ones to `updates`; dropout is on.
+    Train { params: &'a Params, batch_stats: &'a Params, dropout_key: Key, updates: &'a mut Params },
     /// Batch norm uses the running statistics; dropout is off.
-    Eval { variables: &'a Variables },
+    Eval { params: &'a Params, batch_stats: &'a Params },
 }
 
 impl<'a> Scope<'a> {
@@ -45,15 +45,16 @@ impl<'a> Scope<'a> {
     }
 
     pub(crate) fn train(
-        variables: &'a Variables,
+        params: &'a Params,
+        batch_stats: &'a Params,
         dropout_key: Key,
-        batch_stats: &'a mut Params,
+        updates: &'a mut Params,
     ) -> Self {
-        Self::new(Vec::new(), Mode::Train { variables, dropout_key, batch_stats })
+        Self::new(Vec::new(), Mode::Train { params, batch_stats, dropout_key, updates })
     }
 
-    pub(crate) fn eval(variables: &'a Variables) -> Self {
-        Self::new(Vec::new(), Mode::Eval { variables })
+    pub(crate) fn eval(params: &'a Params, batch_stats: &'a Params) -> Self {
+        Self::new(Vec::new(), Mode::Eval { params, batch_stats })
     }
 
     fn new(path: Vec<String>, mode: Mode<'a>) -> Self {
@@ -89,8 +90,9 @@ impl<'a> Scope<'a> {
                 variables.params.insert(path, &value)?;
                 return Ok(value);
             }
-            Mode::Apply { params } => params,
-            Mode::Train { variables, .. } | Mode::Eval { variables } => &variables.params,
+            Mode::Apply { params } | Mode::Train { params, .. } | Mode::Eval { params, .. } => {
+                params
+            }
         };
         lookup(params, path, shape)
     }
@@ -112,8 +114,8 @@ impl<'a> Scope<'a> {
                 Ok(value)
             }
             Mode::Apply { .. } => Err(Error::Mode { layer: self.path() }),
-            Mode::Train { variables, .. } | Mode::Eval { variables } => {
-                Ok(lookup(&variables.batch_stats, path, shape)?.detach())
+            Mode::Train { batch_stats, .. } | Mode::Eval { batch_stats, .. } => {
+                Ok(lookup(batch_stats, path, shape)?.detach())
             }
         }
     }
@@ -127,10 +129,10 @@ impl<'a> Scope<'a> {
         let mode = match &mut self.mode {
             Mode::Init { key, variables } => Mode::Init { key: *key, variables },
             Mode::Apply { params } => Mode::Apply { params },
-            Mode::Train { variables, dropout_key, batch_stats } => {
-                Mode::Train { variables, dropout_key: *dropout_key, batch_stats }
+            Mode::Train { params, batch_stats, dropout_key, updates } => {
+                Mode::Train { params, batch_stats, dropout_key: *dropout_key, updates }
             }
-            Mode::Eval { variables } => Mode::Eval { variables },
+            Mode::Eval { params, batch_stats } => Mode::Eval { params, batch_stats },
         };
         Scope::new(path, mode)
     }

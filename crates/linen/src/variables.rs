@@ -84,6 +84,37 @@ impl Variables {
     }
 }
 
+/// What a network is [evaluated](crate::Module::apply_eval) with: [`Params`] or, if it has batch
+/// norm or dropout, [`Variables`].
+pub trait Evaluate {
+    /// The parameters.
+    fn params(&self) -> &Params;
+
+    /// The running statistics of batch norm, maybe none. `None` if nothing says that the network is
+    /// in evaluation mode: it must then be one without batch norm and dropout.
+    fn batch_stats(&self) -> Option<&Params>;
+}
+
+impl Evaluate for Params {
+    fn params(&self) -> &Params {
+        self
+    }
+
+    fn batch_stats(&self) -> Option<&Params> {
+        None
+    }
+}
+
+impl Evaluate for Variables {
+    fn params(&self) -> &Params {
+        &self.params
+    }
+
+    fn batch_stats(&self) -> Option<&Params> {
+        Some(&self.batch_stats)
+    }
+}
+
 fn from_file(file: &TensorFile, device: &Device) -> Result<Variables, Cause> {
     let collection = |prefix| -> Result<Params> { file.tensors(prefix, device)?.try_into() };
     let variables =

@@ -257,9 +257,9 @@ fn parameters_and_variables_evaluate_a_network() {
     let params = params();
     let sum = |x: Tensor| x.sum_all().unwrap().to_scalar::<f32>().unwrap();
     let expected = sum(Net.apply(&params, &images).unwrap());
-    assert_eq!(sum(params.evaluate(&Net, &images).unwrap()), expected);
+    assert_eq!(sum(Net.apply_eval(&params, &images).unwrap()), expected);
     let variables = Variables { params, ..Default::default() };
-    assert_eq!(sum(variables.evaluate(&Net, &images).unwrap()), expected);
+    assert_eq!(sum(Net.apply_eval(&variables, &images).unwrap()), expected);
     assert!(variables.params().paths().eq(Evaluate::params(&variables.params).paths()));
     assert!(variables.batch_stats().is_some_and(Params::is_empty));
     assert!(variables.params.batch_stats().is_none());

@@ -75,10 +75,11 @@ fn saved_parameters_are_identical_files() {
 fn training_and_evaluation_are_the_same() {
     let run = |device: &Device| -> Vec<(String, Tensor)> {
         let (mut variables, images, labels) = start(device);
-        let (log_probs, batch_stats) =
-            Steady.apply_train(&variables, Key::new(1), &images).unwrap();
+        let Variables { params, batch_stats } = &variables;
+        let (log_probs, updates) =
+            Steady.apply_train(params, batch_stats, Key::new(1), &images).unwrap();
         let gradients = loss::nll(&log_probs, &labels).unwrap().backward().unwrap();
-        variables.batch_stats = batch_stats;
+        variables.batch_stats = updates;
         let evaluated = Steady.apply_eval(&variables, &images).unwrap();
         let gradients = variables.params.iter().map(|(path, var)| (path, gradients.get(var)));
         let statistics = variables.batch_stats.iter().map(|(path, var)| (path, Some(&**var)));

@@ -165,10 +165,11 @@ fn batch_norm_and_dropout_are_flax_s_in_training_and_evaluation() {
         let output = Steady.apply_eval(&variables, &input).unwrap();
         close("evaluation", &output, &golden.output_eval);
         let key = Key::from_words(golden.dropout_key);
-        let (output, batch_stats) = Steady.apply_train(&variables, key, &input).unwrap();
+        let Variables { params, batch_stats } = &variables;
+        let (output, updates) = Steady.apply_train(params, batch_stats, key, &input).unwrap();
         close("training", &output, &golden.output_train);
-        assert!(batch_stats.paths().eq(golden.batch_stats.keys()));
-        for (path, var) in batch_stats.iter() {
+        assert!(updates.paths().eq(golden.batch_stats.keys()));
+        for (path, var) in updates.iter() {
             close(path, var, &golden.batch_stats[path]);
         }
         let loss = loss::nll(&output, &labels).unwrap();
@@ -215,11 +216,12 @@ fn dropout_keeps_exactly_what_flax_keeps() {
     let input = input.reshape(golden.shape).unwrap();
     for case in golden.cases {
         let model = OnlyDropout(case.rate);
-        let nothing = Variables::default();
+        let nothing = Params::default();
         let key = Key::from_words(golden.key);
-        let (output, _) = model.apply_train(&nothing, key, &input).unwrap();
+        let (output, _) = model.apply_train(&nothing, &nothing, key, &input).unwrap();
         assert_eq!(values(&output), floats(&case.output), "rate {}", case.rate);
-        assert_eq!(values(&model.apply_eval(&nothing, &input).unwrap()), values(&input));
+        let evaluated = model.apply_eval(&Variables::default(), &input).unwrap();
+        assert_eq!(values(&evaluated), values(&input));
     }
 }
 

@@ -5,7 +5,7 @@ mod common;
 
 use candle_core::Tensor;
 use linen::random::normal;
-use linen::{Key, Module, Result, Scope, Variables, relu, tabulate};
+use linen::{Key, Module, Params, Result, Scope, Variables, relu, tabulate};
 
 use common::device;
 
@@ -27,6 +27,11 @@ fn rows() -> Tensor {
 
 fn variables() -> Variables {
     Steady.init_variables(Key::new(0), &rows()).unwrap()
+}
+
+/// The output in training mode, and the updated statistics.
+fn train(Variables { params, batch_stats }: &Variables, key: Key) -> (Tensor, Params) {
+    Steady.apply_train(params, batch_stats, key, &rows()).unwrap()
 }
 
 fn values(x: &Tensor) -> Vec<f32> {
@@ -59,7 +64,7 @@ fn the_table_of_layers_shows_batch_norm_and_dropout() {
 fn running_statistics_converge_to_those_of_the_data() {
     let mut variables = variables();
     for step in 0..1000 {
-        variables.batch_stats = Steady.apply_train(&variables, Key::new(step), &rows()).unwrap().1;
+        variables.batch_stats = train(&variables, Key::new(step)).1;
     }
     let hidden = rows().matmul(variables.params.get("Dense_0/kernel").unwrap()).unwrap();
     let mean = hidden.mean(0).unwrap();
@@ -72,7 +77,7 @@ fn running_statistics_converge_to_those_of_the_data() {
 #[test]
 fn training_depends_on_the_key_and_evaluation_does_not() {
     let variables = variables();
-    let train = |seed| values(&Steady.apply_train(&variables, Key::new(seed), &rows()).unwrap().0);
+    let train = |seed| values(&train(&variables, Key::new(seed)).0);
     assert_eq!(train(1), train(1));
     assert_ne!(train(1), train(2));
     let evaluate = || values(&Steady.apply_eval(&variables, &rows()).unwrap());
@@ -88,7 +93,7 @@ fn the_result_does_not_depend_on_the_number_of_threads() {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
         pool.install(|| {
             let variables = variables();
-            let (y, batch_stats) = Steady.apply_train(&variables, Key::new(1), &rows()).unwrap();
+            let (y, batch_stats) = train(&variables, Key::new(1));
             let gradients = y.sqr().unwrap().sum_all().unwrap().backward().unwrap();
             let gradients = variables.params.iter().map(|(_, var)| gradients.get(var).unwrap());
             let stats = batch_stats.iter().map(|(_, var)| var.as_tensor());
@@ -103,7 +108,7 @@ fn variables_survive_a_file() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("steady.safetensors");
     let mut variables = variables();
-    variables.batch_stats = Steady.apply_train(&variables, Key::new(1), &rows()).unwrap().1;
+    variables.batch_stats = train(&variables, Key::new(1)).1;
     variables.save(&path).unwrap();
     let loaded = Variables::load(&path, &device()).unwrap();
     for (saved, loaded) in
