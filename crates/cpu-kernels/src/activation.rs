@@ -14,17 +14,20 @@ const CHUNK: usize = 1 << 14;
 /// [`KernelError::Length`](crate::KernelError::Length) if the slices differ in length.
 pub fn relu_forward(input: &[f32], output: &mut [f32]) -> Result<()> {
     check_len("ReLU output", input.len(), output.len())?;
-    output.par_chunks_mut(CHUNK).zip(input.par_chunks(CHUNK)).for_each(|(output, input)| {
-        vectorized(
-            #[inline(always)]
-            || {
-                for (output, &input) in output.iter_mut().zip(input) {
-                    *output = relu_of(input);
-                }
-            },
-        );
-    });
+    let chunks = output.par_chunks_mut(CHUNK).zip(input.par_chunks(CHUNK));
+    chunks.for_each(|(output, input)| relu_row(input, output));
     Ok(())
+}
+
+pub(crate) fn relu_row(input: &[f32], output: &mut [f32]) {
+    vectorized(
+        #[inline(always)]
+        || {
+            for (output, &input) in output.iter_mut().zip(input) {
+                *output = relu_of(input);
+            }
+        },
+    );
 }
 
 /// Gradient of the input, given that of the output: 0 where the input is ≤ 0, as in JAX. `input`
@@ -39,18 +42,19 @@ pub fn relu_backward(input: &[f32], d_output: &[f32], d_input: &mut [f32]) -> Re
         .par_chunks_mut(CHUNK)
         .zip(input.par_chunks(CHUNK))
         .zip(d_output.par_chunks(CHUNK))
-        .for_each(|((d_input, input), d_output)| {
-            vectorized(
-                #[inline(always)]
-                || {
-                    for ((d_input, d_output), &input) in d_input.iter_mut().zip(d_output).zip(input)
-                    {
-                        *d_input = if input > 0.0 { *d_output } else { 0.0 };
-                    }
-                },
-            );
-        });
+        .for_each(|((d_input, input), d_output)| relu_backward_row(input, d_output, d_input));
     Ok(())
+}
+
+pub(crate) fn relu_backward_row(input: &[f32], d_output: &[f32], d_input: &mut [f32]) {
+    vectorized(
+        #[inline(always)]
+        || {
+            for ((d_input, d_output), &input) in d_input.iter_mut().zip(d_output).zip(input) {
+                *d_input = if input > 0.0 { *d_output } else { 0.0 };
+            }
+        },
+    );
 }
 
 /// `max(value, 0)`; NaN stays NaN.

@@ -1,5 +1,6 @@
 //! What follows the head of a stage, example by example: batch norm, ReLU, pooling and dropout.
 
+use crate::activation::relu_row;
 use crate::buffer::with_scratch;
 use crate::pool::{PoolKind, PoolMask, Pooling};
 
@@ -9,7 +10,9 @@ use super::norm::Norm;
 #[derive(Debug, Default)]
 pub(crate) struct Epilogue {
     pub(crate) norm: Option<Norm>,
-    /// ReLU and pooling; a window of one pixel for a ReLU alone.
+    /// Whether there is a ReLU that is not part of the pooling.
+    pub(crate) relu: bool,
+    /// Pooling, with the ReLU that may come before it.
     pub(crate) pooling: Option<Pooling>,
     /// The place of a dropout among those of the network.
     pub(crate) dropout: Option<usize>,
@@ -18,7 +21,15 @@ pub(crate) struct Epilogue {
 impl Epilogue {
     /// Whether there is nothing but, possibly, a dropout.
     pub(crate) fn keeps_values(&self) -> bool {
-        self.norm.is_none() && self.pooling.is_none()
+        self.norm.is_none() && !self.relu && self.pooling.is_none()
+    }
+
+    /// Turns a ReLU on or off that is not part of the pooling.
+    pub(crate) fn set_relu(&mut self, relu: bool) {
+        self.relu = relu;
+        if let Some(norm) = &mut self.norm {
+            norm.relu = relu;
+        }
     }
 
     /// Number of masks of an example.
@@ -29,10 +40,11 @@ impl Epilogue {
         }
     }
 
-    /// The output for the values of a head, but for dropout; saves the masks.
+    /// The output for the values of a head, but for dropout, of stages that change them; saves the
+    /// masks.
     pub(crate) fn forward(&self, y: &[f32], output: &mut [f32], masks: &mut [u32]) {
         match (&self.norm, &self.pooling) {
-            (None, None) => output.copy_from_slice(y),
+            (None, None) => relu_row(y, output),
             (Some(norm), None) => norm.forward(y, output),
             (None, Some(pooling)) => {
                 for_each_band(pooling, output, masks, |row, output, masks| {

@@ -7,8 +7,6 @@ mod mode;
 mod norm;
 mod plan;
 mod stage;
-#[cfg(test)]
-mod tests;
 
 pub use mode::Mode;
 

@@ -1,21 +1,28 @@
 //! The batch norm of a stage. Each pass over rows treats one example while it is in the cache.
 
+use std::ops::Range;
+
 use pulp::{Arch, Simd, WithSimd};
 
 use crate::batch_norm::{BatchNorm, Statistics};
-use crate::lanes::for_each_vector;
+use crate::lanes::{Lanes, for_each_vector};
 use crate::parameters::Parameters;
 
 /// Rows that are added in f32 before the sum goes on in f64.
 const ROWS: usize = 256;
 
-/// The batch norm of a stage, `z = (y − mean) · scale / √(var + ε) + bias`.
+/// The batch norm of a stage, `z = (y − mean) · scale / √(var + ε) + bias`, and a ReLU that may
+/// follow it.
+///
+/// The backward pass computes z anew to see where the ReLU lets gradients pass. That is faster than
+/// reading it from memory.
 #[derive(Debug)]
 pub(crate) struct Norm {
     /// Indices of scale and bias in the list of parameters.
     params: (usize, usize),
     /// Its place among the batch norms of the network.
     pub(crate) index: usize,
+    pub(crate) relu: bool,
     /// Those of the batch, or running ones.
     pub(crate) statistics: Statistics,
     /// `scale / √(var + ε)`
@@ -38,6 +45,7 @@ impl Norm {
         Self {
             params,
             index,
+            relu: false,
             statistics: Statistics { mean: zeros(), var: zeros(), is_training: false },
             factor: zeros(),
             bias: zeros(),
@@ -46,10 +54,8 @@ impl Norm {
         }
     }
 
-    /// The sums of an example's values and of their squares.
-    pub(crate) fn value_sums(&self, y: &[f32]) -> Sums {
-        let zero = vec![0.0; self.factor.len()];
-        Sums::of(y, y, &zero)
+    fn channels(&self) -> usize {
+        self.factor.len()
     }
 
     /// Takes running statistics.
@@ -58,11 +64,18 @@ impl Norm {
         self.set_params(params);
     }
 
+    /// The sums of an example's values and of their squares.
+    pub(crate) fn value_sums(&self, y: &[f32]) -> Sums {
+        Sums::of(self.channels(), y.len(), |rows, first, second| {
+            Arch::new().dispatch(SumValues { y: &y[rows], first, second });
+        })
+    }
+
     /// Takes the statistics of the batch, given the [`value_sums`](Self::value_sums) of all
     /// examples, `len` values altogether.
     pub(crate) fn set_batch(&mut self, params: &[&[f32]], sums: &[Sums], len: usize) {
-        let Sums { first, second } = Sums::total(sums);
-        let rows = (len / self.factor.len()) as f64;
+        let rows = (len / self.channels()) as f64;
+        let Sums { first, second } = Sums::total(self.channels(), sums);
         for (channel, (sum, square)) in first.iter().zip(second).enumerate() {
             let mean = sum / rows;
             self.statistics.mean[channel] = mean as f32;
@@ -85,16 +98,20 @@ impl Norm {
         Arch::new().dispatch(Forward { norm: self, y, z });
     }
 
-    /// The sums of an example's gradients, and of those times the centered values.
-    pub(crate) fn gradient_sums(&self, y: &[f32], dz: &[f32]) -> Sums {
-        Sums::of(dz, y, &self.statistics.mean)
+    /// The sums of an example's gradients, and of those times the centered values, given the
+    /// gradient after the ReLU.
+    pub(crate) fn gradient_sums(&self, y: &[f32], d_output: &[f32]) -> Sums {
+        Sums::of(self.channels(), y.len(), |rows, first, second| {
+            let (y, d_output) = (&y[rows.clone()], &d_output[rows]);
+            Arch::new().dispatch(SumGradients { norm: self, y, d_output, first, second });
+        })
     }
 
     /// Updates scale and bias, given the [`gradient_sums`](Self::gradient_sums) of all examples,
     /// `len` values altogether.
     pub(crate) fn update(&mut self, sums: &[Sums], len: usize, parameters: &mut Parameters) {
-        let Sums { first, second } = Sums::total(sums);
-        let inv_rows = 1.0 / (len / self.factor.len()) as f32;
+        let inv_rows = 1.0 / (len / self.channels()) as f32;
+        let Sums { first, second } = Sums::total(self.channels(), sums);
         let d_bias = first.iter().map(|sum| *sum as f32).collect::<Vec<_>>();
         let stds = self.statistics.var.iter().map(BatchNorm::std).collect::<Vec<_>>();
         let d_scale = second.iter().zip(&stds).map(|(sum, std)| *sum as f32 / std);
@@ -109,36 +126,33 @@ impl Norm {
         parameters.update(self.params.1).apply(&d_bias);
     }
 
-    /// The gradient of rows of y, given that of z, after [`update`](Self::update).
-    pub(crate) fn backward(&self, y: &[f32], dz: &[f32], dy: &mut [f32]) {
-        Arch::new().dispatch(Backward { norm: self, y, dz, dy });
+    /// The gradient of rows of y, given the one after the ReLU, after [`update`](Self::update).
+    pub(crate) fn backward(&self, y: &[f32], d_output: &[f32], dy: &mut [f32]) {
+        Arch::new().dispatch(Backward { norm: self, y, d_output, dy });
     }
 }
 
 impl Sums {
-    /// `a` and `a · (b − center)`, summed over the rows.
-    fn of(a: &[f32], b: &[f32], center: &[f32]) -> Self {
-        let channels = center.len();
-        let mut sums = Sums::zeros(channels);
+    /// `add` computes the two sums of some rows of `len` values.
+    fn of(
+        channels: usize,
+        len: usize,
+        mut add: impl FnMut(Range<usize>, &mut [f32], &mut [f32]),
+    ) -> Self {
+        let mut sums = Sums { first: vec![0.0; channels], second: vec![0.0; channels] };
         let (mut first, mut second) = (vec![0.0; channels], vec![0.0; channels]);
-        for (a, b) in a.chunks(ROWS * channels).zip(b.chunks(ROWS * channels)) {
-            let (first, second) = (&mut first, &mut second);
-            Arch::new().dispatch(SumRows { a, b, center, first, second });
-            sums.first.iter_mut().zip(&*first).for_each(|(sum, part)| *sum += f64::from(*part));
-            sums.second.iter_mut().zip(&*second).for_each(|(sum, part)| *sum += f64::from(*part));
+        for start in (0..len).step_by(ROWS * channels) {
+            add(start..len.min(start + ROWS * channels), &mut first, &mut second);
+            sums.first.iter_mut().zip(&first).for_each(|(sum, part)| *sum += f64::from(*part));
+            sums.second.iter_mut().zip(&second).for_each(|(sum, part)| *sum += f64::from(*part));
         }
         sums
     }
 
-    fn zeros(channels: usize) -> Self {
-        Sums { first: vec![0.0; channels], second: vec![0.0; channels] }
-    }
-
     /// In the order of the examples, so that the result does not depend on threads.
-    fn total(sums: &[Sums]) -> Self {
-        let channels = sums.first().map_or(0, |sums| sums.first.len());
-        let mut total = Sums::zeros(channels);
-        for Sums { first, second } in sums {
+    fn total(channels: usize, examples: &[Sums]) -> Self {
+        let mut total = Sums { first: vec![0.0; channels], second: vec![0.0; channels] };
+        for Sums { first, second } in examples {
             total.first.iter_mut().zip(first).for_each(|(total, sum)| *total += sum);
             total.second.iter_mut().zip(second).for_each(|(total, sum)| *total += sum);
         }
@@ -146,39 +160,74 @@ impl Sums {
     }
 }
 
-struct SumRows<'a> {
-    a: &'a [f32],
-    b: &'a [f32],
-    center: &'a [f32],
+struct SumValues<'a> {
+    y: &'a [f32],
     first: &'a mut [f32],
     second: &'a mut [f32],
 }
 
-impl WithSimd for SumRows<'_> {
+impl WithSimd for SumValues<'_> {
     type Output = ();
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let Self { a, b, center, first: firsts, second: seconds } = self;
-        let channels = center.len();
+        let Self { y, first, second } = self;
+        let channels = first.len();
         for_each_vector(
             simd,
             channels,
             #[inline(always)]
             |lanes| {
-                let middle = lanes.load(center);
-                let zero = simd.splat_f32s(0.0);
-                let (mut first, mut second) = (zero, zero);
-                for (a, b) in a.chunks_exact(channels).zip(b.chunks_exact(channels)) {
-                    let a = lanes.load(a);
-                    let b = simd.sub_f32s(lanes.load(b), middle);
-                    first = simd.add_f32s(first, a);
-                    second = simd.mul_add_f32s(a, b, second);
+                let (mut sum, mut squares) = (simd.splat_f32s(0.0), simd.splat_f32s(0.0));
+                for y in y.chunks_exact(channels) {
+                    let y = lanes.load(y);
+                    sum = simd.add_f32s(sum, y);
+                    squares = simd.mul_add_f32s(y, y, squares);
                 }
-                lanes.store(first, firsts);
-                lanes.store(second, seconds);
+                lanes.store(sum, first);
+                lanes.store(squares, second);
             },
         );
+    }
+}
+
+/// Some channels of a batch norm.
+#[derive(Clone, Copy)]
+struct Channels<S: Simd> {
+    lanes: Lanes<S>,
+    mean: S::f32s,
+    factor: S::f32s,
+    bias: S::f32s,
+    /// Where z is at most this, no gradient passes.
+    limit: S::f32s,
+}
+
+impl<S: Simd> Channels<S> {
+    #[inline(always)]
+    fn new(lanes: Lanes<S>, norm: &Norm) -> Self {
+        // `z <= NaN` is false: without a ReLU nothing is clipped.
+        let limit = lanes.simd.splat_f32s(if norm.relu { 0.0 } else { f32::NAN });
+        Self {
+            lanes,
+            mean: lanes.load(&norm.statistics.mean),
+            factor: lanes.load(&norm.factor),
+            bias: lanes.load(&norm.bias),
+            limit,
+        }
+    }
+
+    #[inline(always)]
+    fn centered(self, y: &[f32]) -> S::f32s {
+        self.lanes.simd.sub_f32s(self.lanes.load(y), self.mean)
+    }
+
+    /// `value`, or zero where the ReLU clips.
+    #[inline(always)]
+    fn clip(self, centered: S::f32s, value: impl FnOnce(S::f32s) -> S::f32s) -> S::f32s {
+        let simd = self.lanes.simd;
+        let z = simd.mul_add_f32s(centered, self.factor, self.bias);
+        let is_clipped = simd.less_than_or_equal_f32s(z, self.limit);
+        simd.select_f32s(is_clipped, simd.splat_f32s(0.0), value(z))
     }
 }
 
@@ -194,18 +243,51 @@ impl WithSimd for Forward<'_> {
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
         let Self { norm, y, z } = self;
-        let channels = norm.factor.len();
+        let count = norm.channels();
         for_each_vector(
             simd,
-            channels,
+            count,
             #[inline(always)]
             |lanes| {
-                let mean = lanes.load(&norm.statistics.mean);
-                let (factor, bias) = (lanes.load(&norm.factor), lanes.load(&norm.bias));
-                for (y, z) in y.chunks_exact(channels).zip(z.chunks_exact_mut(channels)) {
-                    let centered = simd.sub_f32s(lanes.load(y), mean);
-                    lanes.store(simd.mul_add_f32s(centered, factor, bias), z);
+                let channels = Channels::new(lanes, norm);
+                for (y, z) in y.chunks_exact(count).zip(z.chunks_exact_mut(count)) {
+                    lanes.store(channels.clip(channels.centered(y), |z| z), z);
                 }
+            },
+        );
+    }
+}
+
+struct SumGradients<'a> {
+    norm: &'a Norm,
+    y: &'a [f32],
+    d_output: &'a [f32],
+    first: &'a mut [f32],
+    second: &'a mut [f32],
+}
+
+impl WithSimd for SumGradients<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let Self { norm, y, d_output, first, second } = self;
+        let count = norm.channels();
+        for_each_vector(
+            simd,
+            count,
+            #[inline(always)]
+            |lanes| {
+                let channels = Channels::new(lanes, norm);
+                let (mut sum, mut product) = (simd.splat_f32s(0.0), simd.splat_f32s(0.0));
+                for (y, d_output) in y.chunks_exact(count).zip(d_output.chunks_exact(count)) {
+                    let centered = channels.centered(y);
+                    let dz = channels.clip(centered, |_| lanes.load(d_output));
+                    sum = simd.add_f32s(sum, dz);
+                    product = simd.mul_add_f32s(dz, centered, product);
+                }
+                lanes.store(sum, first);
+                lanes.store(product, second);
             },
         );
     }
@@ -214,7 +296,7 @@ impl WithSimd for Forward<'_> {
 struct Backward<'a> {
     norm: &'a Norm,
     y: &'a [f32],
-    dz: &'a [f32],
+    d_output: &'a [f32],
     dy: &'a mut [f32],
 }
 
@@ -223,23 +305,22 @@ impl WithSimd for Backward<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let Self { norm, y, dz, dy } = self;
-        let channels = norm.factor.len();
+        let Self { norm, y, d_output, dy } = self;
+        let count = norm.channels();
         for_each_vector(
             simd,
-            channels,
+            count,
             #[inline(always)]
             |lanes| {
-                let mean = lanes.load(&norm.statistics.mean);
-                let factor = lanes.load(&norm.factor);
-                let mean_dz = lanes.load(&norm.mean_dz);
-                let slope = lanes.load(&norm.slope);
-                let rows = y.chunks_exact(channels).zip(dz.chunks_exact(channels));
-                for ((y, dz), dy) in rows.zip(dy.chunks_exact_mut(channels)) {
-                    let centered = simd.sub_f32s(lanes.load(y), mean);
-                    let through_mean = simd.sub_f32s(lanes.load(dz), mean_dz);
+                let channels = Channels::new(lanes, norm);
+                let (mean_dz, slope) = (lanes.load(&norm.mean_dz), lanes.load(&norm.slope));
+                let rows = y.chunks_exact(count).zip(d_output.chunks_exact(count));
+                for ((y, d_output), dy) in rows.zip(dy.chunks_exact_mut(count)) {
+                    let centered = channels.centered(y);
+                    let dz = channels.clip(centered, |_| lanes.load(d_output));
+                    let direct = simd.sub_f32s(dz, mean_dz);
                     let rest = simd.mul_f32s(centered, slope);
-                    lanes.store(simd.mul_f32s(factor, simd.sub_f32s(through_mean, rest)), dy);
+                    lanes.store(simd.mul_f32s(channels.factor, simd.sub_f32s(direct, rest)), dy);
                 }
             },
         );

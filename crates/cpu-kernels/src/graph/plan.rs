@@ -242,7 +242,7 @@ impl Plan {
         let channels = dims.last().copied().unwrap_or(1);
         let (height, width) = match dims[..] {
             [height, width, _] => (height, width),
-            _ => (1, dims.iter().product::<usize>() / channels),
+            _ => (1, 1), // nothing to pool
         };
         // Its place among those of its kind, in the order of the nodes.
         let place = |is_alike: fn(&Layer) -> bool| {
@@ -258,13 +258,11 @@ impl Plan {
                 1
             }
             Layer::Relu if *rank < 2 => {
-                let pool = Pool2d { batch: 1, height, width, channels, window: (1, 1) };
-                let kind = PoolKind::Average;
-                epilogue.pooling = Some(Pooling { pool, kind, relu: true });
+                epilogue.set_relu(true);
                 2
             }
             Layer::AvgPool { window } if *rank < 3 && dims.len() == 3 => {
-                let relu = epilogue.pooling.is_some();
+                let relu = epilogue.relu;
                 if relu && window.0 * window.1 > Pooling::max_window_len(PoolKind::Average) {
                     return Ok(false);
                 }
@@ -273,7 +271,7 @@ impl Plan {
                 3
             }
             Layer::MaxPool { window } if *rank < 3 && dims.len() == 3 => {
-                let relu = epilogue.pooling.is_some();
+                let relu = epilogue.relu;
                 let pool = Pool2d { batch: 1, height, width, channels, window };
                 epilogue.pooling = Some(Pooling { pool, kind: PoolKind::Max, relu });
                 3
@@ -284,7 +282,8 @@ impl Plan {
             }
             _ => return Ok(false),
         };
-        if let (3, Some(pooling)) = (next, &epilogue.pooling) {
+        if let (3, Some(pooling)) = (next, epilogue.pooling) {
+            epilogue.set_relu(false); // the pooling has taken it
             let (window_height, window_width) = pooling.pool.window;
             checked_len(index, &[window_height, window_width])?;
             let (rows, columns) = pooling.pool.windows();

@@ -2,6 +2,7 @@
 
 use rayon::prelude::*;
 
+use crate::activation::relu_backward_row;
 use crate::buffer::{Buffer, with_scratch};
 use crate::gemm::vectorized;
 use crate::parameters::Parameters;
@@ -227,12 +228,13 @@ impl Stage {
         &self,
         batch: usize,
         example: usize,
+        output: &[f32],
         d_output: &[f32],
         layout: GradientLayout,
         target: &mut [f32],
     ) {
         let GradientLayout { origin, row, .. } = layout;
-        let d_output = part(d_output, batch, example);
+        let (output, d_output) = (part(output, batch, example), part(d_output, batch, example));
         match (&self.epilogue.norm, &self.epilogue.pooling) {
             (None, Some(pooling)) => {
                 let masks_len = self.kept.masks.len() / batch;
@@ -245,11 +247,14 @@ impl Stage {
                 let mut end = origin;
                 for (y, (target, d_output)) in rows.enumerate() {
                     let (target, padding) = target.split_at_mut(self.shape.row);
+                    let row = y * self.shape.row..(y + 1) * self.shape.row;
                     match norm {
                         Some(norm) => {
                             let values = part(&self.kept.head_output, batch, example);
-                            let values = &values[y * self.shape.row..][..self.shape.row];
-                            norm.backward(values, d_output, target);
+                            norm.backward(&values[row], d_output, target);
+                        }
+                        None if self.epilogue.relu => {
+                            relu_backward_row(&output[row], d_output, target);
                         }
                         None => target.copy_from_slice(d_output),
                     }
@@ -303,7 +308,8 @@ impl Stage {
                     let d_output = if is_direct {
                         part(d_output, batch, example)
                     } else {
-                        self.head_gradient(batch, example, d_output, layout, target);
+                        let output = &arrays[self.output];
+                        self.head_gradient(batch, example, output, d_output, layout, target);
                         &*target
                     };
                     let input = part(&arrays[input], batch, example);
@@ -342,7 +348,8 @@ impl Stage {
         };
         let layout = self.head.gradient_layout(self.shape.head, self.shape.row);
         d_head.par_chunks_exact_mut(self.shape.head).enumerate().for_each(|(example, target)| {
-            self.head_gradient(batch, example, d_output, layout, target);
+            let output = &arrays[self.output];
+            self.head_gradient(batch, example, output, d_output, layout, target);
         });
         let Head::Dense(stage) = &mut self.head else { return };
         stage.d_output = d_head;
