@@ -247,14 +247,14 @@ impl Stage {
                 let mut end = origin;
                 for (y, (target, d_output)) in rows.enumerate() {
                     let (target, padding) = target.split_at_mut(self.shape.row);
-                    let row = y * self.shape.row..(y + 1) * self.shape.row;
+                    let span = y * self.shape.row..(y + 1) * self.shape.row;
                     match norm {
                         Some(norm) => {
                             let values = part(&self.kept.head_output, batch, example);
-                            norm.backward(&values[row], d_output, target);
+                            norm.backward(&values[span], d_output, target);
                         }
                         None if self.epilogue.relu => {
-                            relu_backward_row(&output[row], d_output, target);
+                            relu_backward_row(&output[span], d_output, target);
                         }
                         None => target.copy_from_slice(d_output),
                     }
