@@ -105,7 +105,8 @@ impl Module for MyNet {
         let x = relu(&conv_norm(nn, &Conv::new(64, (3, 3)), &x)?)?;
         let x = nn.dropout(0.1, &max_pool(&x, (2, 2))?)?; //           [B, 7, 7, 64]
         let x = nn.dense(128, &flatten(&x)?)?; //                      [B, 128]
-        let x = nn.dropout(0.3, &relu(&nn.batch_norm(&x)?)?)?;
+        let x = relu(&nn.batch_norm(&x)?)?;
+        let x = nn.dropout(0.3, &x)?;
         log_softmax(&nn.dense(10, &x)?) //                             [B, 10]
     }
 }

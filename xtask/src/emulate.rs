@@ -26,7 +26,7 @@ const X86_64: Processor = Processor {
     instruction_set: "AVX2",
     target: "x86_64-unknown-linux-gnu",
     qemu: "qemu-x86_64",
-    model: "Haswell",
+    model: "max",
     linker: ("x86_64-linux-gnu-gcc", "gcc-x86-64-linux-gnu"),
 };
 
