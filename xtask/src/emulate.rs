@@ -86,7 +86,7 @@ impl Processor {
     /// Runs the tests.
     fn test(&self, project: &Project) -> Result<()> {
         let Self { target, qemu, model, instruction_set, .. } = self;
-        println!("\nTests on a {model}, with {instruction_set}");
+        println!("\nTests with {instruction_set}, on QEMU's processor `{model}`");
         let mut cargo = command("cargo");
         cargo.args(["test", "--package", "cpu-kernels", "--tests", "--target", target]);
         let variable = |name| {
@@ -101,5 +101,20 @@ impl Processor {
         cargo.env(variable("RUSTFLAGS"), "-C target-feature=+crt-static");
         cargo.env("EMULATED_INSTRUCTION_SET", instruction_set);
         run(cargo.current_dir(project.root()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_missing_is_named_with_how_to_install_it() {
+        let problem = |processor: Processor| processor.check().unwrap_err().to_string();
+        let missing = Processor { qemu: "qemu-none", ..X86_64 };
+        assert_eq!(problem(missing), "`qemu-none` is missing; on Debian: apt install qemu-user");
+        let [qemu, target] = ["cargo", "s390x-unknown-linux-gnu"];
+        let missing = problem(Processor { qemu, target, ..X86_64 });
+        assert!(missing.ends_with(": rustup target add s390x-unknown-linux-gnu"), "{missing}");
     }
 }
