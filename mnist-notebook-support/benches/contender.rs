@@ -9,8 +9,11 @@
 //! | `train_step_candle` | the same step in plain candle |
 //! | `own_module` | a step of a custom network, through autograd |
 //! | `own_module_jit` | the same, compiled |
+//! | `my_net` | a step of the network of `make_it_yours.ipynb`, with AdamW |
+//! | `resnet` | a step of a small residual network |
 //! | `eval_model` | all 10,000 test images (`batch` is not used) |
 //! | `get_datasets` | both datasets, from files to tensors |
+//! | `processor` | nothing; the answer is the instruction set and the number of threads |
 //! | `memory` | an epoch with its evaluation; the answer is memory after each and the peak, MB |
 
 use std::collections::HashMap;
@@ -22,8 +25,10 @@ use std::time::{Duration, Instant};
 
 use mnist_notebook_support::candle_core::{self, D, Var};
 use mnist_notebook_support::candle_nn::{
-    Conv2d, Conv2dConfig, Linear, Module as _, VarBuilder, VarMap, conv2d, linear, loss, ops,
+    self, Conv2d, Conv2dConfig, Linear, Module as _, Optimizer as _, VarBuilder, VarMap, conv2d,
+    linear, loss, ops,
 };
+use mnist_notebook_support::linen::Rule;
 use mnist_notebook_support::prelude::*;
 
 type Outcome<T> = std::result::Result<T, Box<dyn Error>>;
@@ -42,15 +47,18 @@ fn main() -> Outcome<()> {
             return Err(format!("expected `what batch count`, not `{line}`").into());
         };
         let (batch, count) = (batch.parse::<usize>()?, count.parse::<usize>()?);
-        if what == "memory" {
-            println!("= {}", memory(batch, count)?);
-            continue;
-        }
-        let repeat = match prepared.entry((what.to_owned(), batch)) {
-            Entry::Occupied(entry) => entry.into_mut(),
-            Entry::Vacant(entry) => entry.insert(prepare(what, batch)?),
+        let answer = match what {
+            "memory" => memory(batch, count)?,
+            "processor" => processor(),
+            _ => {
+                let repeat = match prepared.entry((what.to_owned(), batch)) {
+                    Entry::Occupied(entry) => entry.into_mut(),
+                    Entry::Vacant(entry) => entry.insert(prepare(what, batch)?),
+                };
+                (repeat(count)?.as_secs_f64() * 1e3 / count as f64).to_string()
+            }
         };
-        println!("= {}", repeat(count)?.as_secs_f64() * 1e3 / count as f64);
+        println!("= {answer}");
     }
     Ok(())
 }
@@ -61,6 +69,11 @@ fn prepare(what: &str, batch: usize) -> Outcome<Repeat> {
         "train_step_candle" => candle_step(batch),
         "own_module" => autograd_step(OwnModule, batch),
         "own_module_jit" => compiled_step(OwnModule, batch),
+        "my_net" => {
+            let rule = AdamW { weight_decay: 0.01, ..AdamW::default() };
+            stateful_step(MyNet, 468_458, 0.001, rule, batch)
+        }
+        "resnet" => stateful_step(ResNet, 77_898, LEARNING_RATE, Momentum::default(), batch),
         "eval_model" => evaluation(),
         "get_datasets" => Ok(repeat(|| Ok(get_datasets(&Device::Cpu)?))),
         _ => Err(format!("unknown request `{what}`").into()),
@@ -80,6 +93,61 @@ impl Module for OwnModule {
     }
 }
 
+/// The network of `notebooks/make_it_yours.ipynb`.
+struct MyNet;
+
+impl Module for MyNet {
+    fn call(&self, nn: &mut Scope, x: &Tensor) -> Result<Tensor> {
+        let x = relu(&conv_norm(nn, &Conv::new(32, (3, 3)), x)?)?; //  [B, 28, 28, 32]
+        let x = relu(&conv_norm(nn, &Conv::new(32, (3, 3)), &x)?)?;
+        let x = nn.dropout(0.1, &max_pool(&x, (2, 2))?)?; //           [B, 14, 14, 32]
+        let x = relu(&conv_norm(nn, &Conv::new(64, (3, 3)), &x)?)?; // [B, 14, 14, 64]
+        let x = relu(&conv_norm(nn, &Conv::new(64, (3, 3)), &x)?)?;
+        let x = nn.dropout(0.1, &max_pool(&x, (2, 2))?)?; //           [B, 7, 7, 64]
+        let x = nn.dense(128, &flatten(&x)?)?; //                      [B, 128]
+        let x = relu(&nn.batch_norm(&x)?)?;
+        let x = nn.dropout(0.3, &x)?;
+        log_softmax(&nn.dense(10, &x)?) //                             [B, 10]
+    }
+}
+
+/// Three residual blocks; the last two halve the image.
+struct ResNet;
+
+impl Module for ResNet {
+    fn call(&self, nn: &mut Scope, x: &Tensor) -> Result<Tensor> {
+        let x = relu(&conv_norm(nn, &Conv::new(16, (3, 3)), x)?)?; //      [B, 28, 28, 16]
+        let x = nn.module(&Block { features: 16, stride: 1 }, &x)?; //     [B, 28, 28, 16]
+        let x = nn.module(&Block { features: 32, stride: 2 }, &x)?; //     [B, 14, 14, 32]
+        let x = nn.module(&Block { features: 64, stride: 2 }, &x)?; //     [B, 7, 7, 64]
+        log_softmax(&nn.dense(10, &global_avg_pool(&x)?)?) //              [B, 10]
+    }
+}
+
+struct Block {
+    features: usize,
+    stride: usize,
+}
+
+impl Module for Block {
+    fn call(&self, nn: &mut Scope, x: &Tensor) -> Result<Tensor> {
+        let strides = (self.stride, self.stride);
+        let conv = |size| Conv::new(self.features, (size, size));
+        let y = relu(&conv_norm(nn, &Conv { strides, ..conv(3) }, x)?)?;
+        let y = conv_norm(nn, &conv(3), &y)?;
+        if x.dims() == y.dims() {
+            return relu(&add(x, &y)?);
+        }
+        let x = nn.conv_with(&Conv { strides, ..conv(1) }, x)?;
+        relu(&add(&x, &y)?)
+    }
+}
+
+fn conv_norm(nn: &mut Scope, conv: &Conv, x: &Tensor) -> Result<Tensor> {
+    let x = nn.conv_with(conv, x)?;
+    nn.batch_norm(&x)
+}
+
 fn compiled_step<M: Module + 'static>(model: M, batch: usize) -> Outcome<Repeat> {
     let mut optimizer = optimizer(&model)?;
     let mut jit = Jit::new();
@@ -94,6 +162,43 @@ fn autograd_step<M: Module + 'static>(model: M, batch: usize) -> Outcome<Repeat>
     let mut optimizer = optimizer(&model)?;
     let mut batches = Batches::new(batch)?;
     Ok(repeat(move || Ok(train_step(&model, &mut optimizer, &batches.next()?)?)))
+}
+
+/// A step of a network with batch norm, or dropout.
+fn stateful_step<M: Module + 'static>(
+    model: M,
+    num_params: usize,
+    learning_rate: f64,
+    rule: impl Into<Rule>,
+    batch: usize,
+) -> Outcome<Repeat> {
+    let mut batches = Batches::new(batch)?;
+    let sample = batches.dataset.slice(0, 1)?;
+    let mut variables = model.init_variables(Key::new(0), sample.image())?;
+    assert_eq!(variables.params.elem_count(), num_params, "JAX's network is another one");
+    let vars = variables.params.vars();
+    let mut optimizer: Optimizer = candle_nn::Optimizer::new(vars, (learning_rate, rule.into()))?;
+    let mut jit = Jit::new();
+    let mut key = Key::new(2);
+    Ok(repeat(move || {
+        let batch = batches.next()?;
+        let dropout_key;
+        (key, dropout_key) = key.split();
+        Ok(jit.call(|| train(&model, &mut variables, &mut optimizer, dropout_key, &batch))?)
+    }))
+}
+
+fn train(
+    model: &impl Module,
+    variables: &mut Variables,
+    optimizer: &mut Optimizer,
+    dropout_key: Key,
+    batch: &Batch,
+) -> Result<BatchMetrics> {
+    let (log_probs, batch_stats) = model.apply_train(variables, dropout_key, batch.image())?;
+    optimizer.backward_step(&cross_entropy_loss(&log_probs, batch.label())?)?;
+    variables.batch_stats = batch_stats;
+    compute_metrics(&log_probs, batch.label())
 }
 
 fn optimizer(model: &impl Module) -> Result<Optimizer> {
@@ -188,6 +293,11 @@ fn candle_step(batch: usize) -> Outcome<Repeat> {
         }
         Ok(compute_metrics(&log_probs, next.label())?)
     }))
+}
+
+/// What the kernels use of the processor, such as `AVX-512, 2 threads`.
+fn processor() -> String {
+    format!("{}, {} threads", cpu_kernels::instruction_set(), rayon::current_num_threads())
 }
 
 /// Trains for some epochs; the memory in use after each epoch and the peak, in MB.

@@ -7,6 +7,9 @@ from flax import linen as nn
 
 from protocol import BETA, LEARNING_RATE, images, labels, serve
 
+MOMENTUM = optax.sgd(LEARNING_RATE, momentum=BETA)
+ADAMW = optax.adamw(0.001, weight_decay=0.01)
+
 
 class Cnn(nn.Module):
     @nn.compact
@@ -29,6 +32,53 @@ class OwnModule(nn.Module):
         return nn.log_softmax(nn.Dense(10)(x))
 
 
+class MyNet(nn.Module):
+    """The network of notebooks/make_it_yours.ipynb."""
+
+    NUM_PARAMS = 468_458
+
+    @nn.compact
+    def __call__(self, x, train):
+        for features in [32, 64]:
+            for _ in range(2):
+                x = nn.Conv(features, (3, 3))(x)
+                x = nn.relu(nn.BatchNorm(use_running_average=not train)(x))
+            x = nn.max_pool(x, (2, 2), strides=(2, 2))
+            x = nn.Dropout(0.1, deterministic=not train)(x)
+        x = nn.Dense(128)(x.reshape((x.shape[0], -1)))
+        x = nn.relu(nn.BatchNorm(use_running_average=not train)(x))
+        x = nn.Dropout(0.3, deterministic=not train)(x)
+        return nn.log_softmax(nn.Dense(10)(x))
+
+
+class Block(nn.Module):
+    features: int
+    stride: int
+
+    @nn.compact
+    def __call__(self, x, train):
+        strides = (self.stride, self.stride)
+        y = nn.Conv(self.features, (3, 3), strides)(x)
+        y = nn.relu(nn.BatchNorm(use_running_average=not train)(y))
+        y = nn.Conv(self.features, (3, 3))(y)
+        y = nn.BatchNorm(use_running_average=not train)(y)
+        if x.shape != y.shape:
+            x = nn.Conv(self.features, (1, 1), strides)(x)
+        return nn.relu(x + y)
+
+
+class ResNet(nn.Module):
+    NUM_PARAMS = 77_898
+
+    @nn.compact
+    def __call__(self, x, train):
+        x = nn.Conv(16, (3, 3))(x)
+        x = nn.relu(nn.BatchNorm(use_running_average=not train)(x))
+        for features, stride in [(16, 1), (32, 2), (64, 2)]:
+            x = Block(features, stride)(x, train)
+        return nn.log_softmax(nn.Dense(10)(x.mean((1, 2))))
+
+
 def dataset(prefix):
     return {"image": jnp.asarray(images(prefix)[..., None]), "label": jnp.asarray(labels(prefix))}
 
@@ -43,39 +93,76 @@ def initial_params(model):
     return model.init(jax.random.PRNGKey(0), jnp.ones((1, 28, 28, 1)))["params"]
 
 
-def training(model, batch_size, is_fixed=False):
-    """Steps on shuffled batches, as in the tutorial, or only on the first batch."""
-    optimizer = optax.sgd(LEARNING_RATE, momentum=BETA)
+def plain_step(model):
+    """The tutorial's training step, and the state before the first one."""
 
     @jax.jit
-    def train_step(params, state, batch):
+    def train_step(state, batch):
+        params, optimizer_state = state
+
         def loss_fn(params):
             log_probs = model.apply({"params": params}, batch["image"])
             metrics = compute_metrics(log_probs, batch["label"])
             return metrics["loss"], metrics
 
         grads, metrics = jax.grad(loss_fn, has_aux=True)(params)
-        updates, state = optimizer.update(grads, state, params)
-        return optax.apply_updates(params, updates), state, metrics
+        updates, optimizer_state = MOMENTUM.update(grads, optimizer_state, params)
+        return (optax.apply_updates(params, updates), optimizer_state), metrics
 
+    params = initial_params(model)
+    return train_step, (params, MOMENTUM.init(params))
+
+
+def stateful_step(model, optimizer):
+    """The same for a network with batch norm, or dropout."""
+
+    @jax.jit
+    def train_step(state, batch):
+        params, batch_stats, optimizer_state, key = state
+        key, dropout_key = jax.random.split(key)
+
+        def loss_fn(params):
+            log_probs, updated = model.apply(
+                {"params": params, "batch_stats": batch_stats},
+                batch["image"],
+                train=True,
+                rngs={"dropout": dropout_key},
+                mutable=["batch_stats"],
+            )
+            metrics = compute_metrics(log_probs, batch["label"])
+            return metrics["loss"], (metrics, updated["batch_stats"])
+
+        grads, (metrics, new_stats) = jax.grad(loss_fn, has_aux=True)(params)
+        updates, optimizer_state = optimizer.update(grads, optimizer_state, params)
+        params = optax.apply_updates(params, updates)
+        return (params, new_stats, optimizer_state, key), metrics
+
+    variables = model.init(jax.random.PRNGKey(0), jnp.ones((1, 28, 28, 1)), train=False)
+    params, batch_stats = variables["params"], variables["batch_stats"]
+    num_params = sum(param.size for param in jax.tree.leaves(params))
+    assert num_params == model.NUM_PARAMS, num_params
+    return train_step, (params, batch_stats, optimizer.init(params), jax.random.PRNGKey(2))
+
+
+def training(step, batch_size, is_fixed=False):
+    """Steps on shuffled batches, as in the tutorial, or only on the first batch."""
+    train_step, state = step
     train_ds = dataset("train")
     size = len(train_ds["label"])
     steps = size // batch_size
     perms = jax.random.permutation(jax.random.PRNGKey(1), size)[: steps * batch_size]
     perms = perms.reshape(steps, batch_size)
-    params = initial_params(model)
-    state = optimizer.init(params)
     fixed = {name: array[:batch_size] for name, array in train_ds.items()} if is_fixed else None
     done = 0
 
     def run(count):
-        nonlocal params, state, done
+        nonlocal state, done
         if done + count > steps:
             done = 0
         metrics = []
         for perm in perms[done : done + count]:
             batch = fixed or {name: array[perm, ...] for name, array in train_ds.items()}
-            params, state, batch_metrics = train_step(params, state, batch)
+            state, batch_metrics = train_step(state, batch)
             metrics.append(batch_metrics)
         done += count
         jax.device_get(metrics)
@@ -100,9 +187,11 @@ def evaluation():
 
 serve(
     {
-        "train_step": lambda batch: training(Cnn(), batch),
-        "fixed_step": lambda batch: training(Cnn(), batch, is_fixed=True),
-        "own_module": lambda batch: training(OwnModule(), batch),
+        "train_step": lambda batch: training(plain_step(Cnn()), batch),
+        "fixed_step": lambda batch: training(plain_step(Cnn()), batch, is_fixed=True),
+        "own_module": lambda batch: training(plain_step(OwnModule()), batch),
+        "my_net": lambda batch: training(stateful_step(MyNet(), ADAMW), batch),
+        "resnet": lambda batch: training(stateful_step(ResNet(), MOMENTUM), batch),
         "eval_model": lambda _: evaluation(),
     }
 )

@@ -18,6 +18,7 @@
 //! | [`speed`] | compares training speed with JAX and PyTorch |
 //! | [`script`] | converts a notebook into a Rust program |
 //! | [`cuda`] | builds the feature `cuda` without a GPU |
+//! | [`emulate`] | runs the tests of `cpu-kernels` on emulated processors |
 //! | [`browser`] | runs the walkthrough in a real browser |
 //! | [`ui`] | shows progress |
 
@@ -35,6 +36,7 @@ pub mod bench;
 pub mod browser;
 pub mod check;
 pub mod cuda;
+pub mod emulate;
 pub mod execute;
 pub mod faults;
 pub mod jupyter;

@@ -17,6 +17,7 @@ use xtask::bench;
 use xtask::browser;
 use xtask::check::{self, Failure};
 use xtask::cuda;
+use xtask::emulate;
 use xtask::execute::{Screen, execute};
 use xtask::faults;
 use xtask::kernel::Kernel;
@@ -81,6 +82,8 @@ enum Arguments {
         #[arg(long)]
         long: bool,
     },
+    /// Run the tests of cpu-kernels on emulated processors with AVX2, without it, and with NEON
+    Emulate,
     /// Compare training with JAX and PyTorch, or run the named benchmark; saves tables under target
     #[command(args_conflicts_with_subcommands = true)]
     Bench {
@@ -121,6 +124,7 @@ fn main() -> ExitCode {
         Arguments::Lab { arguments } => lab(&Project::new(), arguments),
         Arguments::Test => test(&Project::new()),
         Arguments::Faults { long } => inject_faults(&Project::new(), long),
+        Arguments::Emulate => emulate::test(&Project::new()),
         Arguments::Bench { full, what: None } => compare(&Project::new(), full),
         Arguments::Bench { what: Some(Bench::Notebook), .. } => bench_notebook(&Project::new()),
         Arguments::Script { notebook } => script(&Project::new(), notebook),

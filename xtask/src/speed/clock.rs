@@ -56,18 +56,18 @@ impl Process {
         })
     }
 
-    /// Sends a request and returns all numbers of the answer.
+    /// Sends a request and returns the answer.
     ///
     /// # Errors
     /// If the program ends without an answer; the message includes the end of its standard error.
-    pub fn ask(&mut self, what: &str, batch: usize, count: usize) -> Result<Vec<f64>> {
+    pub fn ask(&mut self, what: &str, batch: usize, count: usize) -> Result<String> {
         // If the program has ended, its answer is missing below.
         if let Some(requests) = &mut self.requests {
             let _ = writeln!(requests, "{what} {batch} {count}");
         }
         for line in &mut self.answers {
             if let Some(answer) = line?.strip_prefix(ANSWER) {
-                return parse(answer);
+                return Ok(answer.to_owned());
             }
         }
         let log = fs::read_to_string(&self.log).unwrap_or_default();
@@ -79,8 +79,7 @@ impl Process {
 
 impl Clock for Process {
     fn time(&mut self, what: &str, batch: usize, count: usize) -> Result<f64> {
-        let answer = self.ask(what, batch, count)?;
-        answer.first().copied().context("the answer has no number")
+        parse(&self.ask(what, batch, count)?)
     }
 }
 
@@ -170,13 +169,10 @@ impl Clock for Cell {
         ))?;
         let answer = printed.lines().find_map(|line| line.strip_prefix(ANSWER));
         let answer = answer.with_context(|| format!("no answer in a cell's output `{printed}`"))?;
-        parse(answer)?.first().copied().context("the answer has no number")
+        parse(answer)
     }
 }
 
-fn parse(answer: &str) -> Result<Vec<f64>> {
-    answer
-        .split_whitespace()
-        .map(|number| number.parse().with_context(|| format!("expected numbers, not `{answer}`")))
-        .collect()
+fn parse(answer: &str) -> Result<f64> {
+    answer.parse().with_context(|| format!("expected a number, not `{answer}`"))
 }
