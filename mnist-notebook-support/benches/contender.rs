@@ -25,8 +25,7 @@ use std::time::{Duration, Instant};
 
 use mnist_notebook_support::candle_core::{self, D, Var};
 use mnist_notebook_support::candle_nn::{
-    self, Conv2d, Conv2dConfig, Linear, Module as _, Optimizer as _, VarBuilder, VarMap, conv2d,
-    linear, loss, ops,
+    Conv2d, Conv2dConfig, Linear, Module as _, VarBuilder, VarMap, conv2d, linear, loss, ops,
 };
 use mnist_notebook_support::linen::Rule;
 use mnist_notebook_support::prelude::*;
@@ -174,31 +173,37 @@ fn stateful_step<M: Module + 'static>(
 ) -> Outcome<Repeat> {
     let mut batches = Batches::new(batch)?;
     let sample = batches.dataset.slice(0, 1)?;
-    let mut variables = model.init_variables(Key::new(0), sample.image())?;
+    let variables = model.init_variables(Key::new(0), sample.image())?;
     assert_eq!(variables.params.elem_count(), num_params, "JAX's network is another one");
-    let vars = variables.params.vars();
-    let mut optimizer: Optimizer = candle_nn::Optimizer::new(vars, (learning_rate, rule.into()))?;
+    let mut optimizer = Optimizer::new(&variables.params, learning_rate, rule)?;
+    let mut batch_stats = variables.batch_stats;
     let mut jit = Jit::new();
     let mut key = Key::new(2);
+    let plain = std::env::var_os("PLAIN").is_some();
     Ok(repeat(move || {
         let batch = batches.next()?;
         let dropout_key;
         (key, dropout_key) = key.split();
-        Ok(jit.call(|| train(&model, &mut variables, &mut optimizer, dropout_key, &batch))?)
+        if plain { return Ok(train(&model, &mut optimizer, &mut batch_stats, dropout_key, &batch)?) }
+        Ok(jit.call(|| train(&model, &mut optimizer, &mut batch_stats, dropout_key, &batch))?)
     }))
 }
 
 fn train(
     model: &impl Module,
-    variables: &mut Variables,
     optimizer: &mut Optimizer,
+    batch_stats: &mut Params,
     dropout_key: Key,
     batch: &Batch,
 ) -> Result<BatchMetrics> {
-    let (log_probs, batch_stats) = model.apply_train(variables, dropout_key, batch.image())?;
-    optimizer.backward_step(&cross_entropy_loss(&log_probs, batch.label())?)?;
-    variables.batch_stats = batch_stats;
-    compute_metrics(&log_probs, batch.label())
+    let loss_fn = |params: &Params| {
+        let (logits, updates) = model.apply_train(params, batch_stats, dropout_key, batch.image())?;
+        Ok((cross_entropy_loss(&logits, batch.label())?, (logits, updates)))
+    };
+    let ((_, (logits, updates)), grad) = value_and_grad(loss_fn, optimizer.target())?;
+    optimizer.apply_gradient(grad)?;
+    *batch_stats = updates;
+    compute_metrics(&logits, batch.label())
 }
 
 fn optimizer(model: &impl Module) -> Result<Optimizer> {
