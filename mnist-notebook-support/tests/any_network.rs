@@ -14,10 +14,14 @@ struct Net;
 
 impl Module for Net {
     fn call(&self, nn: &mut Scope, x: &Tensor) -> Result<Tensor> {
-        let x = max_pool(&relu(&nn.batch_norm(&nn.conv(8, (3, 3), x)?)?)?, (4, 4))?; // [B, 7, 7, 8]
-        let branch = nn.batch_norm(&nn.conv(8, (3, 3), &x)?)?; //                       [B, 7, 7, 8]
-        let x = nn.dropout(0.2, &relu(&add(&x, &branch)?)?)?; //                        [B, 7, 7, 8]
-        log_softmax(&nn.dense(10, &flatten(&x)?)?) //                                   [B, 10]
+        let x = nn.conv(8, (3, 3), x)?; //                       [B, 28, 28, 8]
+        let x = relu(&nn.batch_norm(&x)?)?;
+        let x = max_pool(&x, (4, 4))?; //                        [B, 7, 7, 8]
+        let branch = nn.conv(8, (3, 3), &x)?; //                 [B, 7, 7, 8]
+        let branch = nn.batch_norm(&branch)?;
+        let x = relu(&add(&x, &branch)?)?; //                    [B, 7, 7, 8]
+        let x = nn.dropout(0.2, &x)?;
+        log_softmax(&nn.dense(10, &flatten(&x)?)?) //            [B, 10]
     }
 }
 

@@ -29,7 +29,8 @@ struct Steady;
 
 impl Module for Steady {
     fn call(&self, nn: &mut Scope, x: &Tensor) -> Result<Tensor> {
-        let x = avg_pool(&relu(&nn.batch_norm(&nn.conv(2, (3, 3), x)?)?)?, (2, 2))?;
+        let x = nn.conv(2, (3, 3), x)?;
+        let x = avg_pool(&relu(&nn.batch_norm(&x)?)?, (2, 2))?;
         let x = add(&x, &nn.dropout(0.5, &x)?)?;
         log_softmax(&nn.dense(10, &flatten(&x)?)?)
     }

@@ -17,19 +17,22 @@ struct Net;
 
 impl Module for Net {
     fn call(&self, nn: &mut Scope, x: &Tensor) -> Result<Tensor> {
-        let x = relu(&nn.batch_norm(&nn.conv(4, (3, 3), x)?)?)?;
-        let branch = nn.batch_norm(&nn.conv(4, (1, 1), &x)?)?;
+        let x = nn.conv(4, (3, 3), x)?;
+        let x = relu(&nn.batch_norm(&x)?)?;
+        let branch = nn.conv(4, (1, 1), &x)?;
+        let branch = nn.batch_norm(&branch)?;
         let x = nn.dropout(0.5, &relu(&add(&x, &branch)?)?)?;
         log_softmax(&nn.dense(3, &flatten(&x)?)?)
     }
 }
 
-/// The same parameters, but fewer statistics.
+/// The same in training and in evaluation.
 struct Plain;
 
 impl Module for Plain {
     fn call(&self, nn: &mut Scope, x: &Tensor) -> Result<Tensor> {
-        log_softmax(&nn.dense(3, &flatten(&relu(&nn.conv(4, (3, 3), x)?)?)?)?)
+        let x = relu(&nn.conv(4, (3, 3), x)?)?;
+        log_softmax(&nn.dense(3, &flatten(&x)?)?)
     }
 }
 
