@@ -83,13 +83,18 @@ fn optimizer(learning_rate: f64) -> Optimizer {
     create_optimizer(&params(), learning_rate, 0.9).unwrap()
 }
 
+/// Of [`Norm`].
+fn norm_state(x: &Tensor) -> Result<TrainState> {
+    TrainState::new(&Norm.init_variables(Key::new(0), x)?, 0.1, Adam::default(), Key::new(1))
+}
+
 fn train_on(dataset: &Dataset, batch_size: usize) -> Result<Metrics> {
     train_epoch(&Small, &mut optimizer(0.1), dataset, batch_size, 1, Key::new(2))
 }
 
 /// All parameters and moments.
-fn values(state: &TrainState) -> Vec<f32> {
-    let optimizer = &state.optimizer;
+fn values(run: &TrainingRun) -> Vec<f32> {
+    let optimizer = &run.state.optimizer;
     let params = std::iter::once(optimizer.target()).chain(optimizer.moments().values());
     let vars = params.flat_map(Params::vars);
     vars.flat_map(|var| var.flatten_all().unwrap().to_vec1::<f32>().unwrap()).collect()
@@ -296,9 +301,15 @@ fn bad_networks_are_refused() {
         "batch norm without a mode": Broken(|nn: &mut Scope, x: &Tensor| nn.batch_norm(x))
             .apply(&norm, &images(1)) => Error::Mode { .. }, "BatchNorm_0 works differently";
         "dropout without a mode": Broken(|nn: &mut Scope, x: &Tensor| nn.dropout(0.5, x))
-            .apply(&norm, &images(1)) => Error::Mode { .. }, "train with `apply_train`";
+            .apply(&norm, &images(1)) => Error::Mode { .. }, "train a `TrainState` of them";
         "batch norm without statistics": Broken(|nn: &mut Scope, x: &Tensor| nn.batch_norm(x))
             .apply_eval(&no_statistics, &images(1)) =>
+            Error::MissingParam { .. }, "no parameter \"BatchNorm_0/mean\"";
+        "batch norm trained by an optimizer": train_step(
+            &Norm, &mut Optimizer::new(&norm, 0.1, Adam::default()).unwrap(), &dataset(2)) =>
+            Error::Mode { .. }, "instead of an `Optimizer`";
+        "a step without the updated statistics": norm_state(&images(1)).unwrap()
+            .apply_gradient(Gradients::default(), Params::default()) =>
             Error::MissingParam { .. }, "no parameter \"BatchNorm_0/mean\"";
         "a parameter created twice": init(|nn, x| {
             nn.param("bias", zeros, 1, x.device())?;
@@ -424,7 +435,7 @@ fn a_missing_device_is_an_error() {
     let dir = tempfile::tempdir().unwrap();
     let checkpoints = Checkpoints::new(dir.path(), 1).unwrap();
     checkpoints
-        .save(&TrainState { epoch: 1, ..TrainState::new(optimizer(0.1), Key::new(0), 2) })
+        .save(&TrainingRun { epoch: 1, ..TrainingRun::new(optimizer(0.1), Key::new(0), 2) })
         .unwrap();
     let params_file = dir.path().join("params.safetensors");
     params().save(&params_file).unwrap();
@@ -441,8 +452,8 @@ fn a_missing_device_is_an_error() {
 
 #[test]
 fn a_chart_without_epochs_is_refused() {
-    let state = TrainState::new(optimizer(0.1), Key::new(3), 5);
-    let losses = state.history.iter().map(|epoch| epoch.train.loss).collect::<Vec<_>>();
+    let run = TrainingRun::new(optimizer(0.1), Key::new(3), 5);
+    let losses = run.history.iter().map(|epoch| epoch.train.loss).collect::<Vec<_>>();
     refuse! {
         "a chart without epochs":
             notebook::line_chart("loss", "epoch", "nats", &[("train", losses)])
@@ -519,29 +530,29 @@ fn a_loss_that_is_not_finite_stops_training_and_names_the_last_good_checkpoint()
     let with_nan = Tensor::from_vec(pixels, (20, 8, 8, 1), CPU).unwrap();
     let with_nan = Dataset::new(with_nan, labels(20)).unwrap();
 
-    let mut state = TrainState::new(optimizer(0.1), Key::new(3), 5);
-    let error = checkpoints.train_epoch(&Small, &mut state, &with_nan, &test_ds).unwrap_err();
+    let mut run = TrainingRun::new(optimizer(0.1), Key::new(3), 5);
+    let error = checkpoints.train_epoch(&Small, &mut run, &with_nan, &test_ds).unwrap_err();
     let Some(Diverged { epoch: 1, checkpoint: None, .. }) = found(&error) else {
         panic!("{error:?}")
     };
 
     // Only the test loss shows that the last step diverged.
-    let mut state = TrainState::new(optimizer(1e300), Key::new(3), 20);
-    let before = values(&state);
-    let error = checkpoints.train_epoch(&Small, &mut state, &good, &test_ds).unwrap_err();
+    let mut run = TrainingRun::new(optimizer(1e300), Key::new(3), 20);
+    let before = values(&run);
+    let error = checkpoints.train_epoch(&Small, &mut run, &good, &test_ds).unwrap_err();
     assert!(matches!(found(&error), Some(Diverged { epoch: 1, step: 1, .. })), "{error:?}");
     assert!(checkpoints.resume(CPU).unwrap().is_none());
-    assert_eq!(values(&state), before);
+    assert_eq!(values(&run), before);
 
-    let mut state = TrainState::new(optimizer(0.1), Key::new(3), 5);
-    checkpoints.train_epoch(&Small, &mut state, &good, &test_ds).unwrap();
-    checkpoints.train_epoch(&Small, &mut state, &good, &test_ds).unwrap();
-    let error = checkpoints.train_epoch(&Small, &mut state, &with_nan, &test_ds).unwrap_err();
+    let mut run = TrainingRun::new(optimizer(0.1), Key::new(3), 5);
+    checkpoints.train_epoch(&Small, &mut run, &good, &test_ds).unwrap();
+    checkpoints.train_epoch(&Small, &mut run, &good, &test_ds).unwrap();
+    let error = checkpoints.train_epoch(&Small, &mut run, &with_nan, &test_ds).unwrap_err();
     let message = error.to_string();
     assert!(message.contains("the loss is NaN at epoch 3, step "), "{message}");
     assert!(message.contains("resume from the last good checkpoint, "), "{message}");
     assert!(message.contains("epoch-0002.safetensors, with a smaller learning rate"), "{message}");
-    assert_eq!((state.epoch, state.history.len()), (2, 2));
+    assert_eq!((run.epoch, run.history.len()), (2, 2));
     // The failed epoch is not saved.
     assert_eq!(checkpoints.resume(CPU).unwrap().unwrap().epoch, 2);
 }
@@ -717,6 +728,11 @@ fn no_function_of_two_tensors_panics() {
         ("Dataset::batch", |x, y| pair(x, y)?.batch(&[0, 1]).map(drop)),
         ("Dataset::slice", |x, y| pair(x, y)?.slice(0, 2).map(drop)),
         ("train_step", |x, y| train_step(&Small, &mut optimizer(0.1), &pair(x, y)?).map(drop)),
+        ("train_step of batch norm", |x, y| {
+            let (mut state, batch) = (norm_state(x)?, pair(x, y)?);
+            train_step(&Norm, &mut state, &batch)?;
+            eval_step(&Norm, &state, &batch).map(drop)
+        }),
         ("Jit", |x, y| {
             let batch = pair(x, y)?;
             let mut jit = Jit::new();
@@ -791,11 +807,23 @@ fn no_other_function_panics() {
         drop(Variables::load("/no/such/file", CPU));
     });
     check("TrainState", &|| {
-        drop(TrainState::from_bytes(b"", CPU));
-        let mut state = TrainState::new(optimizer(0.0), key, 0);
-        state.epoch = usize::MAX;
-        let _ = (state.to_bytes(), state.optimizer.learning_rate());
-        drop(state.train_epoch(&Small, &dataset(4), &dataset(4)));
+        drop(TrainState::new(&Variables::default(), 0.1, Momentum::default(), key));
+        let mut state = norm_state(&images(1)).unwrap();
+        let _ = (state.copy(), state.variables(), state.as_optimizer().is_none());
+        drop(state.apply(&Small, &params(), &f32s(&[])));
+        drop(state.apply(&Other, state.params(), &images(1)));
+        drop(optimizer(0.1).apply(&Norm, &params(), &images(1)));
+        drop(
+            state.apply_gradient(Gradients::default(), norm_state(&images(1)).unwrap().batch_stats),
+        );
+        drop(Train::apply_gradient(&mut optimizer(0.1), Gradients::default(), params()));
+    });
+    check("TrainingRun", &|| {
+        drop(TrainingRun::from_bytes(b"", CPU));
+        let mut run = TrainingRun::new(optimizer(0.0), key, 0);
+        run.epoch = usize::MAX;
+        let _ = (run.to_bytes(), run.state.optimizer.learning_rate());
+        drop(run.train_epoch(&Small, &dataset(4), &dataset(4)));
     });
     check("WarmupCosine", &|| {
         let schedule = WarmupCosine::new(f64::MAX, 0, usize::MAX).unwrap();

@@ -97,10 +97,10 @@ impl Module for Small {
 fn good_checkpoint() -> Vec<u8> {
     let image = Tensor::zeros((1, 4, 4, 1), DType::F32, &Device::Cpu).unwrap();
     let params = Small.init(Key::new(0), &image).unwrap();
-    let mut state = TrainState::new(create_optimizer(&params, 0.1, 0.9).unwrap(), Key::new(1), 32);
+    let mut run = TrainingRun::new(create_optimizer(&params, 0.1, 0.9).unwrap(), Key::new(1), 32);
     let metrics = Metrics { loss: 0.25, accuracy: 0.5 };
-    state.history = vec![EpochMetrics { train: metrics, test: metrics }; 3];
-    state.to_bytes().unwrap()
+    run.history = vec![EpochMetrics { train: metrics, test: metrics }; 3];
+    run.to_bytes().unwrap()
 }
 
 #[test]

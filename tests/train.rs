@@ -72,8 +72,8 @@ fn training_goes_on_from_a_checkpoint_with_a_smaller_learning_rate() {
     let advice = "resume from the last good checkpoint, ";
     assert!(message.contains(advice) && message.contains("epoch-0001"), "{message}");
     output(&[&checkpoints[..], &["--epochs", "2", "--resume", "--learning-rate", "0.01"]].concat());
-    let state = Checkpoints::new(folder.path(), 3).unwrap().resume(&Device::Cpu).unwrap().unwrap();
-    assert_eq!((state.epoch, state.optimizer.learning_rate()), (2, 0.01));
+    let run = Checkpoints::new(folder.path(), 3).unwrap().resume(&Device::Cpu).unwrap().unwrap();
+    assert_eq!((run.epoch, run.state.optimizer.learning_rate()), (2, 0.01));
 }
 
 #[test]

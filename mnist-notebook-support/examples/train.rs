@@ -69,37 +69,37 @@ fn train(arguments: &Arguments) -> Outcome<()> {
         Some(folder) => Some(Checkpoints::new(folder, 3)?),
         None => None,
     };
-    let mut state = match saved_state(arguments, checkpoints.as_ref(), &device)? {
-        Some(mut state) => {
+    let mut run = match saved_run(arguments, checkpoints.as_ref(), &device)? {
+        Some(mut run) => {
             if let Some(learning_rate) = arguments.learning_rate {
-                state.optimizer.set_learning_rate(learning_rate)?;
+                run.state.optimizer.set_learning_rate(learning_rate)?;
             }
-            state
+            run
         }
-        None => initial_state(arguments, &device)?,
+        None => initial_run(arguments, &device)?,
     };
     loop {
         // Also before the first epoch: an unwritable file must not cost an epoch.
         if let Some(file) = &arguments.history {
-            file.write(&state.history)?;
+            file.write(&run.history)?;
         }
-        if state.epoch >= arguments.epochs {
-            let _ = writeln!(std::io::stdout(), "Finished after epoch {}.", state.epoch);
+        if run.epoch >= arguments.epochs {
+            let _ = writeln!(std::io::stdout(), "Finished after epoch {}.", run.epoch);
             return Ok(());
         }
         match &checkpoints {
-            Some(checkpoints) => checkpoints.train_epoch(&Cnn, &mut state, &train_ds, &test_ds)?,
-            None => state.train_epoch(&Cnn, &train_ds, &test_ds)?,
+            Some(checkpoints) => checkpoints.train_epoch(&Cnn, &mut run, &train_ds, &test_ds)?,
+            None => run.train_epoch(&Cnn, &train_ds, &test_ds)?,
         };
     }
 }
 
 /// The saved state with `--resume`; without it, existing checkpoints are an error.
-fn saved_state(
+fn saved_run(
     arguments: &Arguments,
     checkpoints: Option<&Checkpoints>,
     device: &Device,
-) -> Outcome<Option<TrainState>> {
+) -> Outcome<Option<TrainingRun>> {
     let (Some(folder), Some(checkpoints)) = (&arguments.checkpoints, checkpoints) else {
         return Ok(None);
     };
@@ -112,16 +112,16 @@ fn saved_state(
         (None, true) => {
             Err(format!("{folder} holds no checkpoints: leave out --resume to start from scratch"))?
         }
-        (state, _) => Ok(state),
+        (run, _) => Ok(run),
     }
 }
 
-fn initial_state(arguments: &Arguments, device: &Device) -> Result<TrainState> {
+fn initial_run(arguments: &Arguments, device: &Device) -> Result<TrainingRun> {
     let (rng, init_rng) = Key::new(arguments.seed).split();
     let params = get_initial_params(&Cnn, init_rng, device)?;
     let learning_rate = arguments.learning_rate.unwrap_or(0.1);
     let optimizer = create_optimizer(&params, learning_rate, arguments.momentum)?;
-    Ok(TrainState::new(optimizer, rng, arguments.batch_size))
+    Ok(TrainingRun::new(optimizer, rng, arguments.batch_size))
 }
 
 fn datasets(arguments: &Arguments, device: &Device) -> Result<(Dataset, Dataset)> {

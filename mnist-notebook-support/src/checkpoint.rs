@@ -1,12 +1,12 @@
 //! Checkpoints: interrupted training resumes where it stopped.
 //!
-//! A [`TrainState`] is everything that training depends on. [`Checkpoints`] saves it to a file
+//! A [`TrainingRun`] is everything that training depends on. [`Checkpoints`] saves it to a file
 //! after each epoch and loads the newest file again. Resumed training ends with the same
 //! parameters, bit for bit, as uninterrupted training.
 //!
 //! A checkpoint is a [safetensors](https://github.com/huggingface/safetensors) file: parameters
-//! under `params/…`, the optimizer's moments under their names, such as `momentum/…`, everything
-//! else as text in the header.
+//! under `params/…`, running statistics under `batch_stats/…`, the optimizer's moments under their
+//! names, such as `momentum/…`, everything else as text in the header.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -16,6 +16,7 @@ use candle_core::Device;
 use linen::files::{self, FileError, TensorFile};
 use linen::{
     Adam, AdamW, Cause, Error, Key, Metrics, Module, Momentum, Optimizer, Params, Result, Rule,
+    TrainState,
 };
 use notebook_display::println;
 
@@ -25,20 +26,28 @@ use crate::train_epoch::{eval_model, train_epoch};
 
 /// The header's `format` entry.
 const FORMAT: &str = "mnist-notebook-support checkpoint";
-/// The format version that this code reads and writes.
-const VERSION: u32 = 2;
+/// The format version that this code writes.
+const VERSION: u32 = 3;
+/// The format version before it, which this code reads, too: without statistics and dropout key.
+const EARLIER_VERSION: u32 = 2;
 
 /// Name prefix of parameters in a file.
 const PARAMS: &str = "params/";
+/// Name prefix of running statistics in a file.
+const BATCH_STATS: &str = "batch_stats/";
+
+/// The header's `dropout_key` entry if there is no key.
+const NO_KEY: &str = "none";
 
 /// The file names are this, the epoch, and `.safetensors`.
 const NAME: &str = "epoch-";
 
 /// Everything that training depends on, between two epochs.
 #[derive(Debug)]
-pub struct TrainState {
-    /// The optimizer with the parameters that it trains.
-    pub optimizer: Optimizer,
+pub struct TrainingRun {
+    /// What the steps change: the parameters and their optimizer, and for a network with batch norm
+    /// or dropout what these need.
+    pub state: TrainState,
     /// The key that shuffles the remaining epochs.
     pub rng: Key,
     /// The number of epochs trained.
@@ -58,17 +67,17 @@ pub struct EpochMetrics {
     pub test: Metrics,
 }
 
-impl TrainState {
-    /// The state before the first epoch.
-    pub fn new(optimizer: Optimizer, rng: Key, batch_size: usize) -> Self {
-        TrainState { optimizer, rng, epoch: 0, batch_size, history: Vec::new() }
+impl TrainingRun {
+    /// A run before its first epoch, of a [`TrainState`] or an [`Optimizer`].
+    pub fn new(state: impl Into<TrainState>, rng: Key, batch_size: usize) -> Self {
+        TrainingRun { state: state.into(), rng, epoch: 0, batch_size, history: Vec::new() }
     }
 
     /// Trains for one epoch, evaluates, and prints both: the body of the tutorial's loop.
     ///
     /// # Errors
     /// Those of [`train_epoch`] and [`eval_model`]; also [`Diverged`] if only the test loss is not
-    /// finite. After an error the state is the same as before the epoch.
+    /// finite. After an error the run is the same as before the epoch.
     pub fn train_epoch(
         &mut self,
         model: &impl Module,
@@ -77,14 +86,14 @@ impl TrainState {
     ) -> Result<EpochMetrics> {
         let epoch = self.epoch.saturating_add(1);
         let (rng, input_rng) = self.rng.split();
-        let before = self.optimizer.copy()?;
+        let before = self.state.copy()?;
         let metrics = self.try_epoch(model, train_ds, test_ds, epoch, input_rng);
         match metrics {
             Ok(metrics) => {
                 self.history.push(metrics);
                 (self.rng, self.epoch) = (rng, epoch);
             }
-            Err(_) => self.optimizer = before,
+            Err(_) => self.state = before,
         }
         metrics
     }
@@ -98,9 +107,9 @@ impl TrainState {
         epoch: usize,
         input_rng: Key,
     ) -> Result<EpochMetrics> {
-        let Self { optimizer, batch_size, .. } = self;
-        let train = train_epoch(model, optimizer, train_ds, *batch_size, epoch, input_rng)?;
-        let (loss, accuracy) = eval_model(model, optimizer.target(), test_ds)?;
+        let Self { state, batch_size, .. } = self;
+        let train = train_epoch(model, state, train_ds, *batch_size, epoch, input_rng)?;
+        let (loss, accuracy) = eval_model(model, state, test_ds)?;
         println!("Testing - epoch: {epoch}, loss: {loss:.2}, accuracy: {:.2}", accuracy * 100.0);
         if !loss.is_finite() {
             let step = train_ds.len() / *batch_size;
@@ -114,15 +123,21 @@ impl TrainState {
     /// # Errors
     /// [`Error::Tensor`] if the parameters cannot be copied from the device.
     pub fn to_bytes(&self) -> Result<Vec<u8>> {
-        let mut tensors = self.optimizer.target().tensors(PARAMS).collect::<BTreeMap<_, _>>();
-        for (name, moment) in self.optimizer.moments() {
+        let TrainState { optimizer, batch_stats, .. } = &self.state;
+        let mut tensors = optimizer.target().tensors(PARAMS).collect::<BTreeMap<_, _>>();
+        tensors.extend(batch_stats.tensors(BATCH_STATS));
+        for (name, moment) in optimizer.moments() {
             tensors.extend(moment.tensors(&format!("{name}/")));
         }
         files::to_bytes(self.header(), &tensors)
     }
 
     fn header(&self) -> BTreeMap<String, String> {
-        let [high, low] = self.rng.words();
+        let TrainState { optimizer, dropout_key, .. } = &self.state;
+        let key = |key: Key| {
+            let [high, low] = key.words();
+            format!("{high} {low}")
+        };
         let line = |EpochMetrics { train, test }: &EpochMetrics| {
             format!("{} {} {} {}", train.loss, train.accuracy, test.loss, test.accuracy)
         };
@@ -133,11 +148,12 @@ impl TrainState {
         set("format", FORMAT.to_owned());
         set("version", VERSION.to_string());
         set("epoch", self.epoch.to_string());
-        set("rng", format!("{high} {low}"));
+        set("rng", key(self.rng));
+        set("dropout_key", dropout_key.map_or(NO_KEY.to_owned(), key));
         set("batch_size", self.batch_size.to_string());
-        set("learning_rate", self.optimizer.learning_rate().to_string());
-        set("step_count", self.optimizer.step_count().to_string());
-        match self.optimizer.rule() {
+        set("learning_rate", optimizer.learning_rate().to_string());
+        set("step_count", optimizer.step_count().to_string());
+        match optimizer.rule() {
             Rule::Momentum(Momentum { beta, nesterov }) => {
                 set("rule", "momentum".into());
                 set("beta", beta.to_string());
@@ -165,17 +181,17 @@ impl TrainState {
     ///
     /// # Errors
     /// The reason why the content is not a good checkpoint.
-    pub fn from_bytes(bytes: &[u8], device: &Device) -> Result<TrainState, Cause> {
+    pub fn from_bytes(bytes: &[u8], device: &Device) -> Result<TrainingRun, Cause> {
         let file = TensorFile::parse(bytes)?;
         let header = Header(&file.header);
         if header.0.get("format").is_none_or(|format| format != FORMAT) {
             return Err("it is a safetensors file, but not a checkpoint of this crate".into());
         }
         let version: u32 = header.value("version")?;
-        if version != VERSION {
+        if version != VERSION && version != EARLIER_VERSION {
             return Err(format!(
-                "it has format version {version} and this crate reads version {VERSION}: use the \
-                 version of the crate that wrote it"
+                "it has format version {version} and this crate reads versions {EARLIER_VERSION} \
+                 and {VERSION}: use the version of the crate that wrote it"
             )
             .into());
         }
@@ -186,15 +202,17 @@ impl TrainState {
         let rule = header.rule()?;
         let moments = rule.moment_names().iter();
         let moments = moments.map(|&name| Ok((name, load(&format!("{name}/"))?)));
-        Ok(TrainState {
-            optimizer: Optimizer::from_parts(
-                load(PARAMS)?,
-                header.value("learning_rate")?,
-                rule,
-                header.value("step_count")?,
-                moments.collect::<Result<_>>()?,
-            )?,
-            rng: Key::from_words(parse_numbers(header.text("rng")?)?),
+        let optimizer = Optimizer::from_parts(
+            load(PARAMS)?,
+            header.value("learning_rate")?,
+            rule,
+            header.value("step_count")?,
+            moments.collect::<Result<_>>()?,
+        )?;
+        let dropout_key = if version == EARLIER_VERSION { None } else { header.dropout_key()? };
+        Ok(TrainingRun {
+            state: TrainState { optimizer, batch_stats: load(BATCH_STATS)?, dropout_key },
+            rng: header.key("rng")?,
             epoch: header.value("epoch")?,
             batch_size: header.value("batch_size")?,
             history: header
@@ -217,6 +235,15 @@ impl Header<'_> {
     fn value<T: FromStr>(&self, name: &str) -> Result<T, String> {
         let text = self.text(name)?;
         text.parse().map_err(|_| format!("its header has {name} = {text:?}"))
+    }
+
+    fn key(&self, name: &str) -> Result<Key, String> {
+        Ok(Key::from_words(parse_numbers(self.text(name)?)?))
+    }
+
+    fn dropout_key(&self) -> Result<Option<Key>, String> {
+        let name = "dropout_key";
+        if self.text(name)? == NO_KEY { Ok(None) } else { self.key(name).map(Some) }
     }
 
     fn rule(&self) -> Result<Rule, String> {
@@ -266,18 +293,18 @@ fn parse_epoch_metrics(line: &str) -> Result<EpochMetrics, String> {
 /// # let folder = folder.path().join("checkpoints");
 ///
 /// let checkpoints = Checkpoints::new(folder, 3)?; // keeps the newest three
-/// let mut state = match checkpoints.resume(&Device::Cpu)? {
-///     Some(state) => state,
+/// let mut run = match checkpoints.resume(&Device::Cpu)? {
+///     Some(run) => run,
 ///     None => {
 ///         let (rng, init_rng) = Key::new(0).split();
 ///         let params = get_initial_params(&Cnn, init_rng, &Device::Cpu)?;
-///         TrainState::new(create_optimizer(&params, 0.1, 0.9)?, rng, 32)
+///         TrainingRun::new(create_optimizer(&params, 0.1, 0.9)?, rng, 32)
 ///     }
 /// };
-/// while state.epoch < 2 {
-///     checkpoints.train_epoch(&Cnn, &mut state, &train_ds, &test_ds)?;
+/// while run.epoch < 2 {
+///     checkpoints.train_epoch(&Cnn, &mut run, &train_ds, &test_ds)?;
 /// }
-/// assert_eq!(state.history.len(), 2);
+/// assert_eq!(run.history.len(), 2);
 /// # Ok::<(), mnist_notebook_support::Error>(())
 /// ```
 #[derive(Debug, Clone)]
@@ -303,21 +330,21 @@ impl Checkpoints {
         Ok(Checkpoints { folder, keep })
     }
 
-    /// Trains for one epoch with [`TrainState::train_epoch`] and saves the new state.
+    /// Trains for one epoch with [`TrainingRun::train_epoch`] and saves the new run.
     ///
     /// # Errors
-    /// Those of [`TrainState::train_epoch`] and [`save`](Checkpoints::save);
+    /// Those of [`TrainingRun::train_epoch`] and [`save`](Checkpoints::save);
     /// [`CheckpointError::Later`] before anything is trained. If training diverges, [`Diverged`]
     /// names the last good checkpoint.
     pub fn train_epoch(
         &self,
         model: &impl Module,
-        state: &mut TrainState,
+        run: &mut TrainingRun,
         train_ds: &Dataset,
         test_ds: &Dataset,
     ) -> Result<EpochMetrics> {
-        self.check_newest(state.epoch)?;
-        let metrics = state.train_epoch(model, train_ds, test_ds);
+        self.check_newest(run.epoch)?;
+        let metrics = run.train_epoch(model, train_ds, test_ds);
         let metrics = metrics.map_err(|error| match error.downcast_ref() {
             Some(&Diverged { epoch, step, loss, .. }) => {
                 let checkpoint = self.newest_good(usize::MAX);
@@ -325,21 +352,21 @@ impl Checkpoints {
             }
             None => error,
         })?;
-        self.save(state)?;
+        self.save(run)?;
         Ok(metrics)
     }
 
-    /// Saves a state under its epoch, then removes all but the newest `keep` checkpoints.
+    /// Saves a run under its epoch, then removes all but the newest `keep` checkpoints.
     ///
     /// The write is atomic: if it fails, the earlier checkpoints are unchanged.
     ///
     /// # Errors
     /// [`Error::Save`] if the disk is full or the folder is not writable;
     /// [`CheckpointError::Later`] if the folder holds a later epoch, that is, another run.
-    pub fn save(&self, state: &TrainState) -> Result<PathBuf> {
-        self.check_newest(state.epoch)?;
-        let path = self.folder.join(format!("{NAME}{:04}.safetensors", state.epoch));
-        files::write(&path, &state.to_bytes()?)?;
+    pub fn save(&self, run: &TrainingRun) -> Result<PathBuf> {
+        self.check_newest(run.epoch)?;
+        let path = self.folder.join(format!("{NAME}{:04}.safetensors", run.epoch));
+        files::write(&path, &run.to_bytes()?)?;
         self.remove_old()?;
         Ok(path)
     }
@@ -358,7 +385,7 @@ impl Checkpoints {
     ///
     /// # Errors
     /// Those of [`load`](Checkpoints::load): a bad checkpoint is not skipped silently.
-    pub fn resume(&self, device: &Device) -> Result<Option<TrainState>> {
+    pub fn resume(&self, device: &Device) -> Result<Option<TrainingRun>> {
         match self.list()?.pop() {
             Some((_, path)) => self.load(path, device).map(Some),
             None => Ok(None),
@@ -370,7 +397,7 @@ impl Checkpoints {
     /// # Errors
     /// [`CheckpointError::Damaged`] if the file is damaged, not a checkpoint, or of another format
     /// version; it names the newest good checkpoint before this one.
-    pub fn load(&self, path: impl AsRef<Path>, device: &Device) -> Result<TrainState> {
+    pub fn load(&self, path: impl AsRef<Path>, device: &Device) -> Result<TrainingRun> {
         let path = path.as_ref();
         read(path, device).map_err(|source| {
             let previous = self.newest_good(epoch_of(path).unwrap_or(usize::MAX));
@@ -418,9 +445,9 @@ impl Checkpoints {
     }
 }
 
-fn read(path: &Path, device: &Device) -> Result<TrainState, Cause> {
+fn read(path: &Path, device: &Device) -> Result<TrainingRun, Cause> {
     let bytes = std::fs::read(path).map_err(FileError::from)?;
-    TrainState::from_bytes(&bytes, device)
+    TrainingRun::from_bytes(&bytes, device)
 }
 
 /// The epoch in a checkpoint's file name.

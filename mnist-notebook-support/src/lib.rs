@@ -16,11 +16,11 @@
 //!
 //! | topic | items |
 //! |---|---|
-//! | saving and resuming | [`Checkpoints`], [`TrainState`] |
+//! | saving and resuming | [`Checkpoints`], [`TrainingRun`] |
 //! | another dataset | [`get_fashion_datasets`] |
 //! | looking inside a network | [`inspect`], [`linen::capture_intermediates`] |
 //! | augmentation | [`images`], [`augment`] |
-//! | batch norm and dropout | [`linen::Scope`], [`linen::Variables`] |
+//! | batch norm and dropout | [`linen::Scope`], [`linen::Variables`], [`TrainState`] |
 //! | other optimizers | [`Momentum`], Nesterov's too, [`Adam`], [`AdamW`] |
 //! | branches, strides, other layers | [`linen::add`], [`linen::concatenate`], [`linen::Conv`], … |
 //! | learning-rate schedules | [`WarmupCosine`] |
@@ -70,7 +70,7 @@ pub use linen;
 pub use linen::random;
 pub use take_away;
 
-pub use checkpoint::{Checkpoints, EpochMetrics, TrainState};
+pub use checkpoint::{Checkpoints, EpochMetrics, TrainingRun};
 pub use dataset::{
     Batch, Dataset, FASHION_CLASSES, get_datasets, get_datasets_from, get_fashion_datasets,
 };
@@ -79,8 +79,8 @@ pub use error::{CheckpointError, DataError, Diverged};
 pub use images::{augment, prepare_digit, read_image};
 pub use initializer::get_initial_params;
 pub use linen::{
-    Adam, AdamW, BatchMetrics, Error, Gradients, Jit, Metrics, Momentum, Optimizer, Result,
-    WarmupCosine, value_and_grad,
+    Adam, AdamW, BatchMetrics, Error, Gradients, Jit, Metrics, Momentum, Optimizer, Result, Train,
+    TrainState, WarmupCosine, value_and_grad,
 };
 pub use loss::{cross_entropy_loss, onehot};
 pub use metrics::compute_metrics;
@@ -109,16 +109,16 @@ pub mod prelude {
     pub use candle_core::{DType, Device, Tensor};
     pub use linen::random::{Key, permutation};
     pub use linen::{
-        Conv, Module, Padding, Params, Scope, Variables, add, avg_pool, concatenate, flatten, gelu,
-        global_avg_pool, log_softmax, max_pool, relu, tabulate,
+        Conv, Evaluate, Module, Padding, Params, Scope, Variables, add, avg_pool, concatenate,
+        flatten, gelu, global_avg_pool, log_softmax, max_pool, relu, tabulate,
     };
 
     pub use crate::{
         Adam, AdamW, Batch, BatchMetrics, Checkpoints, Cnn, Dataset, EpochMetrics, Error,
-        Gradients, Jit, Metrics, Momentum, Optimizer, Result, TrainState, WarmupCosine, augment,
-        best_device, compute_metrics, create_optimizer, cross_entropy_loss, eval_model, eval_step,
-        get_datasets, get_fashion_datasets, get_initial_params, onehot, predict, prepare_digit,
-        read_image, save_onnx, train_epoch, train_step, value_and_grad,
+        Gradients, Jit, Metrics, Momentum, Optimizer, Result, Train, TrainState, TrainingRun,
+        WarmupCosine, augment, best_device, compute_metrics, create_optimizer, cross_entropy_loss,
+        eval_model, eval_step, get_datasets, get_fashion_datasets, get_initial_params, onehot,
+        predict, prepare_digit, read_image, save_onnx, train_epoch, train_step, value_and_grad,
     };
 }
 

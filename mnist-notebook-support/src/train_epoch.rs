@@ -1,11 +1,11 @@
 //! Training for an epoch and evaluation.
 //!
 //! Functions that run the network take it first, so your own network trains with the same lines as
-//! the tutorial's.
+//! the tutorial's; with a [`TrainState`](linen::TrainState) if it has batch norm or dropout.
 
 use candle_core::Tensor;
 use linen::random::permutation;
-use linen::{BatchMetrics, Jit, Key, Metrics, Module, Optimizer, Params, Result, no_grad};
+use linen::{BatchMetrics, Evaluate, Jit, Key, Metrics, Module, Result, Train, no_grad};
 use notebook_display::{Progress, println};
 
 use crate::dataset::Dataset;
@@ -23,14 +23,14 @@ const EVAL_BATCH_SIZE: usize = 100;
 ///
 /// # Errors
 /// Those of [`Dataset::check_batches`] and [`train_step`]; [`Diverged`] if a loss is infinite or
-/// not a number. After an error the optimizer keeps the steps taken so far, after [`Diverged`] NaN
-/// among them; [`TrainState::train_epoch`](crate::TrainState::train_epoch) takes them back.
+/// not a number. After an error the state keeps the steps taken so far, after [`Diverged`] NaN
+/// among them; [`TrainingRun::train_epoch`](crate::TrainingRun::train_epoch) takes them back.
 ///
 /// # Source
 /// `train_epoch` of the Flax tutorial.
 pub fn train_epoch(
     model: &impl Module,
-    optimizer: &mut Optimizer,
+    state: &mut impl Train,
     train_ds: &Dataset,
     batch_size: usize,
     epoch: usize,
@@ -45,7 +45,7 @@ pub fn train_epoch(
     let mut batch_metrics = Vec::new();
     for perm in perms.chunks_exact(batch_size) {
         let batch = train_ds.batch(perm)?;
-        let metrics = jit.call(|| train_step(model, optimizer, &batch));
+        let metrics = jit.call(|| train_step(model, state, &batch));
         batch_metrics.push(metrics.map_err(|error| train_ds.locate(error))?);
         progress.step(batch_size, || recent_mean(&batch_metrics));
     }
@@ -61,14 +61,20 @@ pub fn train_epoch(
 
 /// Loss (nats) and accuracy (0 to 1) on a whole dataset.
 ///
-/// Evaluates in batches of 100, so memory use does not depend on the size of the dataset.
+/// The variables are the network's [`Params`](linen::Params) or, if it has batch norm or dropout,
+/// its [`Variables`](linen::Variables) or [`TrainState`](linen::TrainState). Evaluates in batches
+/// of 100, so memory use does not depend on the size of the dataset.
 ///
 /// # Errors
 /// [`Error::Empty`](linen::Error::Empty); those of [`eval_step`].
 ///
 /// # Source
 /// `eval_model` of the Flax tutorial.
-pub fn eval_model(model: &impl Module, params: &Params, test_ds: &Dataset) -> Result<(f32, f32)> {
+pub fn eval_model(
+    model: &impl Module,
+    variables: &impl Evaluate,
+    test_ds: &Dataset,
+) -> Result<(f32, f32)> {
     let batch_size = EVAL_BATCH_SIZE.min(test_ds.len());
     test_ds.check_batches("evaluate on", batch_size)?;
     let mut jit = Jit::new();
@@ -76,7 +82,7 @@ pub fn eval_model(model: &impl Module, params: &Params, test_ds: &Dataset) -> Re
     let mut sizes = Vec::new();
     for batch in test_ds.batches(batch_size) {
         let batch = batch?;
-        let metrics = jit.call(|| eval_step(model, params, &batch));
+        let metrics = jit.call(|| eval_step(model, variables, &batch));
         batch_metrics.push(metrics.map_err(|error| test_ds.locate(error))?);
         sizes.push(batch.len());
     }
@@ -88,16 +94,22 @@ pub fn eval_model(model: &impl Module, params: &Params, test_ds: &Dataset) -> Re
 
 /// The log-probabilities of all classes for a whole dataset; `argmax(1)` gives the predictions.
 ///
+/// The variables are those of [`eval_model`].
+///
 /// # Shapes
 /// - result: `[N, K]`
 ///
 /// # Errors
 /// [`Error::Empty`](linen::Error::Empty); those of the network.
-pub fn predict(model: &impl Module, params: &Params, dataset: &Dataset) -> Result<Tensor> {
+pub fn predict(
+    model: &impl Module,
+    variables: &impl Evaluate,
+    dataset: &Dataset,
+) -> Result<Tensor> {
     let batch_size = EVAL_BATCH_SIZE.min(dataset.len());
     dataset.check_batches("predict", batch_size)?;
     let mut jit = Jit::new();
-    let predict = |image: &Tensor| no_grad(|| model.apply(params, image));
+    let predict = |image: &Tensor| no_grad(|| model.apply_eval(variables, image));
     let log_probs = dataset.batches(batch_size).map(|batch| {
         let batch = batch?;
         jit.call(|| predict(batch.image()))

@@ -217,10 +217,10 @@ fn a_checkpoint_restores_the_parameters() {
     let folder = tempfile::tempdir().unwrap();
     let checkpoints = Checkpoints::new(folder.path(), 2).unwrap();
     let optimizer = create_optimizer(&params, 0.1, 0.9).unwrap();
-    let mut state = TrainState::new(optimizer, Key::new(1), 32);
-    checkpoints.train_epoch(&Cnn, &mut state, &few, &test).unwrap();
+    let mut run = TrainingRun::new(optimizer, Key::new(1), 32);
+    checkpoints.train_epoch(&Cnn, &mut run, &few, &test).unwrap();
     let resumed = checkpoints.resume(&device).unwrap().expect("one was saved");
-    let pairs = resumed.optimizer.target().iter().zip(state.optimizer.target().iter());
+    let pairs = resumed.state.optimizer.target().iter().zip(run.state.optimizer.target().iter());
     for ((path, found), (_, expected)) in pairs {
         assert_eq!(values(found), values(expected), "{path}");
     }

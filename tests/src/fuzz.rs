@@ -20,11 +20,11 @@ pub fn checkpoint(bytes: &[u8]) {
 }
 
 fn read_checkpoint(bytes: &[u8]) {
-    if let Ok(state) = TrainState::from_bytes(bytes, &Device::Cpu) {
-        let saved = state.to_bytes().expect("the parameters are in memory");
-        let again = TrainState::from_bytes(&saved, &Device::Cpu).expect("it was just saved");
-        assert_eq!((state.epoch, state.rng), (again.epoch, again.rng));
-        assert_eq!(state.history.len(), again.history.len());
+    if let Ok(run) = TrainingRun::from_bytes(bytes, &Device::Cpu) {
+        let saved = run.to_bytes().expect("the parameters are in memory");
+        let again = TrainingRun::from_bytes(&saved, &Device::Cpu).expect("it was just saved");
+        assert_eq!((run.epoch, run.rng), (again.epoch, again.rng));
+        assert_eq!(run.history.len(), again.history.len());
     }
 }
 

@@ -52,12 +52,13 @@ pub fn golden_file(name: &str) -> PathBuf {
 /// # Errors
 /// The reason why there is none.
 pub fn newest_checkpoint(folder: &Path) -> std::result::Result<Vec<u8>, String> {
-    let state =
-        Checkpoints::new(folder, 1).and_then(|checkpoints| checkpoints.resume(&Device::Cpu));
-    let state = state.map_err(|error| error.to_string())?.ok_or("no checkpoint")?;
-    let mut content = format!("{:?} {} {:?}", state.rng, state.epoch, state.history).into_bytes();
-    let optimizer = &state.optimizer;
-    for params in std::iter::once(optimizer.target()).chain(optimizer.moments().values()) {
+    let run = Checkpoints::new(folder, 1).and_then(|checkpoints| checkpoints.resume(&Device::Cpu));
+    let run = run.map_err(|error| error.to_string())?.ok_or("no checkpoint")?;
+    let TrainState { optimizer, batch_stats, dropout_key } = &run.state;
+    let content = format!("{:?} {dropout_key:?} {} {:?}", run.rng, run.epoch, run.history);
+    let mut content = content.into_bytes();
+    for params in [optimizer.target(), batch_stats].into_iter().chain(optimizer.moments().values())
+    {
         for (_, var) in params.iter() {
             let values = var.flatten_all().and_then(|values| values.to_vec1::<f32>());
             let values = values.map_err(|error| error.to_string())?;

@@ -156,7 +156,9 @@ pub enum Error {
     /// A layer that depends on the mode, training or evaluation, was run without one.
     #[error(
         "{layer} works differently in training and in evaluation: make the network's variables \
-         with `init_variables`, train with `apply_train` and evaluate with `apply_eval`"
+         with `init_variables`, train a `TrainState` of them instead of an `Optimizer`, and \
+         evaluate that or the variables; in code of your own, `apply_train` and `apply_eval` take \
+         the place of `apply`"
     )]
     Mode {
         /// The path of the layer, such as `BatchNorm_0`.

@@ -4,17 +4,18 @@ use candle_core::Tensor;
 
 use crate::error::Result;
 use crate::module::Module;
-use crate::params::Params;
 use crate::trace::{layer_name, trace};
+use crate::variables::Evaluate;
 
-/// Evaluates a module; returns its output and the output of each layer, in evaluation order.
+/// Evaluates a module; returns its output and the output of each layer, in evaluation order. Batch
+/// norm and dropout are in evaluation mode.
 ///
 /// Layers are named by path, such as `Conv_0`, or by function, such as `relu`, as in the
 /// [table of layers](crate::tabulate()). Only the layers of this crate are listed, not other tensor
 /// operations.
 ///
 /// # Errors
-/// Those of [`apply`](Module::apply).
+/// Those of [`apply_eval`](Module::apply_eval).
 ///
 /// # Examples
 /// ```
@@ -42,10 +43,10 @@ use crate::trace::{layer_name, trace};
 /// `flax.linen.Module.apply(…, capture_intermediates=True)`, which omits functions.
 pub fn capture_intermediates(
     module: &impl Module,
-    params: &Params,
+    variables: &impl Evaluate,
     x: &Tensor,
 ) -> Result<(Tensor, Vec<(String, Tensor)>)> {
-    let (output, ops) = trace(|| module.apply(params, x))?;
+    let (output, ops) = trace(|| module.apply_eval(variables, x))?;
     let layers = ops.into_iter().map(|op| (layer_name(&op.layer).to_owned(), op.output)).collect();
     Ok((output, layers))
 }

@@ -8,7 +8,7 @@
 //! Batch norm and dropout behave differently in training and evaluation. A network that has them is
 //! run by [`apply_train`](Module::apply_train), with a key for dropout, or
 //! [`apply_eval`](Module::apply_eval), and has [`Variables`]: the parameters and the running
-//! statistics of batch norm.
+//! statistics of batch norm. A [`TrainState`] holds all that training changes.
 //!
 //! ```
 //! use candle_core::{DType, Device, Tensor};
@@ -54,6 +54,7 @@
 //! | [`random`] | JAX's random numbers as tensors |
 //! | [`value_and_grad`] | gradients |
 //! | [`Optimizer`] with [`Momentum`], [`Adam`] or [`AdamW`], [`WarmupCosine`] | optimization |
+//! | [`TrainState`], [`Train`] | training of networks with batch norm and dropout |
 //! | [`Jit`] | networks that are planned once and replayed |
 //! | [`tabulate()`], [`capture_intermediates`], [`graph()`], [`trace`] | a network's structure |
 //! | [`BatchMetrics`], [`Metrics`] | loss and accuracy |
@@ -93,6 +94,7 @@ mod sequential;
 mod tabulate;
 mod tensor_ids;
 pub mod trace;
+mod train_state;
 mod variables;
 
 pub use branches::{add, concatenate};
@@ -121,6 +123,7 @@ pub use schedule::WarmupCosine;
 pub use scope::Scope;
 pub use sequential::sequential;
 pub use tabulate::{LayerRow, Tabulated, tabulate};
+pub use train_state::{Train, TrainState};
 pub use variables::{Evaluate, Variables};
 
 /// The source files of this crate, for notebooks that show them.

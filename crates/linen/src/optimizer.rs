@@ -109,10 +109,7 @@ impl Optimizer {
             });
         }
         for (name, moment) in &moments {
-            check_paths(&target, moment)?;
-            for ((path, var), (_, moment)) in target.iter().zip(moment.iter()) {
-                check_like(name, path, moment, var)?;
-            }
+            check_all_like(name, moment, &target)?;
         }
         Ok(Optimizer { target, learning_rate, rule, step_count, moments })
     }
@@ -280,6 +277,13 @@ impl candle_nn::Optimizer for Optimizer {
     fn set_learning_rate(&mut self, learning_rate: f64) {
         self.learning_rate = learning_rate;
     }
+}
+
+/// Checks that a collection has the same paths as another, and tensors like its.
+pub(crate) fn check_all_like(what: &'static str, found: &Params, expected: &Params) -> Result<()> {
+    check_paths(expected, found)?;
+    let mut pairs = found.iter().zip(expected.iter());
+    pairs.try_for_each(|((path, tensor), (_, var))| check_like(what, path, tensor, var))
 }
 
 /// Checks that two collections have the same paths.

@@ -5,12 +5,12 @@ use candle_core::{DType, Tensor};
 use super::*;
 use crate::linen::Params;
 
-fn state(rule: impl Into<Rule>) -> TrainState {
+fn run(rule: impl Into<Rule>) -> TrainingRun {
     let params = Params::try_from(vec![("bias".to_owned(), tensor(3))]).unwrap();
-    let mut state = TrainState::new(Optimizer::new(&params, 0.1, rule).unwrap(), Key::new(0), 32);
+    let mut run = TrainingRun::new(Optimizer::new(&params, 0.1, rule).unwrap(), Key::new(0), 32);
     let metrics = Metrics { loss: 1.0, accuracy: 0.5 };
-    state.history.push(EpochMetrics { train: metrics, test: metrics });
-    state
+    run.history.push(EpochMetrics { train: metrics, test: metrics });
+    run
 }
 
 /// A file with this header, these tensors and the matching checksum.
@@ -30,9 +30,15 @@ fn missing_and_invalid_entries_are_refused() {
     for rule in rules {
         let moments = rule.moment_names().iter().map(|name| (format!("{name}/bias"), tensor(3)));
         let tensors = moments.chain([("params/bias".to_owned(), tensor(3))]).collect::<Vec<_>>();
-        let read = |header| TrainState::from_bytes(&with_checksum(header, &tensors), &Device::Cpu);
-        let header = state(rule).header();
-        assert_eq!(read(header.clone()).unwrap().optimizer.rule(), rule);
+        let read = |header| TrainingRun::from_bytes(&with_checksum(header, &tensors), &Device::Cpu);
+        let header = run(rule).header();
+        assert_eq!(read(header.clone()).unwrap().state.optimizer.rule(), rule);
+        // As written before there were statistics.
+        let mut earlier = header.clone();
+        earlier.insert("version".into(), EARLIER_VERSION.to_string());
+        earlier.remove("dropout_key");
+        let TrainState { batch_stats, dropout_key, .. } = read(earlier).unwrap().state;
+        assert!(batch_stats.is_empty() && dropout_key.is_none());
         for name in header.keys() {
             let mut without = header.clone();
             without.remove(name);
@@ -59,8 +65,8 @@ fn mismatched_parameters_and_moments_are_refused() {
         &[("params/bias", tensor(3)), ("momentum/bias", tensor(4))],
         &[("params/bias", tensor(3)), ("momentum/kernel", tensor(3))],
     ] {
-        let header = state(Momentum::default()).header();
-        let decoded = TrainState::from_bytes(&with_checksum(header, tensors), &Device::Cpu);
+        let header = run(Momentum::default()).header();
+        let decoded = TrainingRun::from_bytes(&with_checksum(header, tensors), &Device::Cpu);
         assert!(decoded.is_err(), "{tensors:?}");
     }
 }
@@ -73,13 +79,17 @@ fn extreme_numbers_round_trip() {
         epsilon: f32::MIN_POSITIVE.into(),
         weight_decay: f64::MAX,
     });
-    let mut state = state(rule);
+    let mut run = run(rule);
     let extreme = Metrics { loss: f32::MIN_POSITIVE, accuracy: f32::MAX };
-    state.history.push(EpochMetrics { train: extreme, test: extreme });
-    state.rng = Key::from_words([u32::MAX, 7]);
-    (state.epoch, state.batch_size) = (usize::MAX, usize::MAX);
-    let read = TrainState::from_bytes(&state.to_bytes().unwrap(), &Device::Cpu).unwrap();
-    assert_eq!(read.history, state.history);
-    assert_eq!(read.optimizer.rule(), rule);
-    assert_eq!((read.rng, read.epoch, read.batch_size), (state.rng, usize::MAX, usize::MAX));
+    run.history.push(EpochMetrics { train: extreme, test: extreme });
+    run.rng = Key::from_words([u32::MAX, 7]);
+    run.state.dropout_key = Some(Key::from_words([0, u32::MAX]));
+    run.state.batch_stats = Params::try_from(vec![("mean".to_owned(), tensor(2))]).unwrap();
+    (run.epoch, run.batch_size) = (usize::MAX, usize::MAX);
+    let read = TrainingRun::from_bytes(&run.to_bytes().unwrap(), &Device::Cpu).unwrap();
+    assert_eq!(read.history, run.history);
+    assert_eq!(read.state.optimizer.rule(), rule);
+    assert_eq!(read.state.dropout_key, run.state.dropout_key);
+    assert!(read.state.batch_stats.paths().eq(["mean"]));
+    assert_eq!((read.rng, read.epoch, read.batch_size), (run.rng, usize::MAX, usize::MAX));
 }

@@ -28,16 +28,16 @@ fn noise(key: Key, len: usize) -> Result<Dataset> {
 fn train(folder: &str, epochs: usize) -> Result<()> {
     let (train_ds, test_ds) = (noise(Key::new(1), 512)?, noise(Key::new(2), 100)?);
     let checkpoints = Checkpoints::new(folder, 2)?;
-    let mut state = match checkpoints.resume(&Device::Cpu)? {
-        Some(state) => state,
+    let mut run = match checkpoints.resume(&Device::Cpu)? {
+        Some(run) => run,
         None => {
             let (rng, init_rng) = Key::new(0).split();
             let params = Small.init(init_rng, train_ds.image())?;
-            TrainState::new(create_optimizer(&params, 0.05, 0.9)?, rng, 32)
+            TrainingRun::new(create_optimizer(&params, 0.05, 0.9)?, rng, 32)
         }
     };
-    while state.epoch < epochs {
-        checkpoints.train_epoch(&Small, &mut state, &train_ds, &test_ds)?;
+    while run.epoch < epochs {
+        checkpoints.train_epoch(&Small, &mut run, &train_ds, &test_ds)?;
     }
     Ok(())
 }
