@@ -2,13 +2,14 @@
 
 use std::collections::HashSet;
 
-use candle_core::{Tensor, TensorId};
+use candle_core::{Tensor, TensorId, Var};
 
 use crate::error::{Error, Result};
 use crate::module::Module;
+use crate::no_grad::no_grad;
 use crate::params::Params;
-use crate::sequential::trace_example;
-use crate::trace::TracedOp;
+use crate::plan::{dummy_input, one_example};
+use crate::trace::{TracedOp, trace};
 use crate::variables::Variables;
 
 /// What a network is evaluated with: [`Params`] or, if it has batch norm or dropout, [`Variables`].
@@ -24,6 +25,11 @@ pub trait Evaluate {
 
     /// The running statistics, if there are any.
     fn batch_stats(&self) -> Option<&Params>;
+
+    /// The parameter or running statistic with this path, if there is one.
+    fn variable(&self, path: &str) -> Option<&Var> {
+        self.params().get(path).or_else(|| self.batch_stats()?.get(path))
+    }
 }
 
 impl Evaluate for Params {
@@ -97,8 +103,15 @@ pub fn graph(
     variables: &impl Evaluate,
     input_shape: &[usize],
 ) -> Result<Graph> {
-    let (input, output, mut ops) =
-        trace_example(variables.params(), input_shape, |input| variables.evaluate(model, input))?;
+    if input_shape.is_empty() {
+        return Err(Error::Shape {
+            what: "input of the network",
+            expected: "[B, …]".into(),
+            found: Vec::new(),
+        });
+    }
+    let input = dummy_input(variables.params(), &one_example(input_shape))?;
+    let (output, mut ops) = trace(|| no_grad(|| variables.evaluate(model, &input)))?;
     let mut needed = HashSet::from([output.id()]);
     let mut used = Vec::new();
     while let Some(op) = ops.pop() {

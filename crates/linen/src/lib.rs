@@ -88,7 +88,6 @@ pub mod random;
 mod rule;
 mod schedule;
 mod scope;
-mod sequential;
 mod tabulate;
 mod tensor_ids;
 pub mod trace;
@@ -118,7 +117,6 @@ pub use random::Key;
 pub use rule::{Adam, AdamW, Momentum, Rule};
 pub use schedule::WarmupCosine;
 pub use scope::Scope;
-pub use sequential::sequential;
 pub use tabulate::{LayerRow, Tabulated, tabulate};
 pub use variables::Variables;
 
