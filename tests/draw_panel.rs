@@ -33,45 +33,51 @@ impl Module for Around {
     }
 }
 
-/// Each kind of layer, with sizes that leave a remainder.
-const LAYERS: [(&str, Around); 14] = [
-    ("conv", Around(|nn, x| nn.conv(4, (4, 3), x))),
-    ("strides", Around(|nn, x| nn.conv_with(&STRIDES, x))),
-    ("VALID", Around(|nn, x| nn.conv_with(&Conv { padding: Padding::Valid, ..STRIDES }, x))),
-    ("dense", Around(|nn, x| nn.dense(10, &flatten(x)?))),
+const STRIDES: Conv =
+    Conv { features: 4, kernel_size: (4, 3), strides: (2, 3), padding: Padding::Same };
+
+/// The kinds of layers, with sizes that leave a remainder.
+const LAYERS: [(&str, Around); 5] = [
     (
-        "batch norm",
+        "convolutions",
         Around(|nn, x| {
-            let x = nn.conv_with(&STRIDES, x)?;
-            nn.batch_norm(&x)
+            let x = nn.conv_with(&STRIDES, x)?; //                               [B, 14, 10, 4]
+            nn.conv_with(&Conv { padding: Padding::Valid, ..STRIDES }, &x) //    [B, 6, 3, 4]
         }),
     ),
     (
-        "layer norm",
+        "normalization",
         Around(|nn, x| {
             let x = nn.conv_with(&STRIDES, x)?;
+            let x = nn.batch_norm(&x)?;
+            let x = nn.dropout(0.5, &x)?;
             nn.layer_norm(&x)
         }),
     ),
-    ("dropout", Around(|nn, x| nn.dropout(0.5, x))),
-    ("relu", Around(|nn, x| relu(&nn.conv_with(&STRIDES, x)?))),
-    ("gelu", Around(|nn, x| gelu(&nn.conv_with(&STRIDES, x)?))),
-    ("log_softmax", Around(|nn, x| log_softmax(&nn.conv_with(&STRIDES, x)?))),
-    ("pooling", Around(|nn, x| avg_pool(&max_pool(&nn.conv_with(&STRIDES, x)?, (2, 3))?, (3, 1)))),
-    ("global_avg_pool", Around(|nn, x| global_avg_pool(&nn.conv_with(&STRIDES, x)?))),
-    ("add", Around(|nn, x| add(&nn.conv_with(&STRIDES, x)?, &nn.conv_with(&STRIDES, x)?))),
     (
-        "concatenate",
+        "activations",
         Around(|nn, x| {
-            let first = nn.conv_with(&STRIDES, x)?;
-            let second = nn.conv_with(&Conv { features: 3, ..STRIDES }, x)?;
-            concatenate(&[&second, &first, &second])
+            let x = gelu(&nn.conv_with(&STRIDES, x)?)?;
+            log_softmax(&relu(&nn.conv_with(&STRIDES, &x)?)?)
+        }),
+    ),
+    (
+        "pooling",
+        Around(|nn, x| {
+            let x = nn.conv_with(&STRIDES, x)?;
+            avg_pool(&max_pool(&x, (2, 3))?, (3, 1)) //                          [B, 2, 3, 4]
+        }),
+    ),
+    (
+        "branches",
+        Around(|nn, x| {
+            let x = nn.conv_with(&STRIDES, x)?;
+            let y = nn.conv(4, (2, 3), &x)?;
+            let x = concatenate(&[&nn.conv(3, (1, 1), &x)?, &add(&x, &y)?, &y])?;
+            global_avg_pool(&x) //                                               [B, 11]
         }),
     ),
 ];
-
-const STRIDES: Conv =
-    Conv { features: 4, kernel_size: (4, 3), strides: (2, 3), padding: Padding::Same };
 
 /// All kinds of layers together, with branches.
 struct Everything;
