@@ -68,8 +68,8 @@ pub fn newest_checkpoint(folder: &Path) -> std::result::Result<Vec<u8>, String> 
     Ok(content)
 }
 
-/// Variables of a network for inputs of this shape. Those that start as zeros or ones are changed at
-/// random, so that none goes without effect.
+/// Variables of a network for inputs of this shape. Those that start as zeros or ones are varied,
+/// so that none goes without effect.
 ///
 /// # Errors
 /// Those of the network.

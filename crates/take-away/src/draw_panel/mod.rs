@@ -195,7 +195,6 @@ fn conv_options(conv: &Conv, input: &[usize]) -> String {
     let Conv { kernel_size: (height, width), strides: (down, right), padding, .. } = *conv;
     let (above, _) = padding.zeros(input[1], height, down);
     let (left, _) = padding.zeros(input[2], width, right);
-    format!(
-        r#", "window": [{height}, {width}], "strides": [{down}, {right}], "padding": [{above}, {left}]"#
-    )
+    let (window, strides, padding) = ([height, width], [down, right], [above, left]);
+    format!(r#", "window": {window:?}, "strides": {strides:?}, "padding": {padding:?}"#)
 }
