@@ -692,7 +692,7 @@ fn no_function_of_one_tensor_panics() {
             let variables = Variables { params: params(), batch_stats: params() };
             variables.copy()?.save(file.path())?;
             Variables::load(file.path(), CPU)?;
-            notebook::draw_panel(&Small, &params())?;
+            notebook::draw_panel(&Small, &variables)?;
             save_onnx(&Small, &params(), x.dims(), file.path())
         }),
     ];
@@ -918,11 +918,11 @@ fn no_building_block_panics() {
             drop((check::log_probs(&x, &x), check::logits(&x, &x), check::float("x", &x)));
             drop((check::labels(&x, usize::MAX), check::label_range(&x, 0)));
         });
-        check("sequential", &|| drop(linen::sequential(&Small, &params(), x.dims())));
         check("graph", &|| {
             drop(linen::graph(&Small, &params(), x.dims()));
             let variables = Variables { params: params(), ..Default::default() };
             let _ = (Other.apply_eval(&variables, &x), variables.batch_stats().is_some());
+            let _ = variables.variable("").is_some();
         });
         check("steps on a GPU", &|| {
             drop(linen::gpu_train_step(&Small, &mut optimizer(0.1), &x, &x));

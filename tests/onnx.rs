@@ -5,6 +5,7 @@ use std::path::Path;
 use mnist_notebook_support::linen::Evaluate;
 use mnist_notebook_support::prelude::*;
 use mnist_notebook_support::random::uniform;
+use tests::varied_variables;
 use xtask::process::output;
 use xtask::project::Project;
 
@@ -115,19 +116,8 @@ impl Module for Nothing {
 /// Exports a network with random weights and asserts that the runtimes agree with the crate.
 fn assert_same_everywhere(model: &impl Module, image_shape: [usize; 3]) {
     let shape = [1, image_shape[0], image_shape[1], image_shape[2]];
-    let sample = Tensor::zeros(&shape, DType::F32, &Device::Cpu).unwrap();
-    let params = model.init(Key::new(1), &sample).unwrap();
-    assert_evaluated_everywhere(model, &varied(&params), image_shape);
-}
-
-/// The parameters, but with something added to those that start as zeros or ones.
-fn varied(params: &Params) -> Params {
-    let varied = params.iter().map(|(path, var)| {
-        let most = if var.rank() == 1 { 0.25 } else { 0.0 };
-        let noise = uniform(Key::new(3), var.shape(), 0.0, most, &Device::Cpu).unwrap();
-        (path.to_owned(), (var.as_tensor() + noise).unwrap())
-    });
-    varied.collect::<Vec<_>>().try_into().unwrap()
+    let params = varied_variables(model, &shape).unwrap().params;
+    assert_evaluated_everywhere(model, &params, image_shape);
 }
 
 fn assert_evaluated_everywhere(
@@ -227,9 +217,7 @@ fn branches_side_by_side_compute_the_same_in_every_runtime() {
 
 #[test]
 fn batch_norm_and_dropout_are_exported_in_evaluation_mode() {
-    let sample = Tensor::zeros((1, 6, 5, 2), DType::F32, &Device::Cpu).unwrap();
-    let Variables { params, batch_stats } = Steady.init_variables(Key::new(1), &sample).unwrap();
-    let variables = Variables { params: varied(&params), batch_stats: varied(&batch_stats) };
+    let variables = varied_variables(&Steady, &[1, 6, 5, 2]).unwrap();
     assert_evaluated_everywhere(&Steady, &variables, [6, 5, 2]);
     assert_evaluated_everywhere(&Nothing, &Variables::default(), [6, 5, 2]);
 }

@@ -6,6 +6,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use mnist_notebook_support::prelude::*;
+use mnist_notebook_support::random::uniform;
 
 /// The folders of the crates that notebooks use.
 pub const CRATES: [&str; 8] = [
@@ -66,6 +67,27 @@ pub fn newest_checkpoint(folder: &Path) -> std::result::Result<Vec<u8>, String> 
         }
     }
     Ok(content)
+}
+
+/// Variables of a network for inputs of this shape. Those that start as zeros or ones are varied,
+/// so that none goes without effect.
+///
+/// # Errors
+/// Those of the network.
+pub fn varied_variables(model: &impl Module, input_shape: &[usize]) -> Result<Variables> {
+    let sample = Tensor::zeros(input_shape, DType::F32, &Device::Cpu)?;
+    let Variables { params, batch_stats } = model.init_variables(Key::new(1), &sample)?;
+    Ok(Variables { params: varied(&params)?, batch_stats: varied(&batch_stats)? })
+}
+
+fn varied(params: &Params) -> Result<Params> {
+    let varied = params.iter().map(|(path, var)| {
+        let most = if var.rank() == 1 { 0.5 } else { 0.0 };
+        let key = path.bytes().fold(Key::new(3), |key, byte| key.fold_in(byte.into()));
+        let noise = uniform(key, var.shape(), -most, most, &Device::Cpu)?;
+        Ok((path.to_owned(), (var.as_tensor() + noise)?))
+    });
+    varied.collect::<Result<Vec<_>>>()?.try_into()
 }
 
 /// Reports that a test or a part of it was skipped, even though the test passes: the test harness

@@ -2,7 +2,7 @@
 //! [calibration](calibration_curve), [saliency maps](saliency) and [PCA](pca).
 
 use candle_core::{D, DType, Device, Tensor, Var};
-use linen::{Error, Module, Params, Result, check, memory};
+use linen::{Error, Evaluate, Module, Result, check, memory};
 use nalgebra::{DMatrix, SymmetricEigen};
 
 /// The source files of this crate, for notebooks that show them.
@@ -153,6 +153,10 @@ pub fn expected_calibration_error(bins: &[CalibrationBin]) -> f32 {
 /// How strongly each pixel influences the network's output for a class: the absolute gradient of
 /// that output with respect to the image, maximum over the channels.
 ///
+/// `variables` are [`Params`](linen::Params) or, for a network with batch norm or dropout,
+/// [`Variables`](linen::Variables): the network is then in
+/// [evaluation mode](Module::apply_eval).
+///
 /// # Shapes
 /// - `images`: `[N, height, width, channels]`, of the parameters' type
 /// - `classes`: `[N]`, u32: the class of interest for each image
@@ -189,7 +193,7 @@ pub fn expected_calibration_error(bins: &[CalibrationBin]) -> f32 {
 /// of `jax.grad` with respect to the image; the derivatives are candle's.
 pub fn saliency(
     model: &impl Module,
-    params: &Params,
+    variables: &impl Evaluate,
     images: &Tensor,
     classes: &Tensor,
 ) -> Result<Tensor> {
@@ -197,9 +201,9 @@ pub fn saliency(
         return Err(Error::shape("saliency images", "[N, height, width, channels]", images));
     }
     // Before the variable is created: the parameters may come from another notebook cell.
-    params.ensure_fresh_ids();
+    variables.params().ensure_fresh_ids();
     let images = Var::from_tensor(&images.detach())?;
-    let output = model.apply(params, &images)?;
+    let output = model.apply_eval(variables, &images)?;
     check::logits(&output, classes)?;
     let chosen = output.gather(&classes.unsqueeze(1)?, 1)?;
     // An output depends only on its own image, so one sum yields all gradients.

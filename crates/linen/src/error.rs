@@ -196,28 +196,12 @@ pub enum Error {
         found: String,
     },
 
-    /// A network is not sequential where only that can be used.
-    #[error(
-        "the network is not a plain chain of this crate's layers, and nothing else can be used \
-         here: are there branches, or tensor operations between the layers?"
-    )]
-    NotSequential,
-
     /// A network has operations other than this crate's layers.
     #[error(
         "the network has tensor operations besides this crate's layers, and nothing else can be \
          exported: join branches with `add` or `concatenate`, and keep other operations out of it"
     )]
     ForeignOperation,
-
-    /// A layer cannot be used in some place.
-    #[error("{place} cannot evaluate the layer {layer}: leave it out, or put another in its place")]
-    UnknownLayer {
-        /// What does not know the layer.
-        place: &'static str,
-        /// The layer's path or function, such as `gelu`.
-        layer: String,
-    },
 
     /// A file of parameters cannot be loaded.
     #[error("cannot load parameters from {}: {source}", path.display())]

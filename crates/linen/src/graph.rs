@@ -6,8 +6,9 @@ use candle_core::{Tensor, TensorId};
 
 use crate::error::{Error, Result};
 use crate::module::Module;
-use crate::sequential::trace_example;
-use crate::trace::TracedOp;
+use crate::no_grad::no_grad;
+use crate::plan::{dummy_input, one_example};
+use crate::trace::{TracedOp, trace};
 use crate::variables::Evaluate;
 
 /// The layers of a network, and the tensors by which they are connected.
@@ -53,8 +54,15 @@ pub fn graph(
     variables: &impl Evaluate,
     input_shape: &[usize],
 ) -> Result<Graph> {
-    let evaluate = |input: &Tensor| model.apply_eval(variables, input);
-    let (input, output, mut ops) = trace_example(variables.params(), input_shape, evaluate)?;
+    if input_shape.is_empty() {
+        return Err(Error::Shape {
+            what: "input of the network",
+            expected: "[B, …]".into(),
+            found: Vec::new(),
+        });
+    }
+    let input = dummy_input(variables.params(), &one_example(input_shape))?;
+    let (output, mut ops) = trace(|| no_grad(|| model.apply_eval(variables, &input)))?;
     let mut needed = HashSet::from([output.id()]);
     let mut used = Vec::new();
     while let Some(op) = ops.pop() {

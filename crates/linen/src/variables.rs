@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use candle_core::Device;
+use candle_core::{Device, Var};
 
 use crate::error::{Cause, Result};
 use crate::files::{self, TensorFile};
@@ -93,6 +93,11 @@ pub trait Evaluate {
     /// The running statistics of batch norm, maybe none. `None` if nothing says that the network is
     /// in evaluation mode: it must then be one without batch norm and dropout.
     fn batch_stats(&self) -> Option<&Params>;
+
+    /// The parameter or running statistic with this path, if there is one.
+    fn variable(&self, path: &str) -> Option<&Var> {
+        self.params().get(path).or_else(|| self.batch_stats()?.get(path))
+    }
 }
 
 impl Evaluate for Params {

@@ -258,9 +258,13 @@ fn parameters_and_variables_evaluate_a_network() {
     let sum = |x: Tensor| x.sum_all().unwrap().to_scalar::<f32>().unwrap();
     let expected = sum(Net.apply(&params, &images).unwrap());
     assert_eq!(sum(Net.apply_eval(&params, &images).unwrap()), expected);
-    let variables = Variables { params, ..Default::default() };
+    let batch_stats = vec![("BatchNorm_0/mean".to_owned(), images.clone())].try_into().unwrap();
+    let variables = Variables { params, batch_stats };
     assert_eq!(sum(Net.apply_eval(&variables, &images).unwrap()), expected);
     assert!(variables.params().paths().eq(Evaluate::params(&variables.params).paths()));
-    assert!(variables.batch_stats().is_some_and(Params::is_empty));
+    assert!(variables.batch_stats().is_some_and(|batch_stats| batch_stats.len() == 1));
     assert!(variables.params.batch_stats().is_none());
+    let has = |path: &str| variables.variable(path).is_some();
+    assert!(has("Conv_0/kernel") && has("BatchNorm_0/mean") && !has("BatchNorm_0/var"));
+    assert!(variables.params.variable("BatchNorm_0/mean").is_none());
 }

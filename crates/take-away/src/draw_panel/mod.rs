@@ -1,15 +1,21 @@
 //! A web page to draw digits on, with the network built in.
 
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
 use base64::prelude::{BASE64_STANDARD, Engine};
 use candle_core::{DType, Tensor};
 use linen::trace::{Layer, layer_name};
-use linen::{Error, Module, Params, Result, files, sequential};
+use linen::{
+    BATCH_NORM_EPSILON, Conv, Error, Evaluate, Graph, LAYER_NORM_EPSILON, Module, Params, Result,
+    files, graph,
+};
 use notebook_display::display;
 
 const PAGE: &str = include_str!("panel.html");
 const SCRIPT: &str = include_str!("panel.js");
+/// The shape of the image for which the network is traced.
+const IMAGE: [usize; 4] = [1, 28, 28, 1];
 /// Parameters with more elements than this are stored in half precision: they dominate the size of
 /// the page, and their many rounding errors average out.
 const HALF_PRECISION_ABOVE: usize = 1 << 16;
@@ -29,15 +35,18 @@ pub struct DrawPanel {
 
 /// Makes a web page to draw digits on, for a network and its parameters.
 ///
-/// The page contains the parameters as base64, those with more than 65,536 elements in half
-/// precision. The tutorial's network takes 2.3 MB, and its probabilities change by less than 0.001.
+/// `variables` are [`Params`] or, for a network with batch norm or dropout,
+/// [`Variables`](linen::Variables): the page then computes what
+/// [`apply_eval`](Module::apply_eval) computes.
+///
+/// The page contains the parameters and running statistics as base64, those with more than 65,536
+/// elements in half precision. The tutorial's network takes 2.3 MB, and its probabilities change by
+/// less than 0.001.
 ///
 /// # Errors
-/// [`Error::NotSequential`] unless the network is a plain chain of `linen`'s layers;
-/// [`Error::UnknownLayer`] for layers that the page's script does not have: convolutions with
-/// strides or `VALID` padding, GELU, layer norm, global pooling; [`Error::Shape`] unless it maps
-/// `[B, 28, 28, 1]` to `[B, 10]`; [`Error::Tensor`] for a parameter that is not finite in its
-/// stored precision.
+/// [`Error::ForeignOperation`] if the network has tensor operations besides `linen`'s layers;
+/// [`Error::Shape`] unless it maps `[B, 28, 28, 1]` to `[B, 10]`; [`Error::Tensor`] for a parameter
+/// or running statistic that is not finite in its stored precision; the network's own.
 ///
 /// # Examples
 /// ```
@@ -59,21 +68,18 @@ pub struct DrawPanel {
 /// assert!(panel.html().starts_with("<!DOCTYPE html>"));
 /// # Ok::<(), linen::Error>(())
 /// ```
-pub fn draw_panel(model: &impl Module, params: &Params) -> Result<DrawPanel> {
-    let ops = sequential(model, params, &[1, 28, 28, 1])?;
-    let classes = ops.last().map_or(&[][..], |last| last.output.dims());
-    if classes != [1, 10] {
+pub fn draw_panel(model: &impl Module, variables: &impl Evaluate) -> Result<DrawPanel> {
+    let network = graph(model, variables, &IMAGE)?;
+    if network.output.dims() != [1, 10] {
         return Err(Error::Shape {
             what: "output of a network for the draw panel",
             expected: "[B, 10], one column per digit".into(),
-            found: classes.to_vec(),
+            found: network.output.dims().to_vec(),
         });
     }
-    let stored = params.iter().map(|(path, var)| Ok((path.to_owned(), to_stored(path, var)?)));
-    let stored: Params = stored.collect::<Result<Vec<_>>>()?.try_into()?;
-    let layers = ops.iter().map(|op| to_json(&op.layer)).collect::<Result<Vec<_>>>()?;
+    let (layers, stored) = to_page(&network, variables)?;
     let html = PAGE
-        .replace("{{layers}}", &format!("[{}]", layers.join(", ")))
+        .replace("{{layers}}", &layers)
         .replace("{{script}}", SCRIPT)
         .replace("{{parameters}}", &BASE64_STANDARD.encode(stored.to_bytes()?));
     Ok(DrawPanel { html })
@@ -111,7 +117,7 @@ impl std::fmt::Debug for DrawPanel {
     }
 }
 
-/// A parameter as stored in the page: large ones in half precision.
+/// A parameter or running statistic as stored in the page: large ones in half precision.
 fn to_stored(path: &str, param: &Tensor) -> Result<Tensor> {
     let dtype = if param.elem_count() > HALF_PRECISION_ABOVE { DType::F16 } else { DType::F32 };
     let stored = param.to_dtype(dtype)?;
@@ -119,31 +125,76 @@ fn to_stored(path: &str, param: &Tensor) -> Result<Tensor> {
     if sum.is_finite() {
         return Ok(stored);
     }
-    let reason = format!("parameter {path:?} has values that are not finite in {dtype:?}");
-    Err(Error::Tensor(reason))
+    Err(Error::Tensor(format!("{path:?} has values that are not finite in {dtype:?}")))
 }
 
-/// A layer in the format of the page's script.
-fn to_json(layer: &Layer<String>) -> Result<String> {
-    Ok(match layer {
-        Layer::Conv { params: path, .. } => format!(r#"{{"kind": "conv", "path": {path:?}}}"#),
-        Layer::Dense { params: path, .. } => format!(r#"{{"kind": "dense", "path": {path:?}}}"#),
+/// The layers of a network in the format of the page's script, and their parameters and running
+/// statistics. The tensors have numbers: the image 0, the output of the first layer 1, and so on.
+fn to_page(network: &Graph, variables: &impl Evaluate) -> Result<(String, Params)> {
+    let mut tensors = HashMap::from([(network.input, (0, &IMAGE[..]))]);
+    let mut paths = HashSet::new();
+    let (mut layers, mut stored) = (Vec::new(), Vec::new());
+    for (index, op) in network.ops.iter().enumerate() {
+        let inputs = op.inputs.iter().map(|input| tensors.get(input).copied());
+        let inputs = inputs.collect::<Option<Vec<_>>>().ok_or(Error::ForeignOperation)?;
+        let (kind, options, names) = to_function(&op.layer, inputs[0].1);
+        let path = layer_name(&op.layer);
+        for name in names {
+            let path = format!("{path}/{name}");
+            let variable = variables.variable(&path).filter(|_| paths.insert(path.clone()));
+            // Otherwise the layer is another network's, evaluated within this one.
+            let variable = variable.ok_or(Error::ForeignOperation)?;
+            stored.push((format!("{index}/{name}"), to_stored(&path, variable)?));
+        }
+        let inputs = inputs.iter().map(|(number, _)| *number).collect::<Vec<_>>();
+        let shape = &op.output.dims()[1..];
+        layers.push(format!(
+            r#"{{"kind": "{kind}", "inputs": {inputs:?}, "shape": {shape:?}{options}}}"#
+        ));
+        tensors.insert(op.output.id(), (index + 1, op.output.dims()));
+    }
+    Ok((format!("[{}]", layers.join(", ")), stored.try_into()?))
+}
+
+/// The function in the page's script that evaluates a layer, its options for an input of this
+/// shape, and the names of its parameters and running statistics.
+fn to_function<'a>(
+    layer: &'a Layer<String>,
+    input: &[usize],
+) -> (&'a str, String, &'static [&'static str]) {
+    let epsilon = |value: f64| format!(r#", "epsilon": {value}"#);
+    match *layer {
+        Layer::Conv { kernel_size, features, .. } => {
+            ("conv", conv_options(&Conv::new(features, kernel_size), input), &["kernel", "bias"])
+        }
+        Layer::GeneralConv { kernel_size, strides, padding, features, .. } => {
+            let conv = Conv { features, kernel_size, strides, padding };
+            ("conv", conv_options(&conv, input), &["kernel", "bias"])
+        }
+        Layer::Dense { .. } => ("dense", String::new(), &["kernel", "bias"]),
+        Layer::BatchNorm { .. } => {
+            ("batch_norm", epsilon(BATCH_NORM_EPSILON), &["scale", "bias", "mean", "var"])
+        }
+        Layer::LayerNorm { .. } => ("layer_norm", epsilon(LAYER_NORM_EPSILON), &["scale", "bias"]),
+        Layer::Dropout { .. } => ("dropout", String::new(), &[]),
         Layer::AvgPool { window: (height, width) } | Layer::MaxPool { window: (height, width) } => {
-            format!(r#"{{"kind": "{}", "window": [{height}, {width}]}}"#, layer_name(layer))
+            (layer_name(layer), format!(r#", "window": [{height}, {width}]"#), &[])
         }
-        Layer::Relu | Layer::Flatten | Layer::LogSoftmax => {
-            format!(r#"{{"kind": "{}"}}"#, layer_name(layer))
-        }
-        Layer::GeneralConv { .. }
+        Layer::Relu
         | Layer::Gelu
         | Layer::GlobalAvgPool
-        | Layer::BatchNorm { .. }
-        | Layer::LayerNorm { .. }
-        | Layer::Dropout { .. }
+        | Layer::Flatten
         | Layer::Add
-        | Layer::Concatenate => {
-            let layer = layer_name(layer).to_owned();
-            return Err(Error::UnknownLayer { place: "the draw panel", layer });
-        }
-    })
+        | Layer::Concatenate
+        | Layer::LogSoftmax => (layer_name(layer), String::new(), &[]),
+    }
+}
+
+/// The kernel's size, its steps, and the rows and columns of zeros before the image.
+fn conv_options(conv: &Conv, input: &[usize]) -> String {
+    let Conv { kernel_size: (height, width), strides: (down, right), padding, .. } = *conv;
+    let (above, _) = padding.zeros(input[1], height, down);
+    let (left, _) = padding.zeros(input[2], width, right);
+    let (window, strides, padding) = ([height, width], [down, right], [above, left]);
+    format!(r#", "window": {window:?}, "strides": {strides:?}, "padding": {padding:?}"#)
 }

@@ -3,26 +3,25 @@
 // probabilities. A tensor is { shape, data } without a batch dimension; images are
 // [height, width, channels], row by row.
 
-// ---- The network: its layers in order, and its parameters in safetensors format ----
+// ---- The network: its layers in order; their parameters are in safetensors format ----
 
 const element = id => document.getElementById(id);
 const layers = JSON.parse(element("layers").textContent);
-const parameters = readSafetensors(element("parameters").textContent);
+addParameters(element("parameters").textContent);
 
-function readSafetensors(base64) {
+/** Adds the parameters to the layers: "0/kernel" to layer 0, as its property `kernel`. */
+function addParameters(base64) {
   const bytes = Uint8Array.from(atob(base64), character => character.charCodeAt(0));
   const start = 8 + Number(new DataView(bytes.buffer).getBigUint64(0, true));
   const header = JSON.parse(new TextDecoder().decode(bytes.subarray(8, start)));
   delete header.__metadata__;
-  const tensors = {};
-  for (const [path, { dtype, shape, data_offsets: [from, to] }] of Object.entries(header)) {
+  for (const [path, { dtype, data_offsets: [from, to] }] of Object.entries(header)) {
+    const [layer, name] = path.split("/");
     const content = bytes.buffer.slice(start + from, start + to);
-    const data = dtype === "F32"
+    layers[layer][name] = dtype === "F32"
       ? new Float32Array(content)
       : Float32Array.from(new Uint16Array(content), halfToNumber);
-    tensors[path] = { shape, data };
   }
-  return tensors;
 }
 
 /** Decodes IEEE 754 binary16, except for infinities and NaN. */
@@ -33,59 +32,83 @@ function halfToNumber(bits) {
   return sign * (exponent ? 2 ** (exponent - 25) * (1024 + fraction) : 2 ** -24 * fraction);
 }
 
-// ---- Layers ----
+// ---- Layers: each function takes the inputs and the layer, and returns the output's data ----
 
 const functions = {
-  conv(x, { path }) {
-    const kernel = parameters[`${path}/kernel`], bias = parameters[`${path}/bias`].data;
+  conv([x], { kernel, bias, window, strides, padding, shape }) {
     const [height, width, channels] = x.shape;
-    const [kernelHeight, kernelWidth, , features] = kernel.shape;
-    const top = (kernelHeight - 1) >> 1, left = (kernelWidth - 1) >> 1; // SAME padding
-    const data = new Float32Array(height * width * features);
-    for (let row = 0; row < height; row++) for (let column = 0; column < width; column++) {
-      const start = (row * width + column) * features;
+    const [rows, columns, features] = shape;
+    const data = new Float32Array(rows * columns * features);
+    for (let row = 0; row < rows; row++) for (let column = 0; column < columns; column++) {
+      const start = (row * columns + column) * features;
       const out = data.subarray(start, start + features);
       out.set(bias);
-      for (let i = 0; i < kernelHeight; i++) for (let j = 0; j < kernelWidth; j++) {
-        const sourceRow = row + i - top, sourceColumn = column + j - left;
+      for (let i = 0; i < window[0]; i++) for (let j = 0; j < window[1]; j++) {
+        const sourceRow = row * strides[0] + i - padding[0];
+        const sourceColumn = column * strides[1] + j - padding[1];
         if (sourceRow < 0 || sourceRow >= height) continue;
         if (sourceColumn < 0 || sourceColumn >= width) continue;
         const pixel = (sourceRow * width + sourceColumn) * channels;
-        const tap = (i * kernelWidth + j) * channels;
+        const tap = (i * window[1] + j) * channels;
         for (let channel = 0; channel < channels; channel++) {
-          addScaled(out, x.data[pixel + channel], kernel.data, (tap + channel) * features);
+          addScaled(out, x.data[pixel + channel], kernel, (tap + channel) * features);
         }
       }
     }
-    return { shape: [height, width, features], data };
+    return data;
   },
 
-  dense(x, { path }) {
-    const kernel = parameters[`${path}/kernel`].data, bias = parameters[`${path}/bias`].data;
+  dense([x], { kernel, bias }) {
     const data = Float32Array.from(bias);
     for (let i = 0; i < x.data.length; i++) addScaled(data, x.data[i], kernel, i * data.length);
-    return { shape: [data.length], data };
+    return data;
   },
 
-  relu: x => ({ shape: x.shape, data: x.data.map(value => Math.max(value, 0)) }),
-  avg_pool(x, { window }) {
-    const size = window[0] * window[1];
-    return pool(x, window, (sum, value) => sum + value / size, 0);
+  batch_norm([x], { scale, bias, mean, var: variance, epsilon }) {
+    const factors = scale.map((value, channel) => value / Math.sqrt(variance[channel] + epsilon));
+    return x.data.map((value, index) => {
+      const channel = index % factors.length;
+      return (value - mean[channel]) * factors[channel] + bias[channel];
+    });
   },
-  max_pool: (x, { window }) => pool(x, window, Math.max, -Infinity),
-  flatten: x => ({ shape: [x.data.length], data: x.data }),
 
-  log_softmax(x) {
-    const classes = x.shape.at(-1);
-    const data = new Float32Array(x.data.length);
-    for (let start = 0; start < data.length; start += classes) {
-      const scores = x.data.subarray(start, start + classes);
-      const largest = Math.max(...scores);
-      const sum = scores.reduce((sum, score) => sum + Math.exp(score - largest), 0);
-      data.set(scores.map(score => score - largest - Math.log(sum)), start);
+  layer_norm: ([x], { scale, bias, epsilon }) => mapRows(x, row => {
+    const mean = sum(row) / row.length;
+    const centered = row.map(value => value - mean);
+    const variance = sum(centered.map(value => value ** 2)) / row.length;
+    const factor = 1 / Math.sqrt(variance + epsilon);
+    return centered.map((value, channel) => value * factor * scale[channel] + bias[channel]);
+  }),
+
+  dropout: ([x]) => x.data,
+  relu: ([x]) => x.data.map(value => Math.max(value, 0)),
+  gelu: ([x]) => x.data.map(value =>
+    value / 2 * (1 + Math.tanh(Math.sqrt(2 / Math.PI) * (value + 0.044715 * value ** 3)))),
+  avg_pool: ([x], { window }) => averages(x, window),
+  max_pool: ([x], { window }) => pool(x, window, Math.max, -Infinity),
+  global_avg_pool: ([x]) => averages(x, x.shape),
+  flatten: ([x]) => x.data,
+  add: ([a, b]) => a.data.map((value, index) => value + b.data[index]),
+
+  concatenate(inputs, { shape }) {
+    const channels = shape.at(-1);
+    const data = new Float32Array(shape.reduce((product, size) => product * size));
+    let offset = 0;
+    for (const { shape, data: values } of inputs) {
+      const size = shape.at(-1);
+      for (let i = 0; i * size < values.length; i++) {
+        data.set(values.subarray(i * size, (i + 1) * size), i * channels + offset);
+      }
+      offset += size;
     }
-    return { shape: x.shape, data };
+    return data;
   },
+
+  log_softmax: ([x]) => mapRows(x, scores => {
+    const largest = scores.reduce((a, b) => Math.max(a, b));
+    const total = sum(scores.map(score => Math.exp(score - largest)));
+    return scores.map(score => score - largest - Math.log(total));
+  }),
 };
 
 function addScaled(out, factor, values, start) {
@@ -93,8 +116,23 @@ function addScaled(out, factor, values, start) {
   for (let i = 0; i < out.length; i++) out[i] += factor * values[start + i];
 }
 
-function pool(x, window, reduce, initial) {
-  const [height, width, channels] = x.shape;
+const sum = values => values.reduce((total, value) => total + value, 0);
+
+/** Changes each row of numbers in the last dimension. */
+function mapRows({ shape, data }, change) {
+  const size = shape.at(-1), changed = new Float32Array(data.length);
+  for (let start = 0; start < data.length; start += size) {
+    changed.set(change(data.subarray(start, start + size)), start);
+  }
+  return changed;
+}
+
+function averages(x, [height, width]) {
+  const size = height * width;
+  return pool(x, [height, width], (total, value) => total + value / size, 0);
+}
+
+function pool({ shape: [height, width, channels], data: values }, window, reduce, initial) {
   const rows = Math.floor(height / window[0]), columns = Math.floor(width / window[1]);
   const data = new Float32Array(rows * columns * channels).fill(initial);
   for (let row = 0; row < rows * window[0]; row++) {
@@ -103,18 +141,22 @@ function pool(x, window, reduce, initial) {
       const pixel = (row * width + column) * channels;
       const out = (outRow * columns + Math.floor(column / window[1])) * channels;
       for (let channel = 0; channel < channels; channel++) {
-        data[out + channel] = reduce(data[out + channel], x.data[pixel + channel]);
+        data[out + channel] = reduce(data[out + channel], values[pixel + channel]);
       }
     }
   }
-  return { shape: [rows, columns, channels], data };
+  return data;
 }
 
 /** The ten probabilities for an image of 28 × 28 numbers from 0 (black) to 1 (white). */
 function predict(image) {
-  const input = { shape: [28, 28, 1], data: Float32Array.from(image) };
-  const scores = layers.reduce((x, layer) => functions[layer.kind](x, layer), input);
-  return Array.from(functions.log_softmax(scores).data, Math.exp);
+  // The image, then the output of each layer.
+  const tensors = [{ shape: [28, 28, 1], data: Float32Array.from(image) }];
+  for (const layer of layers) {
+    const inputs = layer.inputs.map(index => tensors[index]);
+    tensors.push({ shape: layer.shape, data: functions[layer.kind](inputs, layer) });
+  }
+  return Array.from(functions.log_softmax([tensors.at(-1)]), Math.exp);
 }
 
 // ---- Preparation, as `prepare_digit` does it with a clean drawing ----

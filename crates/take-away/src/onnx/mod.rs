@@ -313,10 +313,8 @@ impl<V: Evaluate> GraphBuilder<'_, V> {
     /// Stores a parameter or a running statistic of a layer, and returns its name.
     fn add_parameter(&mut self, layer: &str, variable: &str) -> Result<String> {
         let path = format!("{layer}/{variable}");
-        let collections = [Some(self.variables.params()), self.variables.batch_stats()];
-        let found = collections.into_iter().flatten().find_map(|params| params.get(&path));
         let is_known = self.graph.initializer.iter().any(|known| known.name == path);
-        let (Some(tensor), false) = (found, is_known) else {
+        let (Some(tensor), false) = (self.variables.variable(&path), is_known) else {
             // The layer is another network's, evaluated within this one.
             return Err(Error::ForeignOperation);
         };
