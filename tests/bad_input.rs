@@ -947,7 +947,6 @@ fn no_building_block_panics() {
                     Small.name(),
                     Small.identity(),
                 );
-                let _ = op.layer.is_compilable();
             }
         });
     }

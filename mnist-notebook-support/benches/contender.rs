@@ -184,7 +184,9 @@ fn stateful_step<M: Module + 'static>(
         let batch = batches.next()?;
         let dropout_key;
         (key, dropout_key) = key.split();
-        if plain { return Ok(train(&model, &mut optimizer, &mut batch_stats, dropout_key, &batch)?) }
+        if plain {
+            return Ok(train(&model, &mut optimizer, &mut batch_stats, dropout_key, &batch)?);
+        }
         Ok(jit.call(|| train(&model, &mut optimizer, &mut batch_stats, dropout_key, &batch))?)
     }))
 }
@@ -197,7 +199,8 @@ fn train(
     batch: &Batch,
 ) -> Result<BatchMetrics> {
     let loss_fn = |params: &Params| {
-        let (logits, updates) = model.apply_train(params, batch_stats, dropout_key, batch.image())?;
+        let (logits, updates) =
+            model.apply_train(params, batch_stats, dropout_key, batch.image())?;
         Ok((cross_entropy_loss(&logits, batch.label())?, (logits, updates)))
     };
     let ((_, (logits, updates)), grad) = value_and_grad(loss_fn, optimizer.target())?;

@@ -41,11 +41,7 @@ pub fn dropout(
 }
 
 /// The factors by which dropout multiplies: `1 / keep_prob` where `is_kept(index)`, 0 elsewhere.
-pub fn dropout_factors(
-    keep_prob: f32,
-    is_kept: impl Fn(usize) -> bool,
-    factors: &mut [f32],
-) {
+pub fn dropout_factors(keep_prob: f32, is_kept: impl Fn(usize) -> bool, factors: &mut [f32]) {
     let scale = 1.0 / keep_prob;
     vectorized(
         #[inline(always)]

@@ -4,8 +4,8 @@ use crate::shape::Padding;
 
 /// One layer, with all it takes to evaluate it but its parameters.
 ///
-/// `P` says where those are: a [`Program`](crate::Program) knows them by the indices of kernel and
-/// bias in its list of parameters, the network that it was traced from by the layer's path.
+/// `P` says where those are: a program knows them by the indices of kernel (or scale) and bias in
+/// its list of parameters, the network that it was traced from by the layer's path.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Layer<P = (usize, usize)> {
     /// Convolution with SAME padding and stride 1, kernel `[height, width, in, features]`.
@@ -17,8 +17,7 @@ pub enum Layer<P = (usize, usize)> {
         /// Where kernel and bias are.
         params: P,
     },
-    /// Convolution with VALID padding or other strides, kernel `[height, width, in, features]`. No
-    /// program has it.
+    /// Convolution with VALID padding or other strides, kernel `[height, width, in, features]`.
     GeneralConv {
         /// Height and width of the kernel.
         kernel_size: (usize, usize),
@@ -31,11 +30,11 @@ pub enum Layer<P = (usize, usize)> {
         /// Where kernel and bias are.
         params: P,
     },
-    /// max(x, 0). A program needs it directly after a convolution or a dense layer.
+    /// max(x, 0). A chain has it directly after a convolution or a dense layer.
     Relu,
-    /// GELU. No program has it.
+    /// GELU, by its approximation with tanh.
     Gelu,
-    /// Mean over non-overlapping windows; in a program, of at most 32 pixels.
+    /// Mean over non-overlapping windows; in a chain, of at most 32 pixels.
     AvgPool {
         /// Height and width of the window.
         window: (usize, usize),
@@ -45,7 +44,7 @@ pub enum Layer<P = (usize, usize)> {
         /// Height and width of the window.
         window: (usize, usize),
     },
-    /// Mean over height and width. No program has it.
+    /// Mean over height and width.
     GlobalAvgPool,
     /// `[height, width, channels]` to `[height · width · channels]`.
     Flatten,
@@ -56,12 +55,12 @@ pub enum Layer<P = (usize, usize)> {
         /// Where kernel and bias are.
         params: P,
     },
-    /// Batch norm over all dimensions but the last. No program has it.
+    /// Batch norm over all dimensions but the last.
     BatchNorm {
         /// Where scale and bias are.
         params: P,
     },
-    /// Layer norm over the last dimension. No program has it.
+    /// Layer norm over the last dimension.
     LayerNorm {
         /// Where scale and bias are.
         params: P,
@@ -73,36 +72,15 @@ pub enum Layer<P = (usize, usize)> {
         /// What tells it from others.
         name: P,
     },
-    /// The sum of two inputs. No program has it.
+    /// The sum of its inputs.
     Add,
-    /// Several inputs side by side in the last dimension. No program has it.
+    /// Several inputs side by side in the last dimension.
     Concatenate,
-    /// Logits to log-probabilities. Every program ends with it.
+    /// Logits to log-probabilities. Every chain ends with it.
     LogSoftmax,
 }
 
 impl<P> Layer<P> {
-    /// Whether a [`Program`](crate::Program) can have this layer.
-    pub fn is_compilable(&self) -> bool {
-        match self {
-            Layer::Conv { .. }
-            | Layer::Relu
-            | Layer::AvgPool { .. }
-            | Layer::MaxPool { .. }
-            | Layer::Flatten
-            | Layer::Dense { .. }
-            | Layer::LogSoftmax => true,
-            Layer::GeneralConv { .. }
-            | Layer::Gelu
-            | Layer::GlobalAvgPool
-            | Layer::BatchNorm { .. }
-            | Layer::LayerNorm { .. }
-            | Layer::Dropout { .. }
-            | Layer::Add
-            | Layer::Concatenate => false,
-        }
-    }
-
     /// Where its parameters are, if it has any.
     pub fn params(&self) -> Option<&P> {
         match self {

@@ -6,9 +6,10 @@
 //!
 //! * [`Conv2d`], [`Dense`], [`Pool2d`], [`relu_forward`] and so on are single layers, forward and
 //!   backward, for use by automatic differentiation.
-//! * [`Program`] is the counterpart of `@jax.jit`. It plans a chain of [`Layer`]s for a batch size
-//!   and allocates all buffers. Each step (forward, loss, backward, update) then replays the plan
-//!   without allocating. [`check_chain`] tells whether a chain can be planned.
+//! * [`Program`] and [`GraphProgram`] are the counterpart of `@jax.jit`. They plan a network for a
+//!   batch size and allocate all buffers. Each step (forward, backward, update) then replays the
+//!   plan. A `Program` takes a plain chain of [`Layer`]s, a `GraphProgram` any network of
+//!   [`Node`]s. [`check_chain`] and [`check_graph`] tell whether there can be one.
 //!
 //! The update of a step follows an [`UpdateRule`]: momentum, Nesterov's momentum, Adam or AdamW.
 //! [`apply_gradient`] is the same update, bit for bit, for gradients computed elsewhere.
@@ -51,6 +52,19 @@
 //! * A dense kernel is by far the largest array, so it is processed in blocks of rows. A block
 //!   contributes to the input gradient, then its own gradient is computed and applied, all in one
 //!   pass over memory.
+//!
+//! # Graphs
+//!
+//! A chain takes each image through all convolutions while it is in the cache. In training, a batch
+//! norm cannot wait: it needs the statistics of the whole batch before the first image goes on. So
+//! a [`GraphProgram`] (`graph`) runs stage by stage, each for all images. A stage is a layer with
+//! what is fused into it:
+//!
+//! * Forward, a convolution sums each image's values for the statistics while they are in the
+//!   cache. A second pass normalizes, clips, pools and drops, and writes the result.
+//! * Backward, one pass sums the gradients of scale and bias. A second computes the gradient of the
+//!   convolution's output for one image and at once multiplies it with the image and the kernel.
+//! * An array that several stages read collects its gradient from each of them.
 //!
 //! # Threads and reproducibility
 //!

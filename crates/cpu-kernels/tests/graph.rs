@@ -74,7 +74,7 @@ fn refs(values: &[Vec<f32>]) -> Vec<&[f32]> {
 /// Drops every other value.
 fn dropout(_index: usize, first: usize, factors: &mut [f32]) {
     for (index, factor) in factors.iter_mut().enumerate() {
-        *factor = if (first + index) % 2 == 0 { 2.0 } else { 0.0 };
+        *factor = if (first + index).is_multiple_of(2) { 2.0 } else { 0.0 };
     }
 }
 

@@ -80,7 +80,7 @@ fn saliency_equals_finite_differences() {
         let mut pixels = pixels.clone();
         pixels[index] += change;
         let changed = Tensor::from_vec(pixels, images.shape(), &device()).unwrap();
-        let output = Everything.apply_eval(variables, &changed).unwrap();
+        let output = Everything.apply_eval(&variables, &changed).unwrap();
         let chosen = output.gather(&classes().unsqueeze(1).unwrap(), 1).unwrap();
         chosen.sum_all().unwrap().to_scalar::<f64>().unwrap()
     };

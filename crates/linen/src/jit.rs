@@ -18,9 +18,9 @@ use jax_random::{Key, bernoulli_at};
 
 use crate::custom_ops;
 use crate::error::{Error, Result};
+use crate::layers::updated_statistic;
 use crate::no_grad::is_tracking;
 use crate::params::Params;
-use crate::layers::updated_statistic;
 use crate::plan::Plan;
 use crate::scope::fold_in_path;
 use crate::trace::{is_tracing, trace};
@@ -388,10 +388,8 @@ impl Compiled {
         if let Evaluation::Train { updates, .. } = evaluation {
             let batch = program.statistics().into_iter();
             for (path, (running, batch)) in plan.norms.iter().zip(running.iter().zip(batch)) {
-                let statistics = [
-                    ("mean", &running.mean, &batch.mean),
-                    ("var", &running.var, &batch.var),
-                ];
+                let statistics =
+                    [("mean", &running.mean, &batch.mean), ("var", &running.var, &batch.var)];
                 for (name, running, batch) in statistics {
                     let tensor = |values: &[f32]| Tensor::new(values, &Device::Cpu);
                     let value = updated_statistic(&tensor(running)?, &tensor(batch)?)?;

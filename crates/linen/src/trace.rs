@@ -70,18 +70,6 @@ pub(crate) fn is_tracing() -> bool {
     TRACE.with_borrow(Option::is_some)
 }
 
-/// Whether the layers form a plain chain from `input` to `output`.
-pub(crate) fn is_sequential(ops: &[TracedOp], input: &Tensor, output: &Tensor) -> bool {
-    let mut latest = input.id();
-    for op in ops {
-        if op.inputs != [latest] {
-            return false;
-        }
-        latest = op.output.id();
-    }
-    latest == output.id()
-}
-
 /// Records a layer if a trace is running.
 pub(crate) fn trace_op(inputs: &[&Tensor], output: &Tensor, layer: impl FnOnce() -> Layer<String>) {
     TRACE.with_borrow_mut(|trace| {

@@ -5,9 +5,9 @@ mod common;
 use candle_core::{Tensor, Var};
 use linen::random::normal;
 use linen::{
-    AdamW, Conv, Gradients, Jit, Key, Module, Optimizer, Padding, Params, Result, Scope,
-    Variables, add, avg_pool, concatenate, flatten, gelu, global_avg_pool, log_softmax, max_pool,
-    no_grad, relu, value_and_grad,
+    AdamW, Conv, Gradients, Jit, Key, Module, Optimizer, Padding, Params, Result, Scope, Variables,
+    add, avg_pool, concatenate, flatten, gelu, global_avg_pool, log_softmax, max_pool, no_grad,
+    relu, value_and_grad,
 };
 use proptest::prelude::*;
 use proptest::test_runner::{TestRng, TestRunner};
@@ -151,7 +151,8 @@ fn variables(network: &Network, image: &Tensor) -> Variables {
     }
     for (index, (path, var)) in variables.batch_stats.iter().enumerate() {
         let noise = normal(Key::new(200 + index as i64), var.shape(), &device()).unwrap();
-        let noise = if path.ends_with("var") { (noise.sqr().unwrap() + 0.5).unwrap() } else { noise };
+        let noise =
+            if path.ends_with("var") { (noise.sqr().unwrap() + 0.5).unwrap() } else { noise };
         var.set(&noise).unwrap();
     }
     variables

@@ -182,10 +182,8 @@ impl GraphProgram {
         if !self.gradients.is_empty() {
             return;
         }
-        let gradient = |array: &Buffer| Gradient {
-            values: Buffer::zeroed(array.len()),
-            is_set: false,
-        };
+        let gradient =
+            |array: &Buffer| Gradient { values: Buffer::zeroed(array.len()), is_set: false };
         self.gradients = self.arrays.iter().map(gradient).collect();
         let heads = self.stages.iter().map(|stage| self.batch * stage.shape.head);
         let grads = self.stages.iter().map(|stage| stage.head.grads_len());

@@ -73,7 +73,8 @@ impl Plan {
             }
             let inputs = node.inputs.iter().map(|&input| values[input].clone());
             let inputs = inputs.collect::<Option<Vec<Value>>>();
-            let inputs = inputs.ok_or_else(|| chain_error(index, "an input is not known".into()))?;
+            let inputs =
+                inputs.ok_or_else(|| chain_error(index, "an input is not known".into()))?;
             plan.add(index, nodes, &readers, &inputs, &mut values)?;
         }
         plan.output = values.last().cloned().flatten().map_or(0, |output| output.array);
@@ -103,8 +104,7 @@ impl Plan {
             None => (Head::Identity, dims.clone()),
         };
         let head_len = checked_len(index, &[&[self.batch], &head_dims[..]].concat())? / self.batch;
-        let mut fusion =
-            Fusion { epilogue: Epilogue::default(), dims: head_dims.clone(), rank: 0 };
+        let mut fusion = Fusion { epilogue: Epilogue::default(), dims: head_dims.clone(), rank: 0 };
         if matches!(head, Head::Identity) && !self.fuse(index, nodes, &mut fusion)? {
             return Err(chain_error(index, "there is no compiled form of it".into()));
         }
@@ -163,8 +163,7 @@ impl Plan {
                 let conv = Conv2d { batch, height, width, in_channels, out_channels, kernel };
                 let padded = [self.batch, height + kernel.0, width + kernel.1];
                 checked_len(index, &[&padded[..], &[in_channels.max(features)]].concat())?;
-                let kernel_len =
-                    checked_len(index, &[kernel.0, kernel.1, in_channels, features])?;
+                let kernel_len = checked_len(index, &[kernel.0, kernel.1, in_channels, features])?;
                 register_params(&mut self.param_lens, index, params, [kernel_len, features])?;
                 (Head::Conv(Box::new(ConvHead::new(conv))), vec![height, width, features])
             }
@@ -183,10 +182,8 @@ impl Plan {
                     padding,
                 };
                 let (rows, columns) = conv.output_size();
-                let kernel_len = checked_len(
-                    index,
-                    &[kernel_size.0, kernel_size.1, in_channels, features],
-                )?;
+                let kernel_len =
+                    checked_len(index, &[kernel_size.0, kernel_size.1, in_channels, features])?;
                 register_params(&mut self.param_lens, index, params, [kernel_len, features])?;
                 let transposed_weights = Buffer::zeroed(kernel_len);
                 (Head::GeneralConv { conv, transposed_weights }, vec![rows, columns, features])
@@ -213,7 +210,9 @@ impl Plan {
                 (Head::Add, dims.to_vec())
             }
             (Layer::Concatenate, &[ref leading @ .., _])
-                if inputs.iter().all(|input| input.dims.split_last().map(|it| it.1) == Some(leading)) =>
+                if inputs
+                    .iter()
+                    .all(|input| input.dims.split_last().map(|it| it.1) == Some(leading)) =>
             {
                 let channels = inputs.iter().filter_map(|input| input.dims.last().copied());
                 let channels = channels.collect::<Vec<_>>();
