@@ -6,8 +6,8 @@ use candle_core::{DType, Tensor};
 use inspect::saliency;
 use linen::random::{normal, uniform};
 use linen::{
-    Conv, Evaluate, Key, Module, Padding, Params, Result, Scope, Variables, add, avg_pool,
-    concatenate, flatten, gelu, global_avg_pool, log_softmax, max_pool, relu,
+    Conv, Key, Module, Padding, Params, Result, Scope, Variables, add, avg_pool, concatenate,
+    flatten, gelu, global_avg_pool, log_softmax, max_pool, relu,
 };
 
 use common::device;
