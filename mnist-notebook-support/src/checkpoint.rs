@@ -134,7 +134,7 @@ impl TrainingRun {
 
     fn header(&self) -> BTreeMap<String, String> {
         let TrainState { optimizer, dropout_key, .. } = &self.state;
-        let key = |key: Key| {
+        let words = |key: Key| {
             let [high, low] = key.words();
             format!("{high} {low}")
         };
@@ -148,8 +148,8 @@ impl TrainingRun {
         set("format", FORMAT.to_owned());
         set("version", VERSION.to_string());
         set("epoch", self.epoch.to_string());
-        set("rng", key(self.rng));
-        set("dropout_key", dropout_key.map_or(NO_KEY.to_owned(), key));
+        set("rng", words(self.rng));
+        set("dropout_key", dropout_key.map_or(NO_KEY.to_owned(), words));
         set("batch_size", self.batch_size.to_string());
         set("learning_rate", optimizer.learning_rate().to_string());
         set("step_count", optimizer.step_count().to_string());

@@ -130,7 +130,7 @@ pub enum Error {
     /// A module needs a parameter that the given parameters lack.
     #[error(
         "no parameter {path:?} among [{known}]: the parameters come from another network; \
-         call `init` on this one"
+         call `init` on this one, `init_variables` if it has batch norm"
     )]
     MissingParam {
         /// The path of the parameter, such as `Conv_0/kernel`.

@@ -281,14 +281,7 @@ impl candle_nn::Optimizer for Optimizer {
 
 /// Checks that a collection has the same paths as another, and tensors like its.
 pub(crate) fn check_all_like(what: &'static str, found: &Params, expected: &Params) -> Result<()> {
-    check_paths(expected, found)?;
-    let mut pairs = found.iter().zip(expected.iter());
-    pairs.try_for_each(|((path, tensor), (_, var))| check_like(what, path, tensor, var))
-}
-
-/// Checks that two collections have the same paths.
-fn check_paths(a: &Params, b: &Params) -> Result<()> {
-    for (params, others) in [(a, b), (b, a)] {
+    for (params, others) in [(expected, found), (found, expected)] {
         let known = others.paths().collect::<HashSet<_>>();
         if let Some(path) = params.paths().find(|path| !known.contains(path)) {
             return Err(Error::MissingParam {
@@ -297,7 +290,8 @@ fn check_paths(a: &Params, b: &Params) -> Result<()> {
             });
         }
     }
-    Ok(())
+    let mut pairs = found.iter().zip(expected.iter());
+    pairs.try_for_each(|((path, tensor), (_, var))| check_like(what, path, tensor, var))
 }
 
 /// Checks that a tensor has the shape, the element type and the device of a parameter.

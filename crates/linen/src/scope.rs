@@ -29,8 +29,14 @@ pub(crate) enum Mode<'a> {
     Init { key: Key, variables: &'a mut Variables },
     /// For networks that behave the same in training and evaluation.
     Apply { params: &'a Params },
-    /// Batch norm uses batch statistics and adds updated running ones to `updates`; dropout is on.
-    Train { params: &'a Params, batch_stats: &'a Params, dropout_key: Key, updates: &'a mut Params },
+    /// Batch norm uses the batch's statistics; dropout is on.
+    Train {
+        params: &'a Params,
+        batch_stats: &'a Params,
+        dropout_key: Key,
+        /// Where batch norm adds updated running statistics.
+        updates: &'a mut Params,
+    },
     /// Batch norm uses the running statistics; dropout is off.
     Eval { params: &'a Params, batch_stats: &'a Params },
 }

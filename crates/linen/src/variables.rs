@@ -85,7 +85,7 @@ impl Variables {
 }
 
 /// What a network is [evaluated](crate::Module::apply_eval) with: [`Params`] or, if it has batch
-/// norm or dropout, [`Variables`].
+/// norm or dropout, [`Variables`] or a [`TrainState`](crate::TrainState).
 pub trait Evaluate {
     /// The parameters.
     fn params(&self) -> &Params;
