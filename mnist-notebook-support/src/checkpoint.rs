@@ -15,14 +15,15 @@ use std::str::FromStr;
 use candle_core::Device;
 use linen::files::{self, FileError, TensorFile};
 use linen::{
-    Adam, AdamW, Cause, Error, Key, Metrics, Module, Momentum, Optimizer, Params, Result, Rule,
-    TrainState,
+    Adam, AdamW, BatchMetrics, Cause, Error, Key, Metrics, Module, Momentum, Optimizer, Params,
+    Result, Rule, TrainState,
 };
 use notebook_display::println;
 
-use crate::dataset::Dataset;
+use crate::dataset::{Batch, Dataset};
 use crate::error::{CheckpointError, Diverged};
-use crate::train_epoch::{eval_model, train_epoch};
+use crate::train_epoch::{eval_model, train_epoch_with};
+use crate::train_step::train_step;
 
 /// The header's `format` entry.
 const FORMAT: &str = "mnist-notebook-support checkpoint";
@@ -76,7 +77,7 @@ impl TrainingRun {
     /// Trains for one epoch, evaluates, and prints both: the body of the tutorial's loop.
     ///
     /// # Errors
-    /// Those of [`train_epoch`] and [`eval_model`]; also [`Diverged`] if only the test loss is not
+    /// Those of [`train_epoch`](crate::train_epoch) and [`eval_model`]; also [`Diverged`] if only the test loss is not
     /// finite. After an error the run is the same as before the epoch.
     pub fn train_epoch(
         &mut self,
@@ -84,10 +85,26 @@ impl TrainingRun {
         train_ds: &Dataset,
         test_ds: &Dataset,
     ) -> Result<EpochMetrics> {
+        let step = |state: &mut _, batch: &Batch| train_step(model, state, batch);
+        self.train_epoch_with(model, train_ds, test_ds, step)
+    }
+
+    /// [`train_epoch`](TrainingRun::train_epoch) with a step of your own.
+    ///
+    /// # Errors
+    /// Those of [`train_epoch_with`] and [`eval_model`]; also [`Diverged`] if only the test loss is
+    /// not finite. After an error the run is the same as before the epoch.
+    pub fn train_epoch_with(
+        &mut self,
+        model: &impl Module,
+        train_ds: &Dataset,
+        test_ds: &Dataset,
+        step: impl FnMut(&mut TrainState, &Batch) -> Result<BatchMetrics>,
+    ) -> Result<EpochMetrics> {
         let epoch = self.epoch.saturating_add(1);
         let (rng, input_rng) = self.rng.split();
         let before = self.state.copy()?;
-        let metrics = self.try_epoch(model, train_ds, test_ds, epoch, input_rng);
+        let metrics = self.try_epoch(model, train_ds, test_ds, epoch, input_rng, step);
         match metrics {
             Ok(metrics) => {
                 self.history.push(metrics);
@@ -106,9 +123,10 @@ impl TrainingRun {
         test_ds: &Dataset,
         epoch: usize,
         input_rng: Key,
+        step: impl FnMut(&mut TrainState, &Batch) -> Result<BatchMetrics>,
     ) -> Result<EpochMetrics> {
         let Self { state, batch_size, .. } = self;
-        let train = train_epoch(model, state, train_ds, *batch_size, epoch, input_rng)?;
+        let train = train_epoch_with(state, train_ds, *batch_size, epoch, input_rng, step)?;
         let (loss, accuracy) = eval_model(model, state, test_ds)?;
         println!("Testing - epoch: {epoch}, loss: {loss:.2}, accuracy: {:.2}", accuracy * 100.0);
         if !loss.is_finite() {
@@ -343,8 +361,25 @@ impl Checkpoints {
         train_ds: &Dataset,
         test_ds: &Dataset,
     ) -> Result<EpochMetrics> {
+        let step = |state: &mut _, batch: &Batch| train_step(model, state, batch);
+        self.train_epoch_with(model, run, train_ds, test_ds, step)
+    }
+
+    /// [`train_epoch`](Checkpoints::train_epoch) with a step of your own.
+    ///
+    /// # Errors
+    /// Those of [`TrainingRun::train_epoch_with`], and of [`train_epoch`](Checkpoints::train_epoch)
+    /// about checkpoints.
+    pub fn train_epoch_with(
+        &self,
+        model: &impl Module,
+        run: &mut TrainingRun,
+        train_ds: &Dataset,
+        test_ds: &Dataset,
+        step: impl FnMut(&mut TrainState, &Batch) -> Result<BatchMetrics>,
+    ) -> Result<EpochMetrics> {
         self.check_newest(run.epoch)?;
-        let metrics = run.train_epoch(model, train_ds, test_ds);
+        let metrics = run.train_epoch_with(model, train_ds, test_ds, step);
         let metrics = metrics.map_err(|error| match error.downcast_ref() {
             Some(&Diverged { epoch, step, loss, .. }) => {
                 let checkpoint = self.newest_good(usize::MAX);

@@ -88,7 +88,7 @@ pub use model::Cnn;
 pub use optimizer::create_optimizer;
 pub use source::{source, source_with_docs};
 pub use take_away::save_onnx;
-pub use train_epoch::{eval_model, predict, train_epoch};
+pub use train_epoch::{eval_model, predict, train_epoch, train_epoch_with};
 pub use train_step::{eval_step, train_step};
 
 /// Figures, tables and panels for notebooks, from `notebook-display`, `images` and `take-away`.
@@ -118,7 +118,8 @@ pub mod prelude {
         Gradients, Jit, Metrics, Momentum, Optimizer, Result, Train, TrainState, TrainingRun,
         WarmupCosine, augment, best_device, compute_metrics, create_optimizer, cross_entropy_loss,
         eval_model, eval_step, get_datasets, get_fashion_datasets, get_initial_params, onehot,
-        predict, prepare_digit, read_image, save_onnx, train_epoch, train_step, value_and_grad,
+        predict, prepare_digit, read_image, save_onnx, train_epoch, train_epoch_with, train_step,
+        value_and_grad,
     };
 }
 

@@ -8,7 +8,7 @@ use linen::random::permutation;
 use linen::{BatchMetrics, Evaluate, Jit, Key, Metrics, Module, Result, Train, no_grad};
 use notebook_display::{Progress, println};
 
-use crate::dataset::Dataset;
+use crate::dataset::{Batch, Dataset};
 use crate::error::Diverged;
 use crate::train_step::{eval_step, train_step};
 
@@ -36,6 +36,40 @@ pub fn train_epoch(
     epoch: usize,
     rng: Key,
 ) -> Result<Metrics> {
+    let step = |state: &mut _, batch: &Batch| train_step(model, state, batch);
+    train_epoch_with(state, train_ds, batch_size, epoch, rng, step)
+}
+
+/// [`train_epoch`] with a step of your own, which may have another loss or vary the images.
+///
+/// The networks in the step are compiled by a [`Jit`].
+///
+/// # Errors
+/// Those of [`train_epoch`], with the step's instead of [`train_step`]'s.
+///
+/// # Examples
+/// ```
+/// use mnist_notebook_support::prelude::*;
+/// # let (train_ds, _) = get_datasets(&Device::Cpu)?;
+/// # let train_ds = train_ds.slice(0, 320)?;
+///
+/// let (rng, init_rng) = Key::new(0).split();
+/// let params = get_initial_params(&Cnn, init_rng, &Device::Cpu)?;
+/// let mut optimizer = create_optimizer(&params, 0.1, 0.9)?;
+/// train_epoch_with(&mut optimizer, &train_ds, 32, 1, rng, |optimizer, batch| {
+///     let inverted = (1.0 - batch.image())?; // black on white
+///     train_step(&Cnn, optimizer, &Dataset::new(inverted, batch.label().clone())?)
+/// })?;
+/// # Ok::<(), mnist_notebook_support::Error>(())
+/// ```
+pub fn train_epoch_with<S>(
+    state: &mut S,
+    train_ds: &Dataset,
+    batch_size: usize,
+    epoch: usize,
+    rng: Key,
+    mut step: impl FnMut(&mut S, &Batch) -> Result<BatchMetrics>,
+) -> Result<Metrics> {
     train_ds.check_batches("train on", batch_size)?;
     let steps_per_epoch = train_ds.len() / batch_size;
     let perms = permutation(rng, train_ds.len());
@@ -45,7 +79,7 @@ pub fn train_epoch(
     let mut batch_metrics = Vec::new();
     for perm in perms.chunks_exact(batch_size) {
         let batch = train_ds.batch(perm)?;
-        let metrics = jit.call(|| train_step(model, state, &batch));
+        let metrics = jit.call(|| step(state, &batch));
         batch_metrics.push(metrics.map_err(|error| train_ds.locate(error))?);
         progress.step(batch_size, || recent_mean(&batch_metrics));
     }
