@@ -163,7 +163,8 @@ fn autograd_step<M: Module + 'static>(model: M, batch: usize) -> Outcome<Repeat>
     Ok(repeat(move || Ok(train_step(&model, &mut optimizer, &batches.next()?)?)))
 }
 
-/// A step of a network with batch norm, or dropout.
+/// A step of a network with batch norm, or dropout. The keys are those of JAX's script, so both
+/// start with the same parameters and drop the same values.
 fn stateful_step<M: Module + 'static>(
     model: M,
     num_params: usize,
