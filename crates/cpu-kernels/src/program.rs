@@ -5,6 +5,7 @@ use rayon::prelude::*;
 use crate::activation::{log_softmax_backward_row, log_softmax_row};
 use crate::buffer::{Buffer, LINE_VALUES, with_scratch};
 use crate::chain::Chain;
+use crate::conv::Purpose;
 use crate::error::{KernelError, Result, check_len};
 use crate::layer::Layer;
 use crate::parameters::Parameters;
@@ -118,7 +119,7 @@ impl Program {
         self.check_moments(moments, rule.moments())?;
         self.check_batch(images, labels)?;
         Ok(in_pool(|| {
-            self.transform_weights(params);
+            self.transform_weights(Purpose::Training, params);
             self.forward_batch(params, images);
             let (loss, correct) = self.loss_and_correct(labels);
             self.softmax_xent_backward(labels);
@@ -148,7 +149,7 @@ impl Program {
         check_len("images", found * self.image_len, images.len())?;
         check_len("log-probabilities", found * self.classes, log_probs.len())?;
         in_pool(|| {
-            self.transform_weights(params);
+            self.transform_weights(Purpose::Training, params);
             self.forward_batch(params, images);
         });
         log_probs.copy_from_slice(&self.log_probs[..log_probs.len()]);
@@ -220,9 +221,9 @@ impl Program {
         }
         let batches = images.chunks(self.batch * self.image_len).zip(labels.chunks(self.batch));
         let (loss, correct) = in_pool(|| {
-            self.transform_weights(params);
+            self.transform_weights(Purpose::Inference, params);
             batches.fold((0.0, 0), |(loss, correct), (images, labels)| {
-                self.forward_batch(params, images);
+                self.infer_batch(params, images);
                 let (batch_loss, batch_correct) = self.loss_and_correct(labels);
                 (loss + batch_loss, correct + batch_correct)
             })
@@ -247,9 +248,9 @@ impl Program {
         let outputs = log_probs.chunks_mut(self.batch * self.classes);
         let batches = images.chunks(self.batch * self.image_len).zip(outputs);
         in_pool(|| {
-            self.transform_weights(params);
+            self.transform_weights(Purpose::Inference, params);
             for (images, log_probs) in batches {
-                self.forward_batch(params, images);
+                self.infer_batch(params, images);
                 log_probs.copy_from_slice(&self.log_probs[..log_probs.len()]);
             }
         });
@@ -287,9 +288,9 @@ impl Program {
         }
     }
 
-    fn transform_weights(&mut self, params: &[impl AsRef<[f32]>]) {
+    fn transform_weights(&mut self, purpose: Purpose, params: &[impl AsRef<[f32]>]) {
         for stage in &mut self.convs {
-            stage.transform_weights(params[stage.params.0].as_ref());
+            stage.transform_weights(purpose, params[stage.params.0].as_ref());
         }
     }
 
@@ -314,8 +315,52 @@ impl Program {
         }
     }
 
+    fn infer_batch(&mut self, params: &[impl AsRef<[f32]> + Sync], images: &[f32]) {
+        self.kept = 0;
+        let batch = images.len() / self.image_len;
+        let convs = &self.convs;
+        let denses = &mut self.denses;
+        with_scratch([batch * self.features_len], |[features]| {
+            let block_len = convs.iter().map(|stage| stage.block_len(Purpose::Inference)).max();
+            let block_len = block_len.unwrap_or(0);
+            images
+                .par_chunks_exact(self.image_len)
+                .zip(features.par_chunks_exact_mut(self.features_len))
+                .for_each(|(image, features)| match convs.first() {
+                    Some(first) => {
+                        with_scratch([self.activations_len, block_len], |[activations, block]| {
+                            activations.fill(0.0);
+                            first.conv.pad(image, first.conv.low_padding(), activations);
+                            for stage in convs {
+                                let bias = params[stage.params.1].as_ref();
+                                stage.forward(Purpose::Inference, bias, activations, None, block);
+                            }
+                            features.copy_from_slice(
+                                &activations[self.features_offset..][..self.features_len],
+                            );
+                        })
+                    }
+                    None => features.copy_from_slice(image),
+                });
+            let mut input = &*features;
+            let mut input_row = self.features_len;
+            for stage in denses {
+                let (kernel, bias) = (&params[stage.params.0], &params[stage.params.1]);
+                stage.forward(batch, input, input_row, kernel.as_ref(), bias.as_ref());
+                (input, input_row) = (&stage.output, stage.dense.outputs);
+            }
+            for (logits, log_probs) in input
+                .chunks_exact(self.classes)
+                .zip(self.log_probs.chunks_exact_mut(self.classes))
+                .take(batch)
+            {
+                log_softmax_row(logits, log_probs);
+            }
+        });
+    }
+
     fn forward_convs(&mut self, params: &[impl AsRef<[f32]> + Sync], images: &[f32]) {
-        let block_len = self.convs.iter().map(|stage| stage.block_len()).max().unwrap_or(0);
+        let block_len = self.convs.iter().map(|stage| stage.block_len(Purpose::Training)).max().unwrap_or(0);
         let features = self.features_offset..self.features_offset + self.features_len;
         let convs = &self.convs;
         images
@@ -327,7 +372,7 @@ impl Program {
                     first.conv.pad(image, first.conv.low_padding(), activations);
                     for stage in convs {
                         let bias = params[stage.params.1].as_ref();
-                        stage.forward(bias, activations, masks, block);
+                        stage.forward(Purpose::Training, bias, activations, Some(masks), block);
                     }
                 }),
                 None => activations[features.clone()].copy_from_slice(image),

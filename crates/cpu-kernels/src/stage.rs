@@ -4,6 +4,7 @@ use rayon::prelude::*;
 
 use crate::buffer::{Buffer, with_scratch};
 use crate::chain::FusedDense;
+use crate::conv::Purpose;
 use crate::dense::Dense;
 use crate::parameters::Parameters;
 use crate::pool::{PoolMask, Pooling};
@@ -56,12 +57,13 @@ impl ConvStage {
         }
     }
 
-    pub(crate) fn transform_weights(&mut self, kernel: &[f32]) {
+    /// Packs the kernel. For training also packs the rotated kernel for the backward pass.
+    pub(crate) fn transform_weights(&mut self, purpose: Purpose, kernel: &[f32]) {
         let Self { conv, packed_weights, rotated_weights, .. } = self;
         rayon::join(
-            || conv.transform_weights(kernel, packed_weights),
+            || conv.transform_weights(purpose, kernel, packed_weights),
             || {
-                if !rotated_weights.is_empty() {
+                if purpose == Purpose::Training && !rotated_weights.is_empty() {
                     conv.transform_rotated_weights(kernel, rotated_weights);
                 }
             },
@@ -69,22 +71,23 @@ impl ConvStage {
     }
 
     /// Rows of windows that are computed together.
-    fn window_rows_per_block(&self) -> usize {
-        self.conv.rows_per_block().div_ceil(self.pooling.pool.window.0)
+    fn window_rows_per_block(&self, purpose: Purpose) -> usize {
+        self.conv.rows_per_block(purpose).div_ceil(self.pooling.pool.window.0)
     }
 
     /// Number of values of the convolution output that [`Self::forward`] holds at a time.
-    pub(crate) fn block_len(&self) -> usize {
-        self.window_rows_per_block() * self.pooling.pool.band_len()
+    pub(crate) fn block_len(&self, purpose: Purpose) -> usize {
+        self.window_rows_per_block(purpose) * self.pooling.pool.band_len()
     }
 
     /// Computes the pooled output from the padded input, one block of row bands at a time, so that
     /// the convolution output stays in the L1 cache.
     pub(crate) fn forward(
         &self,
+        purpose: Purpose,
         bias: &[f32],
         activations: &mut [f32],
-        masks: &mut [u32],
+        mut masks: Option<&mut [u32]>,
         block: &mut [f32],
     ) {
         let pool = &self.pooling.pool;
@@ -92,15 +95,17 @@ impl ConvStage {
         let pooled_len = columns * self.conv.out_channels;
         let (input, output) = activations.split_at_mut(self.output.offset);
         let input = &input[self.input..];
-        for y in (0..rows).step_by(self.window_rows_per_block()) {
-            let end = rows.min(y + self.window_rows_per_block());
+        let rows_per_block = self.window_rows_per_block(purpose);
+        for y in (0..rows).step_by(rows_per_block) {
+            let end = rows.min(y + rows_per_block);
             let block = &mut block[..(end - y) * pool.band_len()];
             let first = y * pool.window.0;
-            self.conv.output_rows(input, &self.packed_weights, Some(bias), first, block);
+            self.conv.output_rows(purpose, input, &self.packed_weights, Some(bias), first, block);
             for (y, band) in (y..end).zip(block.chunks_exact(pool.band_len())) {
                 let output = &mut output[y * self.output.row_stride..][..pooled_len];
-                let masks = &mut masks[self.masks + y * pooled_len..][..pooled_len];
-                self.pooling.forward_row(band, output, Some(masks));
+                let masks = masks.as_deref_mut();
+                let masks = masks.map(|masks| &mut masks[self.masks + y * pooled_len..][..pooled_len]);
+                self.pooling.forward_row(band, output, masks);
             }
         }
     }
@@ -151,17 +156,17 @@ impl ConvStage {
             add_rows(row, d_bias);
         }
         let input = &activations[self.input..];
-        let d_packed = &mut packed_grads[self.packed_grad..][..self.conv.packed_len()];
+        let d_packed = &mut packed_grads[self.packed_grad..][..self.conv.packed_len(Purpose::Training)];
         self.conv.accumulate_kernel_grad(input, &d_output[origin..], stride, d_packed);
         if needs_input_gradient {
             let d_input = &mut gradient[..self.conv.input_len()];
-            transposed.output_rows(d_output, &self.rotated_weights, None, 0, d_input);
+            transposed.output_rows(Purpose::Training, d_output, &self.rotated_weights, None, 0, d_input);
         }
     }
 
     /// Computes the kernel gradient of a group from that of the packed weights.
     pub(crate) fn inverse_transform_grad(&self, packed_grads: &[f32], grads: &mut [f32]) {
-        let d_packed = &packed_grads[self.packed_grad..][..self.conv.packed_len()];
+        let d_packed = &packed_grads[self.packed_grad..][..self.conv.packed_len(Purpose::Training)];
         let d_kernel = &mut grads[self.grads..][..self.conv.kernel_len()];
         self.conv.inverse_transform_grad(d_packed, d_kernel);
     }

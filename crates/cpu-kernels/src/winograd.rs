@@ -28,11 +28,15 @@ use std::ptr::NonNull;
 use pulp::{Arch, MemMask, Simd, WithSimd};
 
 use crate::buffer::{LINE_VALUES, with_scratch};
+use crate::conv::Purpose;
 use crate::gemm::{Gemm, Init, KStrides, RowStrides, pointer, pointer_mut, read, write};
 use crate::shape::Conv2d;
 
-/// Rows and columns of outputs per tile, m.
+/// Rows and columns of outputs per tile, m, in training.
 const TILE: usize = 2;
+
+/// The same in inference, for kernels of 3×3.
+const LARGE_TILE: usize = 4;
 
 /// With fewer channels than this the transforms cost more than the saved multiplications.
 const MIN_CHANNELS: usize = 8;
@@ -49,20 +53,35 @@ const TILES_PER_GRAD_BLOCK: usize = 64;
 pub(crate) struct Winograd {
     conv: Conv2d,
     taps: usize,
+    tile: usize,
 }
 
 impl Winograd {
     /// The tiled convolution, if the kernel has a supported size and there are enough channels.
-    pub(crate) fn new(conv: Conv2d) -> Option<Self> {
+    pub(crate) fn new(conv: Conv2d, purpose: Purpose) -> Option<Self> {
         let (taps, columns) = conv.kernel;
         let is_supported = matches!(taps, 3 | 5) && taps == columns;
         let channels = conv.in_channels.min(conv.out_channels);
-        (is_supported && channels >= MIN_CHANNELS).then_some(Self { conv, taps })
+        if !is_supported || channels < MIN_CHANNELS {
+            return None;
+        }
+        let small = Self { conv, taps, tile: TILE };
+        let large = Self { tile: LARGE_TILE, ..small };
+        let is_large = purpose == Purpose::Inference
+            && taps == 3
+            && large.products_per_channel() < small.products_per_channel();
+        Some(if is_large { large } else { small })
+    }
+
+    /// Products that an image needs for a pair of channels.
+    fn products_per_channel(&self) -> usize {
+        let along = |len: usize| len.div_ceil(self.tile).saturating_mul(self.alpha());
+        along(self.conv.height).saturating_mul(along(self.conv.width))
     }
 
     /// Rows and columns of an input tile, α = m + r − 1.
     fn alpha(&self) -> usize {
-        self.taps + TILE - 1
+        self.taps + self.tile - 1
     }
 
     /// Elements of an input tile, α². Each has its own matrix product.
@@ -86,8 +105,11 @@ impl Winograd {
         let (taps, alpha) = (self.taps, self.alpha());
         let blocks =
             |_| (Block::square(0, len, taps), Block::square(0, element_stride(len), alpha));
-        match taps {
-            3 => transform::<Kernel3, 3, 4>(1, len, blocks, kernel, None, transformed),
+        match (self.tile, taps) {
+            (LARGE_TILE, _) => {
+                transform::<LargeKernel3, 3, 6>(1, len, blocks, kernel, None, transformed)
+            }
+            (_, 3) => transform::<Kernel3, 3, 4>(1, len, blocks, kernel, None, transformed),
             _ => transform::<Kernel5, 5, 6>(1, len, blocks, kernel, None, transformed),
         }
     }
@@ -183,16 +205,16 @@ impl Winograd {
 
     /// The number of output rows that are best computed together.
     pub(crate) fn rows_per_block(&self) -> usize {
-        self.rows_for_tiles(TILES_PER_BLOCK)
+        self.rows_for_tiles(if self.tile==2 {TILES_PER_BLOCK} else {16})
     }
 
     /// The number of image rows, in whole rows of tiles, that hold about `tiles` tiles.
     fn rows_for_tiles(&self, tiles: usize) -> usize {
-        TILE * (tiles / self.conv.width.div_ceil(TILE).max(1)).max(1)
+        self.tile * (tiles / self.conv.width.div_ceil(self.tile).max(1)).max(1)
     }
 
     fn grid(&self, y: usize, rows: usize) -> TileGrid {
-        TileGrid { y, rows, columns: self.conv.width }
+        TileGrid { tile: self.tile, y, rows, columns: self.conv.width }
     }
 
     /// Bᵀ d B of every tile: `[α, α, tiles, in_channels]`.
@@ -214,8 +236,11 @@ impl Winograd {
             };
             (from, Block::square(tile * channels, element_stride(tiles * channels), alpha))
         };
-        match self.taps {
-            3 => transform::<Input3, 4, 4>(tiles, channels, blocks, padded, None, inputs),
+        match (self.tile, self.taps) {
+            (LARGE_TILE, _) => {
+                transform::<LargeInput3, 6, 6>(tiles, channels, blocks, padded, None, inputs)
+            }
+            (_, 3) => transform::<Input3, 4, 4>(tiles, channels, blocks, padded, None, inputs),
             _ => transform::<Input5, 6, 6>(tiles, channels, blocks, padded, None, inputs),
         }
     }
@@ -234,8 +259,11 @@ impl Winograd {
             let from = Block::square(tile * channels, element_stride(tiles * channels), alpha);
             (from, grid.block(tile, self.conv.width * channels, channels))
         };
-        match self.taps {
-            3 => transform::<Output3, 4, 2>(tiles, channels, blocks, products, bias, output),
+        match (self.tile, self.taps) {
+            (LARGE_TILE, _) => {
+                transform::<LargeOutput3, 6, 4>(tiles, channels, blocks, products, bias, output)
+            }
+            (_, 3) => transform::<Output3, 4, 2>(tiles, channels, blocks, products, bias, output),
             _ => transform::<Output5, 6, 2>(tiles, channels, blocks, products, bias, output),
         }
     }
@@ -273,6 +301,8 @@ fn element_stride(len: usize) -> usize {
 
 /// Tiles that cover some rows of an image, in row-major order.
 struct TileGrid {
+    /// Rows and columns of pixels per tile.
+    tile: usize,
     /// The first row of the image.
     y: usize,
     rows: usize,
@@ -281,14 +311,14 @@ struct TileGrid {
 
 impl TileGrid {
     fn tiles(&self) -> usize {
-        self.rows.div_ceil(TILE) * self.columns.div_ceil(TILE)
+        self.rows.div_ceil(self.tile) * self.columns.div_ceil(self.tile)
     }
 
     /// Row, relative to the first one, and column of the first pixel of a tile.
     #[inline(always)]
     fn origin(&self, tile: usize) -> (usize, usize) {
-        let tiles_per_row = self.columns.div_ceil(TILE);
-        (tile / tiles_per_row * TILE, tile % tiles_per_row * TILE)
+        let tiles_per_row = self.columns.div_ceil(self.tile);
+        (tile / tiles_per_row * self.tile, tile % tiles_per_row * self.tile)
     }
 
     /// The pixels of a tile that lie in the image.
@@ -299,8 +329,8 @@ impl TileGrid {
             start: y * row + x * column,
             row,
             column,
-            rows: TILE.min(self.rows - y),
-            columns: TILE.min(self.columns - x),
+            rows: self.tile.min(self.rows - y),
+            columns: self.tile.min(self.columns - x),
         }
     }
 }
@@ -392,6 +422,31 @@ matrices! {
     Output3: [4; 2] = [
         [1.0, 1.0, 1.0, 0.0],
         [0.0, 1.0, -1.0, 1.0],
+    ];
+    /// Bᵀ for 3×3 in large tiles.
+    LargeInput3: [6; 6] = [
+        [0.87890625, 0.0, -2.640625, 0.0, 1.0, 0.0],
+        [0.0, -1.40625, -2.25, 0.625, 1.0, 0.0],
+        [0.0, 1.40625, -2.25, -0.625, 1.0, 0.0],
+        [0.0, -0.5859375, -0.390625, 1.5, 1.0, 0.0],
+        [0.0, 0.5859375, -0.390625, -1.5, 1.0, 0.0],
+        [0.0, 0.87890625, 0.0, -2.640625, 0.0, 1.0],
+    ];
+    /// G for 3×3 in large tiles.
+    LargeKernel3: [3; 6] = [
+        [256.0 / 225.0, 0.0, 0.0],
+        [-2048.0 / 2975.0, -256.0 / 595.0, -32.0 / 119.0],
+        [-2048.0 / 2975.0, 256.0 / 595.0, -32.0 / 119.0],
+        [128.0 / 1071.0, 64.0 / 357.0, 32.0 / 119.0],
+        [128.0 / 1071.0, -64.0 / 357.0, 32.0 / 119.0],
+        [0.0, 0.0, 1.0],
+    ];
+    /// Aᵀ for 3×3 in large tiles.
+    LargeOutput3: [6; 4] = [
+        [1.0, 1.0, 1.0, 1.0, 1.0, 0.0],
+        [0.0, 0.625, -0.625, 1.5, -1.5, 0.0],
+        [0.0, 0.390625, 0.390625, 2.25, 2.25, 0.0],
+        [0.0, 0.244140625, -0.244140625, 3.375, -3.375, 1.0],
     ];
     /// Bᵀ for 5×5.
     Input5: [6; 6] = [
