@@ -235,6 +235,31 @@ impl Pooling {
         }
     }
 
+    /// Pools a row band. Calls `save` with the mask of each vector of the `x`-th window.
+    #[inline(always)]
+    fn forward_windows<S: Simd>(
+        &self,
+        simd: S,
+        band: &[f32],
+        output: &mut [f32],
+        mut save: impl FnMut(Lanes<S>, S::u32s, usize),
+    ) {
+        let channels = self.pool.channels;
+        let scale = simd.splat_f32s(self.scale());
+        for (x, output) in output.chunks_exact_mut(channels).enumerate() {
+            for_each_vector(
+                simd,
+                channels,
+                #[inline(always)]
+                |lanes| {
+                    let (value, mask) = self.window(lanes, band, x);
+                    lanes.store(simd.mul_f32s(value, scale), output);
+                    save(lanes, mask, x);
+                },
+            );
+        }
+    }
+
     /// Sum or maximum of the `x`-th window of a row band, and its mask.
     #[inline(always)]
     fn window<S: Simd>(&self, lanes: Lanes<S>, band: &[f32], x: usize) -> (S::f32s, S::u32s) {
@@ -332,22 +357,24 @@ impl WithSimd for ForwardRow<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let Self { pooling, band, output, mut masks } = self;
+        let Self { pooling, band, output, masks } = self;
         let channels = pooling.pool.channels;
-        let scale = simd.splat_f32s(pooling.scale());
-        for (x, output) in output.chunks_exact_mut(channels).enumerate() {
-            for_each_vector(
+        // In a loop of its own, the compiler drops the masks that are not asked for.
+        match masks {
+            Some(masks) => pooling.forward_windows(
                 simd,
-                channels,
+                band,
+                output,
                 #[inline(always)]
-                |lanes| {
-                    let (value, mask) = pooling.window(lanes, band, x);
-                    lanes.store(simd.mul_f32s(value, scale), output);
-                    if let Some(masks) = &mut masks {
-                        lanes.store_u32s(mask, &mut masks[x * channels..]);
-                    }
-                },
-            );
+                |lanes, mask, x| lanes.store_u32s(mask, &mut masks[x * channels..]),
+            ),
+            None => pooling.forward_windows(
+                simd,
+                band,
+                output,
+                #[inline(always)]
+                |_, _, _| {},
+            ),
         }
     }
 }

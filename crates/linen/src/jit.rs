@@ -249,7 +249,12 @@ fn forward(
     let slices = storages.iter().map(|(storage, layout)| custom_ops::f32_slice(storage, layout));
     let slices = slices.collect::<Result<Vec<_>>>()?;
     let (storage, layout) = x.storage_and_layout();
-    state.program.forward(&slices, custom_ops::f32_slice(&storage, layout)?, &mut log_probs)?;
+    let images = custom_ops::f32_slice(&storage, layout)?;
+    if is_training {
+        state.program.forward(&slices, images, &mut log_probs)?;
+    } else {
+        state.program.log_probabilities(&slices, images, &mut log_probs)?;
+    }
     state.run += 1;
     let shape = (plan.input_shape[0], plan.num_classes);
     let log_probs = Tensor::from_vec(log_probs, shape, x.device())?;
