@@ -181,7 +181,7 @@ pub(crate) enum PoolMask<'a> {
 }
 
 /// An optional ReLU and pooling, one row of windows at a time.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Pooling {
     pub(crate) pool: Pool2d,
     pub(crate) kind: PoolKind,
@@ -199,7 +199,7 @@ impl Pooling {
 
     /// Pools a row band of the input into a row of the output. Saves the masks if asked to.
     pub(crate) fn forward_row(&self, band: &[f32], output: &mut [f32], masks: Option<&mut [u32]>) {
-        Arch::new().dispatch(ForwardRow { pooling: self, band, output, masks });
+        Arch::new().dispatch(ForwardRow { pooling: *self, band, output, masks });
     }
 
     /// Gradient of a row band, given that of its row of the output. `d_row` is the stride between
@@ -211,7 +211,7 @@ impl Pooling {
         d_band: &mut [f32],
         d_row: usize,
     ) {
-        Arch::new().dispatch(BackwardRow { pooling: self, d_output, mask, d_band, d_row });
+        Arch::new().dispatch(BackwardRow { pooling: *self, d_output, mask, d_band, d_row });
     }
 
     /// Scale of the sum or maximum of a window.
@@ -235,14 +235,13 @@ impl Pooling {
         }
     }
 
-    /// Pools a row band. Calls `save` with the mask of each vector of the `x`-th window.
     #[inline(always)]
     fn forward_windows<S: Simd>(
         &self,
         simd: S,
         band: &[f32],
         output: &mut [f32],
-        mut save: impl FnMut(Lanes<S>, S::u32s, usize),
+        mut masks: Option<&mut [u32]>,
     ) {
         let channels = self.pool.channels;
         let scale = simd.splat_f32s(self.scale());
@@ -254,7 +253,9 @@ impl Pooling {
                 |lanes| {
                     let (value, mask) = self.window(lanes, band, x);
                     lanes.store(simd.mul_f32s(value, scale), output);
-                    save(lanes, mask, x);
+                    if let Some(masks) = &mut masks {
+                        lanes.store_u32s(mask, &mut masks[x * channels..]);
+                    }
                 },
             );
         }
@@ -346,7 +347,7 @@ fn bit(pixel: u32) -> u32 {
 }
 
 struct ForwardRow<'a> {
-    pooling: &'a Pooling,
+    pooling: Pooling,
     band: &'a [f32],
     output: &'a mut [f32],
     masks: Option<&'a mut [u32]>,
@@ -358,29 +359,20 @@ impl WithSimd for ForwardRow<'_> {
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
         let Self { pooling, band, output, masks } = self;
-        let channels = pooling.pool.channels;
-        // In a loop of its own, the compiler drops the masks that are not asked for.
-        match masks {
-            Some(masks) => pooling.forward_windows(
-                simd,
-                band,
-                output,
-                #[inline(always)]
-                |lanes, mask, x| lanes.store_u32s(mask, &mut masks[x * channels..]),
-            ),
-            None => pooling.forward_windows(
-                simd,
-                band,
-                output,
-                #[inline(always)]
-                |_, _, _| {},
-            ),
+        // The usual pooling, as constants: then nothing is decided in its inner loop.
+        let pool = Pool2d { window: (2, 2), ..pooling.pool };
+        let usual = Pooling { pool, kind: PoolKind::Average, ..pooling };
+        match (masks, pooling == usual) {
+            (None, true) => usual.forward_windows(simd, band, output, None),
+            (None, false) => pooling.forward_windows(simd, band, output, None),
+            (masks, true) => usual.forward_windows(simd, band, output, masks),
+            (masks, false) => pooling.forward_windows(simd, band, output, masks),
         }
     }
 }
 
 struct BackwardRow<'a> {
-    pooling: &'a Pooling,
+    pooling: Pooling,
     d_output: &'a [f32],
     mask: PoolMask<'a>,
     d_band: &'a mut [f32],
