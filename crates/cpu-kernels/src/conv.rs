@@ -8,18 +8,10 @@ use rayon::prelude::*;
 use crate::buffer::with_scratch;
 use crate::direct;
 use crate::error::{Result, check_len, check_window};
+use crate::purpose::Purpose;
 use crate::shape::Conv2d;
 use crate::sums::{MAX_PARTIALS, add, add_rows, transpose};
 use crate::winograd::Winograd;
-
-/// What a convolution is computed for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Purpose {
-    /// A backward pass may follow.
-    Training,
-    /// The output alone, where rounding errors may be a little larger.
-    Inference,
-}
 
 impl Conv2d {
     /// `output = input ⋆ kernel + bias`.
@@ -114,22 +106,25 @@ impl Conv2d {
         d_bias: &mut [f32],
     ) {
         let images = input.chunks_exact(self.image_len());
-        with_scratch([self.padded_len(), self.packed_len(Purpose::Training)], |[padded, d_packed]| {
-            padded.fill(0.0);
-            d_packed.fill(0.0);
-            d_bias.fill(0.0);
-            for (image, d_image) in images.zip(d_output.chunks_exact(self.output_image_len())) {
-                self.pad(image, self.low_padding(), padded);
-                self.accumulate_kernel_grad(
-                    padded,
-                    d_image,
-                    self.width * self.out_channels,
-                    d_packed,
-                );
-                add_rows(d_image, d_bias);
-            }
-            self.inverse_transform_grad(d_packed, d_kernel);
-        });
+        with_scratch(
+            [self.padded_len(), self.packed_len(Purpose::Training)],
+            |[padded, d_packed]| {
+                padded.fill(0.0);
+                d_packed.fill(0.0);
+                d_bias.fill(0.0);
+                for (image, d_image) in images.zip(d_output.chunks_exact(self.output_image_len())) {
+                    self.pad(image, self.low_padding(), padded);
+                    self.accumulate_kernel_grad(
+                        padded,
+                        d_image,
+                        self.width * self.out_channels,
+                        d_packed,
+                    );
+                    add_rows(d_image, d_bias);
+                }
+                self.inverse_transform_grad(d_packed, d_kernel);
+            },
+        );
     }
 
     fn check(&self, input: usize, kernel: usize, output: usize) -> Result<()> {
@@ -176,18 +171,27 @@ impl Conv2d {
         }
     }
 
+    /// Zeroes the border of a padded image.
+    pub(crate) fn clear_border(&self, padded: &mut [f32]) {
+        let row_len = self.width * self.in_channels;
+        let origin = self.origin(self.low_padding());
+        let mut end = 0;
+        for y in 0..self.height {
+            let start = origin + y * self.padded_row();
+            padded[end..start].fill(0.0);
+            end = start + row_len;
+        }
+        padded[end..self.padded_len()].fill(0.0);
+    }
+
     /// Number of values in the packed weights and in their gradient.
     pub(crate) fn packed_len(&self, purpose: Purpose) -> usize {
-        Winograd::new(*self, purpose).map_or(self.kernel_len(), |winograd| winograd.transformed_len())
+        Winograd::new(*self, purpose)
+            .map_or(self.kernel_len(), |winograd| winograd.transformed_len())
     }
 
     /// Packs the kernel for [`Self::output_rows`].
-    pub(crate) fn transform_weights(
-        &self,
-        purpose: Purpose,
-        kernel: &[f32],
-        packed: &mut [f32],
-    ) {
+    pub(crate) fn transform_weights(&self, purpose: Purpose, kernel: &[f32], packed: &mut [f32]) {
         match Winograd::new(*self, purpose) {
             Some(winograd) => winograd.transform_weights(kernel, packed),
             None => packed.copy_from_slice(kernel),

@@ -89,6 +89,7 @@ mod parameters;
 mod plan;
 mod pool;
 mod program;
+mod purpose;
 mod shape;
 mod stage;
 mod sums;

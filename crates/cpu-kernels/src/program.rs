@@ -5,11 +5,11 @@ use rayon::prelude::*;
 use crate::activation::{log_softmax_backward_row, log_softmax_row};
 use crate::buffer::{Buffer, LINE_VALUES, with_scratch};
 use crate::chain::Chain;
-use crate::conv::Purpose;
 use crate::error::{KernelError, Result, check_len};
 use crate::layer::Layer;
 use crate::parameters::Parameters;
 use crate::plan::Plan;
+use crate::purpose::Purpose;
 use crate::stage::{ConvStage, DenseStage};
 use crate::sums::{MAX_PARTIALS, add};
 use crate::update_rule::UpdateRule;
@@ -297,70 +297,62 @@ impl Program {
     /// Computes log-probabilities: convolutions image by image, then dense layers for the batch.
     fn forward_batch(&mut self, params: &[impl AsRef<[f32]> + Sync], images: &[f32]) {
         self.kept = 0;
-        let batch = images.len() / self.image_len;
         self.forward_convs(params, images);
-        let mut input = &self.activations[self.features_offset..];
-        let mut input_row = self.activations_len;
-        for stage in &mut self.denses {
-            let (kernel, bias) = (&params[stage.params.0], &params[stage.params.1]);
-            stage.forward(batch, input, input_row, kernel.as_ref(), bias.as_ref());
-            (input, input_row) = (&stage.output, stage.dense.outputs);
-        }
-        for (logits, log_probs) in input
-            .chunks_exact(self.classes)
-            .zip(self.log_probs.chunks_exact_mut(self.classes))
-            .take(batch)
-        {
-            log_softmax_row(logits, log_probs);
-        }
+        let batch = images.len() / self.image_len;
+        let features = &self.activations[self.features_offset..];
+        let Self { denses, log_probs, activations_len, .. } = self;
+        let log_probs = &mut log_probs[..batch * self.classes];
+        forward_denses(Purpose::Training, denses, params, features, *activations_len, log_probs);
     }
 
+    /// The same without what the backward pass needs. The log-probabilities of an image do not
+    /// depend on the other images, nor on their number.
     fn infer_batch(&mut self, params: &[impl AsRef<[f32]> + Sync], images: &[f32]) {
         self.kept = 0;
         let batch = images.len() / self.image_len;
-        let convs = &self.convs;
-        let denses = &mut self.denses;
-        with_scratch([batch * self.features_len], |[features]| {
-            let block_len = convs.iter().map(|stage| stage.block_len(Purpose::Inference)).max();
-            let block_len = block_len.unwrap_or(0);
-            images
-                .par_chunks_exact(self.image_len)
-                .zip(features.par_chunks_exact_mut(self.features_len))
-                .for_each(|(image, features)| match convs.first() {
-                    Some(first) => {
-                        with_scratch([self.activations_len, block_len], |[activations, block]| {
-                            activations.fill(0.0);
-                            first.conv.pad(image, first.conv.low_padding(), activations);
-                            for stage in convs {
-                                let bias = params[stage.params.1].as_ref();
-                                stage.forward(Purpose::Inference, bias, activations, None, block);
-                            }
-                            features.copy_from_slice(
-                                &activations[self.features_offset..][..self.features_len],
-                            );
-                        })
-                    }
-                    None => features.copy_from_slice(image),
-                });
-            let mut input = &*features;
-            let mut input_row = self.features_len;
-            for stage in denses {
-                let (kernel, bias) = (&params[stage.params.0], &params[stage.params.1]);
-                stage.forward(batch, input, input_row, kernel.as_ref(), bias.as_ref());
-                (input, input_row) = (&stage.output, stage.dense.outputs);
-            }
-            for (logits, log_probs) in input
-                .chunks_exact(self.classes)
-                .zip(self.log_probs.chunks_exact_mut(self.classes))
-                .take(batch)
-            {
-                log_softmax_row(logits, log_probs);
-            }
+        let features_len = self.features_len;
+        with_scratch([batch * features_len], |[features]| {
+            self.infer_convs(params, images, features);
+            let features = if self.convs.is_empty() { images } else { features };
+            let log_probs = &mut self.log_probs[..batch * self.classes];
+            let denses = &mut self.denses;
+            forward_denses(Purpose::Inference, denses, params, features, features_len, log_probs);
+        });
+    }
+
+    /// Computes the features of every image. Each thread reuses the padded inputs between its
+    /// convolutions, which stay in its cache.
+    fn infer_convs(
+        &self,
+        params: &[impl AsRef<[f32]> + Sync],
+        images: &[f32],
+        features: &mut [f32],
+    ) {
+        let Some((last, others)) = self.convs.split_last() else {
+            return;
+        };
+        let block_lens = self.convs.iter().map(|stage| stage.block_len(Purpose::Inference));
+        let lens = [self.features_offset, block_lens.max().unwrap_or(0)];
+        let features = features.par_chunks_exact_mut(self.features_len);
+        images.par_chunks_exact(self.image_len).zip(features).for_each(|(image, features)| {
+            with_scratch(lens, |[padded, block]| {
+                for stage in &self.convs {
+                    stage.conv.clear_border(&mut padded[stage.input..]);
+                }
+                let first = &self.convs[0].conv;
+                first.pad(image, first.low_padding(), padded);
+                let bias = |stage: &ConvStage| params[stage.params.1].as_ref();
+                for stage in others {
+                    stage.infer(bias(stage), padded, None, block);
+                }
+                last.infer(bias(last), padded, Some(features), block);
+            });
         });
     }
 
     fn forward_convs(&mut self, params: &[impl AsRef<[f32]> + Sync], images: &[f32]) {
-        let block_len = self.convs.iter().map(|stage| stage.block_len(Purpose::Training)).max().unwrap_or(0);
+        let block_len =
+            self.convs.iter().map(|stage| stage.block_len(Purpose::Training)).max().unwrap_or(0);
         let features = self.features_offset..self.features_offset + self.features_len;
         let convs = &self.convs;
         images
@@ -372,7 +364,7 @@ impl Program {
                     first.conv.pad(image, first.conv.low_padding(), activations);
                     for stage in convs {
                         let bias = params[stage.params.1].as_ref();
-                        stage.forward(Purpose::Training, bias, activations, Some(masks), block);
+                        stage.forward(bias, activations, masks, block);
                     }
                 }),
                 None => activations[features.clone()].copy_from_slice(image),
@@ -497,6 +489,27 @@ impl Program {
             }
         }
     }
+}
+
+/// Computes log-probabilities `[batch, classes]` from features whose rows are `row` values apart.
+fn forward_denses(
+    purpose: Purpose,
+    denses: &mut [DenseStage],
+    params: &[impl AsRef<[f32]>],
+    features: &[f32],
+    row: usize,
+    log_probs: &mut [f32],
+) {
+    let classes = denses.last().map_or(0, |stage| stage.dense.outputs);
+    let batch = log_probs.len() / classes;
+    let (mut input, mut input_row) = (features, row);
+    for stage in denses {
+        let (kernel, bias) = (&params[stage.params.0], &params[stage.params.1]);
+        stage.forward(purpose, batch, input, input_row, kernel.as_ref(), bias.as_ref());
+        (input, input_row) = (&stage.output, stage.dense.outputs);
+    }
+    let rows = input.chunks_exact(classes).zip(log_probs.chunks_exact_mut(classes));
+    rows.for_each(|(logits, log_probs)| log_softmax_row(logits, log_probs));
 }
 
 /// Runs `work` on a pool thread, so that the pool need not be woken for every phase of a step.

@@ -4,10 +4,10 @@ use rayon::prelude::*;
 
 use crate::buffer::{Buffer, with_scratch};
 use crate::chain::FusedDense;
-use crate::conv::Purpose;
 use crate::dense::Dense;
 use crate::parameters::Parameters;
 use crate::pool::{PoolMask, Pooling};
+use crate::purpose::Purpose;
 use crate::shape::Conv2d;
 use crate::sums::{add_rows, transpose};
 
@@ -80,21 +80,47 @@ impl ConvStage {
         self.window_rows_per_block(purpose) * self.pooling.pool.band_len()
     }
 
+    /// Computes the pooled output from the activations of an image.
+    pub(crate) fn forward(
+        &self,
+        bias: &[f32],
+        activations: &mut [f32],
+        masks: &mut [u32],
+        block: &mut [f32],
+    ) {
+        let (input, output) = activations.split_at_mut(self.output.offset);
+        let masks = Some(&mut masks[self.masks..]);
+        self.pooled_output(Purpose::Training, bias, &input[self.input..], output, masks, block);
+    }
+
+    /// The same without masks. `features` is the output of the last stage; the others write into
+    /// the padded input of the next.
+    pub(crate) fn infer(
+        &self,
+        bias: &[f32],
+        padded: &mut [f32],
+        features: Option<&mut [f32]>,
+        block: &mut [f32],
+    ) {
+        let (input, next_input) = padded.split_at_mut(self.output.offset);
+        let output = features.unwrap_or(next_input);
+        self.pooled_output(Purpose::Inference, bias, &input[self.input..], output, None, block);
+    }
+
     /// Computes the pooled output from the padded input, one block of row bands at a time, so that
     /// the convolution output stays in the L1 cache.
-    pub(crate) fn forward(
+    fn pooled_output(
         &self,
         purpose: Purpose,
         bias: &[f32],
-        activations: &mut [f32],
+        input: &[f32],
+        output: &mut [f32],
         mut masks: Option<&mut [u32]>,
         block: &mut [f32],
     ) {
         let pool = &self.pooling.pool;
         let (rows, columns) = pool.windows();
         let pooled_len = columns * self.conv.out_channels;
-        let (input, output) = activations.split_at_mut(self.output.offset);
-        let input = &input[self.input..];
         let rows_per_block = self.window_rows_per_block(purpose);
         for y in (0..rows).step_by(rows_per_block) {
             let end = rows.min(y + rows_per_block);
@@ -103,8 +129,7 @@ impl ConvStage {
             self.conv.output_rows(purpose, input, &self.packed_weights, Some(bias), first, block);
             for (y, band) in (y..end).zip(block.chunks_exact(pool.band_len())) {
                 let output = &mut output[y * self.output.row_stride..][..pooled_len];
-                let masks = masks.as_deref_mut();
-                let masks = masks.map(|masks| &mut masks[self.masks + y * pooled_len..][..pooled_len]);
+                let masks = masks.as_deref_mut().map(|masks| &mut masks[y * pooled_len..]);
                 self.pooling.forward_row(band, output, masks);
             }
         }
@@ -156,11 +181,19 @@ impl ConvStage {
             add_rows(row, d_bias);
         }
         let input = &activations[self.input..];
-        let d_packed = &mut packed_grads[self.packed_grad..][..self.conv.packed_len(Purpose::Training)];
+        let d_packed =
+            &mut packed_grads[self.packed_grad..][..self.conv.packed_len(Purpose::Training)];
         self.conv.accumulate_kernel_grad(input, &d_output[origin..], stride, d_packed);
         if needs_input_gradient {
             let d_input = &mut gradient[..self.conv.input_len()];
-            transposed.output_rows(Purpose::Training, d_output, &self.rotated_weights, None, 0, d_input);
+            transposed.output_rows(
+                Purpose::Training,
+                d_output,
+                &self.rotated_weights,
+                None,
+                0,
+                d_input,
+            );
         }
     }
 
@@ -200,7 +233,8 @@ impl DenseStage {
             // A smaller batch may need more space, because it has more partial sums.
             partials: Buffer::zeroed(
                 (1..=dense.batch)
-                    .map(|batch| Dense { batch, ..dense }.partials_len())
+                    .map(|batch| Dense { batch, ..dense }.partials_len(Purpose::Training))
+                    .chain([dense.partials_len(Purpose::Inference)])
                     .max()
                     .unwrap_or(0),
             ),
@@ -216,6 +250,7 @@ impl DenseStage {
     /// input.
     pub(crate) fn forward(
         &mut self,
+        purpose: Purpose,
         batch: usize,
         input: &[f32],
         input_row: usize,
@@ -223,8 +258,8 @@ impl DenseStage {
         bias: &[f32],
     ) {
         let dense = Dense { batch, ..self.dense };
-        let partials = &mut self.partials[..dense.partials_len()];
-        dense.multiply(input, input_row, kernel, partials);
+        let partials = &mut self.partials[..dense.partials_len(purpose)];
+        dense.multiply(purpose, input, input_row, kernel, partials);
         dense.sum_partials(partials, bias, self.relu, &mut self.output[..dense.output_len()]);
     }
 

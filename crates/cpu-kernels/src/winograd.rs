@@ -29,8 +29,8 @@ use std::ptr::NonNull;
 use pulp::{Arch, MemMask, Simd, WithSimd};
 
 use crate::buffer::{LINE_VALUES, with_scratch};
-use crate::conv::Purpose;
 use crate::gemm::{Gemm, Init, KStrides, RowStrides, pointer, pointer_mut, read, write};
+use crate::purpose::Purpose;
 use crate::shape::Conv2d;
 
 /// Rows and columns of outputs per tile, m, in training.
@@ -206,7 +206,7 @@ impl Winograd {
 
     /// The number of output rows that are best computed together.
     pub(crate) fn rows_per_block(&self) -> usize {
-        self.rows_for_tiles(if self.tile==2 {TILES_PER_BLOCK} else {16})
+        self.rows_for_tiles(if self.tile == 2 { TILES_PER_BLOCK } else { 16 })
     }
 
     /// The number of image rows, in whole rows of tiles, that hold about `tiles` tiles.
