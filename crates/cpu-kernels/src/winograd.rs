@@ -1,9 +1,9 @@
-//! Convolution with fewer multiplications: Winograd's minimal filtering F(2×2, r×r) for kernels of
+//! Convolution with fewer multiplications: Winograd's minimal filtering F(m×m, r×r) for kernels of
 //! 3×3 and 5×5 (Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks", 2015).
 //!
-//! Two neighboring outputs of a filter with r taps are the product of two polynomials, and a
-//! product of degree r is determined by its values at α = r + 1 points. So a 2×2 tile of
-//! outputs needs only α² products instead of 4r²: 16 instead of 36, or 36 instead of 100. With d
+//! m neighboring outputs of a filter with r taps are the product of two polynomials, and such a
+//! product is determined by its values at α = m + r − 1 points. So a tile of m×m outputs needs only
+//! α² products instead of m²r²: for tiles of 2×2, 16 instead of 36, or 36 instead of 100. With d
 //! the α×α pixels under the tile, g the kernel and Y the tile of outputs,
 //!
 //! Y = Aᵀ [ (G g Gᵀ) ⊙ (Bᵀ d B) ] A
@@ -14,14 +14,20 @@
 //!
 //! dg = Gᵀ [ Σ over tiles (Bᵀ d B) ⊙ (A dY Aᵀ) ] G
 //!
-//! F(4×4, 3×3) needs fewer products still, but is unsuitable for training: where the image is empty
-//! the inputs of the ReLU are exactly zero at first, and the larger rounding errors would make some
-//! of them positive.
+//! Inference uses tiles of 4×4 for kernels of 3×3 where the image is large enough: 36 products for
+//! 16 outputs instead of 64. They are unsuitable for training: where the image is empty the inputs
+//! of the ReLU are exactly zero at first, and the larger rounding errors would make some of them
+//! positive.
 //!
-//! The interpolation points are 0, 1, −1 and ∞ for 3×3, and also ½ and −2 for 5×5, chosen for the
-//! smallest rounding error (Barabasz and others, "Error Analysis and Improving the Accuracy of
-//! Winograd Convolution", 2018). Results are within 4·10⁻⁷ of the largest entry for 3×3, as good as
-//! direct sums, and within 4·10⁻⁶ for 5×5.
+//! The interpolation points are chosen for small rounding errors (Barabasz and others, "Error
+//! Analysis and Improving the Accuracy of Winograd Convolution", 2018). Results are within these
+//! parts of the largest entry:
+//!
+//! | tile | kernel | points | error |
+//! |---|---|---|---|
+//! | 2×2 | 3×3 | 0, 1, −1, ∞ | 4·10⁻⁷, as good as direct sums |
+//! | 2×2 | 5×5 | 0, 1, −1, ½, −2, ∞ | 4·10⁻⁶ |
+//! | 4×4 | 3×3 | 0, ±1/√2, ±√2, ∞ | 2·10⁻⁶; a third of that of 0, ±1, ±2, ∞ |
 
 use std::f32::consts::{FRAC_1_SQRT_2, SQRT_2};
 use std::ptr::NonNull;
@@ -36,7 +42,7 @@ use crate::shape::Conv2d;
 /// Rows and columns of outputs per tile, m, in training.
 const TILE: usize = 2;
 
-/// The same in inference, for kernels of 3×3.
+/// The same in inference, for kernels of 3×3 where it pays.
 const LARGE_TILE: usize = 4;
 
 /// With fewer channels than this the transforms cost more than the saved multiplications.
@@ -45,6 +51,10 @@ const MIN_CHANNELS: usize = 8;
 /// Approximate number of tiles computed together: enough rows for the products, and few enough for
 /// the L1 cache.
 const TILES_PER_BLOCK: usize = 7;
+
+/// The same for large tiles. They have more weights, which do not stay in the L1 cache, so it takes
+/// more rows to make up for loading them.
+const LARGE_TILES_PER_BLOCK: usize = 16;
 
 /// Approximate number of tiles that one product of the kernel gradient sums over.
 const TILES_PER_GRAD_BLOCK: usize = 64;
@@ -59,6 +69,7 @@ pub(crate) struct Winograd {
 
 impl Winograd {
     /// The tiled convolution, if the kernel has a supported size and there are enough channels.
+    /// The tiles for inference are large if that saves products.
     pub(crate) fn new(conv: Conv2d, purpose: Purpose) -> Option<Self> {
         let (taps, columns) = conv.kernel;
         let is_supported = matches!(taps, 3 | 5) && taps == columns;
@@ -74,7 +85,7 @@ impl Winograd {
         Some(if is_large { large } else { small })
     }
 
-    /// Products that an image needs for a pair of channels.
+    /// Products per image for an input and an output channel.
     fn products_per_channel(&self) -> usize {
         let along = |len: usize| len.div_ceil(self.tile).saturating_mul(self.alpha());
         along(self.conv.height).saturating_mul(along(self.conv.width))
@@ -147,8 +158,7 @@ impl Winograd {
         for (block, output) in output.chunks_mut(rows * row_len).enumerate() {
             let grid = self.grid(y + block * rows, output.len() / row_len);
             let tiles = grid.tiles();
-            let lens =
-                [in_channels, out_channels].map(|len| elements * element_stride(tiles * len));
+            let lens = [in_channels, out_channels].map(|len| self.tiles_len(&grid, len));
             with_scratch(lens, |[inputs, products]| {
                 self.transform_input(&grid, padded, inputs);
                 let gemm = Gemm {
@@ -183,8 +193,7 @@ impl Winograd {
         for y in (0..height).step_by(rows) {
             let grid = self.grid(y, rows.min(height - y));
             let tiles = grid.tiles();
-            let lens =
-                [in_channels, out_channels].map(|len| elements * element_stride(tiles * len));
+            let lens = [in_channels, out_channels].map(|len| self.tiles_len(&grid, len));
             with_scratch(lens, |[inputs, d_products]| {
                 self.transform_input(&grid, padded, inputs);
                 self.transform_d_output(&grid, &d_output[y * d_row..], d_row, d_products);
@@ -206,12 +215,18 @@ impl Winograd {
 
     /// The number of output rows that are best computed together.
     pub(crate) fn rows_per_block(&self) -> usize {
-        self.rows_for_tiles(if self.tile == 2 { TILES_PER_BLOCK } else { 16 })
+        let is_large = self.tile == LARGE_TILE;
+        self.rows_for_tiles(if is_large { LARGE_TILES_PER_BLOCK } else { TILES_PER_BLOCK })
     }
 
     /// The number of image rows, in whole rows of tiles, that hold about `tiles` tiles.
     fn rows_for_tiles(&self, tiles: usize) -> usize {
         self.tile * (tiles / self.conv.width.div_ceil(self.tile).max(1)).max(1)
+    }
+
+    /// Number of values in all tiles in the Winograd domain.
+    fn tiles_len(&self, grid: &TileGrid, channels: usize) -> usize {
+        self.tile_elements() * element_stride(grid.tiles() * channels)
     }
 
     fn grid(&self, y: usize, rows: usize) -> TileGrid {
