@@ -27,7 +27,7 @@ pub struct Dense {
 }
 
 /// The most rows of the batch per task of the forward product.
-const MAX_ROWS: usize = 32;
+const ROWS: usize = 32;
 
 /// Tasks of the forward product: if the batch gives fewer, the sum over the inputs is cut, too.
 const TASKS: usize = 16;
@@ -141,7 +141,7 @@ impl Dense {
     /// Inputs per partial sum of the forward product.
     fn k_per_partial(&self, purpose: Purpose) -> usize {
         let parts = match purpose {
-            Purpose::Training => (TASKS / self.batch.div_ceil(MAX_ROWS).max(1)).max(1),
+            Purpose::Training => (TASKS / self.batch.div_ceil(ROWS).max(1)).max(1),
             Purpose::Inference => INFERENCE_PARTS,
         };
         self.inputs.div_ceil(parts).max(1)
@@ -154,7 +154,7 @@ impl Dense {
 
     /// Rows of the batch per task of the forward product: nearly equal parts.
     fn rows_per_task(&self) -> usize {
-        self.batch.div_ceil(self.batch.div_ceil(MAX_ROWS))
+        self.batch.div_ceil(self.batch.div_ceil(ROWS))
     }
 
     /// Computes the forward product as partial sums `[part, batch, outputs]`. The batch is small
@@ -209,29 +209,27 @@ impl Dense {
             return;
         }
         let len = self.output_len();
-        output.par_chunks_mut(MAX_ROWS / 4 * self.outputs).enumerate().for_each(
-            |(index, output)| {
-                let first = index * (MAX_ROWS / 4) * self.outputs;
-                vectorized(
-                    #[inline(always)]
-                    || {
-                        for output in output.chunks_exact_mut(self.outputs) {
-                            output.copy_from_slice(bias);
+        output.par_chunks_mut(ROWS / 4 * self.outputs).enumerate().for_each(|(index, output)| {
+            let first = index * (ROWS / 4) * self.outputs;
+            vectorized(
+                #[inline(always)]
+                || {
+                    for output in output.chunks_exact_mut(self.outputs) {
+                        output.copy_from_slice(bias);
+                    }
+                    for partial in partials.chunks_exact(len) {
+                        for (output, value) in output.iter_mut().zip(&partial[first..]) {
+                            *output += value;
                         }
-                        for partial in partials.chunks_exact(len) {
-                            for (output, value) in output.iter_mut().zip(&partial[first..]) {
-                                *output += value;
-                            }
+                    }
+                    if relu {
+                        for output in output {
+                            *output = relu_of(*output);
                         }
-                        if relu {
-                            for output in output {
-                                *output = relu_of(*output);
-                            }
-                        }
-                    },
-                );
-            },
-        );
+                    }
+                },
+            );
+        });
     }
 
     /// Rows of the kernel per block of the backward pass.

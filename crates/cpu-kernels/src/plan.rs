@@ -36,6 +36,7 @@ impl Plan {
 
     fn conv(&mut self, FusedConv { conv, pooling, params }: FusedConv) {
         let is_first = self.convs.is_empty();
+        let packed_len = conv.packed_len(Purpose::Training);
         let rotated_len =
             if is_first { 0 } else { conv.transposed_conv().packed_len(Purpose::Training) };
         self.convs.push(ConvStage {
@@ -47,15 +48,13 @@ impl Plan {
             masks: self.masks_len,
             grads: self.grads_len,
             packed_grad: self.packed_grads_len,
-            packed_weights: Buffer::zeroed(
-                conv.packed_len(Purpose::Training).max(conv.packed_len(Purpose::Inference)),
-            ),
+            packed_weights: Buffer::zeroed(packed_len.max(conv.packed_len(Purpose::Inference))),
             rotated_weights: Buffer::zeroed(rotated_len),
         });
         self.padded_len += conv.padded_len().next_multiple_of(LINE_VALUES);
         self.masks_len += pooling.pool.output_len();
         self.grads_len += (conv.kernel_len() + conv.out_channels).next_multiple_of(LINE_VALUES);
-        self.packed_grads_len += conv.packed_len(Purpose::Training).next_multiple_of(LINE_VALUES);
+        self.packed_grads_len += packed_len.next_multiple_of(LINE_VALUES);
     }
 
     /// Makes each convolution write directly into the padded input of the next, and the last one

@@ -311,17 +311,19 @@ impl Program {
         self.kept = 0;
         let batch = images.len() / self.image_len;
         let features_len = self.features_len;
-        with_scratch([batch * features_len], |[features]| {
+        let has_convs = !self.convs.is_empty();
+        let scratch_len = if has_convs { batch * features_len } else { 0 };
+        with_scratch([scratch_len], |[features]| {
             self.infer_convs(params, images, features);
-            let features = if self.convs.is_empty() { images } else { features };
+            let features = if has_convs { features } else { images };
             let log_probs = &mut self.log_probs[..batch * self.classes];
             let denses = &mut self.denses;
             forward_denses(Purpose::Inference, denses, params, features, features_len, log_probs);
         });
     }
 
-    /// Computes the features of every image. Each thread reuses the padded inputs between its
-    /// convolutions, which stay in its cache.
+    /// Computes the features of every image, if there are convolutions. Their padded inputs are
+    /// scratch of a thread, which stays in its cache from image to image.
     fn infer_convs(
         &self,
         params: &[impl AsRef<[f32]> + Sync],

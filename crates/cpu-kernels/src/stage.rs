@@ -35,6 +35,7 @@ pub(crate) struct ConvStage {
     pub(crate) grads: usize,
     /// Offset of the gradient of the packed weights in those of a group.
     pub(crate) packed_grad: usize,
+    /// Packed weights for the latest purpose.
     pub(crate) packed_weights: Buffer,
     /// Packed weights of the transposed convolution; empty in the first stage, which needs no input
     /// gradient.
@@ -129,7 +130,8 @@ impl ConvStage {
             self.conv.output_rows(purpose, input, &self.packed_weights, Some(bias), first, block);
             for (y, band) in (y..end).zip(block.chunks_exact(pool.band_len())) {
                 let output = &mut output[y * self.output.row_stride..][..pooled_len];
-                let masks = masks.as_deref_mut().map(|masks| &mut masks[y * pooled_len..]);
+                let masks =
+                    masks.as_deref_mut().map(|masks| &mut masks[y * pooled_len..][..pooled_len]);
                 self.pooling.forward_row(band, output, masks);
             }
         }
