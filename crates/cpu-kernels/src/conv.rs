@@ -8,6 +8,7 @@ use rayon::prelude::*;
 use crate::buffer::with_scratch;
 use crate::direct;
 use crate::error::{Result, check_len, check_window};
+use crate::purpose::Purpose;
 use crate::shape::Conv2d;
 use crate::sums::{MAX_PARTIALS, add, add_rows, transpose};
 use crate::winograd::Winograd;
@@ -28,8 +29,8 @@ impl Conv2d {
     ) -> Result<()> {
         self.check(input.len(), kernel.len(), output.len())?;
         check_len("bias", self.out_channels, bias.len())?;
-        with_scratch([self.packed_len()], |[packed]| {
-            self.transform_weights(kernel, packed);
+        with_scratch([self.packed_len(Purpose::Training)], |[packed]| {
+            self.transform_weights(Purpose::Training, kernel, packed);
             self.correlate(input, packed, Some(bias), self.low_padding(), output);
         });
         Ok(())
@@ -49,7 +50,7 @@ impl Conv2d {
     ) -> Result<()> {
         self.check(d_input.len(), kernel.len(), d_output.len())?;
         let transposed = self.transposed_conv();
-        with_scratch([transposed.packed_len()], |[packed]| {
+        with_scratch([transposed.packed_len(Purpose::Training)], |[packed]| {
             self.transform_rotated_weights(kernel, packed);
             transposed.correlate(d_output, packed, None, self.high_padding(), d_input);
         });
@@ -105,22 +106,25 @@ impl Conv2d {
         d_bias: &mut [f32],
     ) {
         let images = input.chunks_exact(self.image_len());
-        with_scratch([self.padded_len(), self.packed_len()], |[padded, d_packed]| {
-            padded.fill(0.0);
-            d_packed.fill(0.0);
-            d_bias.fill(0.0);
-            for (image, d_image) in images.zip(d_output.chunks_exact(self.output_image_len())) {
-                self.pad(image, self.low_padding(), padded);
-                self.accumulate_kernel_grad(
-                    padded,
-                    d_image,
-                    self.width * self.out_channels,
-                    d_packed,
-                );
-                add_rows(d_image, d_bias);
-            }
-            self.inverse_transform_grad(d_packed, d_kernel);
-        });
+        with_scratch(
+            [self.padded_len(), self.packed_len(Purpose::Training)],
+            |[padded, d_packed]| {
+                padded.fill(0.0);
+                d_packed.fill(0.0);
+                d_bias.fill(0.0);
+                for (image, d_image) in images.zip(d_output.chunks_exact(self.output_image_len())) {
+                    self.pad(image, self.low_padding(), padded);
+                    self.accumulate_kernel_grad(
+                        padded,
+                        d_image,
+                        self.width * self.out_channels,
+                        d_packed,
+                    );
+                    add_rows(d_image, d_bias);
+                }
+                self.inverse_transform_grad(d_packed, d_kernel);
+            },
+        );
     }
 
     fn check(&self, input: usize, kernel: usize, output: usize) -> Result<()> {
@@ -149,7 +153,7 @@ impl Conv2d {
                 with_scratch([self.padded_len()], |[padded]| {
                     padded.fill(0.0);
                     self.pad(image, low, padded);
-                    self.output_rows(padded, packed, bias, 0, output);
+                    self.output_rows(Purpose::Training, padded, packed, bias, 0, output);
                 });
             },
         );
@@ -167,14 +171,28 @@ impl Conv2d {
         }
     }
 
+    /// Zeroes the border of a padded image.
+    pub(crate) fn clear_border(&self, padded: &mut [f32]) {
+        let row_len = self.width * self.in_channels;
+        let origin = self.origin(self.low_padding());
+        let mut end = 0;
+        for y in 0..self.height {
+            let start = origin + y * self.padded_row();
+            padded[end..start].fill(0.0);
+            end = start + row_len;
+        }
+        padded[end..self.padded_len()].fill(0.0);
+    }
+
     /// Number of values in the packed weights and in their gradient.
-    pub(crate) fn packed_len(&self) -> usize {
-        Winograd::new(*self).map_or(self.kernel_len(), |winograd| winograd.transformed_len())
+    pub(crate) fn packed_len(&self, purpose: Purpose) -> usize {
+        Winograd::new(*self, purpose)
+            .map_or(self.kernel_len(), |winograd| winograd.transformed_len())
     }
 
     /// Packs the kernel for [`Self::output_rows`].
-    pub(crate) fn transform_weights(&self, kernel: &[f32], packed: &mut [f32]) {
-        match Winograd::new(*self) {
+    pub(crate) fn transform_weights(&self, purpose: Purpose, kernel: &[f32], packed: &mut [f32]) {
+        match Winograd::new(*self, purpose) {
             Some(winograd) => winograd.transform_weights(kernel, packed),
             None => packed.copy_from_slice(kernel),
         }
@@ -184,25 +202,26 @@ impl Conv2d {
     pub(crate) fn transform_rotated_weights(&self, kernel: &[f32], packed: &mut [f32]) {
         with_scratch([self.kernel_len()], |[rotated]| {
             self.rotate_kernel(kernel, rotated);
-            self.transposed_conv().transform_weights(rotated, packed);
+            self.transposed_conv().transform_weights(Purpose::Training, rotated, packed);
         });
     }
 
     /// The number of output rows that are best computed together.
-    pub(crate) fn rows_per_block(&self) -> usize {
-        Winograd::new(*self).map_or(1, |winograd| winograd.rows_per_block())
+    pub(crate) fn rows_per_block(&self, purpose: Purpose) -> usize {
+        Winograd::new(*self, purpose).map_or(1, |winograd| winograd.rows_per_block())
     }
 
     /// Fills `output` with rows of pixels of the convolution, starting at row `y`.
     pub(crate) fn output_rows(
         &self,
+        purpose: Purpose,
         padded: &[f32],
         packed: &[f32],
         bias: Option<&[f32]>,
         y: usize,
         output: &mut [f32],
     ) {
-        match Winograd::new(*self) {
+        match Winograd::new(*self, purpose) {
             Some(winograd) => winograd.output_rows(padded, packed, bias, y, output),
             None => direct::output_rows(self, padded, packed, bias, y, output),
         }
@@ -217,7 +236,7 @@ impl Conv2d {
         d_row: usize,
         d_packed: &mut [f32],
     ) {
-        match Winograd::new(*self) {
+        match Winograd::new(*self, Purpose::Training) {
             Some(winograd) => winograd.accumulate_kernel_grad(padded, d_output, d_row, d_packed),
             None => direct::accumulate_kernel_grad(self, padded, d_output, d_row, d_packed),
         }
@@ -225,7 +244,7 @@ impl Conv2d {
 
     /// Computes the kernel gradient from that of the packed weights.
     pub(crate) fn inverse_transform_grad(&self, d_packed: &[f32], d_kernel: &mut [f32]) {
-        match Winograd::new(*self) {
+        match Winograd::new(*self, Purpose::Training) {
             Some(winograd) => winograd.inverse_transform_grad(d_packed, d_kernel),
             None => d_kernel.copy_from_slice(d_packed),
         }

@@ -6,6 +6,7 @@ use crate::activation::relu_of;
 use crate::buffer::with_scratch;
 use crate::error::{Result, check_len};
 use crate::gemm::{Gemm, Init, KStrides, RowStrides, vectorized};
+use crate::purpose::Purpose;
 use crate::shape::saturating_product;
 use crate::sums::{add_rows, transpose};
 
@@ -25,11 +26,14 @@ pub struct Dense {
     pub outputs: usize,
 }
 
-/// Rows of the batch per task of the forward product.
+/// The most rows of the batch per task of the forward product.
 const ROWS: usize = 32;
 
 /// Tasks of the forward product: if the batch gives fewer, the sum over the inputs is cut, too.
 const TASKS: usize = 16;
+
+/// Parts of the sum over the inputs in inference, where they must not depend on the batch.
+const INFERENCE_PARTS: usize = 4;
 
 /// Kernel values per block of the backward pass. A block and its gradient fit in the L1 cache.
 const BLOCK_VALUES: usize = 7 * 1024;
@@ -63,8 +67,8 @@ impl Dense {
     ) -> Result<()> {
         self.check(input.len(), kernel.len(), output.len())?;
         check_len("bias", self.outputs, bias.len())?;
-        with_scratch([self.partials_len()], |[partials]| {
-            self.multiply(input, self.inputs, kernel, partials);
+        with_scratch([self.partials_len(Purpose::Training)], |[partials]| {
+            self.multiply(Purpose::Training, input, self.inputs, kernel, partials);
             self.sum_partials(partials, bias, false, output);
         });
         Ok(())
@@ -135,14 +139,22 @@ impl Dense {
     }
 
     /// Inputs per partial sum of the forward product.
-    fn k_per_partial(&self) -> usize {
-        let parts = (TASKS / self.batch.div_ceil(ROWS).max(1)).max(1);
+    fn k_per_partial(&self, purpose: Purpose) -> usize {
+        let parts = match purpose {
+            Purpose::Training => (TASKS / self.batch.div_ceil(ROWS).max(1)).max(1),
+            Purpose::Inference => INFERENCE_PARTS,
+        };
         self.inputs.div_ceil(parts).max(1)
     }
 
     /// Number of values in all partial sums of the forward product.
-    pub(crate) fn partials_len(&self) -> usize {
-        self.inputs.div_ceil(self.k_per_partial()) * self.output_len()
+    pub(crate) fn partials_len(&self, purpose: Purpose) -> usize {
+        self.inputs.div_ceil(self.k_per_partial(purpose)) * self.output_len()
+    }
+
+    /// Rows of the batch per task of the forward product: nearly equal parts.
+    fn rows_per_task(&self) -> usize {
+        self.batch.div_ceil(self.batch.div_ceil(ROWS))
     }
 
     /// Computes the forward product as partial sums `[part, batch, outputs]`. The batch is small
@@ -150,6 +162,7 @@ impl Dense {
     /// of the kernel once.
     pub(crate) fn multiply(
         &self,
+        purpose: Purpose,
         input: &[f32],
         input_row: usize,
         kernel: &[f32],
@@ -158,14 +171,14 @@ impl Dense {
         if partials.is_empty() {
             return;
         }
-        let k = self.k_per_partial();
+        let (k, rows) = (self.k_per_partial(purpose), self.rows_per_task());
         partials
             .par_chunks_mut(self.output_len())
             .zip(kernel.par_chunks(k * self.outputs))
             .enumerate()
             .for_each(|(part, (partial, kernel))| {
-                partial.par_chunks_mut(ROWS * self.outputs).enumerate().for_each(
-                    |(rows, output)| {
+                partial.par_chunks_mut(rows * self.outputs).enumerate().for_each(
+                    |(task, output)| {
                         let gemm = Gemm {
                             m: output.len() / self.outputs,
                             n: self.outputs,
@@ -177,7 +190,7 @@ impl Dense {
                             c_row: self.outputs,
                             init: Init::Zero,
                         };
-                        let first = rows * ROWS * input_row + part * k;
+                        let first = task * rows * input_row + part * k;
                         gemm.run(&input[first..], kernel, output);
                     },
                 );

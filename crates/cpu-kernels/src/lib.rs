@@ -36,7 +36,8 @@
 //!
 //! For 3×3 and 5×5 kernels with enough channels, `winograd` computes 2×2 outputs from 16 products
 //! instead of 36, or from 36 instead of 100. Between its transforms there is again the product
-//! above, once per tile element.
+//! above, once per tile element. Inference computes 4×4 outputs of a 3×3 kernel from 36 products
+//! instead of 144, with rounding errors that are five times as large and would disturb training.
 //!
 //! # Fused stages
 //!
@@ -52,6 +53,13 @@
 //! * A dense kernel is by far the largest array, so it is processed in blocks of rows. A block
 //!   contributes to the input gradient, then its own gradient is computed and applied, all in one
 //!   pass over memory.
+//!
+//! # Inference
+//!
+//! [`Program::log_probabilities`] and [`Program::evaluate`] keep nothing for a backward pass. They
+//! save no masks and rotate no kernel, and an image goes through all convolutions in buffers of its
+//! thread, which stay in the cache. The log-probabilities of an image do not depend on the images
+//! that share its batch, nor on their number, bit for bit.
 //!
 //! # Graphs
 //!
@@ -106,6 +114,7 @@ mod parameters;
 mod plan;
 mod pool;
 mod program;
+mod purpose;
 mod shape;
 mod stage;
 mod sums;

@@ -2,6 +2,7 @@
 
 use crate::buffer::{Buffer, LINE_VALUES};
 use crate::chain::{Chain, FusedConv};
+use crate::purpose::Purpose;
 use crate::stage::{ConvStage, DenseStage, OutputView};
 
 /// The stages of a chain and its buffer sizes.
@@ -35,7 +36,9 @@ impl Plan {
 
     fn conv(&mut self, FusedConv { conv, pooling, params }: FusedConv) {
         let is_first = self.convs.is_empty();
-        let rotated_len = if is_first { 0 } else { conv.transposed_conv().packed_len() };
+        let packed_len = conv.packed_len(Purpose::Training);
+        let rotated_len =
+            if is_first { 0 } else { conv.transposed_conv().packed_len(Purpose::Training) };
         self.convs.push(ConvStage {
             conv,
             pooling,
@@ -45,13 +48,13 @@ impl Plan {
             masks: self.masks_len,
             grads: self.grads_len,
             packed_grad: self.packed_grads_len,
-            packed_weights: Buffer::zeroed(conv.packed_len()),
+            packed_weights: Buffer::zeroed(packed_len.max(conv.packed_len(Purpose::Inference))),
             rotated_weights: Buffer::zeroed(rotated_len),
         });
         self.padded_len += conv.padded_len().next_multiple_of(LINE_VALUES);
         self.masks_len += pooling.pool.output_len();
         self.grads_len += (conv.kernel_len() + conv.out_channels).next_multiple_of(LINE_VALUES);
-        self.packed_grads_len += conv.packed_len().next_multiple_of(LINE_VALUES);
+        self.packed_grads_len += packed_len.next_multiple_of(LINE_VALUES);
     }
 
     /// Makes each convolution write directly into the padded input of the next, and the last one

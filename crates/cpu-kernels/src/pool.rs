@@ -181,7 +181,7 @@ pub(crate) enum PoolMask<'a> {
 }
 
 /// An optional ReLU and pooling, one row of windows at a time.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Pooling {
     pub(crate) pool: Pool2d,
     pub(crate) kind: PoolKind,
@@ -199,7 +199,7 @@ impl Pooling {
 
     /// Pools a row band of the input into a row of the output. Saves the masks if asked to.
     pub(crate) fn forward_row(&self, band: &[f32], output: &mut [f32], masks: Option<&mut [u32]>) {
-        Arch::new().dispatch(ForwardRow { pooling: self, band, output, masks });
+        Arch::new().dispatch(ForwardRow { pooling: *self, band, output, masks });
     }
 
     /// Gradient of a row band, given that of its row of the output. `d_row` is the stride between
@@ -211,7 +211,7 @@ impl Pooling {
         d_band: &mut [f32],
         d_row: usize,
     ) {
-        Arch::new().dispatch(BackwardRow { pooling: self, d_output, mask, d_band, d_row });
+        Arch::new().dispatch(BackwardRow { pooling: *self, d_output, mask, d_band, d_row });
     }
 
     /// Scale of the sum or maximum of a window.
@@ -232,6 +232,32 @@ impl Pooling {
             // The usual window: constants let the compiler unroll the loops.
             (2, 2) => walk(2, 2, first, row, channels, visit),
             (height, width) => walk(height, width, first, row, channels, visit),
+        }
+    }
+
+    #[inline(always)]
+    fn forward_windows<S: Simd>(
+        &self,
+        simd: S,
+        band: &[f32],
+        output: &mut [f32],
+        mut masks: Option<&mut [u32]>,
+    ) {
+        let channels = self.pool.channels;
+        let scale = simd.splat_f32s(self.scale());
+        for (x, output) in output.chunks_exact_mut(channels).enumerate() {
+            for_each_vector(
+                simd,
+                channels,
+                #[inline(always)]
+                |lanes| {
+                    let (value, mask) = self.window(lanes, band, x);
+                    lanes.store(simd.mul_f32s(value, scale), output);
+                    if let Some(masks) = &mut masks {
+                        lanes.store_u32s(mask, &mut masks[x * channels..]);
+                    }
+                },
+            );
         }
     }
 
@@ -321,7 +347,7 @@ fn bit(pixel: u32) -> u32 {
 }
 
 struct ForwardRow<'a> {
-    pooling: &'a Pooling,
+    pooling: Pooling,
     band: &'a [f32],
     output: &'a mut [f32],
     masks: Option<&'a mut [u32]>,
@@ -332,28 +358,21 @@ impl WithSimd for ForwardRow<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let Self { pooling, band, output, mut masks } = self;
-        let channels = pooling.pool.channels;
-        let scale = simd.splat_f32s(pooling.scale());
-        for (x, output) in output.chunks_exact_mut(channels).enumerate() {
-            for_each_vector(
-                simd,
-                channels,
-                #[inline(always)]
-                |lanes| {
-                    let (value, mask) = pooling.window(lanes, band, x);
-                    lanes.store(simd.mul_f32s(value, scale), output);
-                    if let Some(masks) = &mut masks {
-                        lanes.store_u32s(mask, &mut masks[x * channels..]);
-                    }
-                },
-            );
+        let Self { pooling, band, output, masks } = self;
+        // The usual pooling, as constants: then nothing is decided in its inner loop.
+        let pool = Pool2d { window: (2, 2), ..pooling.pool };
+        let usual = Pooling { pool, kind: PoolKind::Average, ..pooling };
+        match (masks, pooling == usual) {
+            (None, true) => usual.forward_windows(simd, band, output, None),
+            (None, false) => pooling.forward_windows(simd, band, output, None),
+            (masks, true) => usual.forward_windows(simd, band, output, masks),
+            (masks, false) => pooling.forward_windows(simd, band, output, masks),
         }
     }
 }
 
 struct BackwardRow<'a> {
-    pooling: &'a Pooling,
+    pooling: Pooling,
     d_output: &'a [f32],
     mask: PoolMask<'a>,
     d_band: &'a mut [f32],

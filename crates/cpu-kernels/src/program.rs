@@ -9,6 +9,7 @@ use crate::error::{KernelError, Result, check_len};
 use crate::layer::Layer;
 use crate::parameters::Parameters;
 use crate::plan::Plan;
+use crate::purpose::Purpose;
 use crate::stage::{ConvStage, DenseStage};
 use crate::sums::MAX_PARTIALS;
 use crate::update_rule::UpdateRule;
@@ -115,7 +116,7 @@ impl Program {
         self.check_moments(moments, rule.moments())?;
         self.check_batch(images, labels)?;
         Ok(in_pool(|| {
-            self.transform_weights(params);
+            self.transform_weights(Purpose::Training, params);
             self.forward_batch(params, images);
             let (loss, correct) = self.loss_and_correct(labels);
             self.softmax_xent_backward(labels);
@@ -145,7 +146,7 @@ impl Program {
         check_len("images", found * self.image_len, images.len())?;
         check_len("log-probabilities", found * self.classes, log_probs.len())?;
         in_pool(|| {
-            self.transform_weights(params);
+            self.transform_weights(Purpose::Training, params);
             self.forward_batch(params, images);
         });
         log_probs.copy_from_slice(&self.log_probs[..log_probs.len()]);
@@ -217,9 +218,9 @@ impl Program {
         }
         let batches = images.chunks(self.batch * self.image_len).zip(labels.chunks(self.batch));
         let (loss, correct) = in_pool(|| {
-            self.transform_weights(params);
+            self.transform_weights(Purpose::Inference, params);
             batches.fold((0.0, 0), |(loss, correct), (images, labels)| {
-                self.forward_batch(params, images);
+                self.infer_batch(params, images);
                 let (batch_loss, batch_correct) = self.loss_and_correct(labels);
                 (loss + batch_loss, correct + batch_correct)
             })
@@ -244,9 +245,9 @@ impl Program {
         let outputs = log_probs.chunks_mut(self.batch * self.classes);
         let batches = images.chunks(self.batch * self.image_len).zip(outputs);
         in_pool(|| {
-            self.transform_weights(params);
+            self.transform_weights(Purpose::Inference, params);
             for (images, log_probs) in batches {
-                self.forward_batch(params, images);
+                self.infer_batch(params, images);
                 log_probs.copy_from_slice(&self.log_probs[..log_probs.len()]);
             }
         });
@@ -284,35 +285,73 @@ impl Program {
         }
     }
 
-    fn transform_weights(&mut self, params: &[impl AsRef<[f32]>]) {
+    fn transform_weights(&mut self, purpose: Purpose, params: &[impl AsRef<[f32]>]) {
         for stage in &mut self.convs {
-            stage.transform_weights(params[stage.params.0].as_ref());
+            stage.transform_weights(purpose, params[stage.params.0].as_ref());
         }
     }
 
     /// Computes log-probabilities: convolutions image by image, then dense layers for the batch.
     fn forward_batch(&mut self, params: &[impl AsRef<[f32]> + Sync], images: &[f32]) {
         self.kept = 0;
-        let batch = images.len() / self.image_len;
         self.forward_convs(params, images);
-        let mut input = &self.activations[self.features_offset..];
-        let mut input_row = self.activations_len;
-        for stage in &mut self.denses {
-            let (kernel, bias) = (&params[stage.params.0], &params[stage.params.1]);
-            stage.forward(batch, input, input_row, kernel.as_ref(), bias.as_ref());
-            (input, input_row) = (&stage.output, stage.dense.outputs);
-        }
-        for (logits, log_probs) in input
-            .chunks_exact(self.classes)
-            .zip(self.log_probs.chunks_exact_mut(self.classes))
-            .take(batch)
-        {
-            log_softmax_row(logits, log_probs);
-        }
+        let batch = images.len() / self.image_len;
+        let features = &self.activations[self.features_offset..];
+        let Self { denses, log_probs, activations_len, .. } = self;
+        let log_probs = &mut log_probs[..batch * self.classes];
+        forward_denses(Purpose::Training, denses, params, features, *activations_len, log_probs);
+    }
+
+    /// The same without what the backward pass needs. The log-probabilities of an image do not
+    /// depend on the other images, nor on their number.
+    fn infer_batch(&mut self, params: &[impl AsRef<[f32]> + Sync], images: &[f32]) {
+        self.kept = 0;
+        let batch = images.len() / self.image_len;
+        let features_len = self.features_len;
+        let has_convs = !self.convs.is_empty();
+        let scratch_len = if has_convs { batch * features_len } else { 0 };
+        with_scratch([scratch_len], |[features]| {
+            self.infer_convs(params, images, features);
+            let features = if has_convs { features } else { images };
+            let log_probs = &mut self.log_probs[..batch * self.classes];
+            let denses = &mut self.denses;
+            forward_denses(Purpose::Inference, denses, params, features, features_len, log_probs);
+        });
+    }
+
+    /// Computes the features of every image, if there are convolutions. Their padded inputs are
+    /// scratch of a thread, which stays in its cache from image to image.
+    fn infer_convs(
+        &self,
+        params: &[impl AsRef<[f32]> + Sync],
+        images: &[f32],
+        features: &mut [f32],
+    ) {
+        let Some((last, others)) = self.convs.split_last() else {
+            return;
+        };
+        let block_lens = self.convs.iter().map(|stage| stage.block_len(Purpose::Inference));
+        let lens = [self.features_offset, block_lens.max().unwrap_or(0)];
+        let features = features.par_chunks_exact_mut(self.features_len);
+        images.par_chunks_exact(self.image_len).zip(features).for_each(|(image, features)| {
+            with_scratch(lens, |[padded, block]| {
+                for stage in &self.convs {
+                    stage.conv.clear_border(&mut padded[stage.input..]);
+                }
+                let first = &self.convs[0].conv;
+                first.pad(image, first.low_padding(), padded);
+                let bias = |stage: &ConvStage| params[stage.params.1].as_ref();
+                for stage in others {
+                    stage.infer(bias(stage), padded, None, block);
+                }
+                last.infer(bias(last), padded, Some(features), block);
+            });
+        });
     }
 
     fn forward_convs(&mut self, params: &[impl AsRef<[f32]> + Sync], images: &[f32]) {
-        let block_len = self.convs.iter().map(|stage| stage.block_len()).max().unwrap_or(0);
+        let block_len =
+            self.convs.iter().map(|stage| stage.block_len(Purpose::Training)).max().unwrap_or(0);
         let features = self.features_offset..self.features_offset + self.features_len;
         let convs = &self.convs;
         images
@@ -436,6 +475,27 @@ impl Program {
             parameters.update_by_sum(bias, group_grads, self.grads_len, end);
         }
     }
+}
+
+/// Computes log-probabilities `[batch, classes]` from features whose rows are `row` values apart.
+fn forward_denses(
+    purpose: Purpose,
+    denses: &mut [DenseStage],
+    params: &[impl AsRef<[f32]>],
+    features: &[f32],
+    row: usize,
+    log_probs: &mut [f32],
+) {
+    let classes = denses.last().map_or(0, |stage| stage.dense.outputs);
+    let batch = log_probs.len() / classes;
+    let (mut input, mut input_row) = (features, row);
+    for stage in denses {
+        let (kernel, bias) = (&params[stage.params.0], &params[stage.params.1]);
+        stage.forward(purpose, batch, input, input_row, kernel.as_ref(), bias.as_ref());
+        (input, input_row) = (&stage.output, stage.dense.outputs);
+    }
+    let rows = input.chunks_exact(classes).zip(log_probs.chunks_exact_mut(classes));
+    rows.for_each(|(logits, log_probs)| log_softmax_row(logits, log_probs));
 }
 
 /// Runs `work` on a pool thread, so that the pool need not be woken for every phase of a step.

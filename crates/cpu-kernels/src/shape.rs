@@ -70,8 +70,9 @@ impl Padding {
 ///
 /// # Precision
 /// Kernels of 3×3 and 5×5 with at least eight input and output channels use Winograd's algorithm,
-/// which computes tiles of 2×2 outputs: a NaN or an infinity reaches all outputs of its tile, and
-/// values far smaller than the largest one beside them lose digits.
+/// which computes tiles of 2×2 outputs, or of 4×4 for the inference of a
+/// [`Program`](crate::Program): a NaN or an infinity reaches all outputs of its tile, and values
+/// far smaller than the largest one beside them lose digits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Conv2d {
     /// Number of images.

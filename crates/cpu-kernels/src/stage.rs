@@ -7,6 +7,7 @@ use crate::chain::FusedDense;
 use crate::dense::Dense;
 use crate::parameters::Parameters;
 use crate::pool::{PoolMask, Pooling};
+use crate::purpose::Purpose;
 use crate::shape::Conv2d;
 use crate::sums::{add_rows, transpose};
 
@@ -34,6 +35,7 @@ pub(crate) struct ConvStage {
     pub(crate) grads: usize,
     /// Offset of the gradient of the packed weights in those of a group.
     pub(crate) packed_grad: usize,
+    /// Packed weights for the latest purpose.
     pub(crate) packed_weights: Buffer,
     /// Packed weights of the transposed convolution; empty in the first stage, which needs no input
     /// gradient.
@@ -56,12 +58,13 @@ impl ConvStage {
         }
     }
 
-    pub(crate) fn transform_weights(&mut self, kernel: &[f32]) {
+    /// Packs the kernel. For training also packs the rotated kernel for the backward pass.
+    pub(crate) fn transform_weights(&mut self, purpose: Purpose, kernel: &[f32]) {
         let Self { conv, packed_weights, rotated_weights, .. } = self;
         rayon::join(
-            || conv.transform_weights(kernel, packed_weights),
+            || conv.transform_weights(purpose, kernel, packed_weights),
             || {
-                if !rotated_weights.is_empty() {
+                if purpose == Purpose::Training && !rotated_weights.is_empty() {
                     conv.transform_rotated_weights(kernel, rotated_weights);
                 }
             },
@@ -69,17 +72,16 @@ impl ConvStage {
     }
 
     /// Rows of windows that are computed together.
-    fn window_rows_per_block(&self) -> usize {
-        self.conv.rows_per_block().div_ceil(self.pooling.pool.window.0)
+    fn window_rows_per_block(&self, purpose: Purpose) -> usize {
+        self.conv.rows_per_block(purpose).div_ceil(self.pooling.pool.window.0)
     }
 
     /// Number of values of the convolution output that [`Self::forward`] holds at a time.
-    pub(crate) fn block_len(&self) -> usize {
-        self.window_rows_per_block() * self.pooling.pool.band_len()
+    pub(crate) fn block_len(&self, purpose: Purpose) -> usize {
+        self.window_rows_per_block(purpose) * self.pooling.pool.band_len()
     }
 
-    /// Computes the pooled output from the padded input, one block of row bands at a time, so that
-    /// the convolution output stays in the L1 cache.
+    /// Computes the pooled output from the activations of an image.
     pub(crate) fn forward(
         &self,
         bias: &[f32],
@@ -87,20 +89,50 @@ impl ConvStage {
         masks: &mut [u32],
         block: &mut [f32],
     ) {
+        let (input, output) = activations.split_at_mut(self.output.offset);
+        let masks = Some(&mut masks[self.masks..]);
+        self.pooled_output(Purpose::Training, bias, &input[self.input..], output, masks, block);
+    }
+
+    /// The same without masks. `features` is the output of the last stage; the others write into
+    /// the padded input of the next.
+    pub(crate) fn infer(
+        &self,
+        bias: &[f32],
+        padded: &mut [f32],
+        features: Option<&mut [f32]>,
+        block: &mut [f32],
+    ) {
+        let (input, next_input) = padded.split_at_mut(self.output.offset);
+        let output = features.unwrap_or(next_input);
+        self.pooled_output(Purpose::Inference, bias, &input[self.input..], output, None, block);
+    }
+
+    /// Computes the pooled output from the padded input, one block of row bands at a time, so that
+    /// the convolution output stays in the L1 cache.
+    fn pooled_output(
+        &self,
+        purpose: Purpose,
+        bias: &[f32],
+        input: &[f32],
+        output: &mut [f32],
+        mut masks: Option<&mut [u32]>,
+        block: &mut [f32],
+    ) {
         let pool = &self.pooling.pool;
         let (rows, columns) = pool.windows();
         let pooled_len = columns * self.conv.out_channels;
-        let (input, output) = activations.split_at_mut(self.output.offset);
-        let input = &input[self.input..];
-        for y in (0..rows).step_by(self.window_rows_per_block()) {
-            let end = rows.min(y + self.window_rows_per_block());
+        let rows_per_block = self.window_rows_per_block(purpose);
+        for y in (0..rows).step_by(rows_per_block) {
+            let end = rows.min(y + rows_per_block);
             let block = &mut block[..(end - y) * pool.band_len()];
             let first = y * pool.window.0;
-            self.conv.output_rows(input, &self.packed_weights, Some(bias), first, block);
+            self.conv.output_rows(purpose, input, &self.packed_weights, Some(bias), first, block);
             for (y, band) in (y..end).zip(block.chunks_exact(pool.band_len())) {
                 let output = &mut output[y * self.output.row_stride..][..pooled_len];
-                let masks = &mut masks[self.masks + y * pooled_len..][..pooled_len];
-                self.pooling.forward_row(band, output, Some(masks));
+                let masks =
+                    masks.as_deref_mut().map(|masks| &mut masks[y * pooled_len..][..pooled_len]);
+                self.pooling.forward_row(band, output, masks);
             }
         }
     }
@@ -151,17 +183,25 @@ impl ConvStage {
             add_rows(row, d_bias);
         }
         let input = &activations[self.input..];
-        let d_packed = &mut packed_grads[self.packed_grad..][..self.conv.packed_len()];
+        let d_packed =
+            &mut packed_grads[self.packed_grad..][..self.conv.packed_len(Purpose::Training)];
         self.conv.accumulate_kernel_grad(input, &d_output[origin..], stride, d_packed);
         if needs_input_gradient {
             let d_input = &mut gradient[..self.conv.input_len()];
-            transposed.output_rows(d_output, &self.rotated_weights, None, 0, d_input);
+            transposed.output_rows(
+                Purpose::Training,
+                d_output,
+                &self.rotated_weights,
+                None,
+                0,
+                d_input,
+            );
         }
     }
 
     /// Computes the kernel gradient of a group from that of the packed weights.
     pub(crate) fn inverse_transform_grad(&self, packed_grads: &[f32], grads: &mut [f32]) {
-        let d_packed = &packed_grads[self.packed_grad..][..self.conv.packed_len()];
+        let d_packed = &packed_grads[self.packed_grad..][..self.conv.packed_len(Purpose::Training)];
         let d_kernel = &mut grads[self.grads..][..self.conv.kernel_len()];
         self.conv.inverse_transform_grad(d_packed, d_kernel);
     }
@@ -195,7 +235,8 @@ impl DenseStage {
             // A smaller batch may need more space, because it has more partial sums.
             partials: Buffer::zeroed(
                 (1..=dense.batch)
-                    .map(|batch| Dense { batch, ..dense }.partials_len())
+                    .map(|batch| Dense { batch, ..dense }.partials_len(Purpose::Training))
+                    .chain([dense.partials_len(Purpose::Inference)])
                     .max()
                     .unwrap_or(0),
             ),
@@ -211,6 +252,7 @@ impl DenseStage {
     /// input.
     pub(crate) fn forward(
         &mut self,
+        purpose: Purpose,
         batch: usize,
         input: &[f32],
         input_row: usize,
@@ -218,8 +260,8 @@ impl DenseStage {
         bias: &[f32],
     ) {
         let dense = Dense { batch, ..self.dense };
-        let partials = &mut self.partials[..dense.partials_len()];
-        dense.multiply(input, input_row, kernel, partials);
+        let partials = &mut self.partials[..dense.partials_len(purpose)];
+        dense.multiply(purpose, input, input_row, kernel, partials);
         dense.sum_partials(partials, bias, self.relu, &mut self.output[..dense.output_len()]);
     }
 

@@ -2,6 +2,8 @@
 
 use crate::*;
 
+mod inference;
+
 /// A small deterministic generator of values in [-1, 1).
 struct Random(u64);
 

@@ -1,9 +1,9 @@
-//! Convolution with fewer multiplications: Winograd's minimal filtering F(2×2, r×r) for kernels of
+//! Convolution with fewer multiplications: Winograd's minimal filtering F(m×m, r×r) for kernels of
 //! 3×3 and 5×5 (Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks", 2015).
 //!
-//! Two neighboring outputs of a filter with r taps are the product of two polynomials, and a
-//! product of degree r is determined by its values at α = r + 1 points. So a 2×2 tile of
-//! outputs needs only α² products instead of 4r²: 16 instead of 36, or 36 instead of 100. With d
+//! m neighboring outputs of a filter with r taps are the product of two polynomials, and such a
+//! product is determined by its values at α = m + r − 1 points. So a tile of m×m outputs needs only
+//! α² products instead of m²r²: for tiles of 2×2, 16 instead of 36, or 36 instead of 100. With d
 //! the α×α pixels under the tile, g the kernel and Y the tile of outputs,
 //!
 //! Y = Aᵀ [ (G g Gᵀ) ⊙ (Bᵀ d B) ] A
@@ -14,25 +14,36 @@
 //!
 //! dg = Gᵀ [ Σ over tiles (Bᵀ d B) ⊙ (A dY Aᵀ) ] G
 //!
-//! F(4×4, 3×3) needs fewer products still, but is unsuitable for training: where the image is empty
-//! the inputs of the ReLU are exactly zero at first, and the larger rounding errors would make some
-//! of them positive.
+//! Inference uses tiles of 4×4 for kernels of 3×3 where the image is large enough: 36 products for
+//! 16 outputs instead of 64. They are unsuitable for training: where the image is empty the inputs
+//! of the ReLU are exactly zero at first, and the larger rounding errors would make some of them
+//! positive.
 //!
-//! The interpolation points are 0, 1, −1 and ∞ for 3×3, and also ½ and −2 for 5×5, chosen for the
-//! smallest rounding error (Barabasz and others, "Error Analysis and Improving the Accuracy of
-//! Winograd Convolution", 2018). Results are within 4·10⁻⁷ of the largest entry for 3×3, as good as
-//! direct sums, and within 4·10⁻⁶ for 5×5.
+//! The interpolation points are chosen for small rounding errors (Barabasz and others, "Error
+//! Analysis and Improving the Accuracy of Winograd Convolution", 2018). Results are within these
+//! parts of the largest entry:
+//!
+//! | tile | kernel | points | error |
+//! |---|---|---|---|
+//! | 2×2 | 3×3 | 0, 1, −1, ∞ | 4·10⁻⁷, as good as direct sums |
+//! | 2×2 | 5×5 | 0, 1, −1, ½, −2, ∞ | 4·10⁻⁶ |
+//! | 4×4 | 3×3 | 0, ±1/√2, ±√2, ∞ | 2·10⁻⁶; a third of that of 0, ±1, ±2, ∞ |
 
+use std::f32::consts::{FRAC_1_SQRT_2, SQRT_2};
 use std::ptr::NonNull;
 
 use pulp::{Arch, MemMask, Simd, WithSimd};
 
 use crate::buffer::{LINE_VALUES, with_scratch};
 use crate::gemm::{Gemm, Init, KStrides, RowStrides, pointer, pointer_mut, read, write};
+use crate::purpose::Purpose;
 use crate::shape::Conv2d;
 
-/// Rows and columns of outputs per tile, m.
+/// Rows and columns of outputs per tile, m, in training.
 const TILE: usize = 2;
+
+/// The same in inference, for kernels of 3×3 where it pays.
+const LARGE_TILE: usize = 4;
 
 /// With fewer channels than this the transforms cost more than the saved multiplications.
 const MIN_CHANNELS: usize = 8;
@@ -40,6 +51,10 @@ const MIN_CHANNELS: usize = 8;
 /// Approximate number of tiles computed together: enough rows for the products, and few enough for
 /// the L1 cache.
 const TILES_PER_BLOCK: usize = 7;
+
+/// The same for large tiles. They have more weights, which do not stay in the L1 cache, so it takes
+/// more rows to make up for loading them.
+const LARGE_TILES_PER_BLOCK: usize = 16;
 
 /// Approximate number of tiles that one product of the kernel gradient sums over.
 const TILES_PER_GRAD_BLOCK: usize = 64;
@@ -49,20 +64,36 @@ const TILES_PER_GRAD_BLOCK: usize = 64;
 pub(crate) struct Winograd {
     conv: Conv2d,
     taps: usize,
+    tile: usize,
 }
 
 impl Winograd {
     /// The tiled convolution, if the kernel has a supported size and there are enough channels.
-    pub(crate) fn new(conv: Conv2d) -> Option<Self> {
+    /// The tiles for inference are large if that saves products.
+    pub(crate) fn new(conv: Conv2d, purpose: Purpose) -> Option<Self> {
         let (taps, columns) = conv.kernel;
         let is_supported = matches!(taps, 3 | 5) && taps == columns;
         let channels = conv.in_channels.min(conv.out_channels);
-        (is_supported && channels >= MIN_CHANNELS).then_some(Self { conv, taps })
+        if !is_supported || channels < MIN_CHANNELS {
+            return None;
+        }
+        let small = Self { conv, taps, tile: TILE };
+        let large = Self { tile: LARGE_TILE, ..small };
+        let is_large = purpose == Purpose::Inference
+            && taps == 3
+            && large.products_per_channel() < small.products_per_channel();
+        Some(if is_large { large } else { small })
+    }
+
+    /// Products per image for an input and an output channel.
+    fn products_per_channel(&self) -> usize {
+        let along = |len: usize| len.div_ceil(self.tile).saturating_mul(self.alpha());
+        along(self.conv.height).saturating_mul(along(self.conv.width))
     }
 
     /// Rows and columns of an input tile, α = m + r − 1.
     fn alpha(&self) -> usize {
-        self.taps + TILE - 1
+        self.taps + self.tile - 1
     }
 
     /// Elements of an input tile, α². Each has its own matrix product.
@@ -86,8 +117,11 @@ impl Winograd {
         let (taps, alpha) = (self.taps, self.alpha());
         let blocks =
             |_| (Block::square(0, len, taps), Block::square(0, element_stride(len), alpha));
-        match taps {
-            3 => transform::<Kernel3, 3, 4>(1, len, blocks, kernel, None, transformed),
+        match (self.tile, taps) {
+            (LARGE_TILE, _) => {
+                transform::<LargeKernel3, 3, 6>(1, len, blocks, kernel, None, transformed)
+            }
+            (_, 3) => transform::<Kernel3, 3, 4>(1, len, blocks, kernel, None, transformed),
             _ => transform::<Kernel5, 5, 6>(1, len, blocks, kernel, None, transformed),
         }
     }
@@ -124,8 +158,7 @@ impl Winograd {
         for (block, output) in output.chunks_mut(rows * row_len).enumerate() {
             let grid = self.grid(y + block * rows, output.len() / row_len);
             let tiles = grid.tiles();
-            let lens =
-                [in_channels, out_channels].map(|len| elements * element_stride(tiles * len));
+            let lens = [in_channels, out_channels].map(|len| self.tiles_len(&grid, len));
             with_scratch(lens, |[inputs, products]| {
                 self.transform_input(&grid, padded, inputs);
                 let gemm = Gemm {
@@ -160,8 +193,7 @@ impl Winograd {
         for y in (0..height).step_by(rows) {
             let grid = self.grid(y, rows.min(height - y));
             let tiles = grid.tiles();
-            let lens =
-                [in_channels, out_channels].map(|len| elements * element_stride(tiles * len));
+            let lens = [in_channels, out_channels].map(|len| self.tiles_len(&grid, len));
             with_scratch(lens, |[inputs, d_products]| {
                 self.transform_input(&grid, padded, inputs);
                 self.transform_d_output(&grid, &d_output[y * d_row..], d_row, d_products);
@@ -183,16 +215,22 @@ impl Winograd {
 
     /// The number of output rows that are best computed together.
     pub(crate) fn rows_per_block(&self) -> usize {
-        self.rows_for_tiles(TILES_PER_BLOCK)
+        let is_large = self.tile == LARGE_TILE;
+        self.rows_for_tiles(if is_large { LARGE_TILES_PER_BLOCK } else { TILES_PER_BLOCK })
     }
 
     /// The number of image rows, in whole rows of tiles, that hold about `tiles` tiles.
     fn rows_for_tiles(&self, tiles: usize) -> usize {
-        TILE * (tiles / self.conv.width.div_ceil(TILE).max(1)).max(1)
+        self.tile * (tiles / self.conv.width.div_ceil(self.tile).max(1)).max(1)
+    }
+
+    /// Number of values in all tiles in the Winograd domain.
+    fn tiles_len(&self, grid: &TileGrid, channels: usize) -> usize {
+        self.tile_elements() * element_stride(grid.tiles() * channels)
     }
 
     fn grid(&self, y: usize, rows: usize) -> TileGrid {
-        TileGrid { y, rows, columns: self.conv.width }
+        TileGrid { tile: self.tile, y, rows, columns: self.conv.width }
     }
 
     /// Bᵀ d B of every tile: `[α, α, tiles, in_channels]`.
@@ -214,8 +252,11 @@ impl Winograd {
             };
             (from, Block::square(tile * channels, element_stride(tiles * channels), alpha))
         };
-        match self.taps {
-            3 => transform::<Input3, 4, 4>(tiles, channels, blocks, padded, None, inputs),
+        match (self.tile, self.taps) {
+            (LARGE_TILE, _) => {
+                transform::<LargeInput3, 6, 6>(tiles, channels, blocks, padded, None, inputs)
+            }
+            (_, 3) => transform::<Input3, 4, 4>(tiles, channels, blocks, padded, None, inputs),
             _ => transform::<Input5, 6, 6>(tiles, channels, blocks, padded, None, inputs),
         }
     }
@@ -234,8 +275,11 @@ impl Winograd {
             let from = Block::square(tile * channels, element_stride(tiles * channels), alpha);
             (from, grid.block(tile, self.conv.width * channels, channels))
         };
-        match self.taps {
-            3 => transform::<Output3, 4, 2>(tiles, channels, blocks, products, bias, output),
+        match (self.tile, self.taps) {
+            (LARGE_TILE, _) => {
+                transform::<LargeOutput3, 6, 4>(tiles, channels, blocks, products, bias, output)
+            }
+            (_, 3) => transform::<Output3, 4, 2>(tiles, channels, blocks, products, bias, output),
             _ => transform::<Output5, 6, 2>(tiles, channels, blocks, products, bias, output),
         }
     }
@@ -273,6 +317,8 @@ fn element_stride(len: usize) -> usize {
 
 /// Tiles that cover some rows of an image, in row-major order.
 struct TileGrid {
+    /// Rows and columns of pixels per tile.
+    tile: usize,
     /// The first row of the image.
     y: usize,
     rows: usize,
@@ -281,14 +327,14 @@ struct TileGrid {
 
 impl TileGrid {
     fn tiles(&self) -> usize {
-        self.rows.div_ceil(TILE) * self.columns.div_ceil(TILE)
+        self.rows.div_ceil(self.tile) * self.columns.div_ceil(self.tile)
     }
 
     /// Row, relative to the first one, and column of the first pixel of a tile.
     #[inline(always)]
     fn origin(&self, tile: usize) -> (usize, usize) {
-        let tiles_per_row = self.columns.div_ceil(TILE);
-        (tile / tiles_per_row * TILE, tile % tiles_per_row * TILE)
+        let tiles_per_row = self.columns.div_ceil(self.tile);
+        (tile / tiles_per_row * self.tile, tile % tiles_per_row * self.tile)
     }
 
     /// The pixels of a tile that lie in the image.
@@ -299,8 +345,8 @@ impl TileGrid {
             start: y * row + x * column,
             row,
             column,
-            rows: TILE.min(self.rows - y),
-            columns: TILE.min(self.columns - x),
+            rows: self.tile.min(self.rows - y),
+            columns: self.tile.min(self.columns - x),
         }
     }
 }
@@ -337,9 +383,22 @@ impl Block {
     }
 }
 
+/// Interpolation points p and −p make pairs of rows or columns that agree in every other value and
+/// differ in the sign of the others. The pair costs half as much as the sum and the difference of
+/// its two parts. Pairs start at the second row or column.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Pairs {
+    None,
+    /// Each pair of products is replaced by its sum and difference.
+    OfRows,
+    /// Each pair of factors is replaced by its sum and difference.
+    OfColumns,
+}
+
 /// A matrix known at compile time.
 trait Matrix<const ROWS: usize, const COLUMNS: usize> {
     const VALUES: [[f32; COLUMNS]; ROWS];
+    const PAIRS: Pairs;
 }
 
 struct Transposed<M>(M);
@@ -360,15 +419,24 @@ impl<M: Matrix<COLUMNS, ROWS>, const ROWS: usize, const COLUMNS: usize> Matrix<R
         }
         values
     };
+    const PAIRS: Pairs = match M::PAIRS {
+        Pairs::None => Pairs::None,
+        Pairs::OfRows => Pairs::OfColumns,
+        Pairs::OfColumns => Pairs::OfRows,
+    };
 }
 
 macro_rules! matrices {
-    ($($(#[$doc:meta])* $name:ident: [$columns:literal; $rows:literal] = $values:expr;)*) => {$(
+    ($(
+        $(#[$doc:meta])*
+        $name:ident: [$columns:literal; $rows:literal] = $values:expr, $pairs:expr;
+    )*) => {$(
         $(#[$doc])*
         struct $name;
 
         impl Matrix<$rows, $columns> for $name {
             const VALUES: [[f32; $columns]; $rows] = $values;
+            const PAIRS: Pairs = $pairs;
         }
     )*};
 }
@@ -380,19 +448,44 @@ matrices! {
         [0.0, 1.0, 1.0, 0.0],
         [0.0, -1.0, 1.0, 0.0],
         [0.0, -1.0, 0.0, 1.0],
-    ];
+    ], Pairs::None;
     /// G for 3×3.
     Kernel3: [3; 4] = [
         [-1.0, 0.0, 0.0],
         [0.5, 0.5, 0.5],
         [0.5, -0.5, 0.5],
         [0.0, 0.0, 1.0],
-    ];
+    ], Pairs::None;
     /// Aᵀ for 3×3.
     Output3: [4; 2] = [
         [1.0, 1.0, 1.0, 0.0],
         [0.0, 1.0, -1.0, 1.0],
-    ];
+    ], Pairs::None;
+    /// Bᵀ for 3×3 in tiles of 4×4, after whose products pairs of rows are added and subtracted.
+    LargeInput3: [6; 6] = [
+        [1.0, 0.0, -2.5, 0.0, 1.0, 0.0],
+        [0.0, 0.0, 1.0, 0.0, -0.5, 0.0],
+        [0.0, FRAC_1_SQRT_2, 0.0, -0.5 * FRAC_1_SQRT_2, 0.0, 0.0],
+        [0.0, 0.0, 1.0, 0.0, -2.0, 0.0],
+        [0.0, SQRT_2, 0.0, -2.0 * SQRT_2, 0.0, 0.0],
+        [0.0, 1.0, 0.0, -2.5, 0.0, 1.0],
+    ], Pairs::OfRows;
+    /// G for 3×3 in tiles of 4×4, likewise.
+    LargeKernel3: [3; 6] = [
+        [1.0, 0.0, 0.0],
+        [4.0 / 3.0, 0.0, 2.0 / 3.0],
+        [0.0, 4.0 / 3.0 * FRAC_1_SQRT_2, 0.0],
+        [-1.0 / 12.0, 0.0, -1.0 / 6.0],
+        [0.0, -1.0 / 12.0 * SQRT_2, 0.0],
+        [0.0, 0.0, 1.0],
+    ], Pairs::OfRows;
+    /// Aᵀ for 3×3 in tiles of 4×4, before whose products pairs of values are added and subtracted.
+    LargeOutput3: [6; 4] = [
+        [1.0, 1.0, 0.0, 1.0, 0.0, 0.0],
+        [0.0, 0.0, FRAC_1_SQRT_2, 0.0, SQRT_2, 0.0],
+        [0.0, 0.5, 0.0, 2.0, 0.0, 0.0],
+        [0.0, 0.0, 0.5 * FRAC_1_SQRT_2, 0.0, 2.0 * SQRT_2, 1.0],
+    ], Pairs::OfColumns;
     /// Bᵀ for 5×5.
     Input5: [6; 6] = [
         [1.0, -1.5, -2.0, 1.5, 1.0, 0.0],
@@ -401,7 +494,7 @@ matrices! {
         [0.0, -2.0, -1.0, 2.0, 1.0, 0.0],
         [0.0, 0.5, -1.0, -0.5, 1.0, 0.0],
         [0.0, 1.0, -1.5, -2.0, 1.5, 1.0],
-    ];
+    ], Pairs::None;
     /// G for 5×5.
     Kernel5: [5; 6] = [
         [1.0, 0.0, 0.0, 0.0, 0.0],
@@ -410,12 +503,12 @@ matrices! {
         [-16.0 / 15.0, -8.0 / 15.0, -4.0 / 15.0, -2.0 / 15.0, -1.0 / 15.0],
         [1.0 / 15.0, -2.0 / 15.0, 4.0 / 15.0, -8.0 / 15.0, 16.0 / 15.0],
         [0.0, 0.0, 0.0, 0.0, 1.0],
-    ];
+    ], Pairs::None;
     /// Aᵀ for 5×5.
     Output5: [6; 2] = [
         [1.0, 1.0, 1.0, 1.0, 1.0, 0.0],
         [0.0, 1.0, -1.0, 0.5, -2.0, 1.0],
-    ];
+    ], Pairs::None;
 }
 
 /// M X Mᵀ for the block X of every tile, channel by channel, plus `bias`. `blocks` returns the
@@ -528,9 +621,10 @@ where
                 column[i] = block[i][j];
                 i += 1;
             }
+            let products = multiply::<M, S, FROM, TO>(simd, column);
             let mut i = 0;
             while i < TO {
-                half[i][j] = combine(simd, &M::VALUES[i], column);
+                half[i][j] = products[i];
                 i += 1;
             }
             j += 1;
@@ -539,10 +633,11 @@ where
         let target = pointer_mut(&mut self.target[to.start + channel..]);
         let mut i = 0;
         while i < TO {
+            let products = multiply::<M, S, FROM, TO>(simd, half[i]);
             let mut j = 0;
             while j < TO {
                 if !EDGE || (i < to.rows && j < to.columns) {
-                    let value = simd.add_f32s(combine(simd, &M::VALUES[j], half[i]), bias);
+                    let value = simd.add_f32s(products[j], bias);
                     // SAFETY: as for `load`.
                     unsafe {
                         let at = target.add(to.offset(i, j));
@@ -557,6 +652,39 @@ where
             }
             i += 1;
         }
+    }
+}
+
+/// The product of a matrix and a vector.
+#[inline(always)]
+fn multiply<M: Matrix<TO, FROM>, S: Simd, const FROM: usize, const TO: usize>(
+    simd: S,
+    mut values: [S::f32s; FROM],
+) -> [S::f32s; TO] {
+    if M::PAIRS == Pairs::OfColumns {
+        add_and_subtract_pairs(simd, &mut values);
+    }
+    let mut products = [simd.splat_f32s(0.0); TO];
+    let mut i = 0;
+    while i < TO {
+        products[i] = combine(simd, &M::VALUES[i], values);
+        i += 1;
+    }
+    if M::PAIRS == Pairs::OfRows {
+        add_and_subtract_pairs(simd, &mut products);
+    }
+    products
+}
+
+/// Replaces each pair of values between the first and the last by its sum and difference.
+#[inline(always)]
+fn add_and_subtract_pairs<S: Simd, const LEN: usize>(simd: S, values: &mut [S::f32s; LEN]) {
+    let mut k = 1;
+    while k + 2 < LEN {
+        let (a, b) = (values[k], values[k + 1]);
+        values[k] = simd.add_f32s(a, b);
+        values[k + 1] = simd.sub_f32s(a, b);
+        k += 2;
     }
 }
 

@@ -3,6 +3,7 @@
 use crate::activation::{gelu_backward_row, gelu_row, log_softmax_backward_row, log_softmax_row};
 use crate::buffer::{Buffer, with_scratch};
 use crate::general_conv::GeneralConv2d;
+use crate::purpose::Purpose;
 use crate::shape::Conv2d;
 use crate::stage::DenseStage;
 use crate::sums::{add, add_rows};
@@ -56,14 +57,15 @@ impl ConvHead {
     pub(crate) fn new(conv: Conv2d) -> Self {
         Self {
             conv,
-            packed_weights: Buffer::zeroed(conv.packed_len()),
-            rotated_weights: Buffer::zeroed(conv.transposed_conv().packed_len()),
+            packed_weights: Buffer::zeroed(conv.packed_len(Purpose::Training)),
+            rotated_weights: Buffer::zeroed(conv.transposed_conv().packed_len(Purpose::Training)),
         }
     }
 
     fn forward(&self, bias: &[f32], image: &[f32], output: &mut [f32]) {
         self.with_padded(image, |padded| {
-            self.conv.output_rows(padded, &self.packed_weights, Some(bias), 0, output);
+            let packed = &self.packed_weights;
+            self.conv.output_rows(Purpose::Training, padded, packed, Some(bias), 0, output);
         });
     }
 
@@ -105,7 +107,8 @@ impl ConvHead {
 
     fn backward_input(&self, d_output: &[f32], d_input: &mut [f32]) {
         let transposed = self.conv.transposed_conv();
-        transposed.output_rows(d_output, &self.rotated_weights, None, 0, d_input);
+        let packed = &self.rotated_weights;
+        transposed.output_rows(Purpose::Training, d_output, packed, None, 0, d_input);
     }
 }
 
@@ -124,7 +127,7 @@ impl Head {
     /// Number of values in the gradient of packed weights.
     pub(crate) fn packed_grads_len(&self) -> usize {
         match self {
-            Head::Conv(head) => head.conv.packed_len(),
+            Head::Conv(head) => head.conv.packed_len(Purpose::Training),
             _ => 0,
         }
     }
@@ -143,7 +146,7 @@ impl Head {
             Head::Conv(head) => {
                 let ConvHead { conv, packed_weights, rotated_weights } = &mut **head;
                 rayon::join(
-                    || conv.transform_weights(kernel, packed_weights),
+                    || conv.transform_weights(Purpose::Training, kernel, packed_weights),
                     || {
                         if is_training {
                             conv.transform_rotated_weights(kernel, rotated_weights);

@@ -1,6 +1,7 @@
 //! Training and evaluation.
 
 use crate::batch_norm::Statistics;
+use crate::purpose::Purpose;
 
 /// What batch norm and dropout do.
 #[derive(Clone, Copy)]
@@ -18,4 +19,13 @@ pub enum Mode<'a> {
         /// The running statistics.
         running: &'a [Statistics],
     },
+}
+
+impl Mode<'_> {
+    pub(crate) fn purpose(self) -> Purpose {
+        match self {
+            Mode::Train { .. } => Purpose::Training,
+            Mode::Evaluate { .. } => Purpose::Inference,
+        }
+    }
 }

@@ -100,7 +100,8 @@ impl Stage {
         let own = self.params.map_or((&[][..], &[][..]), |(a, b)| (params[a], params[b]));
         self.head.prepare(own.0, own.1, is_training);
         if let Head::Dense(stage) = &mut self.head {
-            stage.forward(batch, &arrays[self.inputs[0]], stage.dense.inputs, own.0, own.1);
+            let (input, input_row) = (&arrays[self.inputs[0]], stage.dense.inputs);
+            stage.forward(mode.purpose(), batch, input, input_row, own.0, own.1);
         }
         if is_training {
             self.kept.reserve(batch, self.shape, &self.epilogue);
