@@ -48,7 +48,7 @@ use crate::variables::{Evaluate, Variables};
 /// let variables = Net.init_variables(Key::new(0), &images)?;
 /// let mut state = TrainState::new(&variables, 0.01, Adam::default(), Key::new(1))?;
 /// let first = train_step(&Net, &mut state, &images)?;
-/// for _ in 0..10 {
+/// for _ in 0..100 {
 ///     train_step(&Net, &mut state, &images)?;
 /// }
 /// assert!(train_step(&Net, &mut state, &images)? < first);
