@@ -9,22 +9,19 @@ use pulp::Simd;
 #[derive(Clone, Copy)]
 pub(crate) struct Lanes<S> {
     pub(crate) simd: S,
-    /// The number of vectors before this one.
-    index: usize,
-    /// Channels in the tail; 0 for a full vector.
-    tail: usize,
+    first: usize,
+    len: usize,
 }
 
 /// Calls `work` for all channels, a vector at a time.
 #[inline(always)]
 pub(crate) fn for_each_vector<S: Simd>(simd: S, channels: usize, mut work: impl FnMut(Lanes<S>)) {
-    let vectors = channels / S::F32_LANES;
-    for index in 0..vectors {
-        work(Lanes { simd, index, tail: 0 });
+    let tail = channels / S::F32_LANES * S::F32_LANES;
+    for first in (0..tail).step_by(S::F32_LANES) {
+        work(Lanes { simd, first, len: S::F32_LANES });
     }
-    let tail = channels % S::F32_LANES;
-    if tail > 0 {
-        work(Lanes { simd, index: vectors, tail });
+    if tail < channels {
+        work(Lanes { simd, first: tail, len: channels - tail });
     }
 }
 
@@ -32,42 +29,40 @@ impl<S: Simd> Lanes<S> {
     /// Loads these channels of the pixel at the start of a slice, padded with zeros.
     #[inline(always)]
     pub(crate) fn load(self, pixel: &[f32]) -> S::f32s {
-        if self.tail == 0 {
-            S::as_simd_f32s(pixel).0[self.index]
-        } else {
-            self.simd.partial_load_f32s(&pixel[self.index * S::F32_LANES..][..self.tail])
+        let values = &pixel[self.first..][..self.len];
+        match S::as_simd_f32s(values).0 {
+            [vector, ..] => *vector,
+            [] => self.simd.partial_load_f32s(values),
         }
     }
 
     /// Stores these channels of the pixel at the start of a slice.
     #[inline(always)]
     pub(crate) fn store(self, vector: S::f32s, pixel: &mut [f32]) {
-        if self.tail == 0 {
-            S::as_mut_simd_f32s(pixel).0[self.index] = vector;
-        } else {
-            let values = &mut pixel[self.index * S::F32_LANES..][..self.tail];
-            self.simd.partial_store_f32s(values, vector);
+        let values = &mut pixel[self.first..][..self.len];
+        match S::as_mut_simd_f32s(values).0 {
+            [target, ..] => *target = vector,
+            [] => self.simd.partial_store_f32s(values, vector),
         }
     }
 
     /// [`Self::load`] for u32 values.
     #[inline(always)]
     pub(crate) fn load_u32s(self, pixel: &[u32]) -> S::u32s {
-        if self.tail == 0 {
-            S::as_simd_u32s(pixel).0[self.index]
-        } else {
-            self.simd.partial_load_u32s(&pixel[self.index * S::F32_LANES..][..self.tail])
+        let values = &pixel[self.first..][..self.len];
+        match S::as_simd_u32s(values).0 {
+            [vector, ..] => *vector,
+            [] => self.simd.partial_load_u32s(values),
         }
     }
 
     /// [`Self::store`] for u32 values.
     #[inline(always)]
     pub(crate) fn store_u32s(self, vector: S::u32s, pixel: &mut [u32]) {
-        if self.tail == 0 {
-            S::as_mut_simd_u32s(pixel).0[self.index] = vector;
-        } else {
-            let values = &mut pixel[self.index * S::F32_LANES..][..self.tail];
-            self.simd.partial_store_u32s(values, vector);
+        let values = &mut pixel[self.first..][..self.len];
+        match S::as_mut_simd_u32s(values).0 {
+            [target, ..] => *target = vector,
+            [] => self.simd.partial_store_u32s(values, vector),
         }
     }
 }

@@ -199,7 +199,7 @@ impl Pooling {
 
     /// Pools a row band of the input into a row of the output. Saves the masks if asked to.
     pub(crate) fn forward_row(&self, band: &[f32], output: &mut [f32], masks: Option<&mut [u32]>) {
-        Arch::new().dispatch(ForwardRow { pooling: *self, band, output, masks });
+        Arch::new().dispatch(ForwardRow { pooling: self, band, output, masks });
     }
 
     /// Gradient of a row band, given that of its row of the output. `d_row` is the stride between
@@ -211,7 +211,7 @@ impl Pooling {
         d_band: &mut [f32],
         d_row: usize,
     ) {
-        Arch::new().dispatch(BackwardRow { pooling: *self, d_output, mask, d_band, d_row });
+        Arch::new().dispatch(BackwardRow { pooling: self, d_output, mask, d_band, d_row });
     }
 
     /// Scale of the sum or maximum of a window.
@@ -235,6 +235,7 @@ impl Pooling {
         }
     }
 
+    /// [`Self::forward_row`] with vectors of one instruction set.
     #[inline(always)]
     fn forward_windows<S: Simd>(
         &self,
@@ -347,7 +348,7 @@ fn bit(pixel: u32) -> u32 {
 }
 
 struct ForwardRow<'a> {
-    pooling: Pooling,
+    pooling: &'a Pooling,
     band: &'a [f32],
     output: &'a mut [f32],
     masks: Option<&'a mut [u32]>,
@@ -359,20 +360,19 @@ impl WithSimd for ForwardRow<'_> {
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
         let Self { pooling, band, output, masks } = self;
-        // The usual pooling, as constants: then nothing is decided in its inner loop.
+        // The usual cases as constants: then nothing is decided in their inner loop.
         let pool = Pool2d { window: (2, 2), ..pooling.pool };
-        let usual = Pooling { pool, kind: PoolKind::Average, ..pooling };
-        match (masks, pooling == usual) {
-            (None, true) => usual.forward_windows(simd, band, output, None),
-            (None, false) => pooling.forward_windows(simd, band, output, None),
-            (masks, true) => usual.forward_windows(simd, band, output, masks),
-            (masks, false) => pooling.forward_windows(simd, band, output, masks),
+        let usual = Pooling { pool, kind: PoolKind::Average, ..*pooling };
+        match masks {
+            None if *pooling == usual => usual.forward_windows(simd, band, output, None),
+            masks if *pooling == usual => usual.forward_windows(simd, band, output, masks),
+            masks => pooling.forward_windows(simd, band, output, masks),
         }
     }
 }
 
 struct BackwardRow<'a> {
-    pooling: Pooling,
+    pooling: &'a Pooling,
     d_output: &'a [f32],
     mask: PoolMask<'a>,
     d_band: &'a mut [f32],

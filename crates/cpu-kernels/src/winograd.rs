@@ -126,7 +126,7 @@ impl Winograd {
         }
     }
 
-    /// Gᵀ U G: the kernel gradient, from that in the Winograd domain.
+    /// Gᵀ U G: the kernel gradient, from that in the Winograd domain. Only small tiles have one.
     pub(crate) fn inverse_transform_grad(&self, transformed: &[f32], d_kernel: &mut [f32]) {
         let len = self.tap_len();
         let (taps, alpha) = (self.taps, self.alpha());
@@ -388,6 +388,7 @@ impl Block {
 /// its two parts. Pairs start at the second row or column.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Pairs {
+    /// For the small tiles, whose single pair would save little.
     None,
     /// Each pair of products is replaced by its sum and difference.
     OfRows,
