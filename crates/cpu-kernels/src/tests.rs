@@ -987,7 +987,7 @@ fn errors_say_why_a_chain_cannot_be_compiled() {
         (&[Layer::Flatten, dense((0, 0))], "layer 1 cannot be compiled: parameter 0 is used twice"),
         (
             &[Layer::Flatten, dense((0, 2))],
-            "layer 1 cannot be compiled: parameter 2 is out of range: the chain has 2",
+            "layer 1 cannot be compiled: parameter 2 is out of range: there are 2",
         ),
         (
             &[Layer::Flatten, dense((0, 1))],

@@ -155,6 +155,8 @@ impl Winograd {
         let row_len = width * out_channels;
         let elements = self.tile_elements();
         let rows = self.rows_per_block();
+        // There may be space for larger tiles behind them.
+        let weights = &weights[..self.transformed_len()];
         for (block, output) in output.chunks_mut(rows * row_len).enumerate() {
             let grid = self.grid(y + block * rows, output.len() / row_len);
             let tiles = grid.tiles();

@@ -237,7 +237,7 @@ fn used_by(ops: &[TracedOp], params: &Params) -> BTreeMap<String, Shape> {
 fn groups(ops: &[TracedOp]) -> String {
     let mut text = String::new();
     for op in ops {
-        let starts_group = matches!(
+        let is_head = matches!(
             op.layer,
             Layer::Conv { .. }
                 | Layer::GeneralConv { .. }
@@ -245,6 +245,7 @@ fn groups(ops: &[TracedOp]) -> String {
                 | Layer::Add
                 | Layer::Concatenate
         );
+        let starts_group = text.is_empty() || is_head;
         text += if starts_group { "\n  " } else { " → " };
         text += layer_name(&op.layer);
     }
