@@ -200,7 +200,8 @@ fn every_layer_has_a_compiled_form_on_the_cpu() {
     let strides = Conv { strides: (2, 1), ..Conv::new(3, (3, 3)) };
     is_compiled(
         &plan_of(|nn, x| {
-            let x = nn.conv(3, (3, 3), &nn.layer_norm(x)?)?;
+            let x = nn.layer_norm(x)?;
+            let x = nn.conv(3, (3, 3), &x)?;
             add(&gelu(&x)?, &relu(&x)?)
         }),
         &format!("\n  LayerNorm_0\n  Conv_0 → gelu → relu\n  add → flatten{end}"),
