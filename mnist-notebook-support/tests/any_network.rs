@@ -3,7 +3,7 @@
 
 mod common;
 
-use linen::capture_intermediates;
+use linen::{capture_intermediates, no_grad};
 use mnist_notebook_support::Diverged;
 use mnist_notebook_support::linen;
 use mnist_notebook_support::prelude::*;
@@ -86,7 +86,8 @@ fn evaluation_and_predictions_use_the_running_statistics_and_change_nothing() {
     let log_probs = predict(&Net, &state, &test_ds).unwrap();
     for (start, len) in [(0, 100), (100, 100), (200, 30)] {
         let batch = test_ds.slice(start, len).unwrap();
-        let expected = Net.apply_eval(&state, batch.image()).unwrap();
+        let evaluate = || no_grad(|| Net.apply_eval(&state, batch.image()));
+        let expected = Jit::new().call(evaluate).unwrap();
         let found = log_probs.narrow(0, start, len).unwrap().contiguous().unwrap();
         assert_eq!(bits(&found), bits(&expected), "from {start}");
     }
@@ -136,6 +137,7 @@ fn the_functions_take_the_steps_of_the_tutorial() {
     let (train_ds, _) = subset(96, 1);
     let mut by_epoch = state(0.01);
     let mut by_hand = by_epoch.copy().unwrap();
+    let mut jit = Jit::new();
     train_epoch(&Net, &mut by_epoch, &train_ds, 32, 1, Key::new(3)).unwrap();
     for perm in permutation(Key::new(3), 96).chunks(32) {
         let batch = train_ds.batch(perm).unwrap();
@@ -145,9 +147,11 @@ fn the_functions_take_the_steps_of_the_tutorial() {
             let (logits, updates) = Net.apply_train(params, statistics, key, batch.image())?;
             Ok((cross_entropy_loss(&logits, batch.label())?, updates))
         };
-        let ((_, updates), grad) = value_and_grad(loss_fn, by_hand.params()).unwrap();
-        by_hand.optimizer.apply_gradient(grad).unwrap();
-        by_hand.batch_stats = updates;
+        by_hand.batch_stats = jit.call(|| {
+            let ((_, updates), grad) = value_and_grad(loss_fn, by_hand.params()).unwrap();
+            by_hand.optimizer.apply_gradient(grad).unwrap();
+            updates
+        });
     }
     assert_eq!(values(&by_epoch), values(&by_hand));
 }
