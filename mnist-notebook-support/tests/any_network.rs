@@ -147,11 +147,10 @@ fn the_functions_take_the_steps_of_the_tutorial() {
             let (logits, updates) = Net.apply_train(params, statistics, key, batch.image())?;
             Ok((cross_entropy_loss(&logits, batch.label())?, updates))
         };
-        by_hand.batch_stats = jit.call(|| {
-            let ((_, updates), grad) = value_and_grad(loss_fn, by_hand.params()).unwrap();
-            by_hand.optimizer.apply_gradient(grad).unwrap();
-            updates
-        });
+        let differentiate = || value_and_grad(loss_fn, by_hand.params()).unwrap();
+        let ((_, updates), grad) = jit.call(differentiate);
+        by_hand.optimizer.apply_gradient(grad).unwrap();
+        by_hand.batch_stats = updates;
     }
     assert_eq!(values(&by_epoch), values(&by_hand));
 }
