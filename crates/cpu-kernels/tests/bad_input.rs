@@ -3,9 +3,10 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use cpu_kernels::{
-    BatchNorm, Conv2d, Dense, GeneralConv2d, Layer, Padding, Pool2d, Program, Statistics,
-    UpdateRule, apply_gradient, check_chain, dropout, gelu_backward, gelu_forward,
-    log_softmax_backward, log_softmax_forward, relu_backward, relu_forward, saturating_product,
+    BatchNorm, Conv2d, Dense, GeneralConv2d, GraphProgram, Layer, Mode, Node, Padding, Pool2d,
+    Program, Statistics, UpdateRule, apply_gradient, check_chain, check_graph, dropout,
+    dropout_factors, gelu_backward, gelu_forward, instruction_set, log_softmax_backward,
+    log_softmax_forward, relu_backward, relu_forward, saturating_product,
 };
 
 /// Records `what` if the call panics. Its result does not matter.
@@ -157,6 +158,63 @@ fn no_kernel_panics() {
                         drop(program.backward_and_update(params, momentum, rule, &y));
                         drop(program.gradients(params, momentum, &x));
                         drop(program.log_probabilities(&[&x], &y, &mut w));
+                    },
+                );
+            }
+            let layers = [
+                layers[0].clone(),
+                Layer::GeneralConv {
+                    kernel_size: (b, a),
+                    strides: (a, b),
+                    padding: Padding::Valid,
+                    features: b,
+                    params,
+                },
+                Layer::BatchNorm { params },
+                Layer::Relu,
+                Layer::MaxPool { window: (a, b) },
+                Layer::AvgPool { window: (b, a) },
+                Layer::Add,
+                Layer::Concatenate,
+                Layer::LayerNorm { params },
+                Layer::Gelu,
+                Layer::Dropout { rate: 0.5, name: params },
+                Layer::GlobalAvgPool,
+                Layer::Flatten,
+                Layer::Dense { features: b, params },
+                Layer::LogSoftmax,
+            ];
+            for (index, layer) in layers.iter().enumerate() {
+                check(
+                    &mut panics,
+                    || what(&format!("graph of {layer:?}")),
+                    || {
+                        let next = layers[(index + 1) % layers.len()].clone();
+                        let nodes = [
+                            Node { layer: layer.clone(), inputs: vec![0, a.min(1)] },
+                            Node { layer: next, inputs: vec![b.min(2), 1] },
+                        ];
+                        let nodes = &nodes[..1 + b % 2];
+                        let is_sound = check_graph(&[a, b, 2, 1], nodes).is_ok();
+                        let program = GraphProgram::new(&[a, b, 2, 1], nodes);
+                        assert_eq!(is_sound, program.is_ok());
+                        let Ok(mut program) = program else { return };
+                        let rule =
+                            UpdateRule::Momentum { learning_rate: 0.1, beta: 0.9, nesterov: true };
+                        let dropout = |_: usize, first: usize, factors: &mut [f32]| {
+                            dropout_factors(0.5, |index| index < first, factors);
+                        };
+                        let training = Mode::Train { dropout: &dropout };
+                        let evaluation = Mode::Evaluate { running: &[] };
+                        let (params, momentum) = (&mut [&mut z[..]], &mut [&mut w[..]]);
+                        for mode in [training, evaluation] {
+                            drop(program.forward(&[], mode, &x, params[0]));
+                            drop(program.forward(&[&x, &y], mode, &y, params[0]));
+                            drop(program.backward_and_update(params, momentum, rule, &y));
+                            drop(program.gradients(params, momentum, &x));
+                            drop(program.gradients(&mut [], &mut [], &x));
+                        }
+                        let _ = (program.statistics().len(), instruction_set());
                     },
                 );
             }

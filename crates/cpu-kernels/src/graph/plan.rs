@@ -161,9 +161,9 @@ impl Plan {
                 let (batch, kernel) = (1, kernel_size);
                 let out_channels = features;
                 let conv = Conv2d { batch, height, width, in_channels, out_channels, kernel };
+                let kernel_len = checked_len(index, &[kernel.0, kernel.1, in_channels, features])?;
                 let padded = [self.batch, height + kernel.0, width + kernel.1];
                 checked_len(index, &[&padded[..], &[in_channels.max(features)]].concat())?;
-                let kernel_len = checked_len(index, &[kernel.0, kernel.1, in_channels, features])?;
                 register_params(&mut self.param_lens, index, params, [kernel_len, features])?;
                 (Head::Conv(Box::new(ConvHead::new(conv))), vec![height, width, features])
             }
@@ -171,6 +171,7 @@ impl Plan {
                 &Layer::GeneralConv { kernel_size, strides, padding, features, params },
                 &[height, width, in_channels],
             ) => {
+                checked_len(index, &[strides.0, strides.1])?;
                 let conv = GeneralConv2d {
                     batch: 1,
                     height,
@@ -262,7 +263,8 @@ impl Plan {
             }
             Layer::AvgPool { window } if *rank < 3 && dims.len() == 3 => {
                 let relu = epilogue.relu;
-                if relu && window.0 * window.1 > Pooling::max_window_len(PoolKind::Average) {
+                let pixels = checked_len(index, &[window.0, window.1])?;
+                if relu && pixels > Pooling::max_window_len(PoolKind::Average) {
                     return Ok(false);
                 }
                 let pool = Pool2d { batch: 1, height, width, channels, window };
@@ -270,6 +272,7 @@ impl Plan {
                 3
             }
             Layer::MaxPool { window } if *rank < 3 && dims.len() == 3 => {
+                checked_len(index, &[window.0, window.1])?;
                 let relu = epilogue.relu;
                 let pool = Pool2d { batch: 1, height, width, channels, window };
                 epilogue.pooling = Some(Pooling { pool, kind: PoolKind::Max, relu });
@@ -283,8 +286,6 @@ impl Plan {
         };
         if let (3, Some(pooling)) = (next, epilogue.pooling) {
             epilogue.set_relu(false); // the pooling has taken it
-            let (window_height, window_width) = pooling.pool.window;
-            checked_len(index, &[window_height, window_width])?;
             let (rows, columns) = pooling.pool.windows();
             checked_len(index, &[rows, columns, channels])?;
             *dims = vec![rows, columns, channels];
