@@ -209,3 +209,35 @@ fn statistics_that_are_missing_are_named() {
     let evaluated = eval_model(&Net, &state, &batch).unwrap_err().to_string();
     assert!(evaluated.contains(missing), "{evaluated}");
 }
+
+#[test]
+fn a_step_of_ones_own_trains_an_epoch() {
+    let (train_ds, test_ds) = subset(96, 50);
+    let folder = tempfile::tempdir().unwrap();
+    let checkpoints = Checkpoints::new(folder.path(), 1).unwrap();
+    let mut run = TrainingRun::new(state(0.01), Key::new(4), 32);
+    let mut rates = Vec::new();
+    let step = |state: &mut TrainState, batch: &Batch| {
+        state.optimizer.set_learning_rate(0.01 / (1.0 + rates.len() as f64))?;
+        rates.push(state.optimizer.learning_rate());
+        train_step(&Net, state, batch)
+    };
+    checkpoints.train_epoch_with(&Net, &mut run, &train_ds, &test_ds, step).unwrap();
+    assert_eq!(rates, [0.01, 0.005, 0.01 / 3.0]);
+    assert_eq!((run.epoch, run.history.len()), (1, 1));
+    let saved = checkpoints.resume(&device()).unwrap().unwrap();
+    assert_eq!(values(&saved.state), values(&run.state));
+    assert_eq!(saved.state.optimizer.learning_rate(), 0.01 / 3.0);
+
+    // After an error of the step, nothing has changed.
+    let before = values(&run.state);
+    let mut count = 0;
+    let fails = |state: &mut TrainState, batch: &Batch| {
+        count += 1;
+        let wrong = Dataset::new(batch.image().narrow(1, 0, 9)?, batch.label().clone())?;
+        train_step(&Net, state, if count < 3 { batch } else { &wrong })
+    };
+    assert!(run.train_epoch_with(&Net, &train_ds, &test_ds, fails).is_err());
+    assert_eq!(count, 3);
+    assert_eq!(values(&run.state), before);
+}
