@@ -77,8 +77,8 @@ impl TrainingRun {
     /// Trains for one epoch, evaluates, and prints both: the body of the tutorial's loop.
     ///
     /// # Errors
-    /// Those of [`train_epoch`](crate::train_epoch) and [`eval_model`]; also [`Diverged`] if only the test loss is not
-    /// finite. After an error the run is the same as before the epoch.
+    /// Those of [`train_epoch`](crate::train_epoch) and [`eval_model`]; also [`Diverged`] if only
+    /// the test loss is not finite. After an error the run is the same as before the epoch.
     pub fn train_epoch(
         &mut self,
         model: &impl Module,

@@ -2,7 +2,8 @@
 //!
 //! The function that a [`Jit`] runs is the reader's own and runs every time: its loss, its update,
 //! whatever else it does. Only the networks in it do not: [`apply`](crate::Module::apply) replays a
-//! plan there, with every buffer allocated once, bias, ReLU and pooling fused into the layer before
+//! plan there, with every buffer allocated once, and bias, batch norm, ReLU, pooling and dropout
+//! fused into the layer before
 //! them. Under [`value_and_grad`](crate::value_and_grad) the result of such a network is a leaf of
 //! candle's graph. Its gradient is all that the plan needs to go backward, and the update of the
 //! parameters is fused into that.
@@ -474,7 +475,7 @@ impl Planned {
                 #[cfg(feature = "cuda")]
                 Device::Cuda(device) => {
                     let (shape, layers) = plan.chain().ok_or(
-                        "on the GPU, only plain chains of convolutions, pooling and dense layers are",
+                        "on a GPU, only chains of convolutions, pooling and dense layers are",
                     )?;
                     let program = crate::cuda::Program::new(shape, &layers, device)?;
                     on_gpu = Some(program);

@@ -80,7 +80,8 @@ pub trait Module {
     }
 
     /// Evaluates the module in training mode: batch norm uses the statistics of the batch, and
-    /// dropout is on; within a [`Jit`](crate::Jit), compiled. Returns the output and the updated running statistics.
+    /// dropout is on; within a [`Jit`](crate::Jit), compiled. Returns the output and the updated
+    /// running statistics.
     ///
     /// The parameters are an argument of their own, so that a loss can be differentiated with
     /// respect to them. The same key drops the same values, so use a new key for each step.
@@ -113,8 +114,8 @@ pub trait Module {
         Ok((y, updates))
     }
 
-    /// Evaluates the module in evaluation mode: batch norm uses the running statistics, and dropout
-    /// is off. With [`Params`] alone it is [`apply`](Module::apply).
+    /// Evaluates the module in evaluation mode, within a [`Jit`](crate::Jit) compiled: batch norm
+    /// uses the running statistics, and dropout is off. With [`Params`] alone it is [`apply`](Module::apply).
     ///
     /// # Errors
     /// Those of [`call`](Module::call), [`MissingParam`](crate::Error::MissingParam) and
