@@ -3,10 +3,9 @@
 //! The function that a [`Jit`] runs is the reader's own and runs every time: its loss, its update,
 //! whatever else it does. Only the networks in it do not: [`apply`](crate::Module::apply) replays a
 //! plan there, with every buffer allocated once, and bias, batch norm, ReLU, pooling and dropout
-//! fused into the layer before
-//! them. Under [`value_and_grad`](crate::value_and_grad) the result of such a network is a leaf of
-//! candle's graph. Its gradient is all that the plan needs to go backward, and the update of the
-//! parameters is fused into that.
+//! fused into the layer before them. Under [`value_and_grad`](crate::value_and_grad) the result of
+//! such a network is a leaf of candle's graph. Its gradient is all that the plan needs to go
+//! backward, and the update of the parameters is fused into that.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashSet};
