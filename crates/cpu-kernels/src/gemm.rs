@@ -291,14 +291,6 @@ impl CheckedGemm<'_> {
         let (a, b) =
             (self.a.get(a..).unwrap_or_default(), self.b.get(column..).unwrap_or_default());
         let (a, b) = (pointer(a), pointer(b));
-        // A pointer for each row: the loop below then computes no addresses.
-        let mut rows = [a; ROWS];
-        if k_outer > 0 {
-            for (i, row) in rows.iter_mut().enumerate() {
-                // SAFETY: `run_batched` has checked that all rows lie in A.
-                *row = unsafe { a.add(i.wrapping_mul(a_rows.inner)) };
-            }
-        }
         let (mut outer_a, mut outer_b) = (0usize, 0usize);
         let mut outer_left = k_outer;
         while outer_left > 0 {
@@ -312,8 +304,9 @@ impl CheckedGemm<'_> {
                     for (j, vector) in vectors.iter_mut().enumerate() {
                         *vector = load(b.add(offset_b), j);
                     }
-                    for (row, sums) in rows.iter().zip(&mut sums) {
-                        let value = simd.splat_f32s(read(row.add(offset_a)));
+                    for (i, sums) in sums.iter_mut().enumerate() {
+                        let a = a.add(offset_a).add(i.wrapping_mul(a_rows.inner));
+                        let value = simd.splat_f32s(read(a));
                         for (sum, vector) in sums.iter_mut().zip(vectors) {
                             *sum = simd.mul_add_e_f32s(value, vector, *sum);
                         }
