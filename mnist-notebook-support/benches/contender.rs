@@ -176,38 +176,12 @@ fn stateful_step<M: Module + 'static>(
     let sample = batches.dataset.slice(0, 1)?;
     let variables = model.init_variables(Key::new(0), sample.image())?;
     assert_eq!(variables.params.elem_count(), num_params, "JAX's network is another one");
-    let mut optimizer = Optimizer::new(&variables.params, learning_rate, rule)?;
-    let mut batch_stats = variables.batch_stats;
+    let mut state = TrainState::new(&variables, learning_rate, rule, Key::new(2))?;
     let mut jit = Jit::new();
-    let mut key = Key::new(2);
-    let plain = std::env::var_os("PLAIN").is_some();
     Ok(repeat(move || {
         let batch = batches.next()?;
-        let dropout_key;
-        (key, dropout_key) = key.split();
-        if plain {
-            return Ok(train(&model, &mut optimizer, &mut batch_stats, dropout_key, &batch)?);
-        }
-        Ok(jit.call(|| train(&model, &mut optimizer, &mut batch_stats, dropout_key, &batch))?)
+        Ok(jit.call(|| train_step(&model, &mut state, &batch))?)
     }))
-}
-
-fn train(
-    model: &impl Module,
-    optimizer: &mut Optimizer,
-    batch_stats: &mut Params,
-    dropout_key: Key,
-    batch: &Batch,
-) -> Result<BatchMetrics> {
-    let loss_fn = |params: &Params| {
-        let (logits, updates) =
-            model.apply_train(params, batch_stats, dropout_key, batch.image())?;
-        Ok((cross_entropy_loss(&logits, batch.label())?, (logits, updates)))
-    };
-    let ((_, (logits, updates)), grad) = value_and_grad(loss_fn, optimizer.target())?;
-    optimizer.apply_gradient(grad)?;
-    *batch_stats = updates;
-    compute_metrics(&logits, batch.label())
 }
 
 fn optimizer(model: &impl Module) -> Result<Optimizer> {

@@ -94,7 +94,7 @@ fn train(arguments: &Arguments) -> Outcome<()> {
     }
 }
 
-/// The saved state with `--resume`; without it, existing checkpoints are an error.
+/// The saved run with `--resume`; without it, existing checkpoints are an error.
 fn saved_run(
     arguments: &Arguments,
     checkpoints: Option<&Checkpoints>,

@@ -188,7 +188,7 @@ fn an_out_of_range_label_is_an_error_and_changes_nothing() {
     }
 }
 
-/// Two branches, which are not compiled.
+/// Two branches by candle's addition, which are not compiled.
 #[derive(Clone, Copy)]
 struct Branches;
 

@@ -226,14 +226,14 @@ fn placement_rule(layer: &Layer) -> String {
         Layer::Flatten => "the values are already flat",
         Layer::Dense { .. } => "a dense layer needs flat values: Flatten must come first",
         Layer::BatchNorm { .. } | Layer::Dropout { .. } => {
-            "there is no training or evaluation mode in a program"
+            "a `Program` has no training or evaluation mode: use a `GraphProgram`"
         }
         Layer::GeneralConv { .. }
         | Layer::Gelu
         | Layer::GlobalAvgPool
         | Layer::LayerNorm { .. }
         | Layer::Add
-        | Layer::Concatenate => "no program has this layer",
+        | Layer::Concatenate => "a `Program` does not have this layer: use a `GraphProgram`",
         Layer::LogSoftmax => "LogSoftmax must follow a dense layer and end the chain",
     };
     rule.to_owned()

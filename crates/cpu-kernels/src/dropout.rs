@@ -40,14 +40,23 @@ pub fn dropout(
     Ok(())
 }
 
-/// The factors by which dropout multiplies: `1 / keep_prob` where `is_kept(index)`, 0 elsewhere.
-pub fn dropout_factors(keep_prob: f32, is_kept: impl Fn(usize) -> bool, factors: &mut [f32]) {
+/// The factors by which dropout multiplies, from the value `first` on: `1 / keep_prob` where
+/// `is_kept(index)`, 0 elsewhere.
+pub fn dropout_factors(
+    keep_prob: f32,
+    first: usize,
+    is_kept: impl Fn(usize) -> bool,
+    factors: &mut [f32],
+) {
     let scale = 1.0 / keep_prob;
     vectorized(
         #[inline(always)]
         || {
-            for (i, factor) in factors.iter_mut().enumerate() {
-                *factor = if is_kept(i) { scale } else { 0.0 };
+            // A checked sum would keep the loop from being vectorized in a notebook's build.
+            let mut index = first;
+            for factor in factors {
+                *factor = if is_kept(index) { scale } else { 0.0 };
+                index = index.wrapping_add(1);
             }
         },
     );

@@ -7,8 +7,8 @@
 //! * [`Conv2d`], [`Dense`], [`Pool2d`], [`relu_forward`] and so on are single layers, forward and
 //!   backward, for use by automatic differentiation.
 //! * [`Program`] and [`GraphProgram`] are the counterpart of `@jax.jit`. They plan a network for a
-//!   batch size and allocate all buffers. Each step (forward, backward, update) then replays the
-//!   plan. A `Program` takes a plain chain of [`Layer`]s, a `GraphProgram` any network of
+//!   batch size. Each step (forward, backward, update) then replays the plan in the same buffers. A
+//!   `Program` takes a plain chain of [`Layer`]s, a `GraphProgram` any network of
 //!   [`Node`]s. [`check_chain`] and [`check_graph`] tell whether there can be one.
 //!
 //! The update of a step follows an [`UpdateRule`]: momentum, Nesterov's momentum, Adam or AdamW.

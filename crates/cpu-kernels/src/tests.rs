@@ -969,7 +969,7 @@ fn errors_say_why_a_chain_cannot_be_compiled() {
         (&[Layer::Flatten, conv()], "layer 1 cannot be compiled: a convolution needs images"),
         (
             &[Layer::BatchNorm { params: (0, 1) }],
-            "layer 0 cannot be compiled: there is no training",
+            "layer 0 cannot be compiled: a `Program` has no training",
         ),
         (&[Layer::Relu], "layer 0 cannot be compiled: ReLU must directly follow"),
         (

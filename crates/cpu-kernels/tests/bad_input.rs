@@ -202,7 +202,7 @@ fn no_kernel_panics() {
                         let rule =
                             UpdateRule::Momentum { learning_rate: 0.1, beta: 0.9, nesterov: true };
                         let dropout = |_: usize, first: usize, factors: &mut [f32]| {
-                            dropout_factors(0.5, |index| index < first, factors);
+                            dropout_factors(0.5, first, |index| index < 2, factors);
                         };
                         let training = Mode::Train { dropout: &dropout };
                         let evaluation = Mode::Evaluate { running: &[] };

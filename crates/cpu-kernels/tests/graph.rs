@@ -155,8 +155,11 @@ fn an_error_names_the_node() {
     let not_flat = chain(&[Layer::Dense { features: 4, params: (0, 1) }]);
     let window = chain(&[Layer::AvgPool { window: (10, 1) }]);
     let unlike = [node(conv(4, (0, 1)), &[0]), node(Layer::Add, &[0, 1])];
+    let joint = [node(Layer::Relu, &[0]), node(Layer::Gelu, &[0, 1])];
+    assert!(check_graph(&[3], &chain(&[Layer::LogSoftmax])).is_err());
     for (nodes, expected) in [
-        (&nothing[..], "layer 0 cannot be compiled: nothing uses its output"),
+        (&joint[..], "layer 1 cannot be compiled: it does not take 2 inputs"),
+        (&nothing, "layer 0 cannot be compiled: nothing uses its output"),
         (&later, "layer 0 cannot be compiled: it comes before one of its inputs"),
         (&twice, "layer 1 cannot be compiled: parameter 0 is used twice"),
         (&not_flat, "layer 0 cannot be compiled: it does not take an input of [9, 8, 3]"),

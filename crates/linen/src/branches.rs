@@ -1,7 +1,7 @@
 //! Layers that join branches of a network.
 //!
 //! candle's `+` and `Tensor::cat` compute the same, but a [trace](crate::trace) does not see them:
-//! a network that uses those can be trained, but not exported.
+//! a network that uses those can be trained, but neither compiled nor exported.
 
 use candle_core::{D, Tensor};
 

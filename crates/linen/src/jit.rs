@@ -34,15 +34,16 @@ thread_local! {
     static RECORDINGS: RefCell<Vec<Recording>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Runs functions with their networks compiled, once per network and input shape.
+/// Runs functions with their networks compiled, once per network, input shape, and way to evaluate.
 ///
 /// As with `jax.jit`, a network may depend on shapes but not on values: the plan of its first
 /// evaluation is replayed. Networks that cannot be compiled run as without a `Jit`; `Display` shows
 /// the plans, and why there is none.
 ///
 /// Gradients come from [`value_and_grad`](crate::value_and_grad): to candle's own `backward`, a
-/// result that was computed within it is a constant. Outside of it, networks are compiled under
-/// [`no_grad`](crate::no_grad) only.
+/// result that was computed within it is a constant. Compiled are [`apply`](crate::Module::apply)
+/// and [`apply_train`](crate::Module::apply_train) within it, and `apply` and
+/// [`apply_eval`](crate::Module::apply_eval) under [`no_grad`](crate::no_grad).
 ///
 /// # Examples
 /// ```
@@ -118,6 +119,16 @@ enum Kind {
     Apply,
     Evaluate,
     Train,
+}
+
+impl Kind {
+    fn suffix(self) -> &'static str {
+        match self {
+            Kind::Apply => "",
+            Kind::Evaluate => " in evaluation",
+            Kind::Train => " in training",
+        }
+    }
 }
 
 /// A program that follows a plan.
@@ -202,8 +213,8 @@ impl fmt::Display for Jit {
         }
         for (index, Planned { network, input_shape, plan, .. }) in plans.iter().enumerate() {
             let line = if index > 0 { "\n" } else { "" };
-            let ((name, _), _) = network;
-            let network = short_name(name);
+            let ((name, _), kind) = network;
+            let network = format!("{}{}", short_name(name), kind.suffix());
             match plan {
                 Ok(plan) => write!(f, "{line}{network}, {plan}")?,
                 Err(reason) => {
@@ -375,7 +386,7 @@ impl Compiled {
         let dropouts = dropouts.collect::<Vec<_>>();
         let dropout = |index: usize, first: usize, factors: &mut [f32]| {
             let (key, keep_prob) = dropouts[index];
-            dropout_factors(keep_prob, |i| bernoulli_at(key, first + i, keep_prob), factors);
+            dropout_factors(keep_prob, first, |i| bernoulli_at(key, i, keep_prob), factors);
         };
         let mode = match is_training {
             true => Mode::Train { dropout: &dropout },
@@ -474,7 +485,7 @@ impl Planned {
                 #[cfg(feature = "cuda")]
                 Device::Cuda(device) => {
                     let (shape, layers) = plan.chain().ok_or(
-                        "on a GPU, only chains of convolutions, pooling and dense layers are",
+                        "on a GPU only chains of convolutions, pooling and dense layers are",
                     )?;
                     let program = crate::cuda::Program::new(shape, &layers, device)?;
                     on_gpu = Some(program);

@@ -115,7 +115,8 @@ pub trait Module {
     }
 
     /// Evaluates the module in evaluation mode, within a [`Jit`](crate::Jit) compiled: batch norm
-    /// uses the running statistics, and dropout is off. With [`Params`] alone it is [`apply`](Module::apply).
+    /// uses the running statistics, and dropout is off. With [`Params`] alone it is
+    /// [`apply`](Module::apply).
     ///
     /// # Errors
     /// Those of [`call`](Module::call), [`MissingParam`](crate::Error::MissingParam) and

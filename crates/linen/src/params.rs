@@ -57,6 +57,11 @@ impl Params {
         ensure_fresh_ids(self.vars.values().map(Var::as_tensor));
     }
 
+    /// All paths and variables, for somebody who looks at shapes only: gradients go on waiting.
+    pub(crate) fn shapes(&self) -> impl Iterator<Item = (&str, &Var)> {
+        self.vars.iter().map(|(path, var)| (path.as_str(), var))
+    }
+
     /// Prepares for the variables to be looked at, and maybe changed.
     fn prepare(&self) {
         self.ensure_fresh_ids();

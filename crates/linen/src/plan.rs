@@ -60,7 +60,7 @@ impl Plan {
         (is_chain && check_chain(input_shape, &layers).is_ok()).then_some((input_shape, layers))
     }
 
-    /// Checks that there are kernels for it, without the memory that a program takes.
+    /// Checks that there are kernels for it.
     pub(crate) fn check(&self) -> Result<(), KernelError> {
         match self.chain() {
             Some(_) => Ok(()),
@@ -68,12 +68,15 @@ impl Plan {
         }
     }
 
-    /// The running statistics of the batch norms, if all are there.
+    /// The running statistics of the batch norms, if all are there in the right shape.
     pub(crate) fn statistics(&self, batch_stats: &Params) -> Option<Vec<Statistics>> {
-        let values = |path: String| batch_stats.get(&path)?.to_vec1::<f32>().ok();
         let statistics = self.norms.iter().map(|path| {
-            let (mean, var) = (values(format!("{path}/mean"))?, values(format!("{path}/var"))?);
-            Some(Statistics { mean, var, is_training: false })
+            let shape = self.params.get(&format!("{path}/scale"))?;
+            let values = |name: &str| {
+                let var = batch_stats.get(&format!("{path}/{name}"))?;
+                if var.shape() == shape { var.to_vec1::<f32>().ok() } else { None }
+            };
+            Some(Statistics { mean: values("mean")?, var: values("var")?, is_training: false })
         });
         statistics.collect()
     }
@@ -150,11 +153,26 @@ fn check_memory(
     };
     let tensors = || ops.iter().map(|op| &op.output).chain([&input]);
     let traced: usize = tensors().map(Tensor::elem_count).sum();
-    // The activations that training keeps, and their gradients.
-    let trained = 2 * tensors().filter(is_kept).map(Tensor::elem_count).sum::<usize>();
+    let is_chain = ops.iter().all(|op| op.inputs.len() == 1 && is_of_chain(&op.layer));
+    // The activations that training keeps, and their gradients; a graph also keeps what batch norm
+    // and dropout need.
+    let trained = match is_chain {
+        true => 2 * tensors().filter(is_kept).map(Tensor::elem_count).sum::<usize>(),
+        false => 3 * traced,
+    };
     let batch = input_shape.first().copied().unwrap_or(1);
     let shape = [batch, traced.max(trained)];
     memory::check("training on so large a batch", &shape, input.dtype(), input.device())
+}
+
+/// Whether a [`cpu_kernels::Program`] may have this layer.
+fn is_of_chain(layer: &Layer<String>) -> bool {
+    use Layer::{AvgPool, Conv, Dense, Flatten, LogSoftmax, MaxPool, Relu};
+    match layer {
+        Conv { .. } | Dense { .. } | AvgPool { .. } | MaxPool { .. } => true,
+        Relu | Flatten | LogSoftmax => true,
+        _ => false,
+    }
 }
 
 /// Plans the traced layers, or says why that is not possible.

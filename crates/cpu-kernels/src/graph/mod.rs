@@ -21,7 +21,7 @@ use crate::update_rule::UpdateRule;
 use plan::Plan;
 use stage::{Gradient, Stage, Workspace};
 
-/// Checks that [`GraphProgram::new`] would accept the nodes, without the memory that it takes.
+/// Checks that [`GraphProgram::new`] would accept the nodes.
 ///
 /// # Errors
 /// Those of [`GraphProgram::new`].

@@ -56,6 +56,9 @@ impl Plan {
         let [batch, dims @ ..] = input_shape else {
             return Err(chain_error(0, "the input has no batch".into()));
         };
+        if dims.is_empty() {
+            return Err(chain_error(0, "an example needs at least one dimension".into()));
+        }
         let parametric = nodes.iter().filter(|node| node.layer.params().is_some()).count();
         let mut plan = Plan {
             batch: *batch,
@@ -299,6 +302,11 @@ impl Plan {
 fn readers(nodes: &[Node]) -> Result<Vec<Vec<usize>>> {
     let mut readers = vec![Vec::new(); nodes.len() + 1];
     for (index, node) in nodes.iter().enumerate() {
+        let is_joint = matches!(node.layer, Layer::Add | Layer::Concatenate);
+        if node.inputs.is_empty() || !is_joint && node.inputs.len() > 1 {
+            let count = node.inputs.len();
+            return Err(chain_error(index, format!("it does not take {count} inputs")));
+        }
         for &input in &node.inputs {
             if input > index {
                 return Err(chain_error(index, "it comes before one of its inputs".into()));
