@@ -8,7 +8,8 @@ use crate::gemm::vectorized;
 /// Values per task.
 const CHUNK: usize = 1 << 13;
 
-/// `output = input · (1 / keep_prob)` where `is_kept(index)`, 0 elsewhere.
+/// `output = input · (1 / keep_prob)` where a value is kept, 0 elsewhere. `is_kept(index)` tells it
+/// of the value at an index and of those after it.
 ///
 /// Flax divides by `keep_prob`, which XLA turns into this product. The two can differ in the last
 /// bit.
@@ -17,46 +18,41 @@ const CHUNK: usize = 1 << 13;
 ///
 /// # Errors
 /// [`KernelError::Length`](crate::KernelError::Length) if the slices differ in length.
-pub fn dropout(
+pub fn dropout<const N: usize>(
     input: &[f32],
     keep_prob: f32,
-    is_kept: impl Fn(usize) -> bool + Sync,
+    is_kept: impl Fn(usize) -> [bool; N] + Sync,
     output: &mut [f32],
 ) -> Result<()> {
     check_len("dropout output", input.len(), output.len())?;
-    let scale = 1.0 / keep_prob;
     let chunks = output.par_chunks_mut(CHUNK).zip(input.par_chunks(CHUNK));
     chunks.enumerate().for_each(|(chunk, (output, input))| {
-        vectorized(
-            #[inline(always)]
-            || {
-                for (i, (output, input)) in output.iter_mut().zip(input).enumerate() {
-                    let kept = is_kept(chunk * CHUNK + i);
-                    *output = if kept { input * scale } else { 0.0 };
-                }
-            },
-        );
+        dropout_factors(keep_prob, chunk * CHUNK, &is_kept, output);
+        for (output, input) in output.iter_mut().zip(input) {
+            *output = if *output == 0.0 { 0.0 } else { input * *output };
+        }
     });
     Ok(())
 }
 
-/// The factors by which dropout multiplies, from the value `first` on: `1 / keep_prob` where
-/// `is_kept(index)`, 0 elsewhere.
-pub fn dropout_factors(
+/// The factors by which [`dropout`] multiplies the values from `first` on.
+pub fn dropout_factors<const N: usize>(
     keep_prob: f32,
     first: usize,
-    is_kept: impl Fn(usize) -> bool,
+    is_kept: impl Fn(usize) -> [bool; N],
     factors: &mut [f32],
 ) {
     let scale = 1.0 / keep_prob;
     vectorized(
         #[inline(always)]
         || {
-            // A checked sum would keep the loop from being vectorized in a notebook's build.
             let mut index = first;
-            for factor in factors {
-                *factor = if is_kept(index) { scale } else { 0.0 };
-                index = index.wrapping_add(1);
+            for factors in factors.chunks_mut(N.max(1)) {
+                for (factor, is_kept) in factors.iter_mut().zip(is_kept(index)) {
+                    *factor = if is_kept { scale } else { 0.0 };
+                }
+                // A checked sum would not be vectorized in a notebook's build.
+                index = index.wrapping_add(N);
             }
         },
     );

@@ -110,7 +110,7 @@ fn no_kernel_panics() {
                     drop(norm.forward(&x, &statistics, &x, &y, &mut z));
                     drop(norm.backward_params(&x, &statistics, &y, &mut z, &mut w));
                     drop(norm.backward_input(&x, &statistics, &x, &y, &x, &y, &mut z));
-                    drop(dropout(&x[..a.min(4)], 0.5, |i| i < b, &mut z));
+                    drop(dropout(&x[..a.min(4)], 0.5, |i| [i < b; 2], &mut z));
                 },
             );
             check(
@@ -202,7 +202,7 @@ fn no_kernel_panics() {
                         let rule =
                             UpdateRule::Momentum { learning_rate: 0.1, beta: 0.9, nesterov: true };
                         let dropout = |_: usize, first: usize, factors: &mut [f32]| {
-                            dropout_factors(0.5, first, |index| index < 2, factors);
+                            dropout_factors(0.5, first, |index| [index < 2; 3], factors);
                         };
                         let training = Mode::Train { dropout: &dropout };
                         let evaluation = Mode::Evaluate { running: &[] };

@@ -51,8 +51,15 @@ impl Key {
     /// The 32 random bits at a flat index, `jax.random.bits(key, shape).flatten()[index]`.
     #[inline(always)]
     pub fn bits_at(self, index: usize) -> u32 {
-        let [a, b] = threefry2x32(self.0, index as u64);
-        a ^ b
+        let [bits] = self.bits_from(index);
+        bits
+    }
+
+    /// The random bits at a flat index and at those after it.
+    #[inline(always)]
+    pub fn bits_from<const N: usize>(self, first: usize) -> [u32; N] {
+        let [a, b] = threefry2x32_block::<N>(self.0, first as u64);
+        std::array::from_fn(|lane| a[lane] ^ b[lane])
     }
 }
 
@@ -63,19 +70,35 @@ impl std::fmt::Debug for Key {
 }
 
 /// The Threefry-2x32 block cipher with 20 rounds: encrypts the 64-bit counter with the key.
-#[inline(always)]
 fn threefry2x32(key: [u32; 2], counter: u64) -> [u32; 2] {
+    let [[x0], [x1]] = threefry2x32_block(key, counter);
+    [x0, x1]
+}
+
+/// The same for a counter and those after it. Each round is a loop over all of them, which
+/// compilers turn into vector instructions.
+#[inline(always)]
+fn threefry2x32_block<const N: usize>(key: [u32; 2], first: u64) -> [[u32; N]; 2] {
     const ROTATIONS: [[u32; 4]; 2] = [[13, 15, 26, 6], [17, 29, 16, 24]];
     let schedule = [key[0], key[1], key[0] ^ key[1] ^ 0x1BD1_1BDA];
-    let mut x0 = ((counter >> 32) as u32).wrapping_add(schedule[0]);
-    let mut x1 = (counter as u32).wrapping_add(schedule[1]);
+    let (mut x0, mut x1) = ([0; N], [0; N]);
+    for lane in 0..N {
+        let counter = first.wrapping_add(lane as u64);
+        x0[lane] = ((counter >> 32) as u32).wrapping_add(schedule[0]);
+        x1[lane] = (counter as u32).wrapping_add(schedule[1]);
+    }
     for group in 0..5 {
         for rotation in ROTATIONS[group % 2] {
-            x0 = x0.wrapping_add(x1);
-            x1 = x1.rotate_left(rotation) ^ x0;
+            for lane in 0..N {
+                x0[lane] = x0[lane].wrapping_add(x1[lane]);
+                x1[lane] = x1[lane].rotate_left(rotation) ^ x0[lane];
+            }
         }
-        x0 = x0.wrapping_add(schedule[(group + 1) % 3]);
-        x1 = x1.wrapping_add(schedule[(group + 2) % 3]).wrapping_add(group as u32 + 1);
+        let (a, b) = (schedule[(group + 1) % 3], schedule[(group + 2) % 3]);
+        for lane in 0..N {
+            x0[lane] = x0[lane].wrapping_add(a);
+            x1[lane] = x1[lane].wrapping_add(b).wrapping_add(group as u32 + 1);
+        }
     }
     [x0, x1]
 }

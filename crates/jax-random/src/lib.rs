@@ -15,7 +15,9 @@ mod draws;
 mod erf_inv;
 mod key;
 
-pub use draws::{bernoulli_at, bits, normal, permutation, truncated_normal, uniform};
+pub use draws::{
+    bernoulli_at, bernoulli_from, bits, normal, permutation, truncated_normal, uniform,
+};
 pub use key::Key;
 
 /// The source files of this crate, for notebooks that show them.

@@ -14,12 +14,15 @@ use cpu_kernels::{
     apply_gradient, gelu_backward, gelu_forward, log_softmax_backward, log_softmax_forward,
     relu_backward, relu_forward,
 };
-use jax_random::{Key, bernoulli_at};
+use jax_random::{Key, bernoulli_from};
 
 use crate::error::{Error, Result, through_candle};
 use crate::memory;
 
 type CandleResult<T> = candle_core::Result<T>;
+
+/// Values that dropout draws for at once.
+pub(crate) const DROPOUT_LANES: usize = 16;
 
 /// Whether the operations of this file can take the tensor.
 pub(crate) fn are_for(x: &Tensor) -> bool {
@@ -194,7 +197,8 @@ pub(crate) fn max_pool(x: &Tensor, window: (usize, usize)) -> Result<Tensor> {
 /// Dropout, see [`Scope::dropout`](crate::Scope::dropout).
 pub(crate) fn dropout(x: &Tensor, key: Key, keep_prob: f32) -> Result<Tensor> {
     let kernel = move |x: &[f32], out: &mut [f32]| {
-        cpu_kernels::dropout(x, keep_prob, |index| bernoulli_at(key, index, keep_prob), out)
+        let is_kept = |index| bernoulli_from::<DROPOUT_LANES>(key, index, keep_prob);
+        cpu_kernels::dropout(x, keep_prob, is_kept, out)
     };
     let op = Unary {
         name: "dropout",

@@ -14,9 +14,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use candle_core::{Device, Tensor, TensorId, Var};
 use cpu_kernels::{GraphProgram, KernelError, Mode, Program, UpdateRule, dropout_factors};
-use jax_random::{Key, bernoulli_at};
+use jax_random::{Key, bernoulli_from};
 
-use crate::custom_ops;
+use crate::custom_ops::{self, DROPOUT_LANES};
 use crate::error::{Error, Result};
 use crate::layers::updated_statistic;
 use crate::no_grad::is_tracking;
@@ -386,7 +386,8 @@ impl Compiled {
         let dropouts = dropouts.collect::<Vec<_>>();
         let dropout = |index: usize, first: usize, factors: &mut [f32]| {
             let (key, keep_prob) = dropouts[index];
-            dropout_factors(keep_prob, first, |i| bernoulli_at(key, i, keep_prob), factors);
+            let is_kept = |i| bernoulli_from::<DROPOUT_LANES>(key, i, keep_prob);
+            dropout_factors(keep_prob, first, is_kept, factors);
         };
         let mode = match is_training {
             true => Mode::Train { dropout: &dropout },
