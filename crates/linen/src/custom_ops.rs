@@ -197,8 +197,13 @@ pub(crate) fn max_pool(x: &Tensor, window: (usize, usize)) -> Result<Tensor> {
 /// Dropout, see [`Scope::dropout`](crate::Scope::dropout).
 pub(crate) fn dropout(x: &Tensor, key: Key, keep_prob: f32) -> Result<Tensor> {
     let kernel = move |x: &[f32], out: &mut [f32]| {
-        let is_kept = |index| bernoulli_from::<DROPOUT_LANES>(key, index, keep_prob);
-        cpu_kernels::dropout(x, keep_prob, is_kept, out)
+        cpu_kernels::dropout(
+            x,
+            keep_prob,
+            #[inline(always)]
+            |index| bernoulli_from::<DROPOUT_LANES>(key, index, keep_prob),
+            out,
+        )
     };
     let op = Unary {
         name: "dropout",

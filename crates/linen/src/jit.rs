@@ -386,8 +386,13 @@ impl Compiled {
         let dropouts = dropouts.collect::<Vec<_>>();
         let dropout = |index: usize, first: usize, factors: &mut [f32]| {
             let (key, keep_prob) = dropouts[index];
-            let is_kept = |i| bernoulli_from::<DROPOUT_LANES>(key, i, keep_prob);
-            dropout_factors(keep_prob, first, is_kept, factors);
+            dropout_factors(
+                keep_prob,
+                first,
+                #[inline(always)]
+                |index| bernoulli_from::<DROPOUT_LANES>(key, index, keep_prob),
+                factors,
+            );
         };
         let mode = match is_training {
             true => Mode::Train { dropout: &dropout },
