@@ -993,6 +993,9 @@ fn no_building_block_panics() {
     check("jax_random", &|| {
         let key = Key::new(i64::MAX);
         let _ = (key.bits_at(usize::MAX), jax_random::bernoulli_at(key, 0, f32::NAN));
+        assert_eq!(key.bits_from(usize::MAX), [key.bits_at(usize::MAX), key.bits_at(0)]);
+        let none: [bool; 0] = jax_random::bernoulli_from(key, usize::MAX, f32::NAN);
+        assert!(none.is_empty());
     });
     check("notebook_display", &|| {
         let _ = (notebook::grouped("-"), notebook::grouped(""), notebook::short(f64::NAN));

@@ -315,19 +315,19 @@ fn check_like(what: &'static str, path: &str, tensor: &Tensor, var: &Var) -> Res
 
 #[cfg(test)]
 mod tests {
-    use std::cell::Cell;
     use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
 
     use candle_core::Device;
 
     use super::*;
     use crate::lazy::{self, Lazy};
 
-    struct Waiting(Cell<bool>);
+    struct Waiting(AtomicBool);
 
     impl Lazy for Waiting {
         fn settle(&self) {
-            self.0.set(false);
+            self.0.store(false, Ordering::Relaxed);
         }
     }
 
@@ -336,11 +336,11 @@ mod tests {
     fn gradients_go_on_waiting_while_parameters_are_compared() {
         let one = vec![("p".to_owned(), Tensor::new(1f32, &Device::Cpu).unwrap())];
         let params = Params::try_from(one).unwrap();
-        let waiting = Arc::new(Waiting(Cell::new(true)));
+        let waiting = Arc::new(Waiting(true.into()));
         lazy::register(&waiting);
         check_all_like("parameter", &params, &params).unwrap();
-        assert!(waiting.0.get());
+        assert!(waiting.0.load(Ordering::Relaxed));
         assert_eq!(params.iter().count(), 1); // now somebody may look at the values
-        assert!(!waiting.0.get());
+        assert!(!waiting.0.load(Ordering::Relaxed));
     }
 }

@@ -167,12 +167,16 @@ fn check_memory(
 
 /// Whether a [`cpu_kernels::Program`] may have this layer.
 fn is_of_chain(layer: &Layer<String>) -> bool {
-    use Layer::{AvgPool, Conv, Dense, Flatten, LogSoftmax, MaxPool, Relu};
-    match layer {
-        Conv { .. } | Dense { .. } | AvgPool { .. } | MaxPool { .. } => true,
-        Relu | Flatten | LogSoftmax => true,
-        _ => false,
-    }
+    matches!(
+        layer,
+        Layer::Conv { .. }
+            | Layer::Dense { .. }
+            | Layer::AvgPool { .. }
+            | Layer::MaxPool { .. }
+            | Layer::Relu
+            | Layer::Flatten
+            | Layer::LogSoftmax
+    )
 }
 
 /// Plans the traced layers, or says why that is not possible.
