@@ -108,12 +108,14 @@ pub fn problem(cell: &CodeCell) -> Option<String> {
 /// diverge.
 const TOLERANCE: f64 = 2.0;
 
-/// All cells that reach a lower accuracy than the outputs in `source` show.
+/// All cells that reach a lower accuracy than the outputs in `source` show, after as many epochs:
+/// the short training of tests is not compared with a long one.
 pub fn less_accurate(source: &Notebook, executed: &Notebook) -> Vec<Failure> {
     let executed = executed.code_cells();
     let lower = |cell: &CodeCell| {
-        let shown = last_accuracy(cell)?;
-        let found = executed.iter().find(|ran| ran.id == cell.id).and_then(last_accuracy)?;
+        let (epochs, shown) = last_accuracy(cell)?;
+        let ran = executed.iter().find(|ran| ran.id == cell.id).and_then(last_accuracy);
+        let (_, found) = ran.filter(|(last, _)| *last == epochs)?;
         // Written so that NaN counts as too low.
         let is_enough = found >= shown - TOLERANCE;
         let problem = format!(
@@ -125,11 +127,13 @@ pub fn less_accurate(source: &Notebook, executed: &Notebook) -> Vec<Failure> {
     source.code_cells().iter().filter_map(lower).collect()
 }
 
-/// The test accuracy, in percent, after the last epoch that a cell printed.
-fn last_accuracy(cell: &CodeCell) -> Option<f64> {
+/// The last epoch that a cell printed, and the test accuracy after it in percent.
+fn last_accuracy(cell: &CodeCell) -> Option<(usize, f64)> {
     let texts = cell.outputs.iter().map(|output| joined(&output["text"])).collect::<String>();
     let last = texts.lines().rfind(|line| line.starts_with("Testing - epoch: "))?;
-    last.rsplit_once("accuracy: ")?.1.trim().parse().ok()
+    let (epoch, accuracy) = last.rsplit_once("accuracy: ")?;
+    let (epoch, _) = epoch.strip_prefix("Testing - epoch: ")?.split_once(',')?;
+    Some((epoch.parse().ok()?, accuracy.trim().parse().ok()?))
 }
 
 /// The messages of all outputs that report failures.
