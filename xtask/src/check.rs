@@ -244,10 +244,10 @@ mod tests {
     #[test]
     fn an_accuracy_far_below_the_one_shown_is_a_failure() {
         let trained = |accuracies: &[&str]| {
-            let line = |accuracy: &&str| {
-                format!("Training\nTesting - epoch: 1, loss: 0.10, accuracy: {accuracy}\n")
+            let line = |(epoch, accuracy): (usize, &&str)| {
+                format!("Training\nTesting - epoch: {epoch}, loss: 0.10, accuracy: {accuracy}\n")
             };
-            let text: Vec<String> = accuracies.iter().map(line).collect();
+            let text: Vec<String> = (1..).zip(accuracies).map(line).collect();
             let output = json!([{"output_type": "stream", "name": "stdout", "text": text}]);
             notebook(&[cell("a", json!(1), json!([])), cell("b", json!(2), output)])
         };
@@ -257,6 +257,7 @@ mod tests {
         for good in [&["10.00", "99.25"], &["98.00", "97.25"], &["98.00", "100.00"]] {
             assert_eq!(found(good), []);
         }
+        assert_eq!(found(&["10.00"]), []); // a shorter training
         for bad in [["99.25", "97.24"], ["99.25", "NaN"]] {
             let found = found(&bad);
             assert_eq!((found.len(), found[0].number), (1, 2));
