@@ -28,11 +28,22 @@ pub fn dropout<const N: usize>(
     let chunks = output.par_chunks_mut(CHUNK).zip(input.par_chunks(CHUNK));
     chunks.enumerate().for_each(|(chunk, (output, input))| {
         dropout_factors(keep_prob, chunk * CHUNK, &is_kept, output);
-        for (output, input) in output.iter_mut().zip(input) {
-            *output = if *output == 0.0 { 0.0 } else { input * *output };
-        }
+        vectorized(
+            #[inline(always)]
+            || {
+                for (output, input) in output.iter_mut().zip(input) {
+                    *output = scaled(*input, *output);
+                }
+            },
+        );
     });
     Ok(())
+}
+
+/// A value times its factor. A dropped value is 0 even if it was infinite.
+#[inline(always)]
+pub(crate) fn scaled(value: f32, factor: f32) -> f32 {
+    if factor == 0.0 { 0.0 } else { value * factor }
 }
 
 /// The factors by which [`dropout`] multiplies the values from `first` on.

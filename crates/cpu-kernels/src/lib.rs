@@ -120,6 +120,7 @@ mod stage;
 mod sums;
 #[cfg(test)]
 mod tests;
+mod threads;
 mod update_rule;
 mod winograd;
 
@@ -133,7 +134,7 @@ pub use dense::Dense;
 pub use dropout::{dropout, dropout_factors};
 pub use error::{KernelError, Result};
 pub use general_conv::GeneralConv2d;
-pub use graph::{GraphProgram, Mode, check_graph};
+pub use graph::{GraphProgram, LAYER_NORM_EPSILON, Mode, check_graph};
 pub use instruction_set::instruction_set;
 pub use layer::Layer;
 pub use node::Node;

@@ -57,6 +57,24 @@ impl Parameters<'_, '_, '_> {
     }
 }
 
+/// Checks the lengths of a network's parameters.
+pub(crate) fn check_params(lens: &[usize], params: &[impl AsRef<[f32]>]) -> Result<()> {
+    check_len("parameters", lens.len(), params.len())?;
+    let mut pairs = lens.iter().zip(params);
+    pairs.try_for_each(|(&len, param)| check_len("parameters", len, param.as_ref().len()))
+}
+
+/// Checks the lengths of the moments, of which each parameter has `per_param`.
+pub(crate) fn check_moments(
+    lens: &[usize],
+    moments: &[&mut [f32]],
+    per_param: usize,
+) -> Result<()> {
+    check_len("moments", per_param * lens.len(), moments.len())?;
+    let mut pairs = lens.iter().cycle().zip(moments);
+    pairs.try_for_each(|(&len, moment)| check_len("moments", len, moment.len()))
+}
+
 /// A parameter, or a block of one, to be updated.
 pub(crate) struct ParamUpdate<'a> {
     pub(crate) param: &'a mut [f32],

@@ -214,6 +214,43 @@ impl Pooling {
         Arch::new().dispatch(BackwardRow { pooling: self, d_output, mask, d_band, d_row });
     }
 
+    /// Whether not every pixel of a window gets a gradient.
+    pub(crate) fn is_masked(&self) -> bool {
+        self.relu || self.kind == PoolKind::Max
+    }
+
+    /// Gradient of an image, given that of its pooled output and the saved masks. The rows of
+    /// `d_input` are `stride` values apart and start at `origin`; all around them becomes zero.
+    pub(crate) fn unpool(
+        &self,
+        d_output: &[f32],
+        masks: &[u32],
+        d_input: &mut [f32],
+        origin: usize,
+        stride: usize,
+    ) {
+        let (rows, columns) = self.pool.windows();
+        let (height, width) = self.pool.window;
+        let pooled_len = columns * self.pool.channels;
+        // Zero the padding, and the rows and columns that no window covers.
+        let covered = pooled_len * width;
+        let mut end = 0;
+        for y in 0..rows * height {
+            let start = origin + y * stride;
+            d_input[end..start].fill(0.0);
+            end = start + covered;
+        }
+        d_input[end..].fill(0.0);
+        for (y, d_output) in d_output.chunks_exact(pooled_len).enumerate() {
+            let mask = if self.is_masked() {
+                PoolMask::Saved(&masks[y * pooled_len..][..pooled_len])
+            } else {
+                PoolMask::PassAll
+            };
+            self.backward_row(d_output, mask, &mut d_input[origin + y * height * stride..], stride);
+        }
+    }
+
     /// Scale of the sum or maximum of a window.
     fn scale(&self) -> f32 {
         match self.kind {

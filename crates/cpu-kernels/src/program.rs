@@ -7,11 +7,12 @@ use crate::buffer::{Buffer, LINE_VALUES, with_scratch};
 use crate::chain::Chain;
 use crate::error::{KernelError, Result, check_len};
 use crate::layer::Layer;
-use crate::parameters::Parameters;
+use crate::parameters::{Parameters, check_moments, check_params};
 use crate::plan::Plan;
 use crate::purpose::Purpose;
 use crate::stage::{ConvStage, DenseStage};
 use crate::sums::MAX_PARTIALS;
+use crate::threads::in_pool;
 use crate::update_rule::UpdateRule;
 
 /// Loss and correct predictions of a batch.
@@ -112,8 +113,8 @@ impl Program {
         labels: &[u32],
         rule: UpdateRule,
     ) -> Result<StepResult> {
-        self.check_params("parameters", params.iter().map(|param| param.len()))?;
-        self.check_moments(moments, rule.moments())?;
+        check_params(&self.param_lens, params)?;
+        check_moments(&self.param_lens, moments, rule.moments())?;
         self.check_batch(images, labels)?;
         Ok(in_pool(|| {
             self.transform_weights(Purpose::Training, params);
@@ -138,7 +139,7 @@ impl Program {
         images: &[f32],
         log_probs: &mut [f32],
     ) -> Result<()> {
-        self.check_params("parameters", params.iter().map(|param| param.len()))?;
+        check_params(&self.param_lens, params)?;
         let found = images.len() / self.image_len.max(1);
         if found == 0 || found > self.batch {
             return Err(KernelError::BatchSize { planned: self.batch, found });
@@ -167,7 +168,7 @@ impl Program {
         rule: UpdateRule,
         d_log_probs: &[f32],
     ) -> Result<()> {
-        self.check_moments(moments, rule.moments())?;
+        check_moments(&self.param_lens, moments, rule.moments())?;
         self.backward(d_log_probs, Parameters { params, moments, rule: Some(rule) })
     }
 
@@ -182,12 +183,12 @@ impl Program {
         gradients: &mut [&mut [f32]],
         d_log_probs: &[f32],
     ) -> Result<()> {
-        self.check_moments(gradients, 1)?;
+        check_moments(&self.param_lens, gradients, 1)?;
         self.backward(d_log_probs, Parameters { params, moments: gradients, rule: None })
     }
 
     fn backward(&mut self, d_log_probs: &[f32], mut parameters: Parameters) -> Result<()> {
-        self.check_params("parameters", parameters.params.iter().map(|param| param.len()))?;
+        check_params(&self.param_lens, parameters.params)?;
         let kept = self.kept;
         check_len("gradient of the log-probabilities", kept * self.classes, d_log_probs.len())?;
         if kept > 0 {
@@ -210,7 +211,7 @@ impl Program {
         images: &[f32],
         labels: &[u32],
     ) -> Result<StepResult> {
-        self.check_params("parameters", params.iter().map(|param| param.len()))?;
+        check_params(&self.param_lens, params)?;
         check_len("images", labels.len() * self.image_len, images.len())?;
         self.check_labels(labels)?;
         if labels.is_empty() {
@@ -238,7 +239,7 @@ impl Program {
         images: &[f32],
         log_probs: &mut [f32],
     ) -> Result<()> {
-        self.check_params("parameters", params.iter().map(|param| param.len()))?;
+        check_params(&self.param_lens, params)?;
         check_len("images", images.len() / self.image_len * self.image_len, images.len())?;
         let expected = images.len() / self.image_len * self.classes;
         check_len("log-probabilities", expected, log_probs.len())?;
@@ -252,21 +253,6 @@ impl Program {
             }
         });
         Ok(())
-    }
-
-    fn check_params(
-        &self,
-        what: &'static str,
-        found: impl ExactSizeIterator<Item = usize>,
-    ) -> Result<()> {
-        check_len(what, self.param_lens.len(), found.len())?;
-        self.param_lens.iter().zip(found).try_for_each(|(&len, found)| check_len(what, len, found))
-    }
-
-    fn check_moments(&self, moments: &[&mut [f32]], per_param: usize) -> Result<()> {
-        check_len("moments", per_param * self.param_lens.len(), moments.len())?;
-        let mut lens = self.param_lens.iter().cycle().zip(moments);
-        lens.try_for_each(|(&len, moment)| check_len("moments", len, moment.len()))
     }
 
     fn check_batch(&self, images: &[f32], labels: &[u32]) -> Result<()> {
@@ -496,11 +482,6 @@ fn forward_denses(
     }
     let rows = input.chunks_exact(classes).zip(log_probs.chunks_exact_mut(classes));
     rows.for_each(|(logits, log_probs)| log_softmax_row(logits, log_probs));
-}
-
-/// Runs `work` on a pool thread, so that the pool need not be woken for every phase of a step.
-fn in_pool<R: Send>(work: impl FnOnce() -> R + Send) -> R {
-    rayon::scope(|_| work())
 }
 
 /// Index of the first maximum.

@@ -6,7 +6,7 @@ use crate::buffer::{Buffer, with_scratch};
 use crate::chain::FusedDense;
 use crate::dense::Dense;
 use crate::parameters::Parameters;
-use crate::pool::{PoolMask, Pooling};
+use crate::pool::Pooling;
 use crate::purpose::Purpose;
 use crate::shape::Conv2d;
 use crate::sums::{add_rows, transpose};
@@ -158,24 +158,8 @@ impl ConvStage {
             (0, width * out_channels)
         };
         let d_output = &mut d_output[..self.d_output_len()];
-        let pool = &self.pooling.pool;
-        let (rows, columns) = pool.windows();
-        let pooled_len = columns * out_channels;
-        // Zero the padding, and the rows and columns that no window covers.
-        let covered = columns * pool.window.1 * out_channels;
-        let mut end = 0;
-        for y in 0..rows * pool.window.0 {
-            let start = origin + y * stride;
-            d_output[end..start].fill(0.0);
-            end = start + covered;
-        }
-        d_output[end..].fill(0.0);
-        for y in 0..rows {
-            let first = origin + y * pool.window.0 * stride;
-            let mask = PoolMask::Saved(&masks[self.masks + y * pooled_len..][..pooled_len]);
-            let gradient = &gradient[y * pooled_len..][..pooled_len];
-            self.pooling.backward_row(gradient, mask, &mut d_output[first..], stride);
-        }
+        let (gradient_len, masks) = (self.output_len(), &masks[self.masks..]);
+        self.pooling.unpool(&gradient[..gradient_len], masks, d_output, origin, stride);
 
         let d_bias = &mut grads[self.grads + self.conv.kernel_len()..][..out_channels];
         for y in 0..height {

@@ -24,7 +24,7 @@ const MOMENTUM: f64 = 0.99;
 pub const BATCH_NORM_EPSILON: f64 = BatchNorm::EPSILON;
 
 /// What [layer norm](Scope::layer_norm) adds to the variance, Flax's default.
-pub const LAYER_NORM_EPSILON: f64 = 1e-6;
+pub const LAYER_NORM_EPSILON: f64 = cpu_kernels::LAYER_NORM_EPSILON;
 
 impl Scope<'_> {
     /// A dense (fully connected) layer with bias: `x · kernel + bias`.

@@ -2,7 +2,7 @@
 
 use crate::activation::relu_row;
 use crate::buffer::with_scratch;
-use crate::pool::{PoolKind, PoolMask, Pooling};
+use crate::pool::Pooling;
 
 use super::norm::Norm;
 
@@ -35,7 +35,7 @@ impl Epilogue {
     /// Number of masks of an example.
     pub(crate) fn masks_len(&self) -> usize {
         match &self.pooling {
-            Some(pooling) if is_masked(pooling) => pooling.pool.output_len(),
+            Some(pooling) if pooling.is_masked() => pooling.pool.output_len(),
             _ => 0,
         }
     }
@@ -63,43 +63,6 @@ impl Epilogue {
             }
         }
     }
-}
-
-/// The gradient of an example before ReLU and pooling, given the one after them. The rows of
-/// `d_input` are `row` values apart and start at `origin`; all around them becomes zero.
-pub(crate) fn unpool(
-    pooling: &Pooling,
-    d_output: &[f32],
-    masks: &[u32],
-    d_input: &mut [f32],
-    origin: usize,
-    row: usize,
-) {
-    let pool = &pooling.pool;
-    let (rows, columns) = pool.windows();
-    let pooled_len = columns * pool.channels;
-    // Zero the padding, and the rows and columns that no window covers.
-    let covered = columns * pool.window.1 * pool.channels;
-    let mut end = 0;
-    for y in 0..rows * pool.window.0 {
-        let start = origin + y * row;
-        d_input[end..start].fill(0.0);
-        end = start + covered;
-    }
-    d_input[end..].fill(0.0);
-    for (y, d_output) in d_output.chunks_exact(pooled_len).enumerate() {
-        let mask = match is_masked(pooling) {
-            true => PoolMask::Saved(&masks[y * pooled_len..][..pooled_len]),
-            false => PoolMask::PassAll,
-        };
-        let band = &mut d_input[origin + y * pool.window.0 * row..];
-        pooling.backward_row(d_output, mask, band, row);
-    }
-}
-
-/// A mean lets every gradient pass.
-fn is_masked(pooling: &Pooling) -> bool {
-    pooling.relu || pooling.kind == PoolKind::Max
 }
 
 /// Calls `work` with each row of the output and its masks.

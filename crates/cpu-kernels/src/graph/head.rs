@@ -71,7 +71,7 @@ impl ConvHead {
 
     fn with_padded(&self, image: &[f32], f: impl FnOnce(&[f32])) {
         with_scratch([self.conv.padded_len()], |[padded]| {
-            padded.fill(0.0);
+            self.conv.clear_border(padded);
             self.conv.pad(image, self.conv.low_padding(), padded);
             f(padded);
         });

@@ -2,8 +2,8 @@
 
 use crate::gemm::vectorized;
 
-/// Added to the variance before the square root. The default of Flax.
-const EPSILON: f32 = 1e-6;
+/// What a layer norm adds to the variance before the square root. The default of Flax.
+pub const LAYER_NORM_EPSILON: f64 = 1e-6;
 
 /// A layer norm with its parameters.
 #[derive(Debug)]
@@ -86,5 +86,5 @@ fn moments(row: &[f32]) -> (f32, f32) {
     let count = row.len() as f32;
     let mean = row.iter().sum::<f32>() / count;
     let var = row.iter().map(|value| (value - mean) * (value - mean)).sum::<f32>() / count;
-    (mean, 1.0 / (var + EPSILON).sqrt())
+    (mean, 1.0 / (var + LAYER_NORM_EPSILON as f32).sqrt())
 }

@@ -8,14 +8,16 @@ mod norm;
 mod plan;
 mod stage;
 
+pub use layer_norm::LAYER_NORM_EPSILON;
 pub use mode::Mode;
 
 use crate::batch_norm::Statistics;
 use crate::buffer::Buffer;
 use crate::error::{KernelError, Result, check_len};
 use crate::node::Node;
-use crate::parameters::Parameters;
+use crate::parameters::{Parameters, check_moments, check_params};
 use crate::sums::MAX_PARTIALS;
+use crate::threads::in_pool;
 use crate::update_rule::UpdateRule;
 
 use plan::Plan;
@@ -85,7 +87,7 @@ impl GraphProgram {
         input: &[f32],
         output: &mut [f32],
     ) -> Result<()> {
-        self.check_params(params.iter().map(|param| param.len()))?;
+        check_params(&self.param_lens, params)?;
         check_len("input", self.arrays[0].len(), input.len())?;
         check_len("output", self.arrays[self.output].len(), output.len())?;
         if let Mode::Evaluate { running } = mode {
@@ -96,7 +98,7 @@ impl GraphProgram {
             }
         }
         self.arrays[0].copy_from_slice(input);
-        rayon::scope(|_| {
+        in_pool(|| {
             for stage in &mut self.stages {
                 let mut output = std::mem::take(&mut self.arrays[stage.output]);
                 stage.forward(self.batch, params, mode, &self.arrays, &mut output);
@@ -133,7 +135,7 @@ impl GraphProgram {
         rule: UpdateRule,
         d_output: &[f32],
     ) -> Result<()> {
-        self.check_moments(moments, rule.moments())?;
+        check_moments(&self.param_lens, moments, rule.moments())?;
         self.backward(d_output, Parameters { params, moments, rule: Some(rule) })
     }
 
@@ -147,12 +149,12 @@ impl GraphProgram {
         gradients: &mut [&mut [f32]],
         d_output: &[f32],
     ) -> Result<()> {
-        self.check_moments(gradients, 1)?;
+        check_moments(&self.param_lens, gradients, 1)?;
         self.backward(d_output, Parameters { params, moments: gradients, rule: None })
     }
 
     fn backward(&mut self, d_output: &[f32], mut parameters: Parameters) -> Result<()> {
-        self.check_params(parameters.params.iter().map(|param| param.len()))?;
+        check_params(&self.param_lens, parameters.params)?;
         check_len("output gradient", self.arrays[self.output].len(), d_output.len())?;
         if !self.is_kept {
             return Err(KernelError::NothingKept);
@@ -160,7 +162,7 @@ impl GraphProgram {
         self.reserve();
         self.gradients.iter_mut().for_each(|gradient| gradient.is_set = false);
         self.gradients[self.output].values.copy_from_slice(d_output);
-        rayon::scope(|_| {
+        in_pool(|| {
             for stage in self.stages.iter_mut().rev().filter(|stage| stage.is_trained()) {
                 let mut d_output = std::mem::take(&mut self.gradients[stage.output].values);
                 stage.backward(
@@ -192,17 +194,5 @@ impl GraphProgram {
             unpooled: Buffer::zeroed(heads.max().unwrap_or(0)),
             groups: Buffer::zeroed(groups * grads.max().unwrap_or(0)),
         };
-    }
-
-    fn check_params(&self, found: impl ExactSizeIterator<Item = usize>) -> Result<()> {
-        check_len("parameters", self.param_lens.len(), found.len())?;
-        let mut lens = self.param_lens.iter().zip(found);
-        lens.try_for_each(|(&len, found)| check_len("parameters", len, found))
-    }
-
-    fn check_moments(&self, moments: &[&mut [f32]], per_param: usize) -> Result<()> {
-        check_len("moments", per_param * self.param_lens.len(), moments.len())?;
-        let mut lens = self.param_lens.iter().cycle().zip(moments);
-        lens.try_for_each(|(&len, moment)| check_len("moments", len, moment.len()))
     }
 }

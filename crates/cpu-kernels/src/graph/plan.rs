@@ -94,11 +94,10 @@ impl Plan {
         values: &mut [Option<Value>],
     ) -> Result<()> {
         let node = &nodes[index];
-        let first = inputs.first().ok_or_else(|| chain_error(index, "it has no input".into()))?;
-        let dims = &first.dims;
+        let dims = &inputs[0].dims;
         if node.layer == Layer::Flatten {
             let dims = vec![dims.iter().product()];
-            values[index + 1] = Some(Value { array: first.array, dims });
+            values[index + 1] = Some(Value { array: inputs[0].array, dims });
             return Ok(());
         }
         let head = self.head(index, &node.layer, inputs)?;
@@ -128,12 +127,10 @@ impl Plan {
         };
         let params = node.layer.params().filter(|_| !matches!(head, Head::Identity)).copied();
         let needs_gradient = inputs.iter().map(|input| self.is_trained[input.array]);
-        let needs_gradient = needs_gradient.collect::<Vec<_>>();
-        let has_params = params.is_some() || fusion.epilogue.norm.is_some();
-        self.is_trained.push(has_params || needs_gradient.contains(&true));
+        let needs_gradient = needs_gradient.collect();
         self.array_lens.push(output_len);
         let output = self.array_lens.len() - 1;
-        self.stages.push(Stage {
+        let stage = Stage {
             head,
             params,
             epilogue: fusion.epilogue,
@@ -142,7 +139,9 @@ impl Plan {
             output,
             shape: StageShape { head: head_len, row, output: output_len },
             kept: Default::default(),
-        });
+        };
+        self.is_trained.push(stage.is_trained());
+        self.stages.push(stage);
         for node in fused {
             values[node + 1] = Some(Value { array: output, dims: fusion.dims.clone() });
         }

@@ -4,11 +4,12 @@ use rayon::prelude::*;
 
 use crate::activation::relu_backward_row;
 use crate::buffer::{Buffer, with_scratch};
+use crate::dropout::scaled;
 use crate::gemm::vectorized;
 use crate::parameters::Parameters;
 use crate::sums::{MAX_PARTIALS, add};
 
-use super::epilogue::{Epilogue, unpool};
+use super::epilogue::Epilogue;
 use super::head::{GradientLayout, Head};
 use super::mode::Mode;
 
@@ -212,7 +213,7 @@ impl Stage {
                 let examples = unpooled.par_chunks_exact_mut(shape.head).enumerate();
                 let sums = examples.map(|(example, dz)| {
                     let masks = &kept.masks[example * masks_len..][..masks_len];
-                    unpool(pooling, part(d_output, batch, example), masks, dz, 0, shape.row);
+                    pooling.unpool(part(d_output, batch, example), masks, dz, 0, shape.row);
                     norm.gradient_sums(values(example), dz)
                 });
                 let sums = sums.collect::<Vec<_>>();
@@ -240,7 +241,7 @@ impl Stage {
             (None, Some(pooling)) => {
                 let masks_len = self.kept.masks.len() / batch;
                 let masks = &self.kept.masks[example * masks_len..][..masks_len];
-                unpool(pooling, d_output, masks, target, origin, row);
+                pooling.unpool(d_output, masks, target, origin, row);
             }
             (norm, _) => {
                 target[..origin].fill(0.0);
@@ -391,7 +392,7 @@ fn multiply(factors: &[f32], values: &mut [f32]) {
         #[inline(always)]
         || {
             for (value, factor) in values.iter_mut().zip(factors) {
-                *value *= factor;
+                *value = scaled(*value, *factor);
             }
         },
     );
