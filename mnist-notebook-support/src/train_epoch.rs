@@ -5,7 +5,9 @@
 
 use candle_core::Tensor;
 use linen::random::permutation;
-use linen::{BatchMetrics, Evaluate, Jit, Key, Metrics, Module, Result, Train, no_grad};
+use linen::{
+    BatchMetrics, Evaluate, Jit, Key, Metrics, Module, Result, Train, gpu_train_epoch, no_grad,
+};
 use notebook_display::{Progress, println};
 
 use crate::dataset::{Batch, Dataset};
@@ -14,12 +16,15 @@ use crate::train_step::{eval_step, train_step};
 
 /// Enough images to keep every core busy, few enough to need little memory.
 const EVAL_BATCH_SIZE: usize = 100;
+/// The same for a GPU.
+const EVAL_BATCH_SIZE_ON_GPU: usize = 2000;
 
 /// Trains on every example once, in an order shuffled with `rng`; prints and returns the mean of
 /// the metrics over the batches.
 ///
 /// An incomplete last batch is skipped. Each step is [`train_step`], with the network compiled by a
-/// [`Jit`].
+/// [`Jit`]. On an NVIDIA GPU, the whole epoch of a compiled step runs there without the host
+/// ([`gpu_train_epoch`]).
 ///
 /// # Errors
 /// Those of [`Dataset::check_batches`] and [`train_step`]; [`Diverged`] if a loss is infinite or
@@ -36,6 +41,9 @@ pub fn train_epoch(
     epoch: usize,
     rng: Key,
 ) -> Result<Metrics> {
+    if let Some(batch_metrics) = epoch_on_gpu(model, state, train_ds, batch_size, rng)? {
+        return report(epoch, &batch_metrics);
+    }
     let step = |state: &mut _, batch: &Batch| train_step(model, state, batch);
     train_epoch_with(state, train_ds, batch_size, epoch, rng, step)
 }
@@ -86,18 +94,14 @@ pub fn train_epoch_with<S>(
     let batch_metrics =
         BatchMetrics::get_all(&batch_metrics).map_err(|error| train_ds.locate(error))?;
     progress.finish();
-    check_finite(epoch, &batch_metrics)?;
-    let metrics = Metrics::mean(&batch_metrics)?;
-    let (loss, accuracy) = (metrics.loss, metrics.accuracy * 100.0);
-    println!("Training - epoch: {epoch}, loss: {loss:.4}, accuracy: {accuracy:.2}");
-    Ok(metrics)
+    report(epoch, &batch_metrics)
 }
 
 /// Loss (nats) and accuracy (0 to 1) on a whole dataset.
 ///
 /// The variables are the network's [`Params`](linen::Params) or, if it has batch norm or dropout,
 /// its [`Variables`](linen::Variables) or [`TrainState`](linen::TrainState). Evaluates in batches
-/// of 100, so memory use does not depend on the size of the dataset.
+/// of 100, or 2,000 on a GPU, so memory use does not depend on the size of the dataset.
 ///
 /// # Errors
 /// [`Error::Empty`](linen::Error::Empty); those of [`eval_step`].
@@ -109,7 +113,7 @@ pub fn eval_model(
     variables: &impl Evaluate,
     test_ds: &Dataset,
 ) -> Result<(f32, f32)> {
-    let batch_size = EVAL_BATCH_SIZE.min(test_ds.len());
+    let batch_size = eval_batch_size(test_ds);
     test_ds.check_batches("evaluate on", batch_size)?;
     let mut jit = Jit::new();
     let mut batch_metrics = Vec::new();
@@ -140,7 +144,7 @@ pub fn predict(
     variables: &impl Evaluate,
     dataset: &Dataset,
 ) -> Result<Tensor> {
-    let batch_size = EVAL_BATCH_SIZE.min(dataset.len());
+    let batch_size = eval_batch_size(dataset);
     dataset.check_batches("predict", batch_size)?;
     let mut jit = Jit::new();
     let predict = |image: &Tensor| no_grad(|| model.apply_eval(variables, image));
@@ -151,11 +155,46 @@ pub fn predict(
     Ok(Tensor::cat(&log_probs.collect::<Result<Vec<_>>>()?, 0)?)
 }
 
+fn eval_batch_size(dataset: &Dataset) -> usize {
+    let is_on_cpu = dataset.image().device().is_cpu();
+    let size = if is_on_cpu { EVAL_BATCH_SIZE } else { EVAL_BATCH_SIZE_ON_GPU };
+    size.min(dataset.len())
+}
+
 /// The mean over the last 100 batches, for the progress line.
 fn recent_mean(batches: &[BatchMetrics]) -> Option<String> {
     let recent = &batches[batches.len().saturating_sub(100)..];
     let metrics = BatchMetrics::get_all(recent).and_then(|metrics| Metrics::mean(&metrics)).ok()?;
     Some(format!("loss {:.4}  accuracy {:.2} %", metrics.loss, metrics.accuracy * 100.0))
+}
+
+/// The steps of an epoch, if an NVIDIA GPU can take them without the host; their metrics.
+fn epoch_on_gpu(
+    model: &impl Module,
+    state: &mut impl Train,
+    train_ds: &Dataset,
+    batch_size: usize,
+    rng: Key,
+) -> Result<Option<Vec<Metrics>>> {
+    let Some(optimizer) = state.as_optimizer() else { return Ok(None) };
+    if !train_ds.image().device().is_cuda() {
+        return Ok(None);
+    }
+    train_ds.check_batches("train on", batch_size)?;
+    let mut order = permutation(rng, train_ds.len());
+    order.truncate(train_ds.len() / batch_size * batch_size);
+    let data = (train_ds.image(), train_ds.label());
+    let metrics = Jit::new().call(|| gpu_train_epoch(model, optimizer, data, batch_size, &order));
+    metrics.map_err(|error| train_ds.locate(error))
+}
+
+/// Prints and returns the mean over the batches, if every loss is finite.
+fn report(epoch: usize, batch_metrics: &[Metrics]) -> Result<Metrics> {
+    check_finite(epoch, batch_metrics)?;
+    let metrics = Metrics::mean(batch_metrics)?;
+    let (loss, accuracy) = (metrics.loss, metrics.accuracy * 100.0);
+    println!("Training - epoch: {epoch}, loss: {loss:.4}, accuracy: {accuracy:.2}");
+    Ok(metrics)
 }
 
 fn check_finite(epoch: usize, batch_metrics: &[Metrics]) -> Result<()> {

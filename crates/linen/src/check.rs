@@ -1,5 +1,8 @@
 //! Checks of arguments, for functions that build on this crate: each returns the error to pass on.
 
+use std::cell::RefCell;
+use std::collections::VecDeque;
+
 use candle_core::{DType, Tensor};
 
 use crate::error::{Error, Result};
@@ -124,12 +127,81 @@ pub fn labels(labels: &Tensor, num_classes: usize) -> Result<()> {
 
 /// Checks that every label is below the number of classes.
 ///
+/// Labels on a GPU are read only once, because reading them waits for the GPU, and not at all if
+/// [`assume_labels_up_to`] has said how large they are.
+///
 /// # Errors
 /// [`Error::Label`] for the first that is not.
 pub fn label_range(labels: &Tensor, num_classes: usize) -> Result<()> {
-    let labels = labels.flatten_all()?.to_vec1::<u32>()?;
-    match labels.iter().position(|&label| label as usize >= num_classes) {
-        Some(index) => Err(Error::Label { label: labels[index], index, num_classes }),
-        None => Ok(()),
+    let known = LARGEST.with_borrow(|known| known.get(labels));
+    if known.is_some_and(|largest| (largest as usize) < num_classes) {
+        return Ok(());
+    }
+    let values = labels.flatten_all()?.to_vec1::<u32>()?;
+    if let Some(index) = values.iter().position(|&label| label as usize >= num_classes) {
+        return Err(Error::Label { label: values[index], index, num_classes });
+    }
+    assume_labels_up_to(values.into_iter().max().unwrap_or(0), labels);
+    Ok(())
+}
+
+/// Says that none of these labels is above `largest`, so that [`label_range`] need not read them
+/// from a GPU. Only the latest few arrays are remembered, and none on the CPU.
+pub fn assume_labels_up_to(largest: u32, labels: &Tensor) {
+    if !labels.device().is_cpu() {
+        LARGEST.with_borrow_mut(|known| known.insert(labels, largest));
+    }
+}
+
+thread_local! {
+    static LARGEST: RefCell<LargestLabels> = const { RefCell::new(LargestLabels(VecDeque::new())) };
+}
+
+/// Arrays of labels, the latest last, with an upper bound of each. Kept alive, so that no other
+/// array can have the same place in memory.
+struct LargestLabels(VecDeque<(Tensor, u32)>);
+
+impl LargestLabels {
+    const REMEMBERED: usize = 8;
+
+    fn get(&self, labels: &Tensor) -> Option<u32> {
+        self.0.iter().rev().find(|(known, _)| is_same_memory(known, labels)).map(|known| known.1)
+    }
+
+    fn insert(&mut self, labels: &Tensor, largest: u32) {
+        if self.0.len() == Self::REMEMBERED {
+            self.0.pop_front();
+        }
+        self.0.push_back((labels.clone(), largest));
+    }
+}
+
+/// Whether two tensors are the same values in the same memory.
+fn is_same_memory(a: &Tensor, b: &Tensor) -> bool {
+    let ((a, a_layout), (b, b_layout)) = (a.storage_and_layout(), b.storage_and_layout());
+    std::ptr::eq(&raw const *a, &raw const *b) && a_layout == b_layout
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::Device;
+
+    use super::*;
+
+    #[test]
+    fn the_latest_labels_are_remembered_by_their_memory() {
+        let labels = |values: &[u32]| Tensor::new(values, &Device::Cpu).unwrap();
+        let mut known = LargestLabels(VecDeque::new());
+        let first = labels(&[1, 2, 3, 4]);
+        known.insert(&first, 4);
+        assert_eq!(known.get(&first.clone()), Some(4));
+        assert_eq!(known.get(&labels(&[1, 2, 3, 4])), None);
+        assert_eq!(known.get(&first.narrow(0, 0, 2).unwrap()), None);
+        known.insert(&first, 5);
+        assert_eq!(known.get(&first), Some(5));
+        for _ in 0..LargestLabels::REMEMBERED {
+            known.insert(&labels(&[9]), 9);
+        }
+        assert_eq!(known.get(&first), None);
     }
 }

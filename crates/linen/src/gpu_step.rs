@@ -10,7 +10,7 @@ use candle_core::Tensor;
 use cpu_kernels::UpdateRule;
 
 use crate::error::Result;
-use crate::metrics::BatchMetrics;
+use crate::metrics::{BatchMetrics, Metrics};
 use crate::module::Module;
 use crate::optimizer::Optimizer;
 use crate::params::Params;
@@ -35,13 +35,7 @@ pub fn gpu_train_step(
 ) -> Result<Option<BatchMetrics>> {
     #[cfg(feature = "cuda")]
     if is_labels_of(label, image) {
-        // The program knows no other rule.
-        let UpdateRule::Momentum { learning_rate, beta, nesterov: false } =
-            optimizer.next_update()?
-        else {
-            return Ok(None);
-        };
-        let (rate, beta) = (learning_rate as f32, beta as f32);
+        let Some((rate, beta)) = plain_momentum(optimizer)? else { return Ok(None) };
         let target = optimizer.target();
         let momentum = optimizer.moments().values().flat_map(Params::vars).collect::<Vec<_>>();
         let network = |x: &Tensor| model.call(&mut Scope::apply(target), x);
@@ -55,6 +49,56 @@ pub fn gpu_train_step(
             optimizer.count_step();
         }
         return Ok(metrics);
+    }
+    Ok(None)
+}
+
+/// Steps of [`gpu_train_step`] on batches of a dataset, without the host in between, and their
+/// metrics; under the same conditions.
+///
+/// `order` has the indices of the examples, `batch_size` for each step.
+///
+/// # Shapes
+/// - `image`: `[N, height, width, channels]`, the whole dataset
+/// - `label`: `[N]`
+///
+/// # Errors
+/// Those of [`gpu_train_step`]; [`Error::Label`](crate::Error::Label) for an out-of-range label,
+/// after all steps: those on batches without one have been taken.
+#[cfg_attr(not(feature = "cuda"), expect(unused_variables))]
+pub fn gpu_train_epoch(
+    model: &impl Module,
+    optimizer: &mut Optimizer,
+    (image, label): (&Tensor, &Tensor),
+    batch_size: usize,
+    order: &[u32],
+) -> Result<Option<Vec<Metrics>>> {
+    #[cfg(feature = "cuda")]
+    if is_labels_of(label, image)
+        && image.is_contiguous()
+        && image.dtype() == candle_core::DType::F32
+        && image.rank() == 4
+        && batch_size > 0
+        && order.len() % batch_size == 0
+        && order.iter().all(|&index| (index as usize) < image.dims()[0])
+        && let Some((rate, beta)) = plain_momentum(optimizer)?
+    {
+        let target = optimizer.target();
+        let momentum = optimizer.moments().values().flat_map(Params::vars).collect::<Vec<_>>();
+        let network = |x: &Tensor| model.call(&mut Scope::apply(target), x);
+        let batch = image.narrow(0, 0, batch_size)?;
+        let metrics =
+            crate::jit::on_gpu(model.identity(), target, &batch, network, |program, target| {
+                let momentum = momentum.iter().collect::<Vec<_>>();
+                let data = crate::cuda::Batch { image, label };
+                program.train_epoch(target, &momentum, data, order, (rate, beta))
+            })?;
+        return metrics
+            .map(|metrics| {
+                metrics.iter().for_each(|_| optimizer.count_step());
+                metrics.into_iter().collect()
+            })
+            .transpose();
     }
     Ok(None)
 }

@@ -102,7 +102,7 @@ pub use device::select_device;
 pub use error::{Cause, Error, Result, device_name};
 #[cfg(feature = "cuda")]
 pub use gpu_step::gpu_launch_times;
-pub use gpu_step::{gpu_eval_step, gpu_train_step};
+pub use gpu_step::{gpu_eval_step, gpu_train_epoch, gpu_train_step};
 pub use grad::{Gradients, value_and_grad};
 pub use graph::{Graph, graph};
 pub use intermediates::capture_intermediates;

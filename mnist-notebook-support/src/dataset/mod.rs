@@ -56,7 +56,14 @@ impl Dataset {
         }
         memory::check("a list of labels", label.dims(), DType::U32, &Device::Cpu)?;
         let max_label = label.to_vec1()?.into_iter().max().unwrap_or(0);
-        Ok(Dataset { image, label, max_label })
+        Ok(Self::with_max_label(image, label, max_label))
+    }
+
+    /// A dataset whose labels are known to be at most `max_label`: training on a GPU then never
+    /// reads them back.
+    fn with_max_label(image: Tensor, label: Tensor, max_label: u32) -> Self {
+        check::assume_labels_up_to(max_label, &label);
+        Self { image, label, max_label }
     }
 
     /// The images, 0 (black) to 1 (white): `[N, 28, 28, 1]`, f32, for MNIST.
@@ -139,11 +146,9 @@ impl Dataset {
         }
         self.check_memory("a batch", indices.len(), self.image.dtype())?;
         let indices = Tensor::from_slice(indices, indices.len(), self.label.device())?;
-        Ok(Batch {
-            image: self.image.index_select(&indices, 0)?,
-            label: self.label.index_select(&indices, 0)?,
-            max_label: self.max_label,
-        })
+        let image = self.image.index_select(&indices, 0)?;
+        let label = self.label.index_select(&indices, 0)?;
+        Ok(Self::with_max_label(image, label, self.max_label))
     }
 
     /// The `len` examples starting at `start`.
@@ -151,11 +156,8 @@ impl Dataset {
     /// # Errors
     /// [`Error::Tensor`] if `start + len` exceeds the number of examples.
     pub fn slice(&self, start: usize, len: usize) -> Result<Batch> {
-        Ok(Batch {
-            image: self.image.narrow(0, start, len)?,
-            label: self.label.narrow(0, start, len)?,
-            max_label: self.max_label,
-        })
+        let (image, label) = (self.image.narrow(0, start, len)?, self.label.narrow(0, start, len)?);
+        Ok(Self::with_max_label(image, label, self.max_label))
     }
 
     /// The examples in order, in batches of `batch_size`; the last one may be smaller.

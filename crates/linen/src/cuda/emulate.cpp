@@ -67,6 +67,8 @@ static void run_block(std::vector<std::unique_ptr<char[]>> &stacks, bool backwar
 }
 
 extern "C" unsigned long job_size() { return sizeof(Job); }
+extern "C" unsigned long epoch_size() { return sizeof(Epoch); }
+extern "C" unsigned long row_size() { return sizeof(Metrics); }
 
 extern "C" void launch(const Job *jobs, int count, int blocks, bool backwards) {
     static std::vector<std::unique_ptr<char[]>> stacks;

@@ -30,6 +30,7 @@ enum Kind {
     METRICS,
     DENSE_INPUT,
     DENSE_KERNEL,
+    GATHER,
 };
 
 // The metrics of a step; decoded by `read` in plan.rs.
@@ -38,6 +39,17 @@ struct Metrics {
     int classes;          // the number of classes if a label is out of range, else 0
     unsigned label;       // the first such label
     int position;         // its index in the batch
+    int unused[3];        // to the size of a row
+};
+
+// An epoch that runs without the host, filled in by program.rs: step by step the examples of a
+// dataset, in an order, and the metrics of all steps.
+struct Epoch {
+    const float *images;
+    const unsigned *labels;
+    const unsigned *order; // indices of examples, batch after batch
+    Metrics *rows;
+    int step, steps;
 };
 
 // The work of one layer, filled in by plan.rs. Pointers that a kind does not use are null.
@@ -54,6 +66,7 @@ struct Job {
     float *losses;   // per image; then, per image, 1 if correct, else 0
     Metrics *metrics;
     unsigned *labels;
+    Epoch *epoch; // null if the host supplies each batch
     unsigned char *mask; // per window: the index of the maximum, or the pixels that passed the ReLU
     int kind;
     int first_block;
@@ -487,7 +500,21 @@ __device__ void batch_metrics(const Job &job, float *tiles) {
         *job.metrics = {losses[0] / job.batch, corrects[0] / job.batch,
                         all_classes ? 0 : job.features, all_classes ? 0 : job.labels[position],
                         position};
+        if (job.epoch) job.epoch->rows[job.epoch->step++] = *job.metrics;
     }
+}
+
+// Copies the next batch of an epoch to where the layers read it.
+__device__ void gather(const Job &job, int block) {
+    const Epoch &epoch = *job.epoch;
+    if (epoch.step >= epoch.steps) return;
+    const unsigned *order = epoch.order + (long long)epoch.step * job.batch;
+    const int index = block * THREADS + threadIdx.x;
+    if (index < job.batch * job.inputs) {
+        const long long image = order[index / job.inputs];
+        job.output[index] = epoch.images[image * job.inputs + index % job.inputs];
+    }
+    if (index < job.batch) job.labels[index] = epoch.labels[order[index]];
 }
 
 // Input gradient of a dense layer, through the ReLU of the layer before if it has one.
@@ -540,5 +567,6 @@ extern "C" __global__ void __launch_bounds__(THREADS) run(const Job *__restrict_
     case DENSE_INPUT:
         return low ? dense_input<2, 2>(job, tiles, block) : dense_input<4, 4>(job, tiles, block);
     case DENSE_KERNEL: return dense_kernel<2, 2>(job, tiles, block);
+    case GATHER: return gather(job, block);
     }
 }

@@ -6,6 +6,9 @@
 //! memory nor waits for the GPU: its metrics stay in a row of a shared array until they are read
 //! (`rows`).
 //!
+//! A whole epoch needs no host at all: the dataset and the order of its examples are on the GPU, the
+//! last launch of each step fetches the next batch, and many steps are one graph.
+//!
 //! The tests compile `kernels.cu` with a C++ compiler and run the same plans on the CPU.
 
 mod cache;

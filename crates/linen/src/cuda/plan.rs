@@ -16,7 +16,7 @@ const LARGEST_AVERAGE_WINDOW: usize = 8;
 const TARGET_BLOCKS: usize = 264;
 /// Alignment of arrays in words: a cache line.
 const LINE: usize = 32;
-/// Words reserved for the metrics of a step, at least the size of `Metrics` in `kernels.cu`.
+/// Words of the metrics of a step, the size of `Metrics` in `kernels.cu`.
 pub(super) const ROW: usize = 8;
 /// Array indices have 31 bits.
 const MAX_WORDS: u64 = 1 << 31;
@@ -46,6 +46,23 @@ pub(super) enum Kind {
     DenseInput,
     /// Kernel gradient of a dense layer, and the momentum update.
     DenseKernel,
+    /// The next batch of an epoch, copied to where the layers read it.
+    Gather,
+}
+
+/// An epoch that runs without the host; the same struct as `Epoch` in `kernels.cu`.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub(super) struct Epoch {
+    /// The addresses of a dataset: images, labels, and the indices of examples, batch after batch.
+    pub(super) images: u64,
+    pub(super) labels: u64,
+    pub(super) order: u64,
+    /// The address of a row of metrics for each step.
+    pub(super) rows: u64,
+    /// The next step, and the number of steps.
+    pub(super) step: i32,
+    pub(super) steps: i32,
 }
 
 /// The work of one layer; the same struct as `Job` in `kernels.cu`.
@@ -66,6 +83,7 @@ pub(super) struct Job {
     losses: u64,
     metrics: u64,
     labels: u64,
+    epoch: u64,
     mask: u64,
     pub(super) kind: Kind,
     first_block: i32,
@@ -118,10 +136,11 @@ pub(super) struct Plan {
     pub(super) param_lens: Vec<usize>,
     /// Size of its memory in words of 4 bytes; the first cache line stays unused.
     pub(super) words: usize,
-    /// Byte offsets into it: images, labels, and the row of metrics.
+    /// Byte offsets into it: images, labels, the row of metrics, and an [`Epoch`].
     pub(super) images: u64,
     pub(super) labels: u64,
     pub(super) metrics: u64,
+    pub(super) epoch: u64,
     losses: u64,
     convs: Vec<Stage>,
     denses: Vec<Stage>,
@@ -154,6 +173,7 @@ impl Plan {
             images: 0,
             labels: 0,
             metrics: 0,
+            epoch: 0,
             losses: 0,
             convs: Vec::new(),
             denses: Vec::new(),
@@ -162,6 +182,7 @@ impl Plan {
         plan.labels = plan.array(&[batch])?;
         plan.losses = plan.array(&[2, batch])?;
         plan.metrics = plan.array(&[ROW])?;
+        plan.epoch = plan.array(&[size_of::<Epoch>().div_ceil(4)])?;
         // The shape of an example: height, width, channels.
         let mut shape = [height, width, channels];
         let mut layers = layers.iter().peekable();
@@ -307,10 +328,31 @@ impl Plan {
     /// write. So a layer's kernel is updated one launch after its input gradient, which needs the
     /// old kernel.
     pub(super) fn training(&self, at: &Addresses, rate: f32, beta: f32) -> Vec<Launch> {
+        self.step(at, rate, beta, None)
+    }
+
+    /// The launches of a training step of an epoch that runs without the host, and the launch that
+    /// goes before the first step. The last launch of each step fetches the batch of the next.
+    pub(super) fn epoch_step(&self, at: &Addresses, rate: f32, beta: f32) -> (Launch, Vec<Launch>) {
+        let gather = Job {
+            kind: Kind::Gather,
+            output: at.arena + self.images,
+            labels: at.arena + self.labels,
+            epoch: at.arena + self.epoch,
+            batch: self.batch as i32,
+            inputs: self.image_len as i32,
+            ..Job::default()
+        };
+        (Launch::new(vec![gather]), self.step(at, rate, beta, Some(gather)))
+    }
+
+    fn step(&self, at: &Addresses, rate: f32, beta: f32, gather: Option<Job>) -> Vec<Launch> {
         let mut launches = self.forward(at);
         let mut add = |jobs: Vec<Job>| launches.push(Launch::new(jobs));
         let with_rate = |job: Job| Job { rate, beta, ..job };
-        let mut delayed = self.denses.last().map(|stage| stage.job(Kind::Metrics, at));
+        let epoch = gather.map_or(0, |job| job.epoch);
+        let metrics = |stage: &Stage| Job { epoch, ..stage.job(Kind::Metrics, at) };
+        let mut delayed = self.denses.last().map(metrics);
         for (index, stage) in self.denses.iter().enumerate().rev() {
             let is_first = index == 0 && self.convs.is_empty();
             let input = (!is_first).then(|| stage.job(Kind::DenseInput, at));
@@ -323,7 +365,14 @@ impl Plan {
             add(input.into_iter().chain(kernel).chain(delayed.take()).collect());
         }
         let updates = self.convs.iter().map(|stage| with_rate(stage.job(Kind::Update, at)));
-        add(updates.chain(delayed).collect());
+        let last: Vec<Job> = updates.chain(delayed).collect();
+        // Without a convolution, the last launch still reads this batch.
+        if self.convs.is_empty() {
+            add(last);
+            gather.into_iter().for_each(|gather| add(vec![gather]));
+        } else {
+            add(last.into_iter().chain(gather).collect());
+        }
         launches
     }
 
@@ -413,6 +462,7 @@ impl Job {
             Kind::Metrics => ((1, 1), (1, 1), 1),
             Kind::DenseInput => ((batch, side), (inputs, side), 1),
             Kind::DenseKernel => ((inputs + 1, 32), (features, 32), 1),
+            Kind::Gather => ((batch * inputs, THREADS as usize), (1, 1), 1),
         };
         self.tiles_across = columns.div_ceil(width) as i32;
         (self.tile_height, self.tile_width) = (height as i32, width as i32);

@@ -15,16 +15,21 @@ use candle_core::{Device, Storage, Tensor, Var};
 use cpu_kernels::Layer;
 
 use crate::cuda::cache::{cached, compute_cache};
-use crate::cuda::plan::{Addresses, Job, Launch, Plan, ROW, THREADS};
+use crate::cuda::plan::{Addresses, Epoch, Job, Launch, Plan, ROW, THREADS, read};
 use crate::cuda::rows::{Rows, metrics_in};
 use crate::error::{Error, Result};
-use crate::metrics::BatchMetrics;
+use crate::metrics::{BatchMetrics, Metrics};
 
 /// The CUDA source, compiled at run time for the GPU at hand.
 const SOURCE: &str = include_str!("kernels.cu");
 
+/// Steps per replay of an epoch: enough that the host keeps ahead of the GPU.
+const STEPS_AT_ONCE: usize = 16;
+
 // SAFETY: `Job` is plain data in C layout; its addresses are integers.
 unsafe impl DeviceRepr for Job {}
+// SAFETY: `Epoch` is, too.
+unsafe impl DeviceRepr for Epoch {}
 
 /// A network on a GPU, planned for one batch size.
 pub(crate) struct Program {
@@ -119,9 +124,64 @@ impl Program {
         let subject = Subject { at: planned.addresses(gpu, params, momenta)?, rate, beta };
         if !planned.training.as_ref().is_some_and(|known| known.subject == subject) {
             let launches = planned.plan.training(&subject.at, rate, beta);
-            planned.training = Some(gpu.record(subject, &launches)?);
+            planned.training = Some(gpu.record(subject, &launches, 1)?);
         }
         planned.replay(planned.training.as_ref(), gpu, batch, rows)
+    }
+
+    /// Many steps without the host in between: the GPU fetches each batch from the dataset `data` by
+    /// the indices in `order`, a whole number of batches, which must be below its length. Returns
+    /// the metrics of each step, or why it changed nothing.
+    pub(crate) fn train_epoch(
+        &mut self,
+        params: &[&Var],
+        momenta: &[&Var],
+        data: Batch,
+        order: &[u32],
+        (rate, beta): (f32, f32),
+    ) -> Result<Vec<Result<Metrics>>> {
+        let Self { gpu, planned, .. } = self;
+        let plan = &planned.plan;
+        let subject = Subject { at: planned.addresses(gpu, params, momenta)?, rate, beta };
+        let steps = order.len() / plan.batch;
+        let stream = gpu.device.cuda_stream();
+        let order = gpu.device.clone_htod(order)?;
+        let rows = gpu.device.alloc_zeros::<f32>(steps * ROW)?;
+        let epoch = Epoch {
+            images: gpu.address::<f32>(data.image)?,
+            labels: gpu.address::<u32>(data.label)?,
+            order: order.device_ptr(&stream).0,
+            rows: rows.device_ptr(&stream).0,
+            step: 0,
+            steps: steps as i32,
+        };
+        let (first, step) = plan.epoch_step(&subject.at, rate, beta);
+        let at_epoch = subject.at.arena + plan.epoch;
+        let first = gpu.record(subject.clone(), &[first], 1)?;
+        let one = gpu.record(subject.clone(), &step, 1)?;
+        let many = gpu.record(subject, &step, STEPS_AT_ONCE)?;
+        let epoch = gpu.device.clone_htod(&[epoch])?;
+        let replay = || -> Result<(), DriverError> {
+            stream.context().bind_to_thread()?;
+            let words = epoch.device_ptr(&stream).0;
+            let stream = stream.cu_stream();
+            // SAFETY: the plan has memory for an epoch there. The graphs were recorded for the
+            // plan's memory, for these parameters, and for an epoch, all of which are alive.
+            unsafe {
+                result::memcpy_dtod_async(at_epoch, words, size_of::<Epoch>(), stream)?;
+                result::graph::launch(first.graph, stream)?;
+                for _ in 0..steps / STEPS_AT_ONCE {
+                    result::graph::launch(many.graph, stream)?;
+                }
+                for _ in 0..steps % STEPS_AT_ONCE {
+                    result::graph::launch(one.graph, stream)?;
+                }
+            }
+            Ok(())
+        };
+        replay().w()?;
+        let rows = gpu.device.clone_dtoh(&rows)?;
+        Ok(rows.as_chunks::<ROW>().0.iter().map(read).collect())
     }
 
     /// Loss and accuracy of a batch, asynchronous.
@@ -130,7 +190,7 @@ impl Program {
         let subject = Subject { at: planned.addresses(gpu, params, &[])?, rate: 0.0, beta: 0.0 };
         if !planned.evaluation.as_ref().is_some_and(|known| known.subject == subject) {
             let launches = planned.plan.evaluation(&subject.at);
-            planned.evaluation = Some(gpu.record(subject, &launches)?);
+            planned.evaluation = Some(gpu.record(subject, &launches, 1)?);
         }
         planned.replay(planned.evaluation.as_ref(), gpu, batch, rows)
     }
@@ -215,11 +275,11 @@ impl Gpu {
         }
     }
 
-    /// Records launches as a graph.
+    /// Records launches, a number of times in a row, as a graph.
     ///
     /// Captures on a separate stream, because candle's may be the default stream, which cannot be
     /// captured. The graph is later launched on candle's stream, in order with its operations.
-    fn record(&self, subject: Subject, launches: &[Launch]) -> Result<Recording> {
+    fn record(&self, subject: Subject, launches: &[Launch], times: usize) -> Result<Recording> {
         let jobs: Vec<Job> = launches.iter().flat_map(|launch| launch.jobs.clone()).collect();
         let jobs = self.device.clone_htod(&jobs)?;
         let stream = self.device.cuda_stream();
@@ -234,7 +294,7 @@ impl Gpu {
             unsafe {
                 result::stream::begin_capture(own, mode)?;
                 // End the capture even if a launch failed.
-                let launched = self.launch_all(launches, first, own);
+                let launched = (0..times).try_for_each(|_| self.launch_all(launches, first, own));
                 let graph = result::stream::end_capture(own)?;
                 let instantiated = launched.and_then(|()| {
                     result::graph::instantiate(graph, sys::CUgraphInstantiate_flags(0))

@@ -9,7 +9,7 @@ use libloading::{Library, Symbol};
 
 use cpu_kernels::{Layer, Program, UpdateRule};
 
-use super::plan::{Addresses, Job, Launch, Plan, ROW, read};
+use super::plan::{Addresses, Epoch, Job, Launch, Plan, ROW, read};
 use crate::error::Error;
 use crate::random::Key;
 
@@ -315,12 +315,75 @@ fn an_out_of_range_label_is_reported_and_changes_nothing() {
 }
 
 #[test]
+fn an_epoch_without_the_host_equals_its_steps() {
+    let Some(emulator) = Emulator::get() else {
+        return;
+    };
+    let emulator = emulator.lock().unwrap();
+    let convs = [conv(3, (3, 3)), RELU, max(2, 2), FLATTEN, dense(5), RELU, dense(3), SOFTMAX];
+    for layers in [chain(&convs), chain(&[FLATTEN, dense(5), RELU, dense(3), SOFTMAX])] {
+        let (batch, image_len, key) = (2, 5 * 4, Key::new(9));
+        let images = random_values(key, 9 * image_len);
+        let labels = [0u32, 1, 2, 2, 1, 0, 0, 2, 7];
+        // The third batch has an out-of-range label: it changes nothing.
+        let order = [4u32, 1, 0, 7, 8, 3, 6, 4];
+        let new = || {
+            let nothing = (&images[..batch * image_len], &labels[..batch]);
+            let mut planned = Planned::new([batch, 5, 4, 1], &layers, key, nothing);
+            planned.arena[planned.plan.images as usize / 4..][..batch * image_len].fill(f32::NAN);
+            planned
+        };
+
+        let mut by_steps = new();
+        let rows = order.as_chunks::<2>().0.iter().map(|indices| {
+            for (place, index) in indices.iter().map(|index| *index as usize).enumerate() {
+                let at = by_steps.plan.images as usize / 4 + place * image_len;
+                let image = &images[index * image_len..][..image_len];
+                by_steps.arena[at..][..image_len].copy_from_slice(image);
+                let at = by_steps.plan.labels as usize / 4 + place;
+                by_steps.arena[at] = f32::from_bits(labels[index]);
+            }
+            by_steps.train(&emulator, 0.1, 0.9, false)
+        });
+        let expected: Vec<_> =
+            rows.map(|row| read(&row).map_err(|error| error.to_string())).collect();
+        assert!(expected[2].is_err() && expected.iter().flatten().count() == 3);
+
+        for backwards in [false, true] {
+            let mut whole = new();
+            let mut rows = vec![[0f32; ROW]; order.len() / batch];
+            let at = whole.addresses();
+            let epoch = Epoch {
+                images: images.as_ptr() as u64,
+                labels: labels.as_ptr() as u64,
+                order: order.as_ptr() as u64,
+                rows: rows.as_mut_ptr() as u64,
+                step: 0,
+                steps: rows.len() as i32,
+            };
+            // SAFETY: the plan has memory for an epoch there, at an address divisible by 128.
+            unsafe { ((at.arena + whole.plan.epoch) as *mut Epoch).write_unaligned(epoch) };
+            let (first, step) = whole.plan.epoch_step(&at, 0.1, 0.9);
+            emulator.run(&[first], backwards);
+            for _ in 0..rows.len() {
+                emulator.run(&step, backwards);
+            }
+            let found: Vec<_> =
+                rows.iter().map(|row| read(row).map_err(|error| error.to_string())).collect();
+            assert_eq!(found, expected);
+            assert!(whole.state() == by_steps.state());
+        }
+    }
+}
+
+#[test]
 fn a_step_of_the_tutorial_takes_eleven_launches() {
     let plan = Plan::new([32, 28, 28, 1], &tutorial()).unwrap();
     let at = Addresses { arena: 4096, params: vec![1; 8], momenta: vec![1; 8] };
     let launches = plan.training(&at, 0.1, 0.9);
     assert_eq!(launches.len(), 11);
     assert_eq!(plan.evaluation(&at).len(), 7);
+    assert_eq!(plan.epoch_step(&at, 0.1, 0.9).1.len(), 11);
     // To be compared with the 132 multiprocessors of an H100.
     for launch in &launches {
         println!(
@@ -332,17 +395,21 @@ fn a_step_of_the_tutorial_takes_eleven_launches() {
 }
 
 #[test]
-fn rust_and_cuda_agree_on_the_layout_of_a_job() {
+fn rust_and_cuda_agree_on_the_layout_of_structs() {
     let Some(emulator) = Emulator::get() else {
         return;
     };
     let emulator = emulator.lock().unwrap();
-    // SAFETY: `emulate.cpp` defines this function.
-    let size = unsafe {
-        let size: Symbol<unsafe extern "C" fn() -> usize> = emulator.0.get(b"job_size").unwrap();
-        size()
+    let size = |name: &str| {
+        // SAFETY: `emulate.cpp` defines these functions.
+        unsafe {
+            let size: Symbol<unsafe extern "C" fn() -> usize> = emulator.0.get(name).unwrap();
+            size()
+        }
     };
-    assert_eq!(size, size_of::<Job>());
+    assert_eq!(size("job_size"), size_of::<Job>());
+    assert_eq!(size("epoch_size"), size_of::<Epoch>());
+    assert_eq!(size("row_size"), size_of::<[f32; ROW]>());
 }
 
 #[test]
