@@ -7,7 +7,7 @@ mod common;
 
 use mnist_notebook_support::linen::{Params, avg_pool, flatten, max_pool, relu};
 use mnist_notebook_support::prelude::*;
-use mnist_notebook_support::random::normal;
+use mnist_notebook_support::random::{normal, permutation};
 
 use common::device;
 
@@ -206,6 +206,29 @@ fn an_epoch_and_its_evaluation_give_similar_results() {
     let (loss, (_, accuracy)) = run(&device);
     assert!((loss - expected).abs() < 0.05 * expected, "{loss}, {expected}");
     assert!((accuracy - expected_accuracy).abs() < 0.04, "{accuracy}, {expected_accuracy}");
+}
+
+#[test]
+fn an_epoch_takes_the_steps_of_a_loop() {
+    let device = device();
+    let (train_ds, _) = get_datasets(&device).unwrap();
+    let train_ds = train_ds.slice(100, 330).unwrap(); // ten batches, and some images more
+    let params = get_initial_params(&Cnn, Key::new(0), &device).unwrap();
+
+    let mut in_a_loop = create_optimizer(&params, 0.1, 0.9).unwrap();
+    let mut jit = Jit::new();
+    for indices in permutation(Key::new(1), 330).chunks_exact(32) {
+        let batch = train_ds.batch(indices).unwrap();
+        jit.call(|| train_step(&Cnn, &mut in_a_loop, &batch)).unwrap();
+    }
+
+    let mut by_epoch = create_optimizer(&params, 0.1, 0.9).unwrap();
+    train_epoch(&Cnn, &mut by_epoch, &train_ds, 32, 1, Key::new(1)).unwrap();
+    assert_eq!(by_epoch.step_count(), 10);
+    for (path, expected) in in_a_loop.target().iter() {
+        let found = by_epoch.target().get(path).unwrap();
+        assert_close(path, found, expected, 1e-5);
+    }
 }
 
 #[test]
