@@ -6,6 +6,7 @@ use std::process::Stdio;
 
 use anyhow::{Context, Result, ensure};
 
+use crate::device::Device;
 use crate::process::command;
 use crate::project::Project;
 
@@ -35,14 +36,15 @@ impl fmt::Display for Faults {
     }
 }
 
-/// Runs `cargo test` with these arguments, passes its output on, and adds up the faults. `long`
-/// injects more than ten times as many.
+/// Runs `cargo test` with these arguments for the device, passes its output on, and adds up the
+/// faults. `long` injects more than ten times as many.
 ///
 /// # Errors
 /// If a test fails.
-pub fn test(project: &Project, arguments: &[&str], long: bool) -> Result<Faults> {
+pub fn test(project: &Project, arguments: &[&str], device: &Device, long: bool) -> Result<Faults> {
     let mut cargo = command("cargo");
     cargo.arg("test").args(arguments).current_dir(project.root()).stdout(Stdio::piped());
+    device.apply(&mut cargo)?;
     if long {
         cargo.env("FAULTS", "100").env("FUZZ_INPUTS", "20000");
     }

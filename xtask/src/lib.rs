@@ -6,6 +6,7 @@
 //! | [`mod@python`] | finds Python and makes isolated environments |
 //! | [`project`] | paths in the project folder |
 //! | [`jupyter`] | installs JupyterLab's Python environment |
+//! | [`device`] | chooses the GPU or the CPU, and fetches what it needs |
 //! | [`setup`] | sets up that environment, the evcxr kernel and its warm build folder |
 //! | [`lock`] | pins Python packages for every supported Python version |
 //! | [`kernel`] | talks to a running kernel through a small Python program |
@@ -17,7 +18,7 @@
 //! | [`mod@bench`] | measures how long a reader waits |
 //! | [`speed`] | compares training speed with JAX and PyTorch |
 //! | [`script`] | converts a notebook into a Rust program |
-//! | [`cuda`] | builds the feature `cuda` without a GPU |
+//! | [`cuda`] | NVIDIA's driver and toolkit; builds for another machine with a GPU |
 //! | [`emulate`] | runs the tests of `cpu-kernels` on emulated processors |
 //! | [`browser`] | runs the walkthrough in a real browser |
 //! | [`ui`] | shows progress |
@@ -36,6 +37,7 @@ pub mod bench;
 pub mod browser;
 pub mod check;
 pub mod cuda;
+pub mod device;
 pub mod emulate;
 pub mod execute;
 pub mod faults;

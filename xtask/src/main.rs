@@ -9,7 +9,7 @@ use std::slice;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use clap::{Parser, Subcommand};
+use clap::{Args, Parser, Subcommand};
 
 use warm_evcxr::files;
 use warm_evcxr::kernel::Call;
@@ -17,6 +17,7 @@ use xtask::bench;
 use xtask::browser;
 use xtask::check::{self, Failure};
 use xtask::cuda;
+use xtask::device::{Allowed, Device};
 use xtask::emulate;
 use xtask::execute::{Screen, execute};
 use xtask::faults;
@@ -57,24 +58,33 @@ enum Arguments {
     Run {
         /// The notebook [default: notebooks/annotated_mnist.ipynb]
         notebook: Option<PathBuf>,
+        #[command(flatten)]
+        on: On,
     },
     /// Set up everything that the notebooks need, and show how to use it elsewhere
     Setup {
         /// Also register the kernel for your own Jupyter and VS Code
         #[arg(long)]
         user: bool,
+        #[command(flatten)]
+        on: On,
     },
     /// Remove everything that the other commands have set up, except target
     Clean,
     /// Open the notebooks in JupyterLab
     Lab {
+        #[command(flatten)]
+        on: On,
         /// Arguments for JupyterLab, such as --no-browser --port 8889 --ip 0.0.0.0
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<OsString>,
     },
     /// Run all tests: the workspace's tests, the notebooks' cells compiled as programs, every
     /// notebook executed, and the notebooks in a browser
-    Test,
+    Test {
+        #[command(flatten)]
+        on: On,
+    },
     /// Run only the tests that inject faults, and count the faults that did harm
     Faults {
         /// Inject 100 faults of each kind instead of 10, and change 20,000 files instead of 300
@@ -110,6 +120,13 @@ enum Arguments {
     Call(Call),
 }
 
+#[derive(Args)]
+struct On {
+    /// Where notebooks and tests compute
+    #[arg(long, value_enum, default_value = "auto")]
+    device: Allowed,
+}
+
 #[derive(Subcommand)]
 enum Bench {
     /// Measure how long a reader waits for starts and cells
@@ -118,11 +135,11 @@ enum Bench {
 
 fn main() -> ExitCode {
     let result = match Arguments::parse() {
-        Arguments::Run { notebook } => run_notebook(&Project::new(), notebook),
-        Arguments::Setup { user } => set_up_only(&Project::new(), user),
+        Arguments::Run { notebook, on } => run_notebook(&Project::new(), notebook, on.device),
+        Arguments::Setup { user, on } => set_up_only(&Project::new(), user, on.device),
         Arguments::Clean => clean(&Project::new()),
-        Arguments::Lab { arguments } => lab(&Project::new(), arguments),
-        Arguments::Test => test(&Project::new()),
+        Arguments::Lab { on, arguments } => lab(&Project::new(), arguments, on.device),
+        Arguments::Test { on } => test(&Project::new(), on.device),
         Arguments::Faults { long } => inject_faults(&Project::new(), long),
         Arguments::Emulate => emulate::test(&Project::new()),
         Arguments::Bench { full, what: None } => compare(&Project::new(), full),
@@ -142,11 +159,11 @@ fn main() -> ExitCode {
     }
 }
 
-fn run_notebook(project: &Project, notebook: Option<PathBuf>) -> Result<()> {
+fn run_notebook(project: &Project, notebook: Option<PathBuf>, allowed: Allowed) -> Result<()> {
     let start = Instant::now();
     let source = notebook.unwrap_or_else(|| project.notebooks().join(WALKTHROUGH));
     let committed = Notebook::read_rust(&source)?; // fail before minutes of set-up
-    set_up(project, slice::from_ref(&source))?;
+    set_up(project, slice::from_ref(&source), allowed)?;
     let executed = execute_file(project, &source, &[], None)?;
     let page = page(project, &executed)?;
     println!("\nExecuted notebook: {}", executed.display());
@@ -162,8 +179,8 @@ fn run_notebook(project: &Project, notebook: Option<PathBuf>) -> Result<()> {
     Ok(())
 }
 
-fn lab(project: &Project, arguments: Vec<OsString>) -> Result<()> {
-    set_up(project, &project.notebook_files()?)?;
+fn lab(project: &Project, arguments: Vec<OsString>, allowed: Allowed) -> Result<()> {
+    set_up(project, &project.notebook_files()?, allowed)?;
     browser::trust(project, &project.notebook_files()?)?;
     let mut lab = project.jupyter();
     lab.args(["-m", "jupyterlab"]).args(lab_arguments(arguments));
@@ -173,8 +190,8 @@ fn lab(project: &Project, arguments: Vec<OsString>) -> Result<()> {
     run(lab.current_dir(project.notebooks()))
 }
 
-fn set_up_only(project: &Project, user: bool) -> Result<()> {
-    set_up(project, &project.notebook_files()?)?;
+fn set_up_only(project: &Project, user: bool, allowed: Allowed) -> Result<()> {
+    set_up(project, &project.notebook_files()?, allowed)?;
     if user {
         let name = setup::register(project)?;
         println!("Registered the kernel `{name}` for your own Jupyter and VS Code.");
@@ -209,9 +226,9 @@ fn lab_arguments(mut arguments: Vec<OsString>) -> Vec<OsString> {
     arguments
 }
 
-fn test(project: &Project) -> Result<()> {
-    set_up(project, &project.notebook_files()?)?;
-    let faults = faults::test(project, &["--workspace"], false)?;
+fn test(project: &Project, allowed: Allowed) -> Result<()> {
+    let device = set_up(project, &project.notebook_files()?, allowed)?;
+    let faults = faults::test(project, &["--workspace"], &device, false)?;
     println!("\n{faults}");
     script::check_all(project)?;
     let mut failed = Vec::new();
@@ -232,13 +249,14 @@ fn test(project: &Project) -> Result<()> {
 fn inject_faults(project: &Project, long: bool) -> Result<()> {
     let packages = ["-p", "mnist-notebook-support", "-p", "tests"];
     let tests = ["--test", "faults", "--test", "fuzz", "--test", "checkpoint", "--test", "dataset"];
-    let faults = faults::test(project, &[&packages[..], &tests[..]].concat(), long)?;
+    let faults =
+        faults::test(project, &[&packages[..], &tests[..]].concat(), &Device::default(), long)?;
     println!("\n{faults}");
     Ok(())
 }
 
 fn bench_notebook(project: &Project) -> Result<()> {
-    set_up(project, &project.notebook_files()?)?;
+    set_up(project, &project.notebook_files()?, Allowed::Auto)?;
     let table = bench::measure(project, &project.notebooks().join(WALKTHROUGH))?;
     let path = project.output().join("bench.md");
     files::write(&path, &table)?;
@@ -337,7 +355,7 @@ mod tests {
 
     fn lab(arguments: &[&str]) -> Vec<OsString> {
         match Arguments::try_parse_from([&["xtask", "lab"], arguments].concat()).unwrap() {
-            Arguments::Lab { arguments } => lab_arguments(arguments),
+            Arguments::Lab { arguments, .. } => lab_arguments(arguments),
             _ => unreachable!("the arguments start with `lab`"),
         }
     }

@@ -10,10 +10,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
 use warm_evcxr::kernel::{self, Kernelspec};
-use warm_evcxr::pool::{Pool, Settings};
+use warm_evcxr::pool::{Build, Pool, Settings};
 use warm_evcxr::template::{self, Dependencies, parse_dependency};
 use warm_evcxr::{evcxr, files};
 
+use crate::device::{Allowed, Choice, Device};
 use crate::jupyter;
 use crate::notebook::Notebook;
 use crate::process::{command, output};
@@ -41,11 +42,15 @@ const PYTHON_VARIABLES: [(&str, &str); 4] =
 /// evcxr's own kernel.
 const USER_KERNEL: (&str, &str) = ("mnist-notebook", "Rust (MNIST notebooks)");
 
-/// Sets up what these notebooks need and, if that took long, prints the times.
+/// The crate whose features choose the device.
+const SUPPORT: &str = "mnist-notebook-support";
+
+/// Sets up what these notebooks need and, if that took long, prints the times. Returns the device
+/// that they use.
 ///
 /// # Errors
 /// If something is missing and cannot be installed; the message says what to do.
-pub fn set_up(project: &Project, notebooks: &[PathBuf]) -> Result<()> {
+pub fn set_up(project: &Project, notebooks: &[PathBuf], allowed: Allowed) -> Result<Device> {
     let start = Instant::now();
     let lock = project.tools().join("setup.lock");
     files::make_folder(&project.tools().join("jupyter"))?;
@@ -57,12 +62,18 @@ pub fn set_up(project: &Project, notebooks: &[PathBuf]) -> Result<()> {
     project.claim_tools()?;
     let dependencies = dependencies(notebooks)?;
     add_rust_src(project)?;
+    let device = Choice::new(project, allowed).prepare(project)?;
+    let build = Build {
+        lock: Some(project.root().join("Cargo.lock")),
+        features: device.feature.iter().map(|feature| format!("{SUPPORT}/{feature}")).collect(),
+        environment: device.environment.clone(),
+    };
     let pool = project.pool();
     pool.furnish(CARGO_CONFIG)?;
     let parts = run_in_parallel([
         ("JupyterLab", &|| jupyter::set_up(project)),
-        ("the kernel", &|| install_kernel(project, &pool)),
-        ("the notebooks' dependencies", &|| warm(project, &pool, &dependencies)),
+        ("the kernel", &|| install_kernel(project, &pool, &build, &device)),
+        ("the notebooks' dependencies", &|| warm(&pool, &dependencies, &build)),
     ])?;
     if start.elapsed() > Duration::from_secs(20) {
         println!("Set up in {}, in parallel:", minutes(start.elapsed()));
@@ -70,7 +81,7 @@ pub fn set_up(project: &Project, notebooks: &[PathBuf]) -> Result<()> {
             println!("        {:>6}  {name}", minutes(took));
         }
     }
-    Ok(())
+    Ok(device)
 }
 
 /// A part of set-up: its name and the function that runs it.
@@ -123,14 +134,18 @@ fn add_rust_src(project: &Project) -> Result<()> {
 }
 
 /// Installs the kernel and the kernelspec that the notebooks use.
-fn install_kernel(project: &Project, pool: &Pool) -> Result<()> {
+fn install_kernel(project: &Project, pool: &Pool, build: &Build, device: &Device) -> Result<()> {
     if evcxr::installed()?.is_none() {
         println!("Building the kernel evcxr_jupyter {} (once per user)", evcxr::VERSION);
     }
     let spinner = Spinner::new("");
     let evcxr = evcxr::find_or_build(&spinner.messages())?;
-    let lock = Some(project.root().join("Cargo.lock"));
-    pool.configure(&Settings { evcxr, lock, path: vec![project.venv().join("bin")] })?;
+    pool.configure(&Settings {
+        evcxr,
+        build: build.clone(),
+        path: vec![project.venv().join("bin")],
+        libraries: device.libraries.clone(),
+    })?;
     kernel::install(pool, &spec(folder_of(&project.kernelspec())?, "Rust"))
 }
 
@@ -201,10 +216,13 @@ pub fn created_folders(project: &Project) -> Result<Vec<PathBuf>> {
 }
 
 /// Compiles all dependencies of the notebooks.
-fn warm(project: &Project, pool: &Pool, dependencies: &Dependencies) -> Result<()> {
+fn warm(pool: &Pool, dependencies: &Dependencies, build: &Build) -> Result<()> {
     let spinner = Spinner::new("");
-    let lock = project.root().join("Cargo.lock");
-    template::warm(pool, dependencies, Some(&lock), &spinner.messages()).map(drop)
+    let warmed = template::warm(pool, dependencies, build, &spinner.messages()).map(drop);
+    if build.features.is_empty() {
+        return warmed;
+    }
+    warmed.context("cannot build for the GPU: `--device cpu` does without it")
 }
 
 /// The dependencies in the notebooks' `:dep` lines.

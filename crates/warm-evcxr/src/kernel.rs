@@ -1,7 +1,6 @@
 //! The launcher that Jupyter starts: it reserves a warm build folder and becomes evcxr.
 
 use std::convert::Infallible;
-use std::ffi::OsString;
 use std::fs;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::Write;
@@ -15,11 +14,9 @@ use serde_json::json;
 use crate::files;
 use crate::metadata;
 use crate::pool::Pool;
-use crate::toolchain::{cargo_home, command, find, host, program_folders, tool};
-
-/// The variable with the search path for shared libraries.
-const LIBRARY_PATH: &str =
-    if cfg!(target_os = "macos") { "DYLD_LIBRARY_PATH" } else { "LD_LIBRARY_PATH" };
+use crate::toolchain::{
+    LIBRARY_PATH, cargo_home, command, find, host, library_path, program_folders, tool,
+};
 
 /// The hidden commands with which the files that [`install`] writes call this program. A program
 /// that calls [`install`] must accept them and pass them to [`run`].
@@ -129,19 +126,22 @@ fn launch(pool: &Pool, control_file: &Path) -> Result<Infallible> {
     };
     let outer = program_folders()?;
     let rustc = tool("rustc", &outer)?;
-    let libraries = folder.join("target").join(host(&rustc)?).join("debug/deps");
+    let own_libraries = folder.join("target").join(host(&rustc)?).join("debug/deps");
+    let libraries = [own_libraries].into_iter().chain(settings.libraries);
     let wrappers = [pool.bin()];
     let path = std::env::join_paths(wrappers.iter().chain(&settings.path).chain(&outer))?;
     kernel
+        .envs(settings.build.environment)
+        .env("WARM_EVCXR_FEATURES", settings.build.features.join(" "))
         .env("WARM_EVCXR", std::env::current_exe()?)
         .env("WARM_EVCXR_CARGO", tool("cargo", &outer)?)
         .env("WARM_EVCXR_RUSTC", rustc)
         .envs(find("rustup", &outer).map(|path| ("WARM_EVCXR_RUSTUP", path)))
-        .env("WARM_EVCXR_LOCK", settings.lock.unwrap_or_default())
+        .env("WARM_EVCXR_LOCK", settings.build.lock.unwrap_or_default())
         .env("PATH", &path)
         // Cells must load the shared libraries of their own build first: Cargo sets this variable
         // for programs that it runs, such as tests, to the libraries of another build.
-        .env(LIBRARY_PATH, prepend_to_path(libraries, LIBRARY_PATH)?)
+        .env(LIBRARY_PATH, library_path(libraries)?)
         // No backtraces in errors that cells return. evcxr sets RUST_BACKTRACE for its cells, but
         // for errors this variable takes precedence.
         .env("RUST_LIB_BACKTRACE", "0")
@@ -166,12 +166,6 @@ fn path_without_space(folder: PathBuf, homes: &[PathBuf]) -> Result<PathBuf> {
     let link = home.join("warm-evcxr").join(format!("slot-{:016x}", hasher.finish()));
     files::link(&folder, &link)?;
     Ok(link)
-}
-
-/// The value of a search-path variable with a folder added in front.
-fn prepend_to_path(folder: PathBuf, variable: &str) -> Result<OsString> {
-    let rest = std::env::var_os(variable).unwrap_or_default();
-    Ok(std::env::join_paths([folder].into_iter().chain(std::env::split_paths(&rest)))?)
 }
 
 /// Runs `cargo metadata` and prints its output reduced to nearby crates.

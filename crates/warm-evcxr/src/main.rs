@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use clap::Parser;
 
 use warm_evcxr::kernel::{self, Call, Kernelspec};
-use warm_evcxr::pool::{CARGO_CONFIG, Pool, Settings};
+use warm_evcxr::pool::{Build, CARGO_CONFIG, Pool, Settings};
 use warm_evcxr::{evcxr, template};
 
 /// Rust notebooks that start in seconds.
@@ -87,9 +87,15 @@ fn install(
     let evcxr = evcxr::find_or_build(&show)?;
     let lock = Some(manifest.with_file_name("Cargo.lock")).filter(|lock| lock.is_file());
     pool.furnish(&cargo_config)?;
-    pool.configure(&Settings { evcxr, lock: lock.clone(), path: Vec::new() })?;
+    let build = Build { lock, ..Build::default() };
+    pool.configure(&Settings {
+        evcxr,
+        build: build.clone(),
+        path: Vec::new(),
+        libraries: Vec::new(),
+    })?;
     println!("Compiling the dependencies of {}", manifest.display());
-    template::warm(&pool, &dependencies, lock.as_deref(), &show)?;
+    template::warm(&pool, &dependencies, &build, &show)?;
     let data = match prefix {
         Some(prefix) => std::path::absolute(prefix)?.join("share/jupyter"),
         None => user_data()?,

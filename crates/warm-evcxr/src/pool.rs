@@ -37,15 +37,31 @@ const MAX_SIZE: u64 = 2 << 30;
 pub const CARGO_CONFIG: &str = include_str!("cargo-config.toml");
 const CARGO_SHIM: &str = include_str!("shims/cargo.sh");
 
+/// How dependencies and cells are built.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Build {
+    /// The project's lock file, which sets the versions that cells use.
+    pub lock: Option<PathBuf>,
+    /// Features of dependencies to turn on, such as `rand/serde`. They do not apply where cells do
+    /// not request the dependency itself.
+    pub features: Vec<String>,
+    /// Environment variables, for build scripts.
+    pub environment: Vec<(String, String)>,
+}
+
 /// How the pool's kernels are started.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Settings {
     /// The `evcxr_jupyter` program.
     pub evcxr: PathBuf,
-    /// The project's lock file, which sets the versions that cells use.
-    pub lock: Option<PathBuf>,
+    /// How they build cells.
+    pub build: Build,
     /// Folders of programs that cells may start, searched before `PATH`.
     pub path: Vec<PathBuf>,
+    /// Folders of shared libraries that cells load, searched before [`LIBRARY_PATH`].
+    ///
+    /// [`LIBRARY_PATH`]: crate::toolchain::LIBRARY_PATH
+    pub libraries: Vec<PathBuf>,
 }
 
 /// The pool of build folders.
@@ -322,6 +338,7 @@ mod tests {
             .env("EVCXR_TMPDIR", folder)
             .env("WARM_EVCXR_CARGO", real)
             .env("WARM_EVCXR_LOCK", folder.join("workspace.lock"))
+            .env("WARM_EVCXR_FEATURES", "image/png rand/serde")
             .output()
             .unwrap()
     }
@@ -363,6 +380,28 @@ mod tests {
     }
 
     #[test]
+    fn features_are_added_only_to_builds_that_have_the_dependency() {
+        let folder = tempfile::tempdir().unwrap();
+        let folder = folder.path().canonicalize().unwrap();
+        fs::write(folder.join("workspace.lock"), "").unwrap();
+        let arguments = |dependencies: &str, subcommand: &str| {
+            let manifest = format!("[dependencies]\n{dependencies}\n");
+            fs::write(folder.join("Cargo.toml"), manifest).unwrap();
+            let output = run_cargo_shim(&folder, "#!/bin/sh\necho \"$*\"\n", subcommand);
+            String::from_utf8(output.stdout).unwrap().trim().to_owned()
+        };
+        assert_eq!(arguments("", "build"), "build");
+        assert_eq!(arguments("rand_core = \"1\"\nmy-rand = \"1\"", "build"), "build");
+        for dependency in ["rand = \"1\"", "rand={ path = \"..\" }", "[dependencies.rand]"] {
+            assert_eq!(arguments(dependency, "build"), "build --features rand/serde");
+            assert_eq!(arguments(dependency, "check"), "build --features rand/serde");
+            assert_eq!(arguments(dependency, "clean"), "clean");
+        }
+        let both = arguments("rand = \"1\"\nimage = \"*\"", "build");
+        assert_eq!(both, "build --features rand/serde --features image/png");
+    }
+
+    #[test]
     fn both_cargo_wrappers_filter_metadata() {
         let folder = tempfile::tempdir().unwrap();
         let pool = Pool::new(folder.path().canonicalize().unwrap());
@@ -385,8 +424,17 @@ mod tests {
     fn settings_round_trip() {
         let (_folder, pool) = pool();
         assert!(pool.settings().is_err());
-        let lock = Some(PathBuf::from("Cargo.lock"));
-        let settings = Settings { evcxr: "evcxr".into(), lock, path: vec!["bin".into()] };
+        let build = Build {
+            lock: Some("Cargo.lock".into()),
+            features: vec!["rand/serde".into()],
+            environment: vec![("CC".into(), "clang".into())],
+        };
+        let settings = Settings {
+            evcxr: "evcxr".into(),
+            build,
+            path: vec!["bin".into()],
+            libraries: vec!["lib".into()],
+        };
         pool.configure(&settings).unwrap();
         assert_eq!(pool.settings().unwrap(), settings);
     }

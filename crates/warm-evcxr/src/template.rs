@@ -9,14 +9,14 @@ use anyhow::{Context, Result};
 use toml::{Table, Value};
 
 use crate::files;
-use crate::pool::{Pool, STAMP};
+use crate::pool::{Build, Pool, STAMP};
 use crate::toolchain::{cargo, find, host, program_folders, run_cargo, tool};
 
 /// What cells may request with `:dep`, as in the `[dependencies]` table of a manifest.
 pub type Dependencies = Table;
 
-/// Compiles `dependencies` in the pool's template at the versions in the lock file. Returns whether
-/// anything had to be compiled.
+/// Compiles `dependencies` in the pool's template as `build` says. Returns whether anything had to
+/// be compiled.
 ///
 /// Dependencies of earlier calls stay in the template.
 ///
@@ -25,7 +25,7 @@ pub type Dependencies = Table;
 pub fn warm(
     pool: &Pool,
     dependencies: &Dependencies,
-    lock: Option<&Path>,
+    build: &Build,
     on_build: &(dyn Fn(&str) + Sync),
 ) -> Result<bool> {
     let guard = pool.template_lock()?;
@@ -35,8 +35,9 @@ pub fn warm(
     files::write(&template.join("src/lib.rs"), "")?;
     let manifest = template.join("Cargo.toml");
     let old = fs::read_to_string(&manifest).unwrap_or_default();
-    files::write(&manifest, &manifest_of(&old, dependencies)?)?;
-    if let Some(lock) = lock {
+    let all = all_dependencies(&old, dependencies);
+    files::write(&manifest, &manifest_of(&all)?)?;
+    if let Some(lock) = &build.lock {
         fs::copy(lock, template.join("Cargo.lock"))
             .with_context(|| format!("cannot copy {}", lock.display()))?;
     }
@@ -51,8 +52,12 @@ pub fn warm(
             on_build(line);
         }
     };
-    run_cargo(&mut cargo_build(&template)?, &on_compile)
-        .context("cannot compile the notebooks' dependencies")?;
+    let mut cargo = cargo_build(&template)?;
+    for feature in features_for(&all, &build.features) {
+        cargo.args(["--features", feature]);
+    }
+    cargo.envs(build.environment.iter().cloned());
+    run_cargo(&mut cargo, &on_compile).context("cannot compile the notebooks' dependencies")?;
     let has_changed = has_changed.into_inner();
     if has_changed || !stamp.exists() {
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?;
@@ -79,21 +84,35 @@ fn cargo_build(folder: &Path) -> Result<std::process::Command> {
     Ok(cargo)
 }
 
-/// A manifest like those that evcxr writes, which also keeps the dependencies of the `old` one. New
-/// dependencies replace old ones, and old path dependencies whose folder is gone are dropped.
-fn manifest_of(old: &str, dependencies: &Dependencies) -> Result<String> {
+/// The dependencies and those of the `old` manifest. New ones replace old ones, and old path
+/// dependencies whose folder is gone are dropped.
+fn all_dependencies(old: &str, new: &Dependencies) -> Dependencies {
     let mut all = old
         .parse::<Table>()
         .ok()
         .and_then(|mut manifest| manifest.remove("dependencies")?.as_table().cloned())
         .unwrap_or_default();
     all.retain(|_, spec| path_of(spec).is_none_or(|path| path.is_dir()));
-    all.extend(dependencies.clone());
+    all.extend(new.clone());
+    all
+}
+
+/// The features that belong to one of the dependencies, as in `shims/cargo.sh`.
+fn features_for<'a>(
+    dependencies: &Dependencies,
+    features: &'a [String],
+) -> impl Iterator<Item = &'a String> {
+    let name = |feature: &'a str| feature.split('/').next().unwrap_or_default();
+    features.iter().filter(move |feature| dependencies.contains_key(name(feature)))
+}
+
+/// A manifest like those that evcxr writes.
+fn manifest_of(dependencies: &Dependencies) -> Result<String> {
     let mut manifest: Table = toml::from_str(
         "[package]\nname = \"ctx\"\nversion = \"1.0.0\"\nedition = \"2024\"\n\
          [lib]\ncrate-type = [\"cdylib\"]\n",
     )?;
-    manifest.insert("dependencies".into(), all.into());
+    manifest.insert("dependencies".into(), dependencies.clone().into());
     Ok(manifest.to_string())
 }
 
@@ -170,11 +189,20 @@ mod tests {
              c = {{ path = \"{here}/gone\" }}\n"
         );
         let new: Table = "a = \"2\"\nd = \"*\"".parse().unwrap();
-        let manifest: Table = manifest_of(&old, &new).unwrap().parse().unwrap();
+        let all = all_dependencies(&old, &new);
+        let manifest: Table = manifest_of(&all).unwrap().parse().unwrap();
         let dependencies = manifest["dependencies"].as_table().unwrap();
         let names: Vec<&str> = dependencies.keys().map(String::as_str).collect();
         assert_eq!(names, ["a", "b", "d"]);
         assert_eq!(dependencies["a"].as_str(), Some("2"));
+    }
+
+    #[test]
+    fn features_of_other_crates_are_left_out() {
+        let dependencies: Table = "rand = \"1\"\nmy-image = \"1\"".parse().unwrap();
+        let features = ["image/png", "rand/serde", "rand_core/std"].map(str::to_owned);
+        let kept: Vec<&String> = features_for(&dependencies, &features).collect();
+        assert_eq!(kept, ["rand/serde"]);
     }
 
     #[test]

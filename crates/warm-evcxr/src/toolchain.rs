@@ -1,6 +1,6 @@
 //! Runs Cargo and rustc without the environment variables that affect builds.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -21,6 +21,10 @@ const COMPILER_VARIABLES: [&str; 7] = [
     "RUSTC_BOOTSTRAP",
 ];
 
+/// The variable with the search path for shared libraries.
+pub const LIBRARY_PATH: &str =
+    if cfg!(target_os = "macos") { "DYLD_LIBRARY_PATH" } else { "LD_LIBRARY_PATH" };
+
 /// A command without the variables that affect builds.
 ///
 /// Cells must find what set-up compiled, whatever the variables in either shell. Both read Cargo's
@@ -38,6 +42,16 @@ pub fn command(program: impl AsRef<OsStr>) -> Command {
 fn affects_builds(name: &str) -> bool {
     let is_kept = || KEPT_PREFIXES.iter().any(|prefix| name.starts_with(prefix));
     COMPILER_VARIABLES.contains(&name) || (name.starts_with("CARGO") && !is_kept())
+}
+
+/// The value of [`LIBRARY_PATH`] with folders added in front.
+///
+/// # Errors
+/// If a folder's path has a colon.
+pub fn library_path(folders: impl IntoIterator<Item = PathBuf>) -> Result<OsString> {
+    let rest = std::env::var_os(LIBRARY_PATH).unwrap_or_default();
+    let all = folders.into_iter().chain(std::env::split_paths(&rest));
+    std::env::join_paths(all).context("a folder of libraries has a colon in its path")
 }
 
 /// Runs a program to its end and returns its standard output, trimmed.

@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 
+use crate::device::Allowed;
 use crate::process::{self, command, output};
 use crate::project::Project;
 use crate::setup::PERFORMANCE_VARIABLES;
@@ -52,7 +53,7 @@ const STEP_FLOP: f64 = 2.0 * 13.7e6;
 /// # Errors
 /// If something cannot be installed or built, or does not answer.
 pub fn compare(project: &Project, full: bool) -> Result<()> {
-    set_up(project, &project.notebook_files()?)?;
+    set_up(project, &project.notebook_files()?, Allowed::Cpu)?;
     peers::install(project)?;
     let bench = Bench::new(project)?;
     let mut times = Times::default();

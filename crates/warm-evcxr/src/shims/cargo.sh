@@ -1,5 +1,5 @@
 #!/bin/sh
-# Wraps Cargo in a kernel's build folder, for five purposes:
+# Wraps Cargo in a kernel's build folder, for six purposes:
 #
 # 1. Cells use the versions in the project's Cargo.lock. evcxr resolves an empty manifest at each
 #    start, which empties the folder's lock file. So whenever the manifest has changed, the
@@ -14,6 +14,8 @@
 #    given. If Cargo's home has none, it calls this one, which must give the same answer.
 #
 # 5. A killed build leaves the file .building behind, so that the folder is not reused.
+#
+# 6. Features of dependencies are turned on in builds that have these dependencies.
 case "$*" in
     "metadata "*" --manifest-path "*) exec "${0%/*/*}/sysroot/bin/cargo" "$@" ;;
 esac
@@ -27,6 +29,16 @@ if [ "$1" = check ]; then
 fi
 if [ "$1" = build ] && ! grep -q WARM_EVCXR_PANIC_HOOK src/lib.rs; then
     cat "${0%/*}/panic-hook.rs" >> src/lib.rs
+fi
+if [ "$1" = build ]; then
+    shift
+    for feature in $WARM_EVCXR_FEATURES; do
+        name=${feature%%/*}
+        if grep -Eq "^(\"?$name\"? *=|\[dependencies\.\"?$name\"?\])" Cargo.toml; then
+            set -- --features "$feature" "$@"
+        fi
+    done
+    set -- build "$@"
 fi
 : > .building
 # EVCXR_TMPDIR may be a link. Keep it as it is: evcxr finds no library in a path with a space.
