@@ -66,10 +66,14 @@ impl Choice {
         let fetched = (*cuda >= FETCHED).then(|| Toolkit::fetched(project));
         let toolkits: Vec<Toolkit> = Toolkit::installed(*cuda).into_iter().chain(fetched).collect();
         if toolkits.is_empty() {
-            return Self::CpuBecause(format!(
+            let mut reason = format!(
                 "the driver of the {name} takes CUDA {cuda}, not {FETCHED}: update it to {DRIVER} \
-                 or later, or install a CUDA toolkit from {OLDEST} to {cuda}"
-            ));
+                 or later"
+            );
+            if *cuda >= OLDEST {
+                reason += &format!(", or install a CUDA toolkit from {OLDEST} to {cuda}");
+            }
+            return Self::CpuBecause(reason);
         }
         Self::Cuda(gpu, toolkits)
     }

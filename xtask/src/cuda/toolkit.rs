@@ -162,21 +162,26 @@ impl Toolkit {
         for part in ["bin", "include", "nvvm"] {
             link(&wheels.join(part), &self.home.join(part))?;
         }
-        let lib = self.home.join("lib");
         link(Path::new("lib"), &self.home.join("lib64"))?;
-        link(&wheels.join("lib/libcudart.so.13"), &lib.join("libcudart.so"))?;
-        link(&wheels.join("lib/libcudart.so.13"), &lib.join("libcudart.so.13"))
+        self.link_libraries(&wheels)?;
+        link(Path::new("libcudart.so.13"), &self.home.join("lib/libcudart.so"))
     }
 
     fn fetch_libraries(&self, project: &Project) -> Result<()> {
-        let wheels = fetch(project, "libraries", "NVIDIA's libraries", 575, &RUNTIME)?.join("lib");
-        let entries = fs::read_dir(&wheels);
-        for entry in entries.with_context(|| format!("cannot read {}", wheels.display()))? {
-            let entry = entry?;
-            link(&entry.path(), &self.home.join("lib").join(entry.file_name()))?;
-        }
+        let wheels = fetch(project, "libraries", "NVIDIA's libraries", 575, &RUNTIME)?;
+        self.link_libraries(&wheels)?;
         for (name, file, _) in &LIBRARIES[1..] {
             link(Path::new(file), &self.home.join(format!("lib/lib{name}.so")))?;
+        }
+        Ok(())
+    }
+
+    fn link_libraries(&self, wheels: &Path) -> Result<()> {
+        let folder = wheels.join("lib");
+        let entries = fs::read_dir(&folder);
+        for entry in entries.with_context(|| format!("cannot read {}", folder.display()))? {
+            let entry = entry?;
+            link(&entry.path(), &self.home.join("lib").join(entry.file_name()))?;
         }
         Ok(())
     }
