@@ -75,7 +75,7 @@ enum Arguments {
     Lab {
         #[command(flatten)]
         on: On,
-        /// Arguments for JupyterLab, such as --no-browser --port 8889 --ip 0.0.0.0
+        /// Arguments for JupyterLab (after our own), such as --no-browser --port 8889 --ip 0.0.0.0
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<OsString>,
     },
@@ -120,6 +120,7 @@ enum Arguments {
     Call(Call),
 }
 
+/// The option of commands that compute.
 #[derive(Args)]
 struct On {
     /// Where notebooks and tests compute
@@ -371,5 +372,25 @@ mod tests {
             assert_eq!(lab(&[own]), [own, WALKTHROUGH]);
         }
         assert_eq!(lab(&["look_inside.ipynb"])[0], "look_inside.ipynb");
+    }
+
+    #[test]
+    fn commands_that_compute_take_a_device() {
+        let device = |arguments: &[&str]| {
+            let arguments = [&["xtask"], arguments].concat();
+            match Arguments::try_parse_from(arguments).unwrap() {
+                Arguments::Run { on, .. }
+                | Arguments::Setup { on, .. }
+                | Arguments::Lab { on, .. }
+                | Arguments::Test { on } => on.device,
+                _ => unreachable!("only these four are parsed"),
+            }
+        };
+        for command in ["run", "setup", "lab", "test"] {
+            assert_eq!(device(&[command]), Allowed::Auto);
+            assert_eq!(device(&[command, "--device", "cpu"]), Allowed::Cpu);
+        }
+        assert_eq!(device(&["lab", "--device", "cpu", "--no-browser"]), Allowed::Cpu);
+        assert_eq!(lab(&["--device", "cpu", "--no-browser"])[0], "--no-browser");
     }
 }

@@ -142,10 +142,7 @@ fn a_gpu_that_cannot_be_used_means_the_cpu_with_a_reason() {
             &["VERSION=11080"],
             "the driver of the NVIDIA H200 takes CUDA 11.8, not 13.0: update it to 580 or later",
         ),
-        (
-            &["INIT=802"],
-            "NVIDIA's driver fails: system not yet initialized (cuInit returned 802)",
-        ),
+        (&["INIT=802"], "NVIDIA's driver fails: system not yet initialized (cuInit returned 802)"),
     ];
     for (driver, reason) in cases {
         let printed = Machine::with_driver(driver).prepare("none");

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use candle_core::Device;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// The fastest device that this build can use, and a sentence that gives the reason: CUDA, then
 /// Metal, then the CPU.
@@ -18,24 +18,35 @@ pub fn select_device(probe: impl Fn(&Device) -> Result<()>) -> (Device, String) 
                 let reason = format!("Running on the NVIDIA GPU{}.", model(&device));
                 return (device, reason);
             }
-            Err(error) => problem = Some(("NVIDIA GPU", error.to_string())),
+            Err(error) => problem = Some(("NVIDIA GPU", error)),
         }
     }
     if cfg!(feature = "metal") {
         match probed(Device::new_metal(0), &probe) {
             Ok(device) => return (device, "Running on the Mac's GPU through Metal.".into()),
-            Err(error) => problem = Some(("Metal GPU", error.to_string())),
+            Err(error) => problem = Some(("Metal GPU", error)),
         }
     }
-    let reason = match (problem, unused_gpu()) {
-        (Some((gpu, error)), _) => format!("Running on the CPU: no {gpu} can be used ({error})."),
+    (Device::Cpu, why_cpu(problem, unused_gpu()))
+}
+
+/// The line that says why the CPU is used: a GPU and its error, or a GPU that this build leaves out
+/// and the feature it needs.
+fn why_cpu(problem: Option<(&str, Error)>, unused: Option<(&str, &str)>) -> String {
+    match (problem, unused) {
+        (Some((gpu, error)), _) => {
+            // A compiler's log may follow.
+            let error = error.to_string();
+            let error = error.lines().next().unwrap_or_default();
+            format!("Running on the CPU: no {gpu} can be used ({error}).")
+        }
         (None, Some((gpu, feature))) => format!(
-            "Running on the CPU: there is {gpu}, but this build leaves it out; \
-             to use it, add features = [\"{feature}\"] to the :dep line."
+            "Running on the CPU: there is {gpu}, but this build leaves it out. `cargo xtask run` \
+             builds for it or says why not; for a kernel of your own, add \
+             features = [\"{feature}\"] to the :dep line."
         ),
         (None, None) => "Running on the CPU: no GPU was found.".into(),
-    };
-    (Device::Cpu, reason)
+    }
 }
 
 fn probed(
@@ -82,5 +93,30 @@ fn unused_gpu() -> Option<(&'static str, &'static str)> {
         Some(("a Mac's GPU", "metal"))
     } else {
         None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn error(message: &str) -> Error {
+        candle_core::Error::Msg(message.to_owned()).into()
+    }
+
+    #[test]
+    fn a_device_whose_first_step_fails_is_not_used() {
+        assert!(probed(Ok(Device::Cpu), |_| Ok(())).is_ok());
+        let failed = probed(Ok(Device::Cpu), |_| Err(error("no kernel image"))).unwrap_err();
+        assert!(failed.to_string().contains("no kernel image"), "{failed}");
+    }
+
+    #[test]
+    fn the_reason_for_the_cpu_is_one_line() {
+        let problem = ("NVIDIA GPU", error("no kernel image\n   0: a backtrace"));
+        let reason = why_cpu(Some(problem), None);
+        assert_eq!(reason, "Running on the CPU: no NVIDIA GPU can be used (no kernel image).");
+        let reason = why_cpu(None, Some(("an NVIDIA GPU", "cuda")));
+        assert!(reason.contains("cargo xtask run") && reason.contains("[\"cuda\"]"), "{reason}");
     }
 }
