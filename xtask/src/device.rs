@@ -153,3 +153,35 @@ impl Device {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::ffi::OsStr;
+
+    use super::*;
+
+    #[test]
+    fn cargo_builds_for_the_device_and_runs_programs_on_it() {
+        let device = Device {
+            feature: Some("cuda"),
+            environment: vec![("NVCC".to_owned(), "/cuda/bin/nvcc".to_owned())],
+            libraries: vec!["/cuda/lib".into()],
+        };
+        let mut cargo = Command::new("cargo");
+        device.apply(&mut cargo).unwrap();
+        assert_eq!(cargo.get_args().collect::<Vec<_>>(), ["--features", "cuda"]);
+        let value = |name: &str| {
+            let mut all = cargo.get_envs();
+            all.find_map(|(key, value)| (key == OsStr::new(name)).then_some(value?.to_str()?))
+        };
+        assert_eq!(value("NVCC"), Some("/cuda/bin/nvcc"));
+        assert!(value(LIBRARY_PATH).unwrap().starts_with("/cuda/lib"));
+    }
+
+    #[test]
+    fn cargo_is_left_alone_for_the_cpu() {
+        let mut cargo = Command::new("cargo");
+        Device::default().apply(&mut cargo).unwrap();
+        assert_eq!((cargo.get_args().count(), cargo.get_envs().count()), (0, 0));
+    }
+}

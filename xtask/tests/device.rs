@@ -153,20 +153,20 @@ fn a_gpu_that_cannot_be_used_means_the_cpu_with_a_reason() {
 
 #[test]
 fn an_installed_toolkit_that_the_driver_takes_is_used() {
-    let machine = Machine::with_driver(&["MAJOR=8", "MINOR=6", "VERSION=12040"]);
+    let machine = Machine::with_driver(&["MAJOR=8", "MINOR=6", "VERSION=12000"]);
     fs::create_dir_all(machine.path("toolkit/lib64")).unwrap();
     fs::write(machine.path("toolkit/lib64/libcublas.so"), "").unwrap();
-    for (version, is_used) in [("11.8", false), ("12.0", true), ("12.4", true), ("12.5", false)] {
+    for (version, is_used) in [("11.8", false), ("12.0", true), ("12.1", false)] {
         machine.add_toolkit(version, "");
         let chosen = machine.run("auto", &[("CUDA_PATH", &machine.path("toolkit"))]);
         assert_eq!(chosen.starts_with("Cuda"), is_used, "{version}: {chosen}");
     }
-    machine.add_toolkit("12.4", "");
+    machine.add_toolkit("12.0", "");
     let home = machine.path("toolkit").display().to_string();
     let printed = machine.prepare("toolkit");
-    let line = "Using the NVIDIA H200 (compute capability 8.6) with CUDA 12.4 in toolkit \
+    let line = "Using the NVIDIA H200 (compute capability 8.6) with CUDA 12.0 in toolkit \
                 (`--device cpu`: the CPU).\n";
-    let nvcc = machine.path(".tools/cuda/nvcc-12.4").display().to_string();
+    let nvcc = machine.path(".tools/cuda/nvcc-12.0").display().to_string();
     for part in [
         line,
         "feature: Some(\"cuda\")",
@@ -174,19 +174,19 @@ fn an_installed_toolkit_that_the_driver_takes_is_used() {
         &format!("(\"CUDA_PATH\", {home:?})"),
         &format!("(\"NVCC\", {nvcc:?})"),
         "(\"CUDA_COMPUTE_CAP\", \"86\")",
-        "(\"CUDARC_CUDA_VERSION\", \"12040\")",
+        "(\"CUDARC_CUDA_VERSION\", \"12000\")",
         &format!("libraries: [{:?}]", machine.path("toolkit/lib64")),
     ] {
         assert!(printed.contains(part), "{part:?} is not in: {printed}");
     }
     let version = Command::new(nvcc).arg("--version").output().unwrap().stdout;
-    assert_eq!(String::from_utf8(version).unwrap(), "release 12.4, V12.4.99\n");
+    assert_eq!(String::from_utf8(version).unwrap(), "release 12.0, V12.0.99\n");
 }
 
 #[test]
 fn the_toolkit_of_the_compiler_in_path_is_found() {
-    let machine = Machine::with_driver(&["VERSION=12040"]);
-    machine.add_toolkit("12.3", "");
+    let machine = Machine::with_driver(&["VERSION=12000"]);
+    machine.add_toolkit("12.0", "");
     let bin = machine.path("bin");
     fs::create_dir(&bin).unwrap();
     symlink(machine.path("toolkit/bin/nvcc"), bin.join("nvcc")).unwrap();
