@@ -524,17 +524,6 @@ fn a_loss_that_is_not_finite_stops_training_and_names_the_last_good_checkpoint()
     let dir = tempfile::tempdir().unwrap();
     let checkpoints = Checkpoints::new(dir.path(), 3).unwrap();
     let (good, test_ds) = (dataset(20), dataset(10));
-    // A single NaN pixel is enough.
-    let mut pixels = images(20).flatten_all().unwrap().to_vec1::<f32>().unwrap();
-    pixels[777] = f32::NAN;
-    let with_nan = Tensor::from_vec(pixels, (20, 8, 8, 1), CPU).unwrap();
-    let with_nan = Dataset::new(with_nan, labels(20)).unwrap();
-
-    let mut run = TrainingRun::new(optimizer(0.1), Key::new(3), 5);
-    let error = checkpoints.train_epoch(&Small, &mut run, &with_nan, &test_ds).unwrap_err();
-    let Some(Diverged { epoch: 1, checkpoint: None, .. }) = found(&error) else {
-        panic!("{error:?}")
-    };
 
     // Only the test loss shows that the last step diverged.
     let mut run = TrainingRun::new(optimizer(1e300), Key::new(3), 20);
@@ -547,14 +536,34 @@ fn a_loss_that_is_not_finite_stops_training_and_names_the_last_good_checkpoint()
     let mut run = TrainingRun::new(optimizer(0.1), Key::new(3), 5);
     checkpoints.train_epoch(&Small, &mut run, &good, &test_ds).unwrap();
     checkpoints.train_epoch(&Small, &mut run, &good, &test_ds).unwrap();
-    let error = checkpoints.train_epoch(&Small, &mut run, &with_nan, &test_ds).unwrap_err();
+    run.state.optimizer.set_learning_rate(1e300).unwrap();
+    let error = checkpoints.train_epoch(&Small, &mut run, &good, &test_ds).unwrap_err();
     let message = error.to_string();
-    assert!(message.contains("the loss is NaN at epoch 3, step "), "{message}");
+    assert!(message.contains("at epoch 3, step "), "{message}");
     assert!(message.contains("resume from the last good checkpoint, "), "{message}");
     assert!(message.contains("epoch-0002.safetensors, with a smaller learning rate"), "{message}");
     assert_eq!((run.epoch, run.history.len()), (2, 2));
     // The failed epoch is not saved.
     assert_eq!(checkpoints.resume(CPU).unwrap().unwrap().epoch, 2);
+}
+
+#[test]
+fn a_pixel_that_is_not_a_number_is_named_instead_of_the_learning_rate() {
+    let dir = tempfile::tempdir().unwrap();
+    let checkpoints = Checkpoints::new(dir.path(), 3).unwrap();
+    for bad in [f32::NAN, f32::INFINITY] {
+        let mut pixels = images(20).flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        pixels[777] = bad;
+        let images = Tensor::from_vec(pixels, (20, 8, 8, 1), CPU).unwrap();
+        let damaged = Dataset::new(images, labels(20)).unwrap();
+        for (train_ds, test_ds) in [(&damaged, &dataset(10)), (&dataset(20), &damaged)] {
+            let mut run = TrainingRun::new(optimizer(0.1), Key::new(3), 5);
+            let error = checkpoints.train_epoch(&Small, &mut run, train_ds, test_ds).unwrap_err();
+            let pixel = error.downcast_ref();
+            assert!(matches!(pixel, Some(DataError::Pixel { index: 12 })), "{error:?}");
+            assert_eq!(run.epoch, 0);
+        }
+    }
 }
 
 #[test]
@@ -924,6 +933,7 @@ fn no_building_block_panics() {
         check("checks of labels", &|| {
             drop((check::log_probs(&x, &x), check::logits(&x, &x), check::float("x", &x)));
             drop((check::labels(&x, usize::MAX), check::label_range(&x, 0)));
+            check::assume_labels_up_to(0, &x);
         });
         check("graph", &|| {
             drop(linen::graph(&Small, &params(), x.dims()));
@@ -933,6 +943,7 @@ fn no_building_block_panics() {
         });
         check("steps on a GPU", &|| {
             drop(linen::gpu_train_step(&Small, &mut optimizer(0.1), &x, &x));
+            drop(linen::gpu_train_epoch(&Small, &mut optimizer(0.1), (&x, &x), 0, &[7]));
             drop(linen::gpu_eval_step(&Small, &params(), &x, &x));
         });
         check("Jit::call", &|| {

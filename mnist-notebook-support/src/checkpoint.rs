@@ -130,6 +130,7 @@ impl TrainingRun {
         let (loss, accuracy) = eval_model(model, state, test_ds)?;
         println!("Testing - epoch: {epoch}, loss: {loss:.2}, accuracy: {:.2}", accuracy * 100.0);
         if !loss.is_finite() {
+            test_ds.check_pixels()?;
             let step = train_ds.len() / *batch_size;
             return Err(Diverged { epoch, step, loss, checkpoint: None }.into());
         }

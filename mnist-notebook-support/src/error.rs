@@ -20,6 +20,16 @@ pub enum DataError {
         labels: usize,
     },
 
+    /// An image with a pixel that is infinite or not a number.
+    #[error(
+        "image {index} of the dataset has a pixel that is infinite or not a number: leave it out, \
+         or find out where the pixel comes from"
+    )]
+    Pixel {
+        /// The image's place in the dataset.
+        index: usize,
+    },
+
     /// A batch size that is 0 or larger than the dataset.
     #[error(
         "batch size {batch_size} does not fit a dataset of {examples} examples: \

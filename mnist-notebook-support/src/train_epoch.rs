@@ -27,9 +27,10 @@ const EVAL_BATCH_SIZE_ON_GPU: usize = 2000;
 /// ([`gpu_train_epoch`]).
 ///
 /// # Errors
-/// Those of [`Dataset::check_batches`] and [`train_step`]; [`Diverged`] if a loss is infinite or
-/// not a number. After an error the state keeps the steps taken so far, after [`Diverged`] NaN
-/// among them; [`TrainingRun::train_epoch`](crate::TrainingRun::train_epoch) takes them back.
+/// Those of [`Dataset::check_batches`] and [`train_step`]; if a loss is infinite or not a number,
+/// [`DataError::Pixel`](crate::DataError::Pixel) if a pixel is, else [`Diverged`]. After an error the
+/// state keeps the steps taken so far, after these two NaN among them;
+/// [`TrainingRun::train_epoch`](crate::TrainingRun::train_epoch) takes them back.
 ///
 /// # Source
 /// `train_epoch` of the Flax tutorial.
@@ -42,7 +43,7 @@ pub fn train_epoch(
     rng: Key,
 ) -> Result<Metrics> {
     if let Some(batch_metrics) = epoch_on_gpu(model, state, train_ds, batch_size, rng)? {
-        return report(epoch, &batch_metrics);
+        return report(epoch, &batch_metrics, train_ds);
     }
     let step = |state: &mut _, batch: &Batch| train_step(model, state, batch);
     train_epoch_with(state, train_ds, batch_size, epoch, rng, step)
@@ -94,7 +95,7 @@ pub fn train_epoch_with<S>(
     let batch_metrics =
         BatchMetrics::get_all(&batch_metrics).map_err(|error| train_ds.locate(error))?;
     progress.finish();
-    report(epoch, &batch_metrics)
+    report(epoch, &batch_metrics, train_ds)
 }
 
 /// Loss (nats) and accuracy (0 to 1) on a whole dataset.
@@ -189,17 +190,18 @@ fn epoch_on_gpu(
 }
 
 /// Prints and returns the mean over the batches, if every loss is finite.
-fn report(epoch: usize, batch_metrics: &[Metrics]) -> Result<Metrics> {
-    check_finite(epoch, batch_metrics)?;
+fn report(epoch: usize, batch_metrics: &[Metrics], train_ds: &Dataset) -> Result<Metrics> {
+    check_finite(epoch, batch_metrics, train_ds)?;
     let metrics = Metrics::mean(batch_metrics)?;
     let (loss, accuracy) = (metrics.loss, metrics.accuracy * 100.0);
     println!("Training - epoch: {epoch}, loss: {loss:.4}, accuracy: {accuracy:.2}");
     Ok(metrics)
 }
 
-fn check_finite(epoch: usize, batch_metrics: &[Metrics]) -> Result<()> {
+fn check_finite(epoch: usize, batch_metrics: &[Metrics], train_ds: &Dataset) -> Result<()> {
     for (metrics, step) in batch_metrics.iter().zip(1..) {
         if !metrics.loss.is_finite() {
+            train_ds.check_pixels()?;
             return Err(Diverged { epoch, step, loss: metrics.loss, checkpoint: None }.into());
         }
     }

@@ -29,6 +29,13 @@ pub struct Statistics {
     pub is_training: bool,
 }
 
+/// The variance of values, from their mean and the mean of their squares. Rounding can make the
+/// difference negative; a NaN stays one.
+pub(crate) fn variance(mean: f64, mean_square: f64) -> f32 {
+    let variance = mean_square - mean * mean;
+    if variance < 0.0 { 0.0 } else { variance as f32 }
+}
+
 impl BatchNorm {
     /// Added to the variance before the square root. The default of Flax.
     pub const EPSILON: f64 = 1e-5;
@@ -58,7 +65,7 @@ impl BatchNorm {
         let rows = self.rows as f64;
         let moments = sum.iter().zip(&sum_of_squares).map(|(sum, square)| {
             let mean = sum / rows;
-            (mean as f32, (square / rows - mean * mean).max(0.0) as f32)
+            (mean as f32, variance(mean, square / rows))
         });
         let (mean, var) = moments.unzip();
         Ok(Statistics { mean, var, is_training: true })

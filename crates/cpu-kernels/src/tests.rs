@@ -308,6 +308,17 @@ fn pooling_and_its_gradients_match_plain_loops() {
 }
 
 #[test]
+fn statistics_of_an_infinite_value_are_not_finite() {
+    let norm = BatchNorm { rows: 4, channels: 2 };
+    let statistics = norm.statistics(&[1.0, 2.0, f32::INFINITY, 3.0, 0.0, f32::NAN, 1.0, 1.0]);
+    let Statistics { mean, var, .. } = statistics.unwrap();
+    assert!(mean[0].is_infinite() && var[0].is_nan() && mean[1].is_nan() && var[1].is_nan());
+    // Rounding must not make the variance of a constant negative.
+    let statistics = norm.statistics(&[0.1; 8]).unwrap();
+    assert!(statistics.var.iter().all(|var| *var >= 0.0));
+}
+
+#[test]
 fn max_pooling_propagates_nan() {
     let pool = Pool2d { batch: 1, height: 1, width: 3, channels: 1, window: (1, 3) };
     for at in 0..3 {

@@ -51,6 +51,14 @@ impl Conv {
         check::positive("kernel width", self.kernel_size.1)?;
         check::positive("stride down", self.strides.0)?;
         check::positive("stride to the right", self.strides.1)?;
+        for (name, stride) in
+            [("stride down", self.strides.0), ("stride to the right", self.strides.1)]
+        {
+            if i32::try_from(stride).is_err() {
+                let allowed = "it must be below 2³¹";
+                return Err(Error::Hyperparameter { name, value: stride as f64, allowed });
+            }
+        }
         let &[_, height, width, _] = x.dims() else {
             return Err(Error::shape("conv input", "[B, height, width, channels]", x));
         };

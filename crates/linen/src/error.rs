@@ -128,10 +128,7 @@ pub enum Error {
     },
 
     /// A module needs a parameter that the given parameters lack.
-    #[error(
-        "no parameter {path:?} among [{known}]: the parameters come from another network; \
-         call `init` on this one, `init_variables` if it has batch norm"
-    )]
+    #[error("no parameter {path:?} among [{known}]: {}", advice_on_names(path, known))]
     MissingParam {
         /// The path of the parameter, such as `Conv_0/kernel`.
         path: String,
@@ -264,6 +261,20 @@ impl Error {
 
 fn gigabytes(bytes: usize) -> String {
     format!("{:.1} GB", bytes as f64 / 1e9)
+}
+
+/// The likely reason why a parameter is missing, and what to do.
+fn advice_on_names(path: &str, known: &str) -> String {
+    let dotted = path.replace('/', ".");
+    match known.split(", ").find(|name| *name == dotted || name.ends_with(&format!(".{dotted}"))) {
+        Some(name) => format!(
+            "here {name:?} may be the one: its parts are separated by dots, and those of Flax by \
+             slashes; rename it to {path:?}, and the others alike"
+        ),
+        None => "the parameters come from another network; call `init` on this one, \
+                 `init_variables` if it has batch norm"
+            .into(),
+    }
 }
 
 /// The likely reason why a parameter does not have the expected shape, and what to do.

@@ -170,21 +170,22 @@ fn gradients(params: &Params, networks: Vec<Forward>, grads: &GradStore) -> Resu
     }
     let mut of_networks = waiting
         .iter()
-        .map(|Waiting { network, d_output, .. }| network.gradients(d_output))
+        .map(|Waiting { network, d_output, .. }| network.gradients_of_vars(d_output))
         .collect::<Result<Vec<_>>>()?;
     // The loss of a differentiation within another may use what the outer one has evaluated.
     outer_networks(|networks| {
         for network in networks {
             if let Some(d_output) = grads.get(&network.output) {
                 let d_output = d_output.flatten_all()?.to_vec1::<f32>()?;
-                of_networks.push(network.gradients(&d_output)?);
+                of_networks.push(network.gradients_of_vars(&d_output)?);
             }
         }
         Ok::<(), Error>(())
     })?;
     let total = |(path, var): (&str, &Var)| {
         let direct = grads.get(var).into_iter();
-        let mut parts = direct.chain(of_networks.iter().filter_map(|grads| grads.get(path)));
+        let of_networks = of_networks.iter().flatten().filter(|(id, _)| *id == var.id());
+        let mut parts = direct.chain(of_networks.map(|(_, grad)| grad));
         let first = parts.next().map_or_else(|| var.zeros_like(), |grad| Ok(grad.clone()))?;
         Ok((path.to_owned(), parts.try_fold(first, |sum, grad| sum + grad)?))
     };

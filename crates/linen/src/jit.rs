@@ -7,6 +7,7 @@
 //! such a network is a leaf of candle's graph. Its gradient is all that the plan needs to go
 //! backward, and the update of the parameters is fused into that.
 
+use std::any::TypeId;
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;
@@ -37,8 +38,9 @@ thread_local! {
 /// Runs functions with their networks compiled, once per network, input shape, and way to evaluate.
 ///
 /// As with `jax.jit`, a network may depend on shapes but not on values: the plan of its first
-/// evaluation is replayed. Networks that cannot be compiled run as without a `Jit`; `Display` shows
-/// the plans, and why there is none.
+/// evaluation is replayed. To make the plan, and to see whether its fields have changed it, the
+/// network is also called with an all-zero input, of the same shape or of a single example. Networks
+/// that cannot be compiled run as without a `Jit`; `Display` shows the plans, and why there is none.
 ///
 /// Gradients come from [`value_and_grad`](crate::value_and_grad): to candle's own `backward`, a
 /// result that was computed within it is a constant. Compiled are [`apply`](crate::Module::apply)
@@ -101,6 +103,7 @@ const MAX_PLANS: usize = 8;
 /// The plan of a network for an input shape, or why there is none.
 struct Planned {
     network: Identity,
+    kind: Kind,
     input_shape: Vec<usize>,
     plan: Result<Arc<Plan>, String>,
     /// Programs that follow the plan: the first for inference, the others for networks whose
@@ -110,8 +113,14 @@ struct Planned {
     on_gpu: Option<crate::cuda::Program>,
 }
 
-/// The network's type and the size of its fields, and how it is evaluated.
-type Identity = ((&'static str, usize), Kind);
+/// A network's type. Two types may have the same name, such as those of two closures.
+#[doc(hidden)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Identity {
+    pub(crate) id: TypeId,
+    pub(crate) name: &'static str,
+    pub(crate) size_of_fields: usize,
+}
 
 /// The kinds of an [`Evaluation`].
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -211,10 +220,9 @@ impl fmt::Display for Jit {
         if plans.is_empty() {
             return f.write_str("nothing has run yet");
         }
-        for (index, Planned { network, input_shape, plan, .. }) in plans.iter().enumerate() {
+        for (index, Planned { network, kind, input_shape, plan, .. }) in plans.iter().enumerate() {
             let line = if index > 0 { "\n" } else { "" };
-            let ((name, _), kind) = network;
-            let network = format!("{}{}", short_name(name), kind.suffix());
+            let network = format!("{}{}", short_name(network.name), kind.suffix());
             match plan {
                 Ok(plan) => write!(f, "{line}{network}, {plan}")?,
                 Err(reason) => {
@@ -228,7 +236,7 @@ impl fmt::Display for Jit {
 
 /// Evaluates a network by a plan if a [`Jit`] runs and has one.
 pub(crate) fn apply(
-    identity: (&'static str, usize),
+    identity: Identity,
     params: &Params,
     evaluation: Evaluation,
     x: &Tensor,
@@ -268,7 +276,7 @@ fn is_recorded(params: &Params) -> bool {
 }
 
 fn forward(
-    identity: (&'static str, usize),
+    identity: Identity,
     params: &Params,
     evaluation: Evaluation,
     x: &Tensor,
@@ -448,23 +456,24 @@ impl Compiled {
 }
 
 impl Plans {
-    /// The plan of a network for inputs like `x`, made now if there is none for these parameters.
+    /// The plan of a network for inputs like `x`, made now if there is none for these parameters and
+    /// the values of its fields.
     fn find(
         &mut self,
-        identity: Identity,
+        (identity, kind): (Identity, Kind),
         params: &Params,
         x: &Tensor,
         network: impl Fn(&Tensor) -> Result<Tensor>,
     ) -> Result<&mut Planned> {
-        let is_known =
-            |planned: &Planned| planned.network == identity && planned.input_shape == x.dims();
-        if let Some(index) = self.0.iter().position(is_known) {
-            if self.0[index].is_for(&network, params)? {
+        for index in 0..self.0.len() {
+            let planned = &self.0[index];
+            let is_known = (planned.network, planned.kind) == (identity, kind)
+                && planned.input_shape == x.dims();
+            if is_known && planned.is_for(&network, params)? {
                 return Ok(&mut self.0[index]);
             }
-            self.0.remove(index);
         }
-        let planned = Planned::new(identity, params, x, network)?;
+        let planned = Planned::new((identity, kind), params, x, network)?;
         if self.0.len() == MAX_PLANS {
             self.0.remove(0);
         }
@@ -476,7 +485,7 @@ impl Plans {
 
 impl Planned {
     fn new(
-        identity: Identity,
+        (network_type, kind): (Identity, Kind),
         params: &Params,
         x: &Tensor,
         network: impl Fn(&Tensor) -> Result<Tensor>,
@@ -503,7 +512,8 @@ impl Planned {
             Ok(Arc::new(plan))
         });
         Ok(Planned {
-            network: identity,
+            network: network_type,
+            kind,
             input_shape,
             plan,
             programs: Vec::new(),
@@ -519,8 +529,7 @@ impl Planned {
         if plan.vars(params).is_none() {
             return Ok(false);
         }
-        let ((_, size_of_fields), _) = self.network;
-        Ok(size_of_fields == 0 || planning(|| plan.is_still_of(network, params))?)
+        Ok(self.network.size_of_fields == 0 || planning(|| plan.is_still_of(network, params))?)
     }
 
     /// A program that follows the plan, and whose latest result is not needed any more.
@@ -596,6 +605,13 @@ impl Forward {
     /// Gradients with respect to the parameters, by path, given the gradient with respect to the
     /// result.
     pub(crate) fn gradients(&self, d_output: &[f32]) -> Result<BTreeMap<String, Tensor>> {
+        let gradients = self.gradients_of_vars(d_output)?;
+        let paths = self.running.plan.paths().cloned();
+        Ok(paths.zip(gradients).map(|(path, (_, gradient))| (path, gradient)).collect())
+    }
+
+    /// The same by variable, for a loss in which other networks have parameters of the same paths.
+    pub(crate) fn gradients_of_vars(&self, d_output: &[f32]) -> Result<Vec<(TensorId, Tensor)>> {
         // Copies, because the kernels want to change them, and others may be reading.
         let params = self.vars.iter().map(|var| var.flatten_all()?.to_vec1());
         let mut params = params.collect::<candle_core::Result<Vec<Vec<f32>>>>()?;
@@ -605,12 +621,10 @@ impl Forward {
         let mut state = self.state(&params)?;
         state.program.gradients(&mut params, &mut slices, d_output)?;
         drop(state);
-        let gradients = self.running.plan.paths().zip(&self.vars).zip(gradients);
-        gradients
-            .map(|((path, var), gradient)| {
-                Ok((path.clone(), Tensor::from_vec(gradient, var.shape(), var.device())?))
-            })
-            .collect()
+        let gradients = self.vars.iter().zip(gradients).map(|(var, gradient)| {
+            Ok((var.id(), Tensor::from_vec(gradient, var.shape(), var.device())?))
+        });
+        gradients.collect()
     }
 
     /// Backpropagates, and updates the parameters and their moments.
@@ -643,7 +657,7 @@ impl Forward {
 /// Runs a network by its program on an NVIDIA GPU, if a [`Jit`] runs and has one.
 #[cfg(feature = "cuda")]
 pub(crate) fn on_gpu<T>(
-    identity: (&'static str, usize),
+    identity: Identity,
     params: &Params,
     x: &Tensor,
     network: impl Fn(&Tensor) -> Result<Tensor>,

@@ -3,7 +3,7 @@
 use candle_core::Tensor;
 
 use crate::error::Result;
-use crate::jit::{self, Evaluation};
+use crate::jit::{self, Evaluation, Identity};
 use crate::params::Params;
 use crate::random::Key;
 use crate::scope::Scope;
@@ -28,10 +28,14 @@ pub trait Module {
         path.rsplit("::").next().unwrap_or(path)
     }
 
-    /// Tells networks apart within a [`Jit`](crate::Jit): the type, and the size of its fields.
+    /// Tells networks apart within a [`Jit`](crate::Jit).
     #[doc(hidden)]
-    fn identity(&self) -> (&'static str, usize) {
-        (std::any::type_name::<Self>(), size_of_val(self))
+    fn identity(&self) -> Identity {
+        Identity {
+            id: typeid::of::<Self>(),
+            name: std::any::type_name::<Self>(),
+            size_of_fields: size_of_val(self),
+        }
     }
 
     /// Creates the parameters of the module, on the device of `sample`.
@@ -147,7 +151,7 @@ impl<M: Module + ?Sized> Module for &M {
         (**self).name()
     }
 
-    fn identity(&self) -> (&'static str, usize) {
+    fn identity(&self) -> Identity {
         (**self).identity()
     }
 }
@@ -162,7 +166,7 @@ impl<M: Module + ?Sized> Module for Box<M> {
         (**self).name()
     }
 
-    fn identity(&self) -> (&'static str, usize) {
+    fn identity(&self) -> Identity {
         (**self).identity()
     }
 }

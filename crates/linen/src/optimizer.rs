@@ -101,7 +101,10 @@ impl Optimizer {
         if target.is_empty() {
             return Err(Error::NoParams);
         }
-        target.iter().try_for_each(|(_, var)| check::float("parameter", var))?;
+        for (_, var) in target.iter() {
+            check::float("parameter", var)?;
+            rule.check_dtype(var.dtype())?;
+        }
         if !moments.keys().eq(rule.moment_names()) {
             return Err(Error::Moments {
                 expected: rule.moment_names().join(", "),

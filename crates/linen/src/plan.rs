@@ -90,18 +90,19 @@ impl Plan {
         (vars.len() == self.params.len()).then_some(vars)
     }
 
-    /// Whether the network still has the same layers, as one example shows. A network for batches
-    /// of one size has no examples.
+    /// Whether the network still has the same layers and the result of the last one, as one example
+    /// shows. A network for batches of one size has no examples.
     pub(crate) fn is_still_of(
         &self,
         network: impl Fn(&Tensor) -> Result<Tensor>,
         params: &Params,
     ) -> Result<bool> {
         let example = dummy_input(params, &one_example(&self.input_shape))?;
-        let Ok((_, ops)) = trace(|| with_tracking(false, || network(&example))) else {
+        let Ok((output, ops)) = trace(|| with_tracking(true, || network(&example))) else {
             return Ok(false);
         };
-        Ok(connect(&example, &ops).as_ref() == Some(&self.traced))
+        let is_last = ops.last().is_some_and(|last| last.output.id() == output.id());
+        Ok(is_last && connect(&example, &ops).as_ref() == Some(&self.traced))
     }
 
     /// The paths of the parameters, in the order of [`vars`](Plan::vars).

@@ -1,5 +1,6 @@
 //! The rules by which optimizers update parameters.
 
+use candle_core::DType;
 use cpu_kernels::UpdateRule;
 
 use crate::check;
@@ -118,6 +119,21 @@ impl Rule {
         match self {
             Rule::Momentum(_) => &["momentum"],
             Rule::Adam(_) | Rule::AdamW(_) => &["first_moment", "second_moment"],
+        }
+    }
+
+    /// Checks that parameters of this type can be trained.
+    pub(crate) fn check_dtype(&self, dtype: DType) -> Result<()> {
+        const SMALLEST_NORMAL_F16: f64 = 6.103515625e-5;
+        match *self {
+            Rule::Adam(Adam { epsilon, .. }) | Rule::AdamW(AdamW { epsilon, .. })
+                if dtype == DType::F16 && epsilon < SMALLEST_NORMAL_F16 =>
+            {
+                let allowed = "it must be at least 6.2e-5 for f16 parameters, in which anything \
+                               much smaller is 0";
+                Err(Error::Hyperparameter { name: "epsilon", value: epsilon, allowed })
+            }
+            _ => Ok(()),
         }
     }
 

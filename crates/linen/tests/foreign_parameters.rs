@@ -112,6 +112,19 @@ fn message_with(change: impl Fn(&str, &Tensor) -> candle_core::Result<Tensor>) -
 }
 
 #[test]
+fn names_with_dots_are_recognized() {
+    for prefix in ["", "params.", "model.params."] {
+        let params = params();
+        let dotted = |path: &str| format!("{prefix}{}", path.replace('/', "."));
+        let renamed = params.iter().map(|(path, var)| (dotted(path), var.as_tensor().clone()));
+        let renamed = Params::try_from(renamed.collect::<Vec<_>>()).unwrap();
+        let message = Cnn.apply(&renamed, &images()).unwrap_err().to_string();
+        assert!(message.contains(&format!("rename it to \"{}\"", "Conv_0/kernel")), "{message}");
+        assert!(message.contains(&format!("{prefix}Conv_0.kernel")), "{message}");
+    }
+}
+
+#[test]
 fn kernels_in_pytorch_s_layout_are_recognized() {
     let message = message_with(|path, var| match path {
         "Conv_1/kernel" => var.permute((3, 2, 0, 1)),

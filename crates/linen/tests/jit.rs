@@ -6,7 +6,7 @@ use candle_core::{Tensor, Var};
 use linen::random::{bits, normal};
 use linen::{
     AdamW, Error, Gradients, Jit, Key, Module, Momentum, Optimizer, Params, Result, Rule, Scope,
-    avg_pool, flatten, log_softmax, no_grad, relu, value_and_grad,
+    avg_pool, flatten, gelu, log_softmax, no_grad, relu, value_and_grad,
 };
 use proptest::prelude::*;
 
@@ -444,6 +444,105 @@ fn networks_that_only_look_alike_are_told_apart() {
     }
     model.has_relu = false;
     check(&model);
+}
+
+/// Losses and gradients with a network of each kind in turn, each within one [`Jit`] and without.
+fn assert_same_gradients<M: Module>(networks: impl Fn(usize) -> M) {
+    let (image, onehot) = batch(0);
+    let params = networks(0).init(Key::new(0), &image).unwrap();
+    let mut jit = Jit::new();
+    for index in [0, 0, 1, 1, 0, 2, 1] {
+        let network = networks(index);
+        let loss_fn = |params: &Params| {
+            let output = network.apply(params, &image)?;
+            Ok((cross_entropy(&output, &onehot)?, ()))
+        };
+        let (_, expected) = value_and_grad(loss_fn, &params).unwrap();
+        let (_, found) = jit.call(|| value_and_grad(loss_fn, &params)).unwrap();
+        for (path, expected) in expected.iter().unwrap() {
+            let flat = |grad: &Tensor| grad.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+            let difference = difference(&flat(found.get(path).unwrap()), &flat(expected));
+            assert!(difference < 1e-5, "network {index}, {path}: {difference}");
+        }
+    }
+}
+
+#[test]
+fn a_field_that_changes_only_the_graph_or_the_result_is_seen() {
+    struct Freezing(bool);
+    impl Module for Freezing {
+        fn call(&self, nn: &mut Scope, x: &Tensor) -> Result<Tensor> {
+            let x = relu(&nn.dense(6, &flatten(x)?)?)?;
+            let x = if self.0 { x.detach() } else { x };
+            log_softmax(&nn.dense(CLASSES, &x)?)
+        }
+    }
+    assert_same_gradients(|index| Freezing(index == 1));
+
+    struct Temperature(f64);
+    impl Module for Temperature {
+        fn call(&self, nn: &mut Scope, x: &Tensor) -> Result<Tensor> {
+            let y = log_softmax(&nn.dense(CLASSES, &flatten(x)?)?)?;
+            if self.0 == 1.0 { Ok(y) } else { Ok((y * self.0)?) }
+        }
+    }
+    assert_same_gradients(|index| Temperature(1.0 + index as f64));
+
+    struct Early(bool);
+    impl Module for Early {
+        fn call(&self, nn: &mut Scope, x: &Tensor) -> Result<Tensor> {
+            let x = nn.dense(CLASSES, &flatten(x)?)?;
+            let y = log_softmax(&x)?;
+            Ok(if self.0 { x } else { y })
+        }
+    }
+    assert_same_gradients(|index| Early(index == 1));
+}
+
+#[test]
+fn closures_of_one_name_are_told_apart() {
+    struct With<F>(F);
+    impl<F: Fn(&Tensor) -> Result<Tensor>> Module for With<F> {
+        fn call(&self, nn: &mut Scope, x: &Tensor) -> Result<Tensor> {
+            let x = (self.0)(&nn.dense(6, &flatten(x)?)?)?;
+            log_softmax(&nn.dense(CLASSES, &x)?)
+        }
+    }
+    let networks: [Box<dyn Module>; 2] =
+        [Box::new(With(|x: &Tensor| relu(x))), Box::new(With(|x: &Tensor| gelu(x)))];
+    let name = |network: &dyn Module| network.name();
+    assert_eq!(name(&*networks[0]), name(&*networks[1]));
+    assert_same_gradients(|index| &networks[index % 2]);
+}
+
+#[test]
+fn a_network_with_other_parameters_of_the_same_paths_adds_nothing() {
+    let (image, onehot) = batch(0);
+    let (outer, inner) = (params(1), params(2));
+    let run = || {
+        value_and_grad(
+            |outer: &Params| {
+                let teacher = Net.apply(outer, &image)?;
+                let inner_loss = |inner: &Params| {
+                    let student = Net.apply(inner, &image)?;
+                    let difference = (student - &teacher)?.sqr()?.mean_all()?;
+                    Ok((difference, ()))
+                };
+                let (_, gradients) = value_and_grad(inner_loss, &inner)?;
+                Ok((cross_entropy(&teacher, &onehot)?, gradients))
+            },
+            &outer,
+        )
+    };
+    let ((_, expected), expected_outer) = run().unwrap();
+    let ((_, found), found_outer) = Jit::new().call(run).unwrap();
+    for (found, expected) in [(found, expected), (found_outer, expected_outer)] {
+        for (path, expected) in expected.iter().unwrap() {
+            let flat = |grad: &Tensor| grad.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+            let difference = difference(&flat(found.get(path).unwrap()), &flat(expected));
+            assert!(difference < 1e-5, "{path}: {difference}");
+        }
+    }
 }
 
 #[test]

@@ -193,6 +193,18 @@ fn out_of_range_hyperparameters_are_rejected_by_name() {
 }
 
 #[test]
+fn the_default_epsilon_of_adam_is_refused_where_it_would_be_zero() {
+    let half = Tensor::zeros(3, DType::F16, &device()).unwrap();
+    let half = Params::try_from(vec![("p".to_owned(), half)]).unwrap();
+    for rule in [Rule::from(Adam::default()), AdamW::default().into()] {
+        let error = Optimizer::new(&half, 0.1, rule).unwrap_err().to_string();
+        assert!(error.starts_with("epsilon = ") && error.contains("f16"), "{error}");
+    }
+    assert!(Optimizer::new(&half, 0.1, Adam { epsilon: 1e-4, ..Adam::default() }).is_ok());
+    assert!(Optimizer::new(&half, 0.1, momentum(0.9)).is_ok());
+}
+
+#[test]
 fn there_must_be_parameters_and_they_must_be_floats() {
     for rule in rules() {
         assert!(matches!(Optimizer::new(&Params::default(), 0.1, rule), Err(Error::NoParams)));

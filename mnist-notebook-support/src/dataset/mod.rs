@@ -104,6 +104,24 @@ impl Dataset {
         check::label_range(&self.label, num_classes)
     }
 
+    /// Checks that every pixel is a finite number.
+    ///
+    /// # Errors
+    /// [`DataError::Pixel`] for the first image with one that is not; [`Error::Tensor`] if the
+    /// device fails.
+    pub(crate) fn check_pixels(&self) -> Result<()> {
+        if self.image.elem_count() == 0 {
+            return Ok(());
+        }
+        // A zero for every finite pixel, a NaN for the others.
+        let zeros = self.image.to_dtype(DType::F32)?.affine(0.0, 0.0)?.flatten_from(1)?;
+        let sums: Vec<f32> = zeros.sum(1)?.to_vec1()?;
+        match sums.iter().position(|sum| sum.is_nan()) {
+            Some(index) => Err(DataError::Pixel { index }.into()),
+            None => Ok(()),
+        }
+    }
+
     /// Names a bad label by its place in the whole dataset, not in a batch of it.
     pub(crate) fn locate(&self, error: Error) -> Error {
         match error {

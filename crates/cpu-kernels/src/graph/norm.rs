@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use pulp::{Arch, Simd, WithSimd};
 
-use crate::batch_norm::{BatchNorm, Statistics};
+use crate::batch_norm::{BatchNorm, Statistics, variance};
 use crate::lanes::{Lanes, for_each_vector};
 use crate::parameters::Parameters;
 
@@ -79,7 +79,7 @@ impl Norm {
         for (channel, (sum, square)) in first.iter().zip(second).enumerate() {
             let mean = sum / rows;
             self.statistics.mean[channel] = mean as f32;
-            self.statistics.var[channel] = (square / rows - mean * mean).max(0.0) as f32;
+            self.statistics.var[channel] = variance(mean, square / rows);
         }
         self.statistics.is_training = true;
         self.set_params(params);
