@@ -56,6 +56,7 @@
 //! | [`Optimizer`] with [`Momentum`], [`Adam`] or [`AdamW`], [`WarmupCosine`] | optimization |
 //! | [`TrainState`], [`Train`] | training of networks with batch norm and dropout |
 //! | [`Jit`] | networks that are planned once and replayed |
+//! | [`set_matmul_precision`] | TF32 on an NVIDIA GPU |
 //! | [`tabulate()`], [`capture_intermediates`], [`graph()`], [`trace`] | a network's structure |
 //! | [`BatchMetrics`], [`Metrics`] | loss and accuracy |
 //! | [`files`] | atomic writes, safetensors files with a checksum |
@@ -86,6 +87,7 @@ mod no_grad;
 mod optimizer;
 mod params;
 mod plan;
+mod precision;
 pub mod random;
 mod rule;
 mod schedule;
@@ -116,6 +118,7 @@ pub use module::Module;
 pub use no_grad::no_grad;
 pub use optimizer::Optimizer;
 pub use params::Params;
+pub use precision::{Precision, matmul_precision, set_matmul_precision};
 pub use random::Key;
 pub use rule::{Adam, AdamW, Momentum, Rule};
 pub use schedule::WarmupCosine;

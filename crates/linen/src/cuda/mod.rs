@@ -19,6 +19,7 @@ mod program;
 mod rows;
 #[cfg(test)]
 mod tests;
+mod tile;
 
 #[cfg(feature = "cuda")]
 pub(crate) use cache::compute_cache;

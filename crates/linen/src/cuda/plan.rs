@@ -3,6 +3,7 @@
 
 use cpu_kernels::{Layer, check_chain};
 
+use crate::cuda::tile::{Card, Extent, Tile};
 use crate::error::{Error, Result};
 use crate::metrics::Metrics;
 
@@ -12,11 +13,11 @@ pub(super) const THREADS: u32 = 256;
 const LARGEST_MAX_WINDOW: usize = 64;
 /// The maximum size of an average-pooling window: the mask has a bit for each of its pixels.
 const LARGEST_AVERAGE_WINDOW: usize = 8;
-/// Blocks that occupy a GPU: two for each of the 132 multiprocessors of an H100 or H200.
-const TARGET_BLOCKS: usize = 264;
+/// The maximum height and width of a convolution's input on tensor cores: places have 16 bits.
+const LARGEST_SIDE: usize = 8192;
 /// Alignment of arrays in words: a cache line.
 const LINE: usize = 32;
-/// Words of the metrics of a step, the size of `Metrics` in `kernels.cu`.
+/// Words of the metrics of a step, the size of `Metrics` in `job.cuh`.
 pub(super) const ROW: usize = 8;
 /// Array indices have 31 bits.
 const MAX_WORDS: u64 = 1 << 31;
@@ -50,7 +51,7 @@ pub(super) enum Kind {
     Gather,
 }
 
-/// An epoch that runs without the host; the same struct as `Epoch` in `kernels.cu`.
+/// An epoch that runs without the host; the same struct as `Epoch` in `job.cuh`.
 #[derive(Clone, Copy, Debug, Default)]
 #[repr(C)]
 pub(super) struct Epoch {
@@ -87,6 +88,7 @@ pub(super) struct Job {
     mask: u64,
     pub(super) kind: Kind,
     first_block: i32,
+    blocks: i32,
     batch: i32,
     height: i32,
     width: i32,
@@ -106,13 +108,26 @@ pub(super) struct Job {
     tiles_across: i32,
     tile_height: i32,
     tile_width: i32,
+    aligned: i32,
+    pub(super) tile: Tile,
     rate: f32,
     beta: f32,
 }
 
-/// Independent jobs, and their total number of blocks.
+/// Independent jobs, which may run side by side.
 #[derive(Debug, Default)]
 pub(super) struct Launch {
+    /// By kernel. Only the first is on the critical path: later launches do not depend on the
+    /// others, unless they say so.
+    pub(super) grids: Vec<Grid>,
+    /// Whether it depends on all grids of earlier launches.
+    pub(super) joins: bool,
+}
+
+/// Jobs for one kernel, and their total number of blocks.
+#[derive(Debug)]
+pub(super) struct Grid {
+    pub(super) tile: Tile,
     pub(super) jobs: Vec<Job>,
     pub(super) blocks: u32,
 }
@@ -142,6 +157,7 @@ pub(super) struct Plan {
     pub(super) metrics: u64,
     pub(super) epoch: u64,
     losses: u64,
+    card: Card,
     convs: Vec<Stage>,
     denses: Vec<Stage>,
 }
@@ -151,16 +167,20 @@ pub(super) struct Plan {
 struct Stage {
     /// Sizes, and offsets of arrays.
     job: Job,
+    card: Card,
+    /// The tiles of its matrix products: forward, input gradient, kernel gradient.
+    tiles: [Tile; 3],
     /// Indices of kernel and bias among the parameters.
     params: (usize, usize),
     /// Whether the dense layer before it has a ReLU; a convolution's is in its mask.
     input_relu: bool,
+    is_conv: bool,
 }
 
 impl Plan {
     /// Plans a chain of layers, of the kind that [`check_chain`] accepts, for images
     /// `[batch, height, width, channels]`.
-    pub(super) fn new(shape: [usize; 4], layers: &[Layer]) -> Result<Self, String> {
+    pub(super) fn new(shape: [usize; 4], layers: &[Layer], card: Card) -> Result<Self, String> {
         let [batch, height, width, channels] = shape;
         // The batch has limits of its own here: one image, or none, is enough to check the chain.
         check_chain([batch.min(1), height, width, channels], layers)
@@ -175,6 +195,7 @@ impl Plan {
             metrics: 0,
             epoch: 0,
             losses: 0,
+            card,
             convs: Vec::new(),
             denses: Vec::new(),
         };
@@ -232,15 +253,12 @@ impl Plan {
         // These arrays are not all allocated, but their elements are indexed.
         words(&[self.batch, height, width, channels.max(features)])?;
         words(&[kernel.0, kernel.1, channels, features])?;
-        let tiles = (inputs + 1).div_ceil(64) * features.div_ceil(narrow_or_wide(features));
-        let (parts, part) = split_sum(self.batch * rows * columns * size, tiles);
         let pooled = [self.batch, rows, columns, features];
         let job = Job {
             input: self.latest_output(),
             output: self.array(&pooled)?,
             gradient: self.array(&pooled)?,
             input_gradient: self.convs.last().map_or(0, |stage| stage.job.gradient),
-            partials: self.array(&[parts, inputs + 1, features])?,
             metrics: self.metrics,
             mask: self.array(&[words(&pooled)?.div_ceil(4)])?,
             batch: self.batch as i32,
@@ -257,12 +275,13 @@ impl Plan {
             inputs: inputs as i32,
             relu: i32::from(relu),
             max: i32::from(max),
-            parts: parts as i32,
-            part: part as i32,
             ..Job::default()
         };
         self.set_lens(params, inputs * features, features);
-        self.convs.push(Stage { job, params, input_relu: false });
+        let mut stage = Stage::new(job, self.card, params, false, true);
+        let parts = stage.most_parts(Kind::ConvKernel);
+        stage.job.partials = self.array(&[parts, inputs + 1, features])?;
+        self.convs.push(stage);
         Ok([rows, columns, features])
     }
 
@@ -275,9 +294,6 @@ impl Plan {
         params: (usize, usize),
     ) -> Result<[usize; 3], String> {
         words(&[inputs + 1, features])?;
-        let side = low_or_high(self.batch);
-        let tiles = self.batch.div_ceil(side) * features.div_ceil(side);
-        let (parts, part) = split_sum(inputs, tiles);
         let before = self.denses.last().or(self.convs.last());
         let input_gradient = before.map_or(0, |stage| stage.job.gradient);
         let job = Job {
@@ -285,7 +301,6 @@ impl Plan {
             output: self.array(&[self.batch, features])?,
             gradient: self.array(&[self.batch, features])?,
             input_gradient,
-            partials: self.array(&[parts, self.batch, features])?,
             losses: self.losses,
             metrics: self.metrics,
             labels: self.labels,
@@ -293,13 +308,14 @@ impl Plan {
             features: features as i32,
             inputs: inputs as i32,
             relu: i32::from(relu),
-            parts: parts as i32,
-            part: part as i32,
             ..Job::default()
         };
         let input_relu = self.denses.last().is_some_and(|stage| stage.job.relu != 0);
         self.set_lens(params, inputs * features, features);
-        self.denses.push(Stage { job, params, input_relu });
+        let mut stage = Stage::new(job, self.card, params, input_relu, false);
+        let parts = stage.most_parts(Kind::Dense);
+        stage.job.partials = self.array(&[parts, self.batch, features])?;
+        self.denses.push(stage);
         Ok([1, 1, features])
     }
 
@@ -322,6 +338,45 @@ impl Plan {
         self.param_lens[bias] = bias_len;
     }
 
+    /// The matrix products of a training step, by index of the layer among those with parameters.
+    pub(super) fn products(&self) -> Vec<(usize, Kind)> {
+        let stages = self.stages().enumerate();
+        let products = stages
+            .flat_map(|(index, stage)| stage.products().into_iter().map(move |kind| (index, kind)));
+        // Nothing needs the gradient of the images.
+        products.filter(|&(index, kind)| index > 0 || kind.slot() != Some(1)).collect()
+    }
+
+    /// The tiles that a product can be divided into.
+    pub(super) fn candidates(&self, (index, kind): (usize, Kind)) -> Vec<Tile> {
+        self.stages().nth(index).map_or(Vec::new(), |stage| stage.candidates(kind))
+    }
+
+    /// Chooses the tile of a product, one of its candidates.
+    pub(super) fn choose(&mut self, (index, kind): (usize, Kind), tile: Tile) {
+        let stage = self.convs.iter_mut().chain(&mut self.denses).nth(index);
+        if let (Some(stage), Some(slot)) = (stage, kind.slot()) {
+            stage.tiles[slot] = tile;
+        }
+    }
+
+    /// The launches of a product alone, with the sum of its parts, for all that a tile changes.
+    #[cfg_attr(not(feature = "cuda"), expect(dead_code))]
+    pub(super) fn alone(&self, (index, kind): (usize, Kind), at: &Addresses) -> Vec<Launch> {
+        let end = match kind {
+            Kind::ConvKernel => Some(Kind::Update),
+            Kind::Dense => Some(Kind::Finish),
+            _ => None,
+        };
+        let Some(stage) = self.stages().nth(index) else { return Vec::new() };
+        let kinds = [kind].into_iter().chain(end);
+        kinds.map(|kind| Launch::new(vec![stage.job(kind, at)])).collect()
+    }
+
+    fn stages(&self) -> impl Iterator<Item = &Stage> {
+        self.convs.iter().chain(&self.denses)
+    }
+
     /// The launches of a training step.
     ///
     /// A launch only reads what earlier launches wrote, and its jobs do not read what the others
@@ -334,6 +389,7 @@ impl Plan {
     /// The launches of a training step of an epoch that runs without the host, and the launch that
     /// goes before the first step. The last launch of each step fetches the batch of the next.
     pub(super) fn epoch_step(&self, at: &Addresses, rate: f32, beta: f32) -> (Launch, Vec<Launch>) {
+        let threads = THREADS as usize;
         let gather = Job {
             kind: Kind::Gather,
             output: at.arena + self.images,
@@ -341,6 +397,7 @@ impl Plan {
             epoch: at.arena + self.epoch,
             batch: self.batch as i32,
             inputs: self.image_len as i32,
+            blocks: (self.batch * self.image_len).div_ceil(threads) as i32,
             ..Job::default()
         };
         (Launch::new(vec![gather]), self.step(at, rate, beta, Some(gather)))
@@ -395,16 +452,145 @@ impl Plan {
     }
 }
 
+impl Kind {
+    /// The index of a matrix product among those of its layer.
+    fn slot(self) -> Option<usize> {
+        match self {
+            Self::Conv | Self::Dense => Some(0),
+            Self::ConvInput | Self::DenseInput => Some(1),
+            Self::ConvKernel | Self::DenseKernel => Some(2),
+            Self::Update | Self::Finish | Self::Head | Self::Metrics | Self::Gather => None,
+        }
+    }
+
+    /// The product whose partial sums a job writes or adds up.
+    fn split_product(self) -> Option<Self> {
+        match self {
+            Self::ConvKernel | Self::Update => Some(Self::ConvKernel),
+            Self::Dense | Self::Finish | Self::Head => Some(Self::Dense),
+            _ => None,
+        }
+    }
+
+    /// Whether it waits for all earlier jobs: to change parameters, which depends on the metrics
+    /// (not after an invalid label), or to fetch the next batch.
+    fn joins(self) -> bool {
+        matches!(self, Self::Update | Self::DenseKernel | Self::Gather)
+    }
+}
+
 impl Stage {
+    fn new(job: Job, card: Card, params: (usize, usize), input_relu: bool, is_conv: bool) -> Self {
+        let mut stage = Self { job, card, tiles: [Tile::Scalar; 3], params, input_relu, is_conv };
+        for (slot, kind) in stage.products().into_iter().enumerate() {
+            let cost =
+                |tile: &Tile| tile.cost(card, stage.extent(kind), kind.split_product().is_some());
+            let best =
+                stage.candidates(kind).into_iter().min_by(|a, b| cost(a).total_cmp(&cost(b)));
+            stage.tiles[slot] = best.unwrap_or_default();
+        }
+        stage
+    }
+
+    /// The kinds of its matrix products: forward, input gradient, kernel gradient.
+    fn products(&self) -> [Kind; 3] {
+        if self.is_conv {
+            [Kind::Conv, Kind::ConvInput, Kind::ConvKernel]
+        } else {
+            [Kind::Dense, Kind::DenseInput, Kind::DenseKernel]
+        }
+    }
+
+    /// The tiles that fit one of its products, without much waste.
+    fn candidates(&self, kind: Kind) -> Vec<Tile> {
+        let of = |value: i32| value as usize;
+        let Extent { rows, columns, .. } = self.extent(kind);
+        let window = of(self.job.window_height) * of(self.job.window_width);
+        let has_places = of(self.job.height.max(self.job.width)) <= LARGEST_SIDE;
+        let fits = |tile: &Tile| {
+            let (height, width) = tile.size();
+            match tile {
+                Tile::Scalar => true,
+                _ if !self.card.tensor_cores || !has_places => false,
+                Tile::T16x32 => kind == Kind::ConvKernel && rows <= 16,
+                _ => {
+                    (height == 32 || height / 2 < rows)
+                        && (width == 32 || width / 2 < columns)
+                        && (kind != Kind::Conv || window <= height)
+                }
+            }
+        };
+        Tile::ALL.into_iter().filter(fits).collect()
+    }
+
+    /// The size of one of its matrix products.
+    fn extent(&self, kind: Kind) -> Extent {
+        let of = |value: i32| value as usize;
+        let job = &self.job;
+        let (features, inputs, batch) = (of(job.features), of(job.inputs), of(job.batch));
+        let windows = batch * of(job.rows) * of(job.columns);
+        let pixels = windows * of(job.window_height) * of(job.window_width);
+        let (rows, columns, terms) = match kind {
+            Kind::ConvInput => {
+                let pixels = batch * of(job.height) * of(job.width);
+                let taps = of(job.kernel_height) * of(job.kernel_width);
+                (pixels, of(job.channels), taps * features)
+            }
+            Kind::ConvKernel => (inputs + 1, features, pixels),
+            Kind::Dense => (batch, features, inputs),
+            Kind::DenseInput => (batch, inputs, features),
+            Kind::DenseKernel => (inputs + 1, features, batch),
+            _ => (pixels, features, inputs),
+        };
+        Extent { rows, columns, terms }
+    }
+
+    /// The height and width of a tile of one of its products.
+    fn tile_size(&self, kind: Kind, tile: Tile) -> (usize, usize) {
+        if tile != Tile::Scalar {
+            return tile.size();
+        }
+        match kind {
+            Kind::Dense | Kind::DenseInput => {
+                let side = if self.job.batch <= 32 { 32 } else { 64 };
+                (side, side)
+            }
+            Kind::DenseKernel => (32, 32),
+            _ if self.extent(kind).columns <= 32 => (64, 32),
+            _ => (64, 64),
+        }
+    }
+
+    /// The number of parts of a split sum, and their length.
+    fn split(&self, kind: Kind, tile: Tile) -> (usize, usize) {
+        let (height, width) = self.tile_size(kind, tile);
+        let Extent { rows, columns, terms } = self.extent(kind);
+        tile.split(self.card, terms, rows.div_ceil(height) * columns.div_ceil(width))
+    }
+
+    /// The number of parts of a split sum with any tile.
+    fn most_parts(&self, kind: Kind) -> usize {
+        let parts = self.candidates(kind).into_iter().map(|tile| self.split(kind, tile).0);
+        parts.max().unwrap_or(1)
+    }
+
     /// The layer's job of a kind, with absolute addresses.
     fn job(&self, kind: Kind, at: &Addresses) -> Job {
         let offsets = self.job;
         let address = |offset: u64| if offset == 0 { 0 } else { at.arena + offset };
         let of = |arrays: &[u64], index: usize| arrays.get(index).copied().unwrap_or(0);
         let relu = if kind == Kind::DenseInput { self.input_relu.into() } else { offsets.relu };
-        Job {
+        let tile_of = |kind: Kind| kind.slot().map_or(Tile::Scalar, |slot| self.tiles[slot]);
+        let (parts, part) = match kind.split_product() {
+            Some(product) => self.split(product, tile_of(product)),
+            None => (1, 0),
+        };
+        let mut job = Job {
             kind,
             relu,
+            parts: parts as i32,
+            part: part as i32,
+            tile: tile_of(kind),
             input: address(offsets.input),
             kernel: of(&at.params, self.params.0),
             bias: of(&at.params, self.params.1),
@@ -419,73 +605,79 @@ impl Stage {
             labels: address(offsets.labels),
             mask: address(offsets.mask),
             ..offsets
-        }
+        };
+        let parameters = [job.kernel, job.bias, job.momentum, job.bias_momentum];
+        job.aligned = parameters.iter().all(|address| address.is_multiple_of(16)).into();
+        let (height, width, blocks) = self.blocks(&job);
+        (job.tile_height, job.tile_width) = (height as i32, width as i32);
+        job.tiles_across = if kind.slot().is_some() {
+            self.extent(kind).columns.div_ceil(width) as i32
+        } else {
+            1
+        };
+        job.blocks = blocks as i32;
+        job
+    }
+
+    /// Divides a job's result into tiles; returns their height and width, and the number of blocks.
+    fn blocks(&self, job: &Job) -> (usize, usize, usize) {
+        let of = |value: i32| value as usize;
+        let (features, inputs, batch) = (of(job.features), of(job.inputs), of(job.batch));
+        let threads = THREADS as usize;
+        // Where there are many partial sums, threads share them.
+        let values = if job.parts < 8 { threads } else { threads / 8 };
+        let (rows, height) = match job.kind {
+            Kind::Update => ((inputs + 1) * features, values),
+            Kind::Finish => (batch * features, values),
+            Kind::Head => (batch, threads / 32),
+            Kind::Metrics => (1, 1),
+            kind => {
+                let Extent { rows, columns, .. } = self.extent(kind);
+                let (height, width) = self.tile_size(kind, job.tile);
+                let down = if kind == Kind::Conv {
+                    // A tile has whole windows.
+                    let size = of(job.window_height) * of(job.window_width);
+                    (rows / size).div_ceil(height / size)
+                } else {
+                    rows.div_ceil(height)
+                };
+                return (height, width, down * columns.div_ceil(width) * of(job.parts));
+            }
+        };
+        (height, 1, rows.div_ceil(height))
     }
 }
 
 impl Launch {
-    /// Assigns tiles and consecutive blocks to the jobs.
-    fn new(mut jobs: Vec<Job>) -> Self {
-        let mut blocks = 0;
-        for job in &mut jobs {
-            job.first_block = blocks as i32;
-            blocks += job.tile();
+    /// Assigns consecutive blocks to the jobs of each kernel.
+    fn new(jobs: Vec<Job>) -> Self {
+        let joins = jobs.first().is_some_and(|job| job.kind.joins());
+        let mut grids: Vec<Grid> = Vec::new();
+        for mut job in jobs {
+            // Products on tensor cores each have their own grid, to run side by side.
+            let known = grids.iter().position(|grid| grid.tile == job.tile);
+            let grid = match known.filter(|_| job.tile == Tile::Scalar) {
+                Some(known) => &mut grids[known],
+                None => {
+                    grids.push(Grid { tile: job.tile, jobs: Vec::new(), blocks: 0 });
+                    let last = grids.len() - 1;
+                    &mut grids[last]
+                }
+            };
+            job.first_block = grid.blocks as i32;
+            grid.blocks += job.blocks as u32;
+            grid.jobs.push(job);
         }
-        Self { jobs, blocks }
+        Self { grids, joins }
     }
-}
 
-impl Job {
-    /// Divides the job's result into tiles; returns the number of blocks.
-    fn tile(&mut self) -> u32 {
-        let of = |value: i32| value as usize;
-        let windows = of(self.batch) * of(self.rows) * of(self.columns);
-        let (features, inputs, batch) = (of(self.features), of(self.inputs), of(self.batch));
-        let side = low_or_high(batch);
-        let parts = of(self.parts);
-        let ((rows, height), (columns, width), parts) = match self.kind {
-            Kind::Conv => {
-                let whole = 64 / (of(self.window_height) * of(self.window_width));
-                // Tiles of up to 64 pixels, in whole windows.
-                ((windows.div_ceil(whole) * 64, 64), (features, narrow_or_wide(features)), 1)
-            }
-            Kind::ConvInput => {
-                let channels = of(self.channels);
-                let pixels = batch * of(self.height) * of(self.width);
-                ((pixels, 64), (channels, narrow_or_wide(channels)), 1)
-            }
-            Kind::ConvKernel => ((inputs + 1, 64), (features, narrow_or_wide(features)), parts),
-            Kind::Update => (((inputs + 1) * features, THREADS as usize), (1, 1), 1),
-            Kind::Dense => ((batch, side), (features, side), parts),
-            Kind::Finish => ((batch * features, THREADS as usize), (1, 1), 1),
-            Kind::Head => ((batch, THREADS as usize / 32), (1, 1), 1),
-            Kind::Metrics => ((1, 1), (1, 1), 1),
-            Kind::DenseInput => ((batch, side), (inputs, side), 1),
-            Kind::DenseKernel => ((inputs + 1, 32), (features, 32), 1),
-            Kind::Gather => ((batch * inputs, THREADS as usize), (1, 1), 1),
-        };
-        self.tiles_across = columns.div_ceil(width) as i32;
-        (self.tile_height, self.tile_width) = (height as i32, width as i32);
-        (rows.div_ceil(height) * columns.div_ceil(width) * parts) as u32
+    pub(super) fn jobs(&self) -> impl Iterator<Item = &Job> {
+        self.grids.iter().flat_map(|grid| &grid.jobs)
     }
-}
 
-/// The tile width for a number of columns.
-fn narrow_or_wide(columns: usize) -> usize {
-    if columns <= 32 { 32 } else { 64 }
-}
-
-/// The tile side of a dense layer for a number of rows.
-fn low_or_high(rows: usize) -> usize {
-    if rows <= 32 { 32 } else { 64 }
-}
-
-/// Splits a sum of `len` terms over each of `tiles` tiles into parts that together occupy the GPU;
-/// returns their number and length.
-fn split_sum(len: usize, tiles: usize) -> (usize, usize) {
-    let parts = (TARGET_BLOCKS / tiles).clamp(1, len.div_ceil(64));
-    let part = len.div_ceil(parts).next_multiple_of(16);
-    (len.div_ceil(part), part)
+    pub(super) fn blocks(&self) -> u32 {
+        self.grids.iter().map(|grid| grid.blocks).sum()
+    }
 }
 
 /// The number of words of an array, if it can be indexed.

@@ -1,4 +1,5 @@
-//! Runs plans on the GPU: compiles the kernel, captures launches as CUDA graphs, replays them.
+//! Runs plans on the GPU: compiles the kernels, chooses tiles, captures launches as CUDA graphs,
+//! replays them.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -13,15 +14,25 @@ use candle_core::cuda_backend::cudarc::nvrtc::{Ptx, result as nvrtc, sys as nvrt
 use candle_core::cuda_backend::{CudaDType, CudaDevice, WrapErr};
 use candle_core::{Device, Storage, Tensor, Var};
 use cpu_kernels::Layer;
+use sha2::{Digest, Sha256};
 
 use crate::cuda::cache::{cached, compute_cache};
-use crate::cuda::plan::{Addresses, Epoch, Job, Launch, Plan, ROW, THREADS, read};
+use crate::cuda::plan::{Addresses, Epoch, Grid, Job, Launch, Plan, ROW, read};
 use crate::cuda::rows::{Rows, metrics_in};
+use crate::cuda::tile::{Card, Tile};
 use crate::error::{Error, Result};
 use crate::metrics::{BatchMetrics, Metrics};
+use crate::precision::{Precision, matmul_precision};
 
 /// The CUDA source, compiled at run time for the GPU at hand.
-const SOURCE: &str = include_str!("kernels.cu");
+const SOURCE: &str = concat!(
+    include_str!("kernels/job.cuh"),
+    include_str!("kernels/light.cuh"),
+    include_str!("kernels/scalar.cuh"),
+    include_str!("kernels/mma.cuh"),
+    include_str!("kernels/tensor.cuh"),
+    include_str!("kernels.cu"),
+);
 
 /// Steps per replay of an epoch: enough that the host keeps ahead of the GPU.
 const STEPS_AT_ONCE: usize = 16;
@@ -33,6 +44,9 @@ unsafe impl DeviceRepr for Epoch {}
 
 /// A network on a GPU, planned for one batch size.
 pub(crate) struct Program {
+    shape: [usize; 4],
+    layers: Vec<Layer>,
+    precision: Precision,
     gpu: Gpu,
     planned: Planned,
     rows: Rows,
@@ -54,10 +68,10 @@ struct Planned {
     evaluation: Option<Recording>,
 }
 
-/// A GPU and its kernel.
+/// A GPU and its kernels, by tile; an older one has only the first.
 struct Gpu {
     device: CudaDevice,
-    run: CudaFunction,
+    kernels: Vec<CudaFunction>,
 }
 
 /// What a recording depends on.
@@ -95,15 +109,50 @@ impl Program {
         layers: &[Layer],
         device: &CudaDevice,
     ) -> Result<Self, String> {
-        let on_gpu = || Ok((compiled(device)?, Rows::new(device)?));
-        let (run, rows) = on_gpu().map_err(|error: Error| error.to_string())?;
+        let precision = matmul_precision();
+        let on_gpu = || Ok((Gpu::new(device, precision)?, Rows::new(device)?));
+        let (gpu, rows) = on_gpu().map_err(|error: Error| error.to_string())?;
         keep_freed_memory(device);
-        let gpu = Gpu { device: device.clone(), run };
-        let plan = Plan::new(shape, layers)?;
+        let card = gpu.card().map_err(|error| error.to_string())?;
+        let plan = Plan::new(shape, layers, card)?;
         let arena = gpu.device.alloc_zeros(plan.words);
         let arena = arena.map_err(|error| Error::from(error).to_string())?;
         let planned = Planned { plan, arena, training: None, evaluation: None };
-        Ok(Self { gpu, planned, rows })
+        let mut program = Self { shape, layers: layers.to_vec(), precision, gpu, planned, rows };
+        program.choose_tiles().map_err(|error| error.to_string())?;
+        Ok(program)
+    }
+
+    /// Adopts a precision that was set since the program was made.
+    fn follow_precision(&mut self) -> Result<()> {
+        let precision = matmul_precision();
+        if precision != self.precision {
+            self.gpu = Gpu::new(&self.gpu.device.clone(), precision)?;
+            (self.planned.training, self.planned.evaluation) = (None, None);
+            self.precision = precision;
+            self.choose_tiles()?;
+        }
+        Ok(())
+    }
+
+    /// Chooses the fastest tiles, which are measured once for a network, batch size, precision and
+    /// kind of GPU, and kept beside the machine code.
+    fn choose_tiles(&mut self) -> Result<()> {
+        let Self { shape, layers, precision, gpu, planned, .. } = self;
+        let context = gpu.device.cuda_stream().context().clone();
+        let name = context.name().w()?;
+        let subject = format!("{name} {:?} {shape:?} {layers:?} {precision:?}", gpu.card()?);
+        let [a, b, c, d, ..] = <[u8; 32]>::from(Sha256::digest(subject));
+        let target = format!("tiles-{:08x}", u32::from_be_bytes([a, b, c, d]));
+        let measure = || planned.fastest_tiles(gpu);
+        let tiles = cached(compute_cache().as_deref(), (SOURCE, &target), measure)?;
+        for (product, tile) in planned.plan.products().into_iter().zip(tiles) {
+            let candidates = planned.plan.candidates(product);
+            if let Some(&tile) = candidates.iter().find(|known| **known as u8 == tile) {
+                planned.plan.choose(product, tile);
+            }
+        }
+        Ok(())
     }
 
     /// Whether a tensor is on the GPU that runs this program.
@@ -120,7 +169,8 @@ impl Program {
         rate: f32,
         beta: f32,
     ) -> Result<BatchMetrics> {
-        let Self { gpu, planned, rows } = self;
+        self.follow_precision()?;
+        let Self { gpu, planned, rows, .. } = self;
         let subject = Subject { at: planned.addresses(gpu, params, momenta)?, rate, beta };
         if !planned.training.as_ref().is_some_and(|known| known.subject == subject) {
             let launches = planned.plan.training(&subject.at, rate, beta);
@@ -140,6 +190,7 @@ impl Program {
         order: &[u32],
         (rate, beta): (f32, f32),
     ) -> Result<Vec<Result<Metrics>>> {
+        self.follow_precision()?;
         let Self { gpu, planned, .. } = self;
         let plan = &planned.plan;
         let subject = Subject { at: planned.addresses(gpu, params, momenta)?, rate, beta };
@@ -186,7 +237,8 @@ impl Program {
 
     /// Loss and accuracy of a batch, asynchronous.
     pub(crate) fn eval_step(&mut self, params: &[&Var], batch: Batch) -> Result<BatchMetrics> {
-        let Self { gpu, planned, rows } = self;
+        self.follow_precision()?;
+        let Self { gpu, planned, rows, .. } = self;
         let subject = Subject { at: planned.addresses(gpu, params, &[])?, rate: 0.0, beta: 0.0 };
         if !planned.evaluation.as_ref().is_some_and(|known| known.subject == subject) {
             let launches = planned.plan.evaluation(&subject.at);
@@ -195,7 +247,7 @@ impl Program {
         planned.replay(planned.evaluation.as_ref(), gpu, batch, rows)
     }
 
-    /// Describes each launch of a training step, with its mean time in microseconds over many
+    /// Describes each grid of a training step, with its mean time in microseconds over many
     /// repetitions. This changes the parameters.
     pub(crate) fn launch_times(
         &mut self,
@@ -204,11 +256,15 @@ impl Program {
         rate: f32,
         beta: f32,
     ) -> Result<Vec<(String, f32)>> {
+        const REPEATED: u32 = 100;
+        self.follow_precision()?;
         let Self { gpu, planned, .. } = self;
         let launches = planned.plan.training(&planned.addresses(gpu, params, momenta)?, rate, beta);
-        let named = launches.iter().map(|launch| {
-            let kinds: Vec<_> = launch.jobs.iter().map(|job| format!("{:?}", job.kind)).collect();
-            Ok((format!("{} ({} blocks)", kinds.join(" + "), launch.blocks), gpu.time(launch)?))
+        let grids = launches.iter().flat_map(|launch| &launch.grids);
+        let named = grids.map(|grid| {
+            let kinds: Vec<_> = grid.jobs.iter().map(|job| format!("{:?}", job.kind)).collect();
+            let name = format!("{} ({} blocks of {:?})", kinds.join(" + "), grid.blocks, grid.tile);
+            Ok((name, gpu.time(&[grid], REPEATED)?))
         });
         named.collect()
     }
@@ -226,6 +282,34 @@ impl Planned {
         let stream = gpu.device.cuda_stream();
         let (arena, _guard) = self.arena.device_ptr(&stream);
         Ok(Addresses { arena, params: of(params)?, momenta: of(momenta)? })
+    }
+
+    /// The fastest candidate for each product, on made-up parameters.
+    fn fastest_tiles(&mut self, gpu: &Gpu) -> Result<Vec<u8>> {
+        const REPEATED: u32 = 10;
+        let stream = gpu.device.cuda_stream();
+        let lens = self.plan.param_lens.iter();
+        let scratch = lens.map(|&len| Ok(gpu.device.alloc_zeros::<f32>(len)?));
+        let scratch = scratch.collect::<Result<Vec<_>>>()?;
+        let params: Vec<u64> = scratch.iter().map(|array| array.device_ptr(&stream).0).collect();
+        let arena = self.arena.device_ptr(&stream).0;
+        let at = Addresses { arena, momenta: params.clone(), params };
+        let mut fastest = Vec::new();
+        for product in self.plan.products() {
+            let mut best = (f32::INFINITY, Tile::default());
+            for tile in self.plan.candidates(product) {
+                self.plan.choose(product, tile);
+                let launches = self.plan.alone(product, &at);
+                let grids: Vec<_> = launches.iter().flat_map(|launch| &launch.grids).collect();
+                let time = gpu.time(&grids, REPEATED)?;
+                if time < best.0 {
+                    best = (time, tile);
+                }
+            }
+            self.plan.choose(product, best.1);
+            fastest.push(best.1 as u8);
+        }
+        Ok(fastest)
     }
 
     /// Copies a batch to where the recording reads it, replays it, and copies out the metrics.
@@ -262,6 +346,30 @@ impl Planned {
 }
 
 impl Gpu {
+    fn new(device: &CudaDevice, precision: Precision) -> Result<Self> {
+        let stream = device.cuda_stream();
+        let context = stream.context();
+        let capability = context.compute_capability().w()?;
+        let module = context.load_module(Ptx::from_binary(compiled(capability, precision)?)).w()?;
+        let tiles: &[Tile] =
+            if has_tensor_cores(capability) { &Tile::ALL } else { &[Tile::Scalar] };
+        let kernels = tiles.iter().map(|tile| {
+            let (name, _, shared) = tile.kernel();
+            let kernel = module.load_function(name).w()?;
+            let most = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+            kernel.set_attribute(most, shared as i32).w()?;
+            Ok(kernel)
+        });
+        Ok(Self { device: device.clone(), kernels: kernels.collect::<Result<_>>()? })
+    }
+
+    fn card(&self) -> Result<Card> {
+        let stream = self.device.cuda_stream();
+        let count = sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT;
+        let multiprocessors = stream.context().attribute(count).w()? as usize;
+        Ok(Card { multiprocessors, tensor_cores: self.kernels.len() > 1 })
+    }
+
     /// The address of a tensor's values in GPU memory.
     fn address<T: CudaDType + DeviceRepr>(&self, tensor: &Tensor) -> Result<u64> {
         let (storage, layout) = tensor.storage_and_layout();
@@ -280,27 +388,27 @@ impl Gpu {
     /// Captures on a separate stream, because candle's may be the default stream, which cannot be
     /// captured. The graph is later launched on candle's stream, in order with its operations.
     fn record(&self, subject: Subject, launches: &[Launch], times: usize) -> Result<Recording> {
-        let jobs: Vec<Job> = launches.iter().flat_map(|launch| launch.jobs.clone()).collect();
+        let jobs: Vec<Job> = launches.iter().flat_map(Launch::jobs).copied().collect();
         let jobs = self.device.clone_htod(&jobs)?;
         let stream = self.device.cuda_stream();
         stream.synchronize().w()?;
         let first = jobs.device_ptr(&stream).0;
         let record = || -> Result<sys::CUgraphExec, DriverError> {
             stream.context().bind_to_thread()?;
-            let own = result::stream::create(result::stream::StreamKind::NonBlocking)?;
+            let [main, side] = [Queue::new()?, Queue::new()?];
             let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
-            // SAFETY: the stream and the graph are created here and used only here. The graph is
+            // SAFETY: the streams and the graph are created here and used only here. The graph is
             // not needed after instantiation.
             unsafe {
-                result::stream::begin_capture(own, mode)?;
+                result::stream::begin_capture(main.stream, mode)?;
                 // End the capture even if a launch failed.
-                let launched = (0..times).try_for_each(|_| self.launch_all(launches, first, own));
-                let graph = result::stream::end_capture(own)?;
+                let launched =
+                    (0..times).try_for_each(|_| self.launch_all(launches, first, &main, &side));
+                let graph = result::stream::end_capture(main.stream)?;
                 let instantiated = launched.and_then(|()| {
                     result::graph::instantiate(graph, sys::CUgraphInstantiate_flags(0))
                 });
                 result::graph::destroy(graph)?;
-                result::stream::destroy(own)?;
                 instantiated
             }
         };
@@ -308,59 +416,112 @@ impl Gpu {
         Ok(Recording { subject, graph, _jobs: jobs })
     }
 
-    /// Queues launches whose jobs are consecutive, starting at `jobs`.
+    /// Queues launches whose jobs are consecutive, starting at `jobs`: the critical path, and beside
+    /// it, as a second branch of the graph, what it does not wait for.
     fn launch_all(
         &self,
         launches: &[Launch],
         mut jobs: u64,
-        stream: sys::CUstream,
+        main: &Queue,
+        side: &Queue,
     ) -> Result<(), DriverError> {
-        for launch in launches {
-            self.launch(launch, jobs, stream)?;
-            jobs += size_of_val(launch.jobs.as_slice()) as u64;
+        let mut is_forked = false;
+        for Launch { grids, joins } in launches {
+            if *joins && std::mem::take(&mut is_forked) {
+                main.wait_for(side)?;
+            }
+            if grids.len() > 1 {
+                side.wait_for(main)?;
+                is_forked = true;
+            }
+            for (index, grid) in grids.iter().enumerate() {
+                let queue = if index == 0 { main } else { side };
+                self.launch(grid, jobs, queue.stream)?;
+                jobs += size_of_val(grid.jobs.as_slice()) as u64;
+            }
+        }
+        if is_forked {
+            main.wait_for(side)?;
         }
         Ok(())
     }
 
-    /// Queues one launch whose jobs are at `jobs` in GPU memory.
-    fn launch(
-        &self,
-        launch: &Launch,
-        mut jobs: u64,
-        stream: sys::CUstream,
-    ) -> Result<(), DriverError> {
-        let mut count = launch.jobs.len() as i32;
+    /// Queues a grid whose jobs are at `jobs` in GPU memory.
+    fn launch(&self, grid: &Grid, mut jobs: u64, stream: sys::CUstream) -> Result<(), DriverError> {
+        let mut count = grid.jobs.len() as i32;
         let mut arguments = [(&raw mut jobs).cast::<c_void>(), (&raw mut count).cast::<c_void>()];
-        // SAFETY: the arguments are those of `run` in `kernels.cu`. The jobs point to memory that
-        // the plan sized for them, and to parameters whose lengths were checked.
+        let (_, threads, shared) = grid.tile.kernel();
+        // SAFETY: the arguments are those of the kernels in `kernels.cu`; a plan only has tiles of
+        // the GPU's kernels. The jobs point to memory that the plan sized for them, and to
+        // parameters whose lengths were checked.
         unsafe {
             result::launch_kernel(
-                self.run.cu_function(),
-                (launch.blocks, 1, 1),
-                (THREADS, 1, 1),
-                0,
+                self.kernels[grid.tile as usize].cu_function(),
+                (grid.blocks, 1, 1),
+                (threads, 1, 1),
+                shared as u32,
                 stream,
                 &mut arguments,
             )
         }
     }
 
-    /// The mean time of a repeated launch in microseconds.
-    fn time(&self, launch: &Launch) -> Result<f32> {
-        const REPEATED: u32 = 100;
-        let jobs = self.device.clone_htod(&launch.jobs)?;
+    /// The mean time of repeated grids, one after the other, in microseconds.
+    fn time(&self, grids: &[&Grid], repeated: u32) -> Result<f32> {
+        let jobs: Vec<Job> = grids.iter().flat_map(|grid| &grid.jobs).copied().collect();
+        let jobs = self.device.clone_htod(&jobs)?;
         let stream = self.device.cuda_stream();
-        let (jobs, _guard) = jobs.device_ptr(&stream);
+        let (first, _guard) = jobs.device_ptr(&stream);
         let event = || {
             let timing = sys::CUevent_flags::CU_EVENT_DEFAULT;
             stream.record_event(Some(timing)).w()
         };
-        self.launch(launch, jobs, stream.cu_stream()).w()?;
+        let launch_once = || -> Result<()> {
+            let mut jobs = first;
+            for grid in grids {
+                self.launch(grid, jobs, stream.cu_stream()).w()?;
+                jobs += size_of_val(grid.jobs.as_slice()) as u64;
+            }
+            Ok(())
+        };
+        launch_once()?;
         let start = event()?;
-        for _ in 0..REPEATED {
-            self.launch(launch, jobs, stream.cu_stream()).w()?;
+        for _ in 0..repeated {
+            launch_once()?;
         }
-        Ok(start.elapsed_ms(&event()?).w()? * 1e3 / REPEATED as f32)
+        Ok(start.elapsed_ms(&event()?).w()? * 1e3 / repeated as f32)
+    }
+}
+
+/// A stream for captures, with the event that other streams wait for.
+struct Queue {
+    stream: sys::CUstream,
+    event: sys::CUevent,
+}
+
+impl Queue {
+    fn new() -> Result<Self, DriverError> {
+        let stream = result::stream::create(result::stream::StreamKind::NonBlocking)?;
+        let event = result::event::create(sys::CUevent_flags::CU_EVENT_DISABLE_TIMING)?;
+        Ok(Self { stream, event })
+    }
+
+    /// Makes later work wait for all that another stream has been given.
+    fn wait_for(&self, other: &Self) -> Result<(), DriverError> {
+        let flags = sys::CUevent_wait_flags::CU_EVENT_WAIT_DEFAULT;
+        // SAFETY: both queues own their streams and events.
+        unsafe {
+            result::event::record(other.event, other.stream)?;
+            result::stream::wait_event(self.stream, other.event, flags)
+        }
+    }
+}
+
+impl Drop for Queue {
+    fn drop(&mut self) {
+        // SAFETY: only this queue owns them. On failure they leak.
+        let _ = unsafe { result::event::destroy(self.event) };
+        let _ = unsafe { result::stream::destroy(self.stream) };
     }
 }
 
@@ -378,33 +539,43 @@ fn keep_freed_memory(device: &CudaDevice) {
     };
 }
 
-/// The kernel, compiled once per compute capability.
-fn compiled(device: &CudaDevice) -> Result<CudaFunction> {
-    static COMPILED: Mutex<BTreeMap<(i32, i32), Vec<u8>>> = Mutex::new(BTreeMap::new());
-    let stream = device.cuda_stream();
-    let capability = stream.context().compute_capability().w()?;
-    let mut known = COMPILED.lock().unwrap_or_else(PoisonError::into_inner);
-    let code = match known.entry(capability) {
-        Entry::Occupied(known) => known.into_mut(),
-        Entry::Vacant(unknown) => unknown.insert(machine_code(capability)?),
-    };
-    let module = stream.context().load_module(Ptx::from_binary(code.clone())).w()?;
-    Ok(module.load_function("run").w()?)
+/// Whether a compute capability has tensor cores for TF32, and asynchronous copies.
+fn has_tensor_cores((major, _): (i32, i32)) -> bool {
+    major >= 8
 }
 
-/// The kernel for a compute capability, from the driver's cache folder if it is there.
-fn machine_code((major, minor): (i32, i32)) -> Result<Vec<u8>> {
+/// The kernels' machine code, compiled once per compute capability and precision.
+fn compiled(capability: (i32, i32), precision: Precision) -> Result<Vec<u8>> {
+    static COMPILED: Mutex<BTreeMap<(i32, i32, usize), Vec<u8>>> = Mutex::new(BTreeMap::new());
+    let products = match precision {
+        Precision::Tf32 if has_tensor_cores(capability) => 1,
+        _ => 3,
+    };
+    let mut known = COMPILED.lock().unwrap_or_else(PoisonError::into_inner);
+    Ok(match known.entry((capability.0, capability.1, products)) {
+        Entry::Occupied(known) => known.get().clone(),
+        Entry::Vacant(unknown) => unknown.insert(machine_code(capability, products)?).clone(),
+    })
+}
+
+/// The kernels for a compute capability and a number of TF32 products, from the driver's cache
+/// folder if they are there.
+fn machine_code((major, minor): (i32, i32), products: usize) -> Result<Vec<u8>> {
     let (mut release, mut update) = (0, 0);
     // SAFETY: both pointers are valid for writes.
     unsafe { nvrtc_sys::nvrtcVersion(&mut release, &mut update) }.result().map_err(failure)?;
     let architecture = format!("sm_{major}{minor}");
-    let target = format!("{architecture}-nvrtc-{release}.{update}");
-    cached(compute_cache().as_deref(), (SOURCE, &target), || compile(&architecture))
+    let target = format!("{architecture}-{products}-nvrtc-{release}.{update}");
+    cached(compute_cache().as_deref(), (SOURCE, &target), || compile(&architecture, products))
 }
 
-/// Compiles the kernel to machine code, because drivers reject PTX from newer compilers.
-fn compile(architecture: &str) -> Result<Vec<u8>> {
-    let options = [format!("--gpu-architecture={architecture}"), "--std=c++17".to_owned()];
+/// Compiles the kernels to machine code, because drivers reject PTX from newer compilers.
+fn compile(architecture: &str, products: usize) -> Result<Vec<u8>> {
+    let options = [
+        format!("--gpu-architecture={architecture}"),
+        "--std=c++17".to_owned(),
+        format!("--define-macro=PRODUCTS={products}"),
+    ];
     let source = CString::new(SOURCE).map_err(|error| Error::Gpu(error.to_string()))?;
     let program = nvrtc::create_program(&source, Some(c"kernels.cu")).map_err(failure)?;
     // SAFETY: the program is valid. Its code is read after compilation, into a buffer of the size

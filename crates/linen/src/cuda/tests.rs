@@ -9,29 +9,41 @@ use libloading::{Library, Symbol};
 
 use cpu_kernels::{Layer, Program, UpdateRule};
 
-use super::plan::{Addresses, Epoch, Job, Launch, Plan, ROW, read};
+use super::plan::{Addresses, Epoch, Grid, Job, Launch, Plan, ROW, read};
+use super::tile::{Card, Tile};
 use crate::error::Error;
+use crate::metrics::Metrics;
 use crate::random::Key;
 
-type Run = unsafe extern "C" fn(*const Job, i32, i32, bool);
+type Run = unsafe extern "C" fn(*const Job, i32, i32, i32, bool);
 
-/// `kernels.cu` compiled for the CPU; blocks run one at a time.
+/// An H200.
+const CARD: Card = Card { multiprocessors: 132, tensor_cores: true };
+/// A GPU without TF32.
+const OLD_CARD: Card = Card { tensor_cores: false, ..CARD };
+
+/// The kernels compiled for the CPU; blocks run one at a time.
 struct Emulator(Library);
 
 impl Emulator {
-    /// `None` without a C++ compiler.
-    fn get() -> Option<&'static Mutex<Self>> {
-        static EMULATOR: OnceLock<Option<Mutex<Emulator>>> = OnceLock::new();
-        EMULATOR.get_or_init(Self::compile).as_ref()
+    /// The kernels for a card, with a number of TF32 products; `None` without a C++ compiler.
+    fn get(card: Card, products: usize) -> Option<&'static Mutex<Self>> {
+        static EMULATORS: [OnceLock<Option<Mutex<Emulator>>>; 3] = [const { OnceLock::new() }; 3];
+        let (index, macros): (usize, &[&str]) = match (card.tensor_cores, products) {
+            (true, 3) => (0, &["-DTENSOR_CORES"]),
+            (true, _) => (1, &["-DTENSOR_CORES", "-DPRODUCTS=1"]),
+            (false, _) => (2, &[]),
+        };
+        EMULATORS[index].get_or_init(|| Self::compile(macros)).as_ref()
     }
 
-    fn compile() -> Option<Mutex<Self>> {
+    fn compile(macros: &[&str]) -> Option<Mutex<Self>> {
         let folder = tempfile::tempdir().unwrap();
         let library = folder.path().join("emulate.so");
         let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/cuda/emulate.cpp");
         let mut compiler = Command::new("c++");
-        compiler.args(["-std=c++17", "-O2", "-fPIC", "-shared", "-o"]).arg(&library).arg(source);
-        match compiler.status() {
+        compiler.args(["-std=c++17", "-O2", "-fPIC", "-shared"]).args(macros);
+        match compiler.arg("-o").arg(&library).arg(source).status() {
             Ok(status) => assert!(status.success(), "kernels.cu does not compile"),
             Err(_) => {
                 // Unlike `eprintln`, this is not captured by the test runner.
@@ -43,16 +55,36 @@ impl Emulator {
         Some(Mutex::new(Self(unsafe { Library::new(&library) }.unwrap())))
     }
 
-    /// Runs blocks and threads in ascending order, or backwards.
+    /// Runs blocks and threads in ascending order, and what is not on the critical path at once; or
+    /// all backwards, and that as late as allowed.
     fn run(&self, launches: &[Launch], backwards: bool) {
         // SAFETY: `emulate.cpp` defines this function; the jobs point to large enough memory of the
         // caller.
-        unsafe {
+        let launch = |Grid { jobs, blocks, tile }: &Grid| unsafe {
             let launch: Symbol<Run> = self.0.get(b"launch").unwrap();
-            for Launch { jobs, blocks } in launches {
-                launch(jobs.as_ptr(), jobs.len() as i32, *blocks as i32, backwards);
+            launch(jobs.as_ptr(), jobs.len() as i32, *blocks as i32, *tile as i32, backwards);
+        };
+        let mut late = Vec::new();
+        for Launch { grids, joins } in launches {
+            let (main, others) = grids.split_first().unwrap();
+            if *joins {
+                late.drain(..).for_each(launch);
+            }
+            if !backwards {
+                others.iter().for_each(launch);
+            }
+            launch(main);
+            if backwards {
+                late.extend(others);
             }
         }
+        late.into_iter().for_each(launch);
+    }
+
+    /// An integer that `emulate.cpp` knows.
+    fn constant(&self, name: &str) -> usize {
+        // SAFETY: `emulate.cpp` defines these functions.
+        unsafe { self.0.get::<unsafe extern "C" fn() -> usize>(name.as_bytes()).unwrap()() }
     }
 }
 
@@ -74,10 +106,11 @@ impl Planned {
     fn new(
         shape: [usize; 4],
         layers: &[Layer],
+        card: Card,
         key: Key,
         (images, labels): (&[f32], &[u32]),
     ) -> Self {
-        let plan = Plan::new(shape, layers).unwrap();
+        let plan = Plan::new(shape, layers, card).unwrap();
         let arrays = |salt: u32, scale: f32| -> Vec<Vec<f32>> {
             let lens = plan.param_lens.iter().zip(salt..);
             lens.map(|(&len, salt)| {
@@ -142,54 +175,105 @@ impl Planned {
     }
 }
 
-/// Compares a training step with momentum to the CPU's: metrics, parameters and momenta.
-fn assert_same_step(shape: [usize; 4], layers: &[Layer], seed: i64) {
-    let Some(emulator) = Emulator::get() else {
-        return;
-    };
-    let emulator = emulator.lock().unwrap();
-    let classes = layers.iter().rev().find_map(|layer| match layer {
-        Layer::Dense { features, .. } => Some(*features as u32),
-        _ => None,
-    });
-    let (batch, key) = (shape[0], Key::new(seed));
-    let images = random_values(key, shape.iter().product());
-    let labels: Vec<u32> =
-        (0..batch).map(|i| key.fold_in(i as u32).words()[0] % classes.unwrap()).collect();
-    let mut gpu = Planned::new(shape, layers, key, (&images, &labels));
-    let start = gpu.state();
+/// A training step with momentum on the CPU, and the same step to be run by the emulation.
+struct Step {
+    shape: [usize; 4],
+    layers: Vec<Layer>,
+    key: Key,
+    images: Vec<f32>,
+    labels: Vec<u32>,
+    expected: Stepped,
+}
 
-    let (rate, beta) = (0.05, 0.9);
-    let [mut params, mut momenta] = start.clone();
-    let mut slices: Vec<&mut [f32]> = params.iter_mut().map(Vec::as_mut_slice).collect();
-    let mut momentum_slices: Vec<&mut [f32]> = momenta.iter_mut().map(Vec::as_mut_slice).collect();
-    let rule =
-        UpdateRule::Momentum { learning_rate: rate.into(), beta: beta.into(), nesterov: false };
-    let expected = Program::new(shape, layers)
-        .unwrap()
-        .train_step(&mut slices, &mut momentum_slices, &images, &labels, rule)
-        .unwrap();
+/// What a step leaves.
+#[derive(PartialEq)]
+struct Stepped {
+    metrics: Metrics,
+    state: [Vec<Vec<f32>>; 2],
+}
 
-    let evaluated = read(&gpu.evaluate(&emulator)).unwrap();
-    let found = read(&gpu.train(&emulator, rate, beta, false)).unwrap();
-    let forwards = gpu.state();
-    // Again from the same state, in the same memory, but in the opposite order.
-    gpu.restore(&start);
-    gpu.train(&emulator, rate, beta, true);
-    assert!(forwards == gpu.state(), "the result depends on the order of blocks and threads");
+impl Step {
+    const RATE: f32 = 0.05;
+    const BETA: f32 = 0.9;
 
-    assert_eq!(found, evaluated);
-    let difference = (found.loss - expected.loss).abs();
-    assert!(difference <= 1e-5 * expected.loss, "{found:?} {expected:?}");
-    assert_eq!(found.accuracy, expected.correct as f32 / batch as f32);
-    for (what, found, expected) in
-        [("parameter", &gpu.params, &params), ("momentum", &gpu.momenta, &momenta)]
-    {
-        for (index, (found, expected)) in found.iter().zip(expected).enumerate() {
-            let largest = expected.iter().fold(0f32, |most, value| most.max(value.abs()));
-            for (at, (a, b)) in found.iter().zip(expected).enumerate() {
-                assert!((a - b).abs() <= 1e-5 * largest, "{what} {index}[{at}]: {a}, not {b}");
+    fn new(shape: [usize; 4], layers: &[Layer], seed: i64) -> Self {
+        let classes = layers.iter().rev().find_map(|layer| match layer {
+            Layer::Dense { features, .. } => Some(*features as u32),
+            _ => None,
+        });
+        let (batch, key) = (shape[0], Key::new(seed));
+        let images = random_values(key, shape.iter().product());
+        let labels: Vec<u32> =
+            (0..batch).map(|i| key.fold_in(i as u32).words()[0] % classes.unwrap()).collect();
+        let gpu = Planned::new(shape, layers, CARD, key, (&images, &labels));
+        let [mut params, mut momenta] = gpu.state();
+        let mut slices: Vec<&mut [f32]> = params.iter_mut().map(Vec::as_mut_slice).collect();
+        let mut momentum_slices: Vec<&mut [f32]> =
+            momenta.iter_mut().map(Vec::as_mut_slice).collect();
+        let rule = UpdateRule::Momentum {
+            learning_rate: Self::RATE.into(),
+            beta: Self::BETA.into(),
+            nesterov: false,
+        };
+        let found = Program::new(shape, layers)
+            .unwrap()
+            .train_step(&mut slices, &mut momentum_slices, &images, &labels, rule)
+            .unwrap();
+        let metrics = Metrics { loss: found.loss, accuracy: found.correct as f32 / batch as f32 };
+        let expected = Stepped { metrics, state: [params, momenta] };
+        Self { shape, layers: layers.to_vec(), key, images, labels, expected }
+    }
+
+    /// Runs the step with `tile` for each product that it fits, or with the plan's own choice. The
+    /// order of blocks and threads makes no difference.
+    fn run(&self, card: Card, products: usize, tile: Option<Tile>) -> Option<Stepped> {
+        let emulator = Emulator::get(card, products)?.lock().unwrap();
+        let data = (&*self.images, &*self.labels);
+        let mut gpu = Planned::new(self.shape, &self.layers, card, self.key, data);
+        for product in gpu.plan.products() {
+            if let Some(tile) = tile.filter(|tile| gpu.plan.candidates(product).contains(tile)) {
+                gpu.plan.choose(product, tile);
             }
+        }
+        let start = gpu.state();
+        let evaluated = read(&gpu.evaluate(&emulator)).unwrap();
+        let metrics = read(&gpu.train(&emulator, Self::RATE, Self::BETA, false)).unwrap();
+        let state = gpu.state();
+        // Again from the same state, in the same memory, but in the opposite order.
+        gpu.restore(&start);
+        gpu.train(&emulator, Self::RATE, Self::BETA, true);
+        assert!(state == gpu.state(), "the result depends on the order of blocks and threads");
+        assert_eq!(metrics, evaluated);
+        Some(Stepped { metrics, state })
+    }
+
+    /// The largest difference from the CPU's result, relative to the largest value of each array.
+    fn error(&self, found: &Stepped) -> f32 {
+        assert_eq!(found.metrics.accuracy, self.expected.metrics.accuracy);
+        let loss = self.expected.metrics.loss;
+        let mut most = (found.metrics.loss - loss).abs() / loss;
+        let arrays = found.state.iter().flatten().zip(self.expected.state.iter().flatten());
+        for (found, expected) in arrays {
+            let largest = expected.iter().fold(0f32, |most, value| most.max(value.abs()));
+            for (a, b) in found.iter().zip(expected) {
+                assert!(!a.is_nan(), "{a}, not {b}");
+                most = most.max((a - b).abs() / largest);
+            }
+        }
+        most
+    }
+}
+
+/// Compares a step to the CPU's with each tile, and on an older card: metrics, parameters and
+/// momenta.
+fn assert_same_step(shape: [usize; 4], layers: &[Layer], seed: i64) {
+    let step = Step::new(shape, layers, seed);
+    let tiles = Tile::ALL.into_iter().skip(1).map(Some);
+    let runs = tiles.chain([None]).map(|tile| (CARD, tile)).chain([(OLD_CARD, None)]);
+    for (card, tile) in runs {
+        if let Some(found) = step.run(card, 3, tile) {
+            let error = step.error(&found);
+            assert!(error <= 1e-5, "{card:?}, {tile:?}: an error of {error}");
         }
     }
 }
@@ -278,18 +362,18 @@ fn a_step_on_a_large_batch_matches_the_cpu() {
 #[test]
 fn large_batches_of_the_tutorial_can_be_planned() {
     for batch in [1, 32, 100, 256, 2_048, 16_384] {
-        let plan = Plan::new([batch, 28, 28, 1], &tutorial()).unwrap();
+        let plan = Plan::new([batch, 28, 28, 1], &tutorial(), CARD).unwrap();
         println!("a step on {batch} images takes {} MB", plan.words * 4 / 1_000_000);
         // CUDA's limit on blocks.
         let at = Addresses { arena: 4096, params: vec![1; 8], momenta: vec![1; 8] };
         let launches = plan.training(&at, 0.1, 0.9);
-        assert!(launches.iter().all(|launch| (1..1 << 31).contains(&launch.blocks)));
+        assert!(launches.iter().all(|launch| (1..1 << 31).contains(&launch.blocks())));
     }
 }
 
 #[test]
 fn an_out_of_range_label_is_reported_and_changes_nothing() {
-    let Some(emulator) = Emulator::get() else {
+    let Some(emulator) = Emulator::get(CARD, 3) else {
         return;
     };
     let emulator = emulator.lock().unwrap();
@@ -297,7 +381,7 @@ fn an_out_of_range_label_is_reported_and_changes_nothing() {
     let (shape, key) = ([300, 4, 4, 1], Key::new(5));
     let (images, mut labels) = (random_values(key, 300 * 16), vec![2; 300]);
     (labels[270], labels[299]) = (3, u32::MAX);
-    let mut gpu = Planned::new(shape, &layers, key, (&images, &labels));
+    let mut gpu = Planned::new(shape, &layers, CARD, key, (&images, &labels));
     let start = gpu.state();
     for row in [gpu.evaluate(&emulator), gpu.train(&emulator, 0.1, 0.9, false)] {
         let error = read(&row).unwrap_err();
@@ -307,7 +391,7 @@ fn an_out_of_range_label_is_reported_and_changes_nothing() {
     assert!(start == gpu.state());
 
     // The next batch trains normally.
-    let mut good = Planned::new(shape, &layers, key, (&images, &[2; 300]));
+    let mut good = Planned::new(shape, &layers, CARD, key, (&images, &[2; 300]));
     gpu.arena.copy_from_slice(&good.arena);
     let rows = [&mut gpu, &mut good].map(|gpu| gpu.train(&emulator, 0.1, 0.9, false));
     assert_eq!(read(&rows[0]).unwrap(), read(&rows[1]).unwrap());
@@ -316,7 +400,7 @@ fn an_out_of_range_label_is_reported_and_changes_nothing() {
 
 #[test]
 fn an_epoch_without_the_host_equals_its_steps() {
-    let Some(emulator) = Emulator::get() else {
+    let Some(emulator) = Emulator::get(CARD, 3) else {
         return;
     };
     let emulator = emulator.lock().unwrap();
@@ -329,7 +413,7 @@ fn an_epoch_without_the_host_equals_its_steps() {
         let order = [4u32, 1, 0, 7, 8, 3, 6, 4];
         let new = || {
             let nothing = (&images[..batch * image_len], &labels[..batch]);
-            let mut planned = Planned::new([batch, 5, 4, 1], &layers, key, nothing);
+            let mut planned = Planned::new([batch, 5, 4, 1], &layers, CARD, key, nothing);
             planned.arena[planned.plan.images as usize / 4..][..batch * image_len].fill(f32::NAN);
             planned
         };
@@ -378,7 +462,7 @@ fn an_epoch_without_the_host_equals_its_steps() {
 
 #[test]
 fn a_step_of_the_tutorial_takes_eleven_launches() {
-    let plan = Plan::new([32, 28, 28, 1], &tutorial()).unwrap();
+    let plan = Plan::new([32, 28, 28, 1], &tutorial(), CARD).unwrap();
     let at = Addresses { arena: 4096, params: vec![1; 8], momenta: vec![1; 8] };
     let launches = plan.training(&at, 0.1, 0.9);
     assert_eq!(launches.len(), 11);
@@ -386,42 +470,72 @@ fn a_step_of_the_tutorial_takes_eleven_launches() {
     assert_eq!(plan.epoch_step(&at, 0.1, 0.9).1.len(), 11);
     // To be compared with the 132 multiprocessors of an H100.
     for launch in &launches {
-        println!(
-            "{:?} {}",
-            launch.jobs.iter().map(|job| job.kind).collect::<Vec<_>>(),
-            launch.blocks
-        );
+        let kinds = launch.jobs().map(|job| (job.kind, job.tile)).collect::<Vec<_>>();
+        println!("{kinds:?} {}", launch.blocks());
     }
 }
 
 #[test]
-fn rust_and_cuda_agree_on_the_layout_of_structs() {
-    let Some(emulator) = Emulator::get() else {
+fn rust_and_cuda_agree_on_jobs_and_tiles() {
+    let Some(emulator) = Emulator::get(CARD, 3) else {
         return;
     };
     let emulator = emulator.lock().unwrap();
-    let size = |name: &str| {
-        // SAFETY: `emulate.cpp` defines these functions.
-        unsafe {
-            let size: Symbol<unsafe extern "C" fn() -> usize> = emulator.0.get(name).unwrap();
-            size()
-        }
+    assert_eq!(emulator.constant("job_size"), size_of::<Job>());
+    assert_eq!(emulator.constant("epoch_size"), size_of::<Epoch>());
+    assert_eq!(emulator.constant("row_size"), size_of::<[f32; ROW]>());
+    assert_eq!(emulator.constant("tiles"), Tile::ALL.len());
+    for (index, tile) in Tile::ALL.into_iter().enumerate() {
+        // SAFETY: `emulate.cpp` defines this function.
+        let shared = unsafe {
+            let shared: Symbol<unsafe extern "C" fn(i32) -> i32> =
+                emulator.0.get(b"shared_bytes").unwrap();
+            shared(index as i32)
+        };
+        assert_eq!((tile as usize, tile.kernel().2), (index, shared as usize), "{tile:?}");
+    }
+}
+
+#[test]
+fn one_product_has_the_precision_of_tf32() {
+    let step = Step::new([4, 28, 28, 1], &tutorial(), 1);
+    let Some(found) = step.run(CARD, 1, Some(Tile::T64x64)) else { return };
+    let error = step.error(&found);
+    // These logits are large, so that a small error in them changes the probabilities by percents.
+    assert!((1e-4..0.1).contains(&error), "an error of {error}");
+}
+
+#[test]
+fn fragments_have_the_layout_of_the_instruction() {
+    type Multiply = unsafe extern "C" fn(*const f32, *const f32, *mut f32);
+    let Some(emulator) = Emulator::get(CARD, 3) else {
+        return;
     };
-    assert_eq!(size("job_size"), size_of::<Job>());
-    assert_eq!(size("epoch_size"), size_of::<Epoch>());
-    assert_eq!(size("row_size"), size_of::<[f32; ROW]>());
+    let emulator = emulator.lock().unwrap();
+    let a: Vec<f32> = (0..16 * 8).map(|i| (i * 7 % 31) as f32).collect();
+    let b: Vec<f32> = (0..8 * 8).map(|i| (i * 5 % 23) as f32).collect();
+    let mut found = vec![0.0; 16 * 8];
+    // SAFETY: `emulate.cpp` defines this function, for arrays of these sizes.
+    unsafe {
+        let multiply: Symbol<Multiply> = emulator.0.get(b"multiply_fragments").unwrap();
+        multiply(a.as_ptr(), b.as_ptr(), found.as_mut_ptr());
+    }
+    for (i, j) in (0..16).flat_map(|i| (0..8).map(move |j| (i, j))) {
+        let expected: f32 = (0..8).map(|k| a[i * 8 + k] * b[k * 8 + j]).sum();
+        assert_eq!(found[i * 8 + j], expected, "({i}, {j})");
+    }
 }
 
 #[test]
 fn too_large_plans_are_refused() {
-    let error = Plan::new([1 << 20, 28, 28, 1], &tutorial()).unwrap_err();
+    let error = Plan::new([1 << 20, 28, 28, 1], &tutorial(), CARD).unwrap_err();
     assert!(error.contains("too large for a GPU"), "{error}");
     let wide = chain(&[conv(1, (1, 1)), max(9, 9), FLATTEN, dense(2), SOFTMAX]);
-    let error = Plan::new([1, 28, 28, 1], &wide).unwrap_err();
+    let error = Plan::new([1, 28, 28, 1], &wide, CARD).unwrap_err();
     assert!(error.contains("81 pixels"), "{error}");
     let average = |height, width| {
         let layers = chain(&[conv(1, (1, 1)), average(height, width), FLATTEN, dense(2), SOFTMAX]);
-        Plan::new([1, 28, 28, 1], &layers)
+        Plan::new([1, 28, 28, 1], &layers, CARD)
     };
     assert!(average(2, 4).is_ok());
     let error = average(3, 3).unwrap_err();

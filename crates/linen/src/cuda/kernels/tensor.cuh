@@ -1,0 +1,700 @@
+// Matrix products on tensor cores.
+//
+// A block of four warps computes a tile of A·B. Slices of A and B go to shared memory in stages, by
+// asynchronous copies of 16 bytes where the innermost dimension allows it. While the warps multiply
+// one stage, the next two arrive. Indices are decoded once per row, column or tap.
+//
+// Tensor cores multiply TF32 values. Three products give the accuracy of f32: an operand is the sum
+// of two TF32 values, and only the product of the two small ones is left out. Their accumulators
+// round toward zero, so each stage has its own, which are added up in f32.
+
+#ifdef TENSOR_CORES
+
+#ifndef PRODUCTS
+#define PRODUCTS 3 // 1: operands are cut to TF32
+#endif
+
+constexpr int WORKERS = 128; // threads per block
+constexpr int STAGES = 3;
+
+struct alignas(16) Four {
+    float at[4];
+};
+
+// A pixel or a tap, decoded.
+struct alignas(16) Place {
+    int offset; // in the input; of a tap: relative to the pixel
+    short y, x;
+    int window; // of the output pixel: offset of its window in the gradient
+    int within; // of the output pixel: index in its window; of a tap: whether it is the bias
+};
+
+constexpr short NOWHERE = -16384; // a `y` that no tap brings back into the image
+
+// How a slice of an operand lies in shared memory: `COUNT` rows or columns of `TERMS` terms.
+// Padding spreads the fragments that a warp reads over all banks.
+template <int COUNT, int TERMS> struct Slice {
+    static constexpr int ALONG_PITCH = TERMS + 4, ACROSS_PITCH = COUNT + 8;
+    static constexpr int SIZE = COUNT * ALONG_PITCH > TERMS * ACROSS_PITCH ? COUNT * ALONG_PITCH
+                                                                          : TERMS * ACROSS_PITCH;
+    static constexpr int ROUNDS = COUNT * TERMS / 4 / WORKERS; // chunks per thread
+    static_assert(ROUNDS * 4 * WORKERS == COUNT * TERMS);
+
+    template <bool ALONG> static __device__ int at(int side, int term) {
+        return ALONG ? side * ALONG_PITCH + term : term * ACROSS_PITCH + side;
+    }
+};
+
+// A tile of `M` rows and `N` columns. `DOWN` × `ACROSS` warps share it; `SLICES` such groups share
+// the `TERMS` of a stage.
+template <int M_, int N_, int DOWN_, int ACROSS_, int SLICES_, int TERMS_> struct Tile {
+    static constexpr int M = M_, N = N_, DOWN = DOWN_, ACROSS = ACROSS_, SLICES = SLICES_,
+                         TERMS = TERMS_;
+    static_assert(DOWN * ACROSS * SLICES * 32 == WORKERS && TERMS % (8 * SLICES) == 0);
+    static constexpr int DEEP = M / DOWN / 16, WIDE = N / ACROSS / 8; // fragments of a warp
+    using ASlice = Slice<M, TERMS>;
+    using BSlice = Slice<N, TERMS>;
+    static constexpr int STAGE = ASlice::SIZE + BSlice::SIZE;
+    static constexpr int PITCH = N + 8; // of the sums
+    static constexpr int SUMS = SLICES * M * PITCH;
+    static constexpr int VALUES = STAGES * STAGE > SUMS ? STAGES * STAGE : SUMS;
+    static constexpr int PLACES = M + STAGES * TERMS;
+    static constexpr int BYTES = VALUES * 4 + PLACES * (int)sizeof(Place);
+};
+
+// The shared memory of a block.
+template <class T> struct Shared {
+    float *values; // the stages; then the sums
+    Place *sides;  // of the rows of A
+    Place *terms;  // of the terms of each stage
+
+    explicit __device__ Shared(float *memory)
+        : values(memory), sides((Place *)(memory + T::VALUES)), terms(sides + T::M) {}
+
+    // Sum (i, j) of the tile.
+    __device__ float sum(int i, int j) const {
+        float sum = values[i * T::PITCH + j];
+        for (int slice = 1; slice < T::SLICES; slice++)
+            sum += values[(slice * T::M + i) * T::PITCH + j];
+        return sum;
+    }
+};
+
+// Loads slices of an operand into shared memory, stage by stage.
+//
+// An operand is `ALONG` if its values are contiguous along the sum. If it is `chunked`, it is loaded
+// by four contiguous values at a time: `load` begins, and `finish` ends what cannot be copied
+// asynchronously. Otherwise `value` is called for each. `side` is a row or column of the tile. A
+// term is walked by `start` and `advance` along the sum; else it is a number and its place.
+template <class T, int COUNT, class Operand> struct Loader {
+    using S = Slice<COUNT, T::TERMS>;
+    static constexpr bool ALONG = Operand::ALONG;
+    static constexpr int ACROSS = ALONG ? T::TERMS / 4 : COUNT / 4; // chunks side by side
+    static constexpr int AT_ONCE = WORKERS / ACROSS;
+    const Operand &operand;
+    const Place *places; // of the terms
+    const int begin, end;
+    typename Operand::Term term;
+    typename Operand::Held held[S::ROUNDS];
+
+    __device__ Loader(const Operand &operand, const Place *places, int begin, int end)
+        : operand(operand), places(places), begin(begin), end(end) {
+        if constexpr (ALONG) term = operand.start(begin + (int)threadIdx.x % ACROSS * 4);
+    }
+
+    // Where this thread's chunk of a round goes.
+    __device__ static int side(int round) {
+        return ALONG ? threadIdx.x / ACROSS + AT_ONCE * round : threadIdx.x % ACROSS * 4;
+    }
+    __device__ static int depth(int round) {
+        return ALONG ? threadIdx.x % ACROSS * 4 : threadIdx.x / ACROSS + AT_ONCE * round;
+    }
+
+    // Begins to load the slice of a step. Steps are loaded in order.
+    __device__ void load(int step, float *slice) {
+        const int start = begin + step * T::TERMS;
+        if (!operand.chunked) return load_values(step, start, slice);
+        for (int round = 0; round < S::ROUNDS; round++) {
+            float *to = slice + S::template at<ALONG>(side(round), depth(round));
+            const bool exists = start + depth(round) < end;
+            if constexpr (ALONG) {
+                operand.load(to, side(round), term, exists, held[round]);
+            } else {
+                operand.load(to, side(round), start + depth(round),
+                             places[step % STAGES * T::TERMS + depth(round)], exists, held[round]);
+            }
+        }
+        if constexpr (ALONG) operand.advance(term, T::TERMS);
+    }
+
+    __device__ void load_values(int step, int start, float *slice) const {
+        if constexpr (ALONG) {
+            constexpr int STRIDE = WORKERS / COUNT;
+            const int side = threadIdx.x % COUNT;
+            auto term = operand.start(start + (int)threadIdx.x / COUNT);
+            for (int depth = threadIdx.x / COUNT; depth < T::TERMS; depth += STRIDE) {
+                slice[S::template at<true>(side, depth)] =
+                    start + depth < end ? operand.value(side, term) : 0;
+                operand.advance(term, STRIDE);
+            }
+        } else {
+            const int depth = threadIdx.x % T::TERMS;
+            const Place &place = places[step % STAGES * T::TERMS + depth];
+            for (int side = threadIdx.x / T::TERMS; side < COUNT; side += WORKERS / T::TERMS)
+                slice[S::template at<false>(side, depth)] =
+                    start + depth < end ? operand.value(side, start + depth, place) : 0;
+        }
+    }
+
+    __device__ void finish(float *slice) const {
+        if (!operand.chunked) return;
+        for (int round = 0; round < S::ROUNDS; round++)
+            operand.finish(slice + S::template at<ALONG>(side(round), depth(round)), held[round]);
+    }
+};
+
+// A fragment of an operand: its values and, for three products, what they lack as TF32 values.
+template <int LENGTH> struct Fragment {
+    float large[LENGTH], small[LENGTH];
+
+    __device__ void set(int index, float value) {
+        large[index] = value; // cut to TF32 by the tensor cores
+        if (PRODUCTS == 3) small[index] = value - from_bits(bits_of(value) & ~0x1fffu);
+    }
+};
+
+// Adds the product of a stage to `sums`.
+template <class T, class A, class B>
+__device__ void multiply_stage(const float *stage, float (&sums)[T::DEEP][T::WIDE][4]) {
+    const int warp = threadIdx.x / 32, row = threadIdx.x % 32 / 4, column = threadIdx.x % 4;
+    const int top = warp % T::DOWN * T::DEEP * 16 + row;
+    const int left = warp / T::DOWN % T::ACROSS * T::WIDE * 8 + row;
+    constexpr int TERMS = T::TERMS / T::SLICES; // of a warp
+    const int first = warp / (T::DOWN * T::ACROSS) * TERMS + column;
+    const float *a_slice = stage, *b_slice = stage + T::ASlice::SIZE;
+    const auto a_at = [&](int i, int k) {
+        return a_slice[T::ASlice::template at<A::ALONG>(top + i, first + k)];
+    };
+    const auto b_at = [&](int k, int j) {
+        return b_slice[T::BSlice::template at<B::ALONG>(left + j, first + k)];
+    };
+    float stage_sums[T::DEEP][T::WIDE][4] = {};
+    auto &to = PRODUCTS == 3 ? stage_sums : sums;
+#pragma unroll
+    for (int k = 0; k < TERMS; k += 8) {
+        Fragment<4> a[T::DEEP];
+        Fragment<2> b[T::WIDE];
+        for (int i = 0; i < T::DEEP; i++)
+            for (int part = 0; part < 4; part++)
+                a[i].set(part, a_at(16 * i + part % 2 * 8, k + part / 2 * 4));
+        for (int j = 0; j < T::WIDE; j++)
+            for (int part = 0; part < 2; part++) b[j].set(part, b_at(k + 4 * part, 8 * j));
+        for (int product = 0; product < PRODUCTS; product++)
+            for (int i = 0; i < T::DEEP; i++)
+                for (int j = 0; j < T::WIDE; j++)
+                    multiply_add(to[i][j],
+                                 PRODUCTS == 3 && product == 0 ? a[i].small : a[i].large,
+                                 product == 1 ? b[j].small : b[j].large);
+    }
+    if (PRODUCTS == 3)
+        for (int i = 0; i < T::DEEP; i++)
+            for (int j = 0; j < T::WIDE; j++)
+                for (int part = 0; part < 4; part++) sums[i][j][part] += stage_sums[i][j][part];
+}
+
+// Leaves the tile of A·B, summed from `begin` to `end`, in shared memory. `prepare(step)` decodes
+// the terms of a step into `shared.terms`.
+template <class T, class A, class B, class Prepare>
+__device__ void multiply(const Shared<T> &shared, int begin, int end, const A &a, const B &b,
+                         const Prepare &prepare) {
+    const int steps = (end - begin + T::TERMS - 1) / T::TERMS;
+    Loader<T, T::M, A> load_a(a, shared.terms, begin, end);
+    Loader<T, T::N, B> load_b(b, shared.terms, begin, end);
+    const auto stage = [&](int step) { return shared.values + step % STAGES * T::STAGE; };
+    const auto load = [&](int step) {
+        if (step < steps) {
+            load_a.load(step, stage(step));
+            load_b.load(step, stage(step) + T::ASlice::SIZE);
+        }
+        commit_copies(); // even if empty: groups are counted
+    };
+    const auto finish = [&](int step) {
+        if (step >= steps) return;
+        load_a.finish(stage(step));
+        load_b.finish(stage(step) + T::ASlice::SIZE);
+    };
+    float sums[T::DEEP][T::WIDE][4] = {};
+
+    for (int step = 0; step < STAGES; step++) prepare(step);
+    __syncthreads();
+    for (int step = 0; step < STAGES - 1; step++) {
+        load(step);
+        finish(step);
+    }
+    for (int step = 0; step < steps; step++) {
+        wait_copies<STAGES - 2>();
+        __syncthreads(); // the step has arrived, and all are done with the one before it
+        const int next = step + STAGES - 1;
+        prepare(next + 1);
+        load(next);
+        multiply_stage<T, A, B>(stage(step), sums);
+        finish(next);
+    }
+    wait_copies<0>();
+    __syncthreads();
+
+    const int warp = threadIdx.x / 32, row = threadIdx.x % 32 / 4, column = threadIdx.x % 4 * 2;
+    const int slice = warp / (T::DOWN * T::ACROSS);
+    const int top = (slice * T::DOWN + warp % T::DOWN) * T::DEEP * 16 + row;
+    const int left = warp / T::DOWN % T::ACROSS * T::WIDE * 8 + column;
+    for (int i = 0; i < T::DEEP; i++)
+        for (int j = 0; j < T::WIDE; j++)
+            for (int part = 0; part < 4; part++)
+                shared.values[(top + 16 * i + part / 2 * 8) * T::PITCH + left + 8 * j + part % 2] =
+                    sums[i][j][part];
+    __syncthreads();
+}
+
+// Passes each sum of a tile to `store(i, j, sum)`, in rows.
+template <class T, class Store>
+__device__ void store_tile(const Shared<T> &shared, const Store &store) {
+    for (int at = threadIdx.x; at < T::M * T::N; at += WORKERS)
+        store(at / T::N, at % T::N, shared.sum(at / T::N, at % T::N));
+}
+
+struct Nothing {}; // is held by operands that are copied asynchronously
+
+// Terms that are their own number.
+struct NumberedTerms {
+    using Term = int;
+    using Held = Nothing;
+    __device__ int start(int k) const { return k; }
+    __device__ void advance(int &k, int by) const { k += by; }
+    __device__ void finish(float *, Nothing) const {}
+};
+
+// A matrix [sides, sum].
+struct AlongMatrix : NumberedTerms {
+    static constexpr bool ALONG = true;
+    const float *values;
+    int first, count, length;
+    bool chunked;
+    __device__ AlongMatrix(const float *values, int first, int count, int length, bool aligned)
+        : values(values), first(first), count(count), length(length),
+          chunked(aligned && length % 4 == 0) {}
+    __device__ void load(float *to, int side, int k, bool exists, Nothing &) const {
+        exists = exists && first + side < count;
+        copy_async(to, values + (exists ? (first + side) * length + k : 0), exists);
+    }
+    __device__ float value(int side, int k) const {
+        return first + side < count ? values[(first + side) * length + k] : 0;
+    }
+};
+
+// A matrix [sum, sides], with an additional row of ones if it is asked for.
+template <bool ONES> struct AcrossMatrix : NumberedTerms {
+    static constexpr bool ALONG = false;
+    const float *values;
+    int first, count;
+    bool chunked;
+    __device__ AcrossMatrix(const float *values, int first, int count, bool aligned)
+        : values(values), first(first), count(count), chunked(aligned && count % 4 == 0) {}
+    __device__ void load(float *to, int side, int k, const Place &, bool exists, Nothing &) const {
+        if (ONES && first + side == count) {
+            *(Four *)to = {1, 0, 0, 0};
+            return;
+        }
+        exists = exists && first + side < count;
+        copy_async(to, values + (exists ? k * count + first + side : 0), exists);
+    }
+    __device__ float value(int side, int k, const Place &) const {
+        if (ONES && first + side == count) return 1;
+        return first + side < count ? values[k * count + first + side] : 0;
+    }
+};
+
+// A kernel's taps, walked along the sum over taps and `channels`. Taps lead from an output pixel to
+// an input pixel, or back if `BACK`.
+struct WalkedTap {
+    int y, x, channel;
+};
+
+template <bool BACK> struct Taps {
+    using Term = WalkedTap;
+    const Job &job;
+    int channels;
+    __device__ int from_center(int y, int height) const {
+        return BACK ? (height - 1) / 2 - y : y - (height - 1) / 2;
+    }
+    __device__ WalkedTap start(int k) const {
+        const int offset = k / channels;
+        return {offset / job.kernel_width, offset % job.kernel_width, k % channels};
+    }
+    __device__ void advance(WalkedTap &tap, int by) const {
+        tap.channel += by;
+        while (tap.channel >= channels) {
+            tap.channel -= channels;
+            if (++tap.x == job.kernel_width) {
+                tap.x = 0;
+                tap.y++;
+            }
+        }
+    }
+    __device__ int y(const WalkedTap &tap, int y) const {
+        return y + from_center(tap.y, job.kernel_height);
+    }
+    __device__ int x(const WalkedTap &tap, int x) const {
+        return x + from_center(tap.x, job.kernel_width);
+    }
+};
+
+__device__ bool is_inside(const Job &job, int y, int x) {
+    return (unsigned)y < (unsigned)job.height && (unsigned)x < (unsigned)job.width;
+}
+
+__device__ Place place_of(const Job &job, const Pixel &pixel, int window, int within) {
+    const int offset = ((pixel.image * job.height + pixel.y) * job.width + pixel.x) * job.channels;
+    return {offset, (short)pixel.y, (short)pixel.x, window * job.features, within};
+}
+
+// The input values under the kernel [pixels, taps].
+struct PatchesAlong : Taps<false> {
+    static constexpr bool ALONG = true;
+    using Held = Nothing;
+    const Place *pixels;
+    bool chunked;
+    __device__ PatchesAlong(const Job &job, const Place *pixels)
+        : Taps<false>{job, job.channels}, pixels(pixels), chunked(job.channels % 4 == 0) {}
+    // The index of a value of the input; -1 outside.
+    __device__ int index(int side, const WalkedTap &tap) const {
+        const Place &pixel = pixels[side];
+        const int y = this->y(tap, 0), x = this->x(tap, 0);
+        if (!is_inside(job, pixel.y + y, pixel.x + x)) return -1;
+        return pixel.offset + (y * job.width + x) * channels + tap.channel;
+    }
+    __device__ void load(float *to, int side, const WalkedTap &tap, bool exists, Nothing &) const {
+        const int index = exists ? this->index(side, tap) : -1;
+        copy_async(to, job.input + max(index, 0), index >= 0);
+    }
+    __device__ float value(int side, const WalkedTap &tap) const {
+        const int index = this->index(side, tap);
+        return index >= 0 ? job.input[index] : 0;
+    }
+    __device__ void finish(float *, Nothing) const {}
+};
+
+template <class T> __device__ void conv_tile(const Job &job, float *memory, int block) {
+    const Shared<T> shared(memory);
+    const int size = job.window_height * job.window_width, windows = T::M / size;
+    const int first = block / job.tiles_across * windows;
+    const int left = block % job.tiles_across * T::N;
+    for (int i = threadIdx.x; i < T::M; i += WORKERS) {
+        const int number = first * size + i;
+        const bool exists = i < windows * size && number < pixels(job);
+        shared.sides[i] = exists ? place_of(job, pixel(job, number), 0, 0) : Place{0, NOWHERE};
+    }
+    multiply(shared, 0, job.inputs, PatchesAlong(job, shared.sides),
+             AcrossMatrix<false>(job.kernel, left, job.features, job.aligned), [](int) {});
+    pool(job, first, windows, left, T::N, WORKERS,
+         [&](int i, int j) { return shared.sum(i, j); });
+}
+
+// Four neighboring features of a gradient before ReLU and pooling, which wait for their values.
+struct HeldGradient {
+    Four gradient;
+    unsigned mask; // four bytes
+    int within;
+};
+
+__device__ HeldGradient hold_gradient(const Job &job, int index, int within) {
+    if (index < 0) return {{}, 0, job.max ? 256 : 0};
+    return {*(const Four *)(job.gradient + index), *(const unsigned *)(job.mask + index), within};
+}
+
+// The share of a window's gradient that a pixel gets.
+__device__ float share_of_pixel(const Job &job) {
+    return job.max ? 1 : 1.0f / (job.window_height * job.window_width);
+}
+
+__device__ void unpool(const Job &job, const HeldGradient &held, float share, float *to) {
+    Four values;
+    for (int i = 0; i < 4; i++) {
+        const int mask = held.mask >> 8 * i & 255;
+        const bool passes = job.max ? mask == held.within : mask >> held.within & 1;
+        values.at[i] = passes ? held.gradient.at[i] * share : 0;
+    }
+    *(Four *)to = values;
+}
+
+// The output gradients that an input pixel contributed to [input pixels, (taps, features)].
+struct GradientsAlong : Taps<true> {
+    static constexpr bool ALONG = true;
+    using Held = HeldGradient;
+    const Place *pixels; // their offset is that of the image in the windows
+    bool chunked;
+    float share;
+    unsigned height_share, width_share; // of a pixel in a window, of 2^32; 0 for one pixel
+    __device__ GradientsAlong(const Job &job, const Place *pixels)
+        : Taps<true>{job, job.features}, pixels(pixels), chunked(job.features % 4 == 0),
+          share(share_of_pixel(job)), height_share(0xffffffffu / job.window_height + 1),
+          width_share(0xffffffffu / job.window_width + 1) {}
+    // `value` over the size of a window, exactly, for values below 2^16.
+    __device__ static int over(int value, unsigned share) {
+        return share == 0 ? value : __umulhi(value, share);
+    }
+    // The index in the pooled gradient, -1 outside, and the pixel's index in its window.
+    __device__ int index(int side, const WalkedTap &tap, int &within) const {
+        const Place &pixel = pixels[side];
+        const int y = this->y(tap, pixel.y), x = this->x(tap, pixel.x);
+        if (y < 0 || x < 0) return -1;
+        const int row = over(y, height_share), column = over(x, width_share);
+        if (row >= job.rows || column >= job.columns) return -1;
+        within = (y - row * job.window_height) * job.window_width + x - column * job.window_width;
+        return (pixel.offset + row * job.columns + column) * job.features + tap.channel;
+    }
+    __device__ void load(float *, int side, const WalkedTap &tap, bool exists,
+                         HeldGradient &held) const {
+        int within = 0;
+        const int index = exists ? this->index(side, tap, within) : -1;
+        held = hold_gradient(job, index, within);
+    }
+    __device__ void finish(float *to, const HeldGradient &held) const {
+        unpool(job, held, share, to);
+    }
+    __device__ float value(int side, const WalkedTap &tap) const {
+        int within = 0;
+        const int index = this->index(side, tap, within);
+        if (index < 0) return 0;
+        return unpooled(job, index / job.features, within, tap.channel);
+    }
+};
+
+// A convolution's kernel [y, x, in, out] as [in, (y, x, out)].
+struct KernelAlong : Taps<true> {
+    static constexpr bool ALONG = true;
+    using Held = Nothing;
+    int first;
+    bool chunked;
+    __device__ KernelAlong(const Job &job, int first)
+        : Taps<true>{job, job.features}, first(first),
+          chunked(job.aligned && job.features % 4 == 0) {}
+    __device__ int index(int side, const WalkedTap &tap) const {
+        const int number = tap.y * job.kernel_width + tap.x;
+        return (number * job.channels + first + side) * job.features + tap.channel;
+    }
+    __device__ void load(float *to, int side, const WalkedTap &tap, bool exists, Nothing &) const {
+        exists = exists && first + side < job.channels;
+        copy_async(to, job.kernel + (exists ? index(side, tap) : 0), exists);
+    }
+    __device__ float value(int side, const WalkedTap &tap) const {
+        return first + side < job.channels ? job.kernel[index(side, tap)] : 0;
+    }
+    __device__ void finish(float *, Nothing) const {}
+};
+
+template <class T> __device__ void conv_input_tile(const Job &job, float *memory, int block) {
+    const Shared<T> shared(memory);
+    const int top = block / job.tiles_across * T::M, left = block % job.tiles_across * T::N;
+    for (int i = threadIdx.x; i < T::M; i += WORKERS) {
+        const int line = (top + i) / job.width, image = line / job.height;
+        shared.sides[i] = {image * job.rows * job.columns,
+                           image < job.batch ? (short)(line % job.height) : NOWHERE,
+                           (short)((top + i) % job.width)};
+    }
+    multiply(shared, 0, job.kernel_height * job.kernel_width * job.features,
+             GradientsAlong(job, shared.sides), KernelAlong(job, left), [](int) {});
+    store_tile(shared, [&](int i, int j, float sum) {
+        const int row = top + i, column = left + j;
+        if (row < job.batch * job.height * job.width && column < job.channels)
+            job.input_gradient[row * job.channels + column] = sum;
+    });
+}
+
+// The input values under the kernel [pixels, taps], with an additional tap of ones for the bias.
+struct PatchesAcross : NumberedTerms {
+    static constexpr bool ALONG = false;
+    const Job &job;
+    const Place *taps;
+    bool chunked;
+    __device__ PatchesAcross(const Job &job, const Place *taps)
+        : job(job), taps(taps), chunked(job.channels % 4 == 0) {}
+    __device__ int index(int side, const Place &pixel) const {
+        const Place &tap = taps[side];
+        if (!is_inside(job, pixel.y + tap.y, pixel.x + tap.x)) return -1;
+        return pixel.offset + tap.offset;
+    }
+    __device__ void load(float *to, int side, int, const Place &pixel, bool exists,
+                         Nothing &) const {
+        if (taps[side].within) {
+            *(Four *)to = {1, 0, 0, 0};
+            return;
+        }
+        const int index = exists ? this->index(side, pixel) : -1;
+        copy_async(to, job.input + max(index, 0), index >= 0);
+    }
+    __device__ float value(int side, int, const Place &pixel) const {
+        if (taps[side].within) return 1;
+        const int index = this->index(side, pixel);
+        return index >= 0 ? job.input[index] : 0;
+    }
+};
+
+// The gradient of a convolution's output before ReLU and pooling [pixels, features].
+struct GradientsAcross : NumberedTerms {
+    static constexpr bool ALONG = false;
+    using Held = HeldGradient;
+    const Job &job;
+    int first;
+    bool chunked;
+    float share;
+    __device__ GradientsAcross(const Job &job, int first)
+        : job(job), first(first), chunked(job.features % 4 == 0), share(share_of_pixel(job)) {}
+    __device__ void load(float *, int side, int, const Place &pixel, bool exists,
+                         HeldGradient &held) const {
+        exists = exists && first + side < job.features;
+        held = hold_gradient(job, exists ? pixel.window + first + side : -1, pixel.within);
+    }
+    __device__ void finish(float *to, const HeldGradient &held) const {
+        unpool(job, held, share, to);
+    }
+    __device__ float value(int side, int, const Place &pixel) const {
+        if (first + side >= job.features) return 0;
+        return unpooled(job, pixel.window / job.features, pixel.within, first + side);
+    }
+};
+
+template <class T> __device__ void conv_kernel_tile(const Job &job, float *memory, int block) {
+    const Shared<T> shared(memory);
+    const int down = (job.inputs + T::M) / T::M; // tiles of inputs + 1 rows
+    const int part = block / (job.tiles_across * down), tile = block % (job.tiles_across * down);
+    const int top = tile / job.tiles_across * T::M, left = tile % job.tiles_across * T::N;
+    const int begin = part * job.part, end = min(begin + job.part, pixels(job));
+    for (int i = threadIdx.x; i < T::M; i += WORKERS) {
+        const Tap tap = ::tap(job, top + i);
+        shared.sides[i] = {(tap.y * job.width + tap.x) * job.channels + tap.channel,
+                           top + i < job.inputs ? (short)tap.y : NOWHERE, (short)tap.x, 0,
+                           tap.is_bias};
+    }
+    // The first threads each walk along the pixels, and decode one of each step.
+    const int size = job.window_height * job.window_width;
+    int number = begin + threadIdx.x, within = number % size;
+    int column = number / size % job.columns, line = number / size / job.columns;
+    int row = line % job.rows, image = line / job.rows;
+    const int windows_on = T::TERMS / size, within_on = T::TERMS % size;
+    const auto prepare = [&](int step) {
+        if (threadIdx.x >= T::TERMS) return;
+        const Pixel pixel = {image, row * job.window_height + within / job.window_width,
+                             column * job.window_width + within % job.window_width};
+        const int window = (image * job.rows + row) * job.columns + column;
+        shared.terms[step % STAGES * T::TERMS + threadIdx.x] =
+            number < end ? place_of(job, pixel, window, within) : Place{0, NOWHERE};
+        number += T::TERMS;
+        within += within_on;
+        column += windows_on;
+        if (within >= size) {
+            within -= size;
+            column++;
+        }
+        for (; column >= job.columns; column -= job.columns) row++;
+        for (; row >= job.rows; row -= job.rows) image++;
+    };
+    multiply(shared, begin, end, PatchesAcross(job, shared.sides), GradientsAcross(job, left),
+             prepare);
+    float *partial = job.partials + part * (job.inputs + 1) * job.features;
+    store_tile(shared, [&](int i, int j, float sum) {
+        if (top + i <= job.inputs && left + j < job.features)
+            partial[(top + i) * job.features + left + j] = sum;
+    });
+}
+
+template <class T> __device__ void dense_tile(const Job &job, float *memory, int block) {
+    const Shared<T> shared(memory);
+    const int down = (job.batch + T::M - 1) / T::M;
+    const int part = block / (job.tiles_across * down), tile = block % (job.tiles_across * down);
+    const int top = tile / job.tiles_across * T::M, left = tile % job.tiles_across * T::N;
+    const int begin = part * job.part, end = min(begin + job.part, job.inputs);
+    multiply(shared, begin, end, AlongMatrix(job.input, top, job.batch, job.inputs, true),
+             AcrossMatrix<false>(job.kernel, left, job.features, job.aligned), [](int) {});
+    float *partial = job.partials + part * job.batch * job.features;
+    store_tile(shared, [&](int i, int j, float sum) {
+        if (top + i < job.batch && left + j < job.features)
+            partial[(top + i) * job.features + left + j] = sum;
+    });
+}
+
+template <class T> __device__ void dense_input_tile(const Job &job, float *memory, int block) {
+    const Shared<T> shared(memory);
+    const int top = block / job.tiles_across * T::M, left = block % job.tiles_across * T::N;
+    multiply(shared, 0, job.features,
+             AlongMatrix(job.gradient, top, job.batch, job.features, true),
+             AlongMatrix(job.kernel, left, job.inputs, job.features, job.aligned), [](int) {});
+    store_tile(shared, [&](int i, int j, float sum) {
+        const int row = top + i, column = left + j;
+        if (row >= job.batch || column >= job.inputs) return;
+        const int index = row * job.inputs + column;
+        job.input_gradient[index] = job.relu && job.input[index] <= 0 ? 0 : sum;
+    });
+}
+
+// The momentum update of a tile of a kernel, with several loads of four values at once under way.
+template <class T>
+__device__ void update_tile(const Job &job, const Shared<T> &shared, int top, int left) {
+    constexpr int CHUNKS = T::M * T::N / 4, AT_ONCE = CHUNKS / WORKERS < 4 ? CHUNKS / WORKERS : 4;
+    if (job.metrics->classes != 0) return;
+    for (int first = threadIdx.x; first < CHUNKS; first += AT_ONCE * WORKERS) {
+        Four momenta[AT_ONCE], parameters[AT_ONCE];
+        float *momentum[AT_ONCE], *parameter[AT_ONCE];
+        for (int turn = 0; turn < AT_ONCE; turn++) {
+            const int at = first + turn * WORKERS;
+            const int row = top + at / (T::N / 4), column = left + at % (T::N / 4) * 4;
+            const bool exists = row <= job.inputs && column < job.features;
+            const int index = row * job.features + column;
+            momentum[turn] = row < job.inputs ? job.momentum + index : job.bias_momentum + column;
+            parameter[turn] = row < job.inputs ? job.kernel + index : job.bias + column;
+            if (!exists) momentum[turn] = nullptr;
+            if (!exists) continue;
+            momenta[turn] = *(const Four *)momentum[turn];
+            parameters[turn] = *(const Four *)parameter[turn];
+        }
+        for (int turn = 0; turn < AT_ONCE; turn++) {
+            if (momentum[turn] == nullptr) continue;
+            const int at = first + turn * WORKERS;
+            for (int i = 0; i < 4; i++) {
+                const float sum = shared.sum(at / (T::N / 4), at % (T::N / 4) * 4 + i);
+                momenta[turn].at[i] = job.beta * momenta[turn].at[i] + sum;
+                parameters[turn].at[i] -= job.rate * momenta[turn].at[i];
+            }
+            *(Four *)momentum[turn] = momenta[turn];
+            *(Four *)parameter[turn] = parameters[turn];
+        }
+    }
+}
+
+template <class T> __device__ void dense_kernel_tile(const Job &job, float *memory, int block) {
+    const Shared<T> shared(memory);
+    const int top = block / job.tiles_across * T::M, left = block % job.tiles_across * T::N;
+    multiply(shared, 0, job.batch, AcrossMatrix<true>(job.input, top, job.inputs, true),
+             AcrossMatrix<false>(job.gradient, left, job.features, true), [](int) {});
+    if (job.aligned && job.features % 4 == 0) return update_tile(job, shared, top, left);
+    store_tile(shared, [&](int i, int j, float sum) {
+        if (top + i <= job.inputs && left + j < job.features)
+            momentum_update(job, (top + i) * job.features + left + j, sum);
+    });
+}
+
+// Runs the tile of this block.
+template <class T> __device__ void run_tile(const Job *jobs, int count, float *memory) {
+    const Job job = job_of_block(jobs, count); // a copy, in registers
+    const int block = blockIdx.x - job.first_block;
+    if constexpr (T::M < 32) return conv_kernel_tile<T>(job, memory, block); // of few taps
+    else switch (job.kind) {
+    case CONV: return conv_tile<T>(job, memory, block);
+    case CONV_INPUT: return conv_input_tile<T>(job, memory, block);
+    case CONV_KERNEL: return conv_kernel_tile<T>(job, memory, block);
+    case DENSE: return dense_tile<T>(job, memory, block);
+    case DENSE_INPUT: return dense_input_tile<T>(job, memory, block);
+    case DENSE_KERNEL: return dense_kernel_tile<T>(job, memory, block);
+    }
+}
+
+#endif
