@@ -1,5 +1,5 @@
-//! A cache of machine code on disk. Compiling the kernel takes some ten seconds, and without the
-//! cache every notebook cell, being a separate library, would repeat it.
+//! A cache of machine code, and of choices of tiles, on disk. Compiling the kernels takes half a
+//! minute, and without the cache every notebook cell, being a separate library, would repeat it.
 
 use std::fs;
 use std::path::Path;

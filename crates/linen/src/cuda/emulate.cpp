@@ -21,6 +21,7 @@
 #define __device__
 #define __shared__ static
 #define __launch_bounds__(...)
+#define __grid_constant__
 #define __syncthreads() yield_thread(AT_BLOCK)
 #define DYNAMIC_SHARED(name) float *name = dynamic_shared
 
@@ -207,7 +208,8 @@ struct Entry {
 static const Entry KERNELS[] = {
     {run, THREADS, 0},
 #ifdef TENSOR_CORES
-#define TILE(name, blocks, ...) {name, WORKERS, Tile<__VA_ARGS__>::BYTES},
+#define TILE(name, blocks, ...)                                                                  \
+    {[](const Job *jobs, int) { name(*jobs); }, WORKERS, Tile<__VA_ARGS__>::BYTES},
     TILES
 #endif
 };

@@ -449,7 +449,11 @@ impl Gpu {
     /// Queues a grid whose jobs are at `jobs` in GPU memory.
     fn launch(&self, grid: &Grid, mut jobs: u64, stream: sys::CUstream) -> Result<(), DriverError> {
         let mut count = grid.jobs.len() as i32;
-        let mut arguments = [(&raw mut jobs).cast::<c_void>(), (&raw mut count).cast::<c_void>()];
+        let mut job = grid.jobs[0]; // of a tile, a parameter
+        let mut arguments = match grid.tile {
+            Tile::Scalar => vec![(&raw mut jobs).cast(), (&raw mut count).cast::<c_void>()],
+            _ => vec![(&raw mut job).cast::<c_void>()],
+        };
         let (_, threads, shared) = grid.tile.kernel();
         // SAFETY: the arguments are those of the kernels in `kernels.cu`; a plan only has tiles of
         // the GPU's kernels. The jobs point to memory that the plan sized for them, and to

@@ -264,13 +264,12 @@ impl Step {
     }
 }
 
-/// Compares a step to the CPU's with each tile, and on an older card: metrics, parameters and
-/// momenta.
-fn assert_same_step(shape: [usize; 4], layers: &[Layer], seed: i64) {
+/// Compares a step to the CPU's with each of some tiles, with the plan's own choice, and on an older
+/// card: metrics, parameters and momenta.
+fn assert_same_step(shape: [usize; 4], layers: &[Layer], seed: i64, tiles: &[Tile]) {
     let step = Step::new(shape, layers, seed);
-    let tiles = Tile::ALL.into_iter().skip(1).map(Some);
-    let runs = tiles.chain([None]).map(|tile| (CARD, tile)).chain([(OLD_CARD, None)]);
-    for (card, tile) in runs {
+    let tiles = tiles.iter().copied().map(Some).chain([None]);
+    for (card, tile) in tiles.map(|tile| (CARD, tile)).chain([(OLD_CARD, None)]) {
         if let Some(found) = step.run(card, 3, tile) {
             let error = step.error(&found);
             assert!(error <= 1e-5, "{card:?}, {tile:?}: an error of {error}");
@@ -326,7 +325,7 @@ fn tutorial() -> Vec<Layer> {
 
 #[test]
 fn a_step_of_the_tutorial_network_matches_the_cpu() {
-    assert_same_step([2, 28, 28, 1], &tutorial(), 1);
+    assert_same_step([2, 28, 28, 1], &tutorial(), 1, &Tile::ALL);
 }
 
 #[test]
@@ -348,7 +347,7 @@ fn steps_of_other_networks_match_the_cpu() {
         for denses in [vec![dense(7)], vec![dense(40), RELU, dense(33), dense(3), RELU]] {
             let layers = [convs.clone(), vec![FLATTEN], denses, vec![SOFTMAX]].concat();
             println!("{shape:?} {layers:?}");
-            assert_same_step(shape, &chain(&layers), seed as i64);
+            assert_same_step(shape, &chain(&layers), seed as i64, &Tile::ALL);
         }
     }
 }
@@ -356,7 +355,7 @@ fn steps_of_other_networks_match_the_cpu() {
 #[test]
 fn a_step_on_a_large_batch_matches_the_cpu() {
     let layers = chain(&[conv(2, (3, 3)), RELU, max(2, 2), FLATTEN, dense(3), SOFTMAX]);
-    assert_same_step([16_384, 4, 4, 1], &layers, 3);
+    assert_same_step([16_384, 4, 4, 1], &layers, 3, &[]);
 }
 
 #[test]

@@ -168,11 +168,12 @@ struct TransposedWithOnes {
 
 // Bias, ReLU and pooling of a tile of a convolution's output: `windows` whole windows from `first`,
 // and `width` features from `left`. Window by window, pixel i of the tile is `values(i, j)`.
-template <class Values>
-__device__ void pool(const Job &job, int first, int windows, int left, int width, int threads,
-                     const Values &values) {
+// `SIZE` is that of a window, or 0 for any.
+template <int SIZE, class Values>
+__device__ void pool_windows(const Job &job, int first, int windows, int left, int width,
+                             int threads, const Values &values) {
     const int count = job.batch * job.rows * job.columns;
-    const int size = job.window_height * job.window_width;
+    const int size = SIZE != 0 ? SIZE : job.window_height * job.window_width;
     for (int at = threadIdx.x; at < windows * width; at += threads) {
         const int window = first + at / width, j = at % width, feature = left + j;
         if (window >= count || feature >= job.features) continue;
@@ -194,6 +195,15 @@ __device__ void pool(const Job &job, int first, int windows, int left, int width
         job.output[index] = job.max ? largest : sum / size;
         job.mask[index] = job.max ? position : passed;
     }
+}
+
+template <class Values>
+__device__ void pool(const Job &job, int first, int windows, int left, int width, int threads,
+                     const Values &values) {
+    if (job.window_height * job.window_width == 4)
+        pool_windows<4>(job, first, windows, left, width, threads, values);
+    else
+        pool_windows<0>(job, first, windows, left, width, threads, values);
 }
 
 // Convolution, bias, ReLU and pooling.

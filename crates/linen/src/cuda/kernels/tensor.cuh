@@ -683,9 +683,8 @@ template <class T> __device__ void dense_kernel_tile(const Job &job, float *memo
 }
 
 // Runs the tile of this block.
-template <class T> __device__ void run_tile(const Job *jobs, int count, float *memory) {
-    const Job job = job_of_block(jobs, count); // a copy, in registers
-    const int block = blockIdx.x - job.first_block;
+template <class T> __device__ void run_tile(const Job &job, float *memory) {
+    const int block = blockIdx.x;
     if constexpr (T::M < 32) return conv_kernel_tile<T>(job, memory, block); // of few taps
     else switch (job.kind) {
     case CONV: return conv_tile<T>(job, memory, block);
