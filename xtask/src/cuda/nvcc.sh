@@ -18,7 +18,8 @@ case " $* " in
             # One file defines all functions; the others stay empty.
             if [ "${source##*/}" = mmvq_gguf.cu ]; then
                 printf '#include <stdio.h>\n#include <stdlib.h>\n'
-                grep -oE 'pub fn [A-Za-z0-9_]+' "$CARGO_MANIFEST_DIR/src/ffi.rs" | cut -d' ' -f3 | sort -u |
+                grep -oE 'pub fn [A-Za-z0-9_]+' "$CARGO_MANIFEST_DIR/src/ffi.rs" |
+                    cut -d' ' -f3 | sort -u |
                     while read -r name; do
                         printf 'void %s(void) ' "$name"
                         printf '{ fputs("%s: left out of this build\\n", stderr); abort(); }\n' \
