@@ -1,4 +1,10 @@
-"""The tutorial in JAX and Flax Linen, timed for `cargo xtask bench`: see protocol.py."""
+"""The tutorial in JAX and Flax Linen, timed on request: see protocol.py.
+
+Requests for a GPU end in the precision of products: `_default` is JAX's choice, TF32 where the GPU
+has it, and `_highest` is f32.
+"""
+
+from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -12,13 +18,17 @@ ADAMW = optax.adamw(0.001, weight_decay=0.01)
 
 
 class Cnn(nn.Module):
+    precision: str = "default"
+
     @nn.compact
     def __call__(self, x):
-        x = nn.avg_pool(nn.relu(nn.Conv(32, (3, 3))(x)), (2, 2), strides=(2, 2))
-        x = nn.avg_pool(nn.relu(nn.Conv(64, (3, 3))(x)), (2, 2), strides=(2, 2))
+        conv = partial(nn.Conv, kernel_size=(3, 3), precision=self.precision)
+        dense = partial(nn.Dense, precision=self.precision)
+        x = nn.avg_pool(nn.relu(conv(32)(x)), (2, 2), strides=(2, 2))
+        x = nn.avg_pool(nn.relu(conv(64)(x)), (2, 2), strides=(2, 2))
         x = x.reshape((x.shape[0], -1))
-        x = nn.relu(nn.Dense(256)(x))
-        return nn.log_softmax(nn.Dense(10)(x))
+        x = nn.relu(dense(256)(x))
+        return nn.log_softmax(dense(10)(x))
 
 
 class OwnModule(nn.Module):
@@ -79,6 +89,7 @@ class ResNet(nn.Module):
         return nn.log_softmax(nn.Dense(10)(x.mean((1, 2))))
 
 
+@cache
 def dataset(prefix):
     return {"image": jnp.asarray(images(prefix)[..., None]), "label": jnp.asarray(labels(prefix))}
 
@@ -96,7 +107,6 @@ def initial_params(model):
 def plain_step(model):
     """The tutorial's training step, and the state before the first one."""
 
-    @jax.jit
     def train_step(state, batch):
         params, optimizer_state = state
 
@@ -116,7 +126,6 @@ def plain_step(model):
 def stateful_step(model, optimizer):
     """The same for a network with batch norm, or dropout."""
 
-    @jax.jit
     def train_step(state, batch):
         params, batch_stats, optimizer_state, key = state
         key, dropout_key = jax.random.split(key)
@@ -144,24 +153,25 @@ def stateful_step(model, optimizer):
     return train_step, (params, batch_stats, optimizer.init(params), jax.random.PRNGKey(2))
 
 
-def training(step, batch_size, is_fixed=False):
-    """Steps on shuffled batches, as in the tutorial, or only on the first batch."""
+def training(step, batch_size):
+    """Steps on shuffled batches, as in the tutorial."""
     train_step, state = step
+    train_step = jax.jit(train_step)
     train_ds = dataset("train")
     size = len(train_ds["label"])
     steps = size // batch_size
     perms = jax.random.permutation(jax.random.PRNGKey(1), size)[: steps * batch_size]
     perms = perms.reshape(steps, batch_size)
-    fixed = {name: array[:batch_size] for name, array in train_ds.items()} if is_fixed else None
     done = 0
 
     def run(count):
         nonlocal state, done
+        assert count <= steps, "more steps than an epoch has"
         if done + count > steps:
             done = 0
         metrics = []
         for perm in perms[done : done + count]:
-            batch = fixed or {name: array[perm, ...] for name, array in train_ds.items()}
+            batch = {name: array[perm, ...] for name, array in train_ds.items()}
             state, batch_metrics = train_step(state, batch)
             metrics.append(batch_metrics)
         done += count
@@ -170,28 +180,83 @@ def training(step, batch_size, is_fixed=False):
     return run
 
 
-def evaluation():
-    model, test_ds = Cnn(), dataset("t10k")
-    params = initial_params(model)
+def fixed_step(precision, batch_size):
+    """Steps on one batch, each of which reuses the memory of the state before it."""
+    train_step, state = plain_step(Cnn(precision))
+    train_step = jax.jit(train_step, donate_argnums=0)
+    batch = {name: array[:batch_size] for name, array in dataset("train").items()}
+
+    def run(count):
+        nonlocal state
+        for _ in range(count):
+            state, metrics = train_step(state, batch)
+        jax.device_get(metrics)
+
+    return run
+
+
+def scan(precision, batch_size, is_evaluated=False):
+    """Epochs, each shuffled and run on the device in one call; with an evaluation if asked."""
+    train_step, state = plain_step(Cnn(precision))
+    train_ds = dataset("train")
+    size = len(train_ds["label"])
+    steps = size // batch_size
+    evaluate = evaluate_all(precision) if is_evaluated else lambda params: None
+    rng = jax.random.PRNGKey(1)
+
+    @partial(jax.jit, donate_argnums=0)
+    def train_epoch(state, train_ds, rng):
+        perms = jax.random.permutation(rng, size)[: steps * batch_size]
+
+        def step(state, perm):
+            return train_step(state, {name: array[perm] for name, array in train_ds.items()})
+
+        return jax.lax.scan(step, state, perms.reshape(steps, batch_size))
+
+    def run(count):
+        nonlocal state, rng
+        for _ in range(count):
+            rng, epoch_rng = jax.random.split(rng)
+            state, metrics = train_epoch(state, train_ds, epoch_rng)
+            params, _ = state
+            jax.device_get((metrics, evaluate(params)))
+
+    return run
+
+
+def evaluate_all(precision):
+    """A function from parameters to the metrics of all test images, in one call."""
+    model, test_ds = Cnn(precision), dataset("t10k")
 
     @jax.jit
     def eval_step(params, batch):
         return compute_metrics(model.apply({"params": params}, batch["image"]), batch["label"])
 
+    return lambda params: eval_step(params, test_ds)
+
+
+def evaluation(precision, _):
+    evaluate, params = evaluate_all(precision), initial_params(Cnn())
+
     def run(count):
         for _ in range(count):
-            jax.device_get(eval_step(params, test_ds))
+            jax.device_get(evaluate(params))
 
     return run
 
 
-serve(
-    {
-        "train_step": lambda batch: training(plain_step(Cnn()), batch),
-        "fixed_step": lambda batch: training(plain_step(Cnn()), batch, is_fixed=True),
-        "own_module": lambda batch: training(plain_step(OwnModule()), batch),
-        "my_net": lambda batch: training(stateful_step(MyNet(), ADAMW), batch),
-        "resnet": lambda batch: training(stateful_step(ResNet(), MOMENTUM), batch),
-        "eval_model": lambda _: evaluation(),
+requests = {
+    "train_step": lambda batch: training(plain_step(Cnn()), batch),
+    "own_module": lambda batch: training(plain_step(OwnModule()), batch),
+    "my_net": lambda batch: training(stateful_step(MyNet(), ADAMW), batch),
+    "resnet": lambda batch: training(stateful_step(ResNet(), MOMENTUM), batch),
+    "eval_model": partial(evaluation, "default"),
+}
+for precision in ["default", "highest"]:
+    requests |= {
+        f"fixed_{precision}": partial(fixed_step, precision),
+        f"scan_{precision}": partial(scan, precision),
+        f"epochs_{precision}": partial(scan, precision, is_evaluated=True),
+        f"eval_{precision}": partial(evaluation, precision),
     }
-)
+serve(requests)

@@ -1,12 +1,14 @@
-"""Shared by the peers: loads the data and answers `cargo xtask bench`.
+"""Shared by the peers: loads the data and answers `cargo xtask bench`, and `bench_gpu` on a GPU.
 
 A request is a line on standard input, `what batch count`. The answer is a line `= milliseconds`,
-the time per repetition. The first request of each kind is prepared before the clock starts.
+the time per repetition, or `! reason` if that is not possible. The first request of each kind is
+prepared before the clock starts.
 """
 
 import gzip
 import sys
 import time
+import traceback
 from pathlib import Path
 
 import numpy as np
@@ -33,10 +35,19 @@ def read(name, header):
 def serve(prepare):
     """Answers requests. `prepare[what](batch)` returns a function that runs `count` repetitions."""
     prepared = {}
+
+    def answer(what, batch, count):
+        if (what, batch) not in prepared:
+            prepared[what, batch] = prepare[what](batch)
+        start = time.perf_counter()
+        prepared[what, batch](count)
+        return (time.perf_counter() - start) / count * 1e3
+
     for line in sys.stdin:
         what, batch, count = line.split()
-        if (what, batch) not in prepared:
-            prepared[what, batch] = prepare[what](int(batch))
-        start = time.perf_counter()
-        prepared[what, batch](int(count))
-        print("=", (time.perf_counter() - start) / int(count) * 1e3, flush=True)
+        try:
+            print("=", answer(what, int(batch), int(count)), flush=True)
+        except Exception as error:
+            traceback.print_exc()
+            reason = str(error).strip() or "no message"
+            print("!", f"{type(error).__name__}: {reason.splitlines()[0]}", flush=True)

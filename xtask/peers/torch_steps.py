@@ -1,6 +1,8 @@
-"""The tutorial's training step in PyTorch, timed for `cargo xtask bench`: see protocol.py."""
+"""The tutorial's training step in PyTorch, timed on request: see protocol.py."""
 
 import os
+import time
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -8,7 +10,8 @@ from torch import nn
 
 from protocol import BETA, LEARNING_RATE, images, labels, serve
 
-torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+if threads := os.environ.get("OMP_NUM_THREADS"):
+    torch.set_num_threads(int(threads))
 
 
 class Cnn(nn.Module):
@@ -27,7 +30,7 @@ class Cnn(nn.Module):
 
 
 def training(batch_size):
-    """Compiled steps, channels last: PyTorch's fastest configuration."""
+    """Compiled steps, channels last: PyTorch's fastest configuration on a CPU."""
     image = torch.from_numpy(images("train")[:, None]).to(memory_format=torch.channels_last)
     label = torch.from_numpy(labels("train")).long()
     model = Cnn().to(memory_format=torch.channels_last)
@@ -58,4 +61,97 @@ def training(batch_size):
     return run
 
 
-serve({"train_step": training})
+class Step:
+    """A training step on one batch on the GPU."""
+
+    def __init__(self, batch_size, memory_format):
+        image = torch.from_numpy(images("train")[:batch_size, None]).cuda()
+        self.image = image.to(memory_format=memory_format)
+        self.label = torch.from_numpy(labels("train")[:batch_size]).long().cuda()
+        self.model = Cnn().cuda().to(memory_format=memory_format)
+        # Fused: one launch for all parameters.
+        self.optimizer = torch.optim.SGD(
+            self.model.parameters(), lr=LEARNING_RATE, momentum=BETA, fused=True
+        )
+        self.update = self.optimizer.step
+
+    def forward(self, image, label):
+        return F.nll_loss(self.model(image), label)
+
+    def __call__(self):
+        self.optimizer.zero_grad(set_to_none=True)
+        loss = self.forward(self.image, self.label)
+        loss.backward()
+        self.update()
+        return loss.detach()
+
+
+def set_tf32(is_on):
+    torch.backends.cuda.matmul.allow_tf32 = is_on
+    torch.backends.cudnn.allow_tf32 = is_on
+    torch.backends.cudnn.benchmark = True
+
+
+def captured(batch_size, memory_format):
+    """Replays a step that was recorded as one CUDA graph."""
+    step = Step(batch_size, memory_format)
+    # The libraries choose their algorithms before the recording, which needs another stream.
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            step()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        loss = step()
+
+    def run(count):
+        for _ in range(count):
+            graph.replay()
+        float(loss)
+        # The graph uses the memory of the batch, which must not be freed.
+        return step
+
+    return run
+
+
+def graph(is_tf32, batch_size):
+    """The faster of both memory formats."""
+    set_tf32(is_tf32)
+
+    def seconds(run):
+        run(3)
+        start = time.perf_counter()
+        run(10)
+        return time.perf_counter() - start
+
+    formats = [torch.contiguous_format, torch.channels_last]
+    return min((captured(batch_size, memory_format) for memory_format in formats), key=seconds)
+
+
+def compiled(is_tf32, batch_size):
+    """Forward pass, backward pass and update, each compiled into a CUDA graph."""
+    step = Step(batch_size, torch.channels_last)
+    step.forward = torch.compile(step.forward, mode="reduce-overhead")
+    update = step.update
+    step.update = torch.compile(lambda: update(), mode="reduce-overhead")
+
+    def run(count):
+        # Compiled code is compiled again if this has changed.
+        set_tf32(is_tf32)
+        for _ in range(count):
+            torch.compiler.cudagraph_mark_step_begin()
+            loss = step()
+        float(loss)
+
+    return run
+
+
+requests = {"train_step": training}
+for name, is_tf32 in [("f32", False), ("tf32", True)]:
+    requests |= {
+        f"graph_{name}": partial(graph, is_tf32),
+        f"compiled_{name}": partial(compiled, is_tf32),
+    }
+serve(requests)

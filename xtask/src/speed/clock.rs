@@ -16,6 +16,8 @@ use crate::python::isolate;
 
 /// The prefix of answers among other lines.
 const ANSWER: &str = "= ";
+/// The prefix of the reason why there is no answer, which is also in the log.
+const REFUSAL: &str = "! ";
 
 /// A source of timings.
 pub trait Clock {
@@ -66,8 +68,12 @@ impl Process {
             let _ = writeln!(requests, "{what} {batch} {count}");
         }
         for line in &mut self.answers {
-            if let Some(answer) = line?.strip_prefix(ANSWER) {
+            let line = line?;
+            if let Some(answer) = line.strip_prefix(ANSWER) {
                 return Ok(answer.to_owned());
+            }
+            if line.starts_with(REFUSAL) {
+                break;
             }
         }
         let log = fs::read_to_string(&self.log).unwrap_or_default();
