@@ -14,12 +14,13 @@ const LIMIT: u64 = 60_000_000;
 /// The script that runs everything in the bundle.
 const RUN: &str = include_str!("run.sh");
 /// Files that the programs read, with their paths in the project and in the bundle.
-const FILES: [&str; 6] = [
+const FILES: [&str; 7] = [
     "docs/step_times.csv",
     "tests/golden/trace_epoch_1.csv",
     "tests/golden/ten_epochs.csv",
     "xtask/peers/protocol.py",
     "xtask/peers/jax_steps.py",
+    "xtask/peers/torch_steps.py",
     "data/README.md",
 ];
 

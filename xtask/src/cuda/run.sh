@@ -5,8 +5,8 @@
 #   ./run.sh [PYTHON]
 #
 # Needs the NVIDIA driver (580 or later) and CUDA 13's libraries, either from the torch or jax
-# packages of PYTHON (default: python3) or from an installed toolkit. If PYTHON has JAX, it is
-# measured, too. Results are saved in the folder `results`.
+# packages of PYTHON (default: python3) or from an installed toolkit. If PYTHON has JAX or PyTorch,
+# they are measured, too. Results are saved in the folder `results`.
 set -euo pipefail
 cd "$(dirname "$0")"
 here=$PWD
@@ -58,9 +58,21 @@ grep -q "^Running on the NVIDIA GPU" results/walkthrough.txt ||
 echo "== Tests"
 bin/tests --test-threads 1 2>&1 | tee results/tests.txt
 echo "== Speed"
-jax=()
-"$python" -c "import jax, flax, optax" 2>/dev/null && jax=("$python" xtask/peers/jax_steps.py)
-[ ${#jax[@]} -gt 0 ] || echo "Going on without JAX: $python lacks jax, flax or optax."
-# Both use the same GPU: JAX must not preallocate its memory.
-XLA_PYTHON_CLIENT_PREALLOCATE=false bin/bench_gpu results/speed.md "${jax[@]}" 2>&1 |
+scripts=()
+# Adds a script if the Python code, which prints a version, succeeds.
+peer() {
+    if "$python" -c "$3" 2>/dev/null | tee -a results/machine.txt; then
+        scripts+=("xtask/peers/$2")
+    else
+        echo "Going on without $1: $python lacks its packages, or they find no GPU."
+    fi
+}
+peer JAX jax_steps.py 'import jax, flax, optax
+assert jax.default_backend() == "gpu"
+print("JAX", jax.__version__)'
+peer PyTorch torch_steps.py 'import torch
+assert torch.cuda.is_available()
+print("PyTorch", torch.__version__)'
+# All use the same GPU: JAX must not preallocate its memory.
+XLA_PYTHON_CLIENT_PREALLOCATE=false bin/bench_gpu results/speed.md "$python" "${scripts[@]}" 2>&1 |
     tee results/speed.txt
