@@ -26,10 +26,12 @@ use turns::{Clocks, Who};
 
 type Outcome<T> = std::result::Result<T, Box<dyn Error>>;
 
-/// Afterwards nothing is prepared for the tables.
-const PREPARE: Duration = Duration::from_secs(200);
-/// Afterwards no peer answers.
-const ANSWER: Duration = Duration::from_secs(220);
+/// The time for the table of steps, from the start of the program.
+const STEPS: Duration = Duration::from_secs(150);
+/// The time for the table of evaluation and epochs, from the start of the program.
+const RUNS: Duration = Duration::from_secs(195);
+/// Later no peer answers.
+const ANSWER: Duration = Duration::from_secs(215);
 
 fn main() -> Outcome<()> {
     let start = Instant::now();
@@ -58,8 +60,8 @@ fn main() -> Outcome<()> {
             clocks.insert(who, Box::new(peer));
         }
     }
-    let runs = page::runs(&mut clocks);
-    let steps = page::steps(&mut clocks, train_ds.len(), start + PREPARE);
+    let steps = page::steps(&mut clocks, train_ds.len(), start + STEPS);
+    let runs = page::runs(&mut clocks, start + RUNS);
     let mut text = format!(
         "{}\n\nTraining, ms a step by batch size; medians of alternating turns.\n\n{steps}\n\
          Evaluation and training.\n\n{runs}",

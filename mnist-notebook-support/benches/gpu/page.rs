@@ -1,12 +1,10 @@
 //! What is measured for the page, and its tables.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use crate::table::Table;
 use crate::turns::{Clocks, Row, Who, measure};
 
-/// The time for ten epochs, of everyone.
-const EPOCHS: Duration = Duration::from_secs(40);
 /// The batch sizes.
 pub const BATCHES: [usize; 4] = [32, 256, 2048, 16384];
 /// Milliseconds of a turn.
@@ -65,10 +63,9 @@ pub fn steps(clocks: &mut Clocks, examples: usize, until: Instant) -> Table {
 }
 
 /// The times of an evaluation and of ten epochs, each with its evaluation.
-pub fn runs(clocks: &mut Clocks) -> Table {
+pub fn runs(clocks: &mut Clocks, until: Instant) -> Table {
     let columns = ["evaluation of 10,000 images, ms", "ten epochs with evaluation, s"];
     let mut table = Table::new(columns.map(str::to_owned));
-    let until = Instant::now() + EPOCHS;
     let rows = RUNS.map(|(name, who, what, _)| Row::step(name, who, what));
     let count = |ms: f64| ((TURN / ms) as usize).max(1);
     let evaluations = measure(clocks, &rows, BATCHES[0], count, until);
