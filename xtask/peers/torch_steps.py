@@ -102,6 +102,8 @@ def captured(batch_size, memory_format):
         for _ in range(3):
             step()
     torch.cuda.current_stream().wait_stream(stream)
+    # The gradients of the recording are in its own memory.
+    step.optimizer.zero_grad(set_to_none=True)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         loss = step()
@@ -133,9 +135,12 @@ def graph(is_tf32, batch_size):
 def compiled(is_tf32, batch_size):
     """Forward pass, backward pass and update, each compiled into a CUDA graph."""
     step = Step(batch_size, torch.channels_last)
-    step.forward = torch.compile(step.forward, mode="reduce-overhead")
+    # Compiled for each batch size and precision, which are more than the limit allows.
+    torch._dynamo.config.recompile_limit = 64
+    compile = partial(torch.compile, mode="reduce-overhead", dynamic=False)
+    step.forward = compile(step.forward)
     update = step.update
-    step.update = torch.compile(lambda: update(), mode="reduce-overhead")
+    step.update = compile(lambda: update())
 
     def run(count):
         # Compiled code is compiled again if this has changed.
