@@ -43,9 +43,12 @@ const RUNS: [(&str, Who, &str, &str); 4] = [
 pub fn steps(clocks: &mut Clocks, examples: usize, until: Instant) -> Table {
     let mut table = Table::new(BATCHES.map(|batch| batch.to_string()));
     let mut columns = Vec::new();
-    for (batch, left) in BATCHES.into_iter().zip((1..=BATCHES.len() as u32).rev()) {
+    // The peers start with the first batch size, which takes time.
+    let weights = [2, 1, 1, 1];
+    for (index, batch) in BATCHES.into_iter().enumerate() {
         let steps = examples / batch;
-        let share = until.saturating_duration_since(Instant::now()) / left;
+        let remaining = until.saturating_duration_since(Instant::now());
+        let share = remaining * weights[index] / weights[index..].iter().sum::<u32>();
         // JAX's loop takes an epoch at most.
         let count = |ms: f64| ((TURN / ms) as usize).clamp(1, steps);
         let times = measure(clocks, &STEPS, batch, count, Instant::now() + share);
