@@ -20,9 +20,7 @@ static IS_TF32: AtomicBool = AtomicBool::new(false);
 /// compute capability 8.0. It is what JAX uses there by default. It changes nothing on a CPU, on
 /// older GPUs, and where no compiled step runs. Steps compiled before follow at their next run.
 ///
-/// # Source
-/// `jax_default_matmul_precision` of JAX and `torch.set_float32_matmul_precision` of PyTorch.
-///
+/// # Examples
 /// ```
 /// use linen::{Precision, matmul_precision, set_matmul_precision};
 ///
@@ -30,6 +28,9 @@ static IS_TF32: AtomicBool = AtomicBool::new(false);
 /// set_matmul_precision(Precision::Tf32);
 /// assert_eq!(matmul_precision(), Precision::Tf32);
 /// ```
+///
+/// # Source
+/// `jax_default_matmul_precision` of JAX and `torch.set_float32_matmul_precision` of PyTorch.
 pub fn set_matmul_precision(precision: Precision) {
     IS_TF32.store(precision == Precision::Tf32, Ordering::Relaxed);
 }

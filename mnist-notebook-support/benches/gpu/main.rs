@@ -16,11 +16,10 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-#[cfg(feature = "cuda")]
-use mnist_notebook_support::linen;
+use mnist_notebook_support::linen::Precision;
 use mnist_notebook_support::prelude::*;
 
-use clock::{Clock, Peer};
+use clock::Peer;
 use ours::Ours;
 use turns::{Clocks, Who};
 
@@ -45,9 +44,10 @@ fn main() -> Outcome<()> {
     }
     let (train_ds, test_ds) = get_datasets(&device)?;
     let mut clocks = Clocks::new();
-    clocks.insert(Who::Ours, Box::new(Ours::new(train_ds.clone(), test_ds.clone())));
-    if let Some(clock) = with_tf32(Ours::new(train_ds.clone(), test_ds)) {
-        clocks.insert(Who::OursInTf32, clock);
+    let ours = |precision| Box::new(Ours::new(precision, train_ds.clone(), test_ds.clone()));
+    clocks.insert(Who::Ours, ours(Precision::F32));
+    if device.is_cuda() {
+        clocks.insert(Who::OursInTf32, ours(Precision::Tf32));
     }
     for (who, name) in [
         (Who::Jax, "jax_steps.py"),
@@ -76,11 +76,6 @@ fn main() -> Outcome<()> {
     Ok(())
 }
 
-/// This crate with TF32 products. It has none yet.
-fn with_tf32(_ours: Ours) -> Option<Box<dyn Clock>> {
-    None
-}
-
 /// The GPUs and their drivers.
 fn machine() -> String {
     let query = ["--query-gpu=name,driver_version", "--format=csv,noheader"];
@@ -100,7 +95,9 @@ fn launches(train_ds: &Dataset, batch: usize) -> Outcome<String> {
     let mut jit = Jit::new();
     let images = train_ds.slice(0, batch)?;
     let mut optimizer = ours::optimizer(images.image().device())?;
-    let launches = jit.call(|| linen::gpu_launch_times(&Cnn, &mut optimizer, images.image()))?;
+    let launches = jit.call(|| {
+        mnist_notebook_support::linen::gpu_launch_times(&Cnn, &mut optimizer, images.image())
+    })?;
     let launches = launches.ok_or_else(|| jit.to_string())?;
     let number = launches.len();
     let mut text = format!(

@@ -11,6 +11,7 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::time::Instant;
 
+use mnist_notebook_support::linen::{Precision, set_matmul_precision};
 use mnist_notebook_support::prelude::*;
 
 use crate::clock::{Answer, Clock, Failure};
@@ -20,19 +21,21 @@ type Repeat = Box<dyn FnMut(usize) -> Result<()>>;
 
 /// Trains and evaluates the tutorial's network on the datasets' device.
 pub struct Ours {
+    precision: Precision,
     train_ds: Dataset,
     test_ds: Dataset,
     prepared: HashMap<(String, usize), Repeat>,
 }
 
 impl Ours {
-    pub fn new(train_ds: Dataset, test_ds: Dataset) -> Self {
-        Self { train_ds, test_ds, prepared: HashMap::new() }
+    pub fn new(precision: Precision, train_ds: Dataset, test_ds: Dataset) -> Self {
+        Self { precision, train_ds, test_ds, prepared: HashMap::new() }
     }
 }
 
 impl Clock for Ours {
     fn time(&mut self, what: &str, batch: usize, count: usize) -> Answer {
+        set_matmul_precision(self.precision);
         let repeat = match self.prepared.entry((what.to_owned(), batch)) {
             Entry::Occupied(entry) => entry.into_mut(),
             Entry::Vacant(entry) => {
