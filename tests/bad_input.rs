@@ -943,6 +943,7 @@ fn no_building_block_panics() {
         });
         check("steps on a GPU", &|| {
             drop(linen::gpu_train_step(&Small, &mut optimizer(0.1), &x, &x));
+            linen::set_matmul_precision(linen::matmul_precision());
             drop(linen::gpu_train_epoch(&Small, &mut optimizer(0.1), (&x, &x), 0, &[7]));
             drop(linen::gpu_eval_step(&Small, &params(), &x, &x));
         });

@@ -109,8 +109,9 @@ pub mod prelude {
     pub use candle_core::{DType, Device, Tensor};
     pub use linen::random::{Key, permutation};
     pub use linen::{
-        Conv, Evaluate, Module, Padding, Params, Scope, Variables, add, avg_pool, concatenate,
-        flatten, gelu, global_avg_pool, log_softmax, max_pool, relu, tabulate,
+        Conv, Evaluate, Module, Padding, Params, Precision, Scope, Variables, add, avg_pool,
+        concatenate, flatten, gelu, global_avg_pool, log_softmax, max_pool, relu,
+        set_matmul_precision, tabulate,
     };
 
     pub use crate::{

@@ -151,7 +151,7 @@ fn the_page_has_milliseconds_of_a_step_and_seconds_of_ten_epochs() {
 fn this_crate_answers_each_request() {
     let (train_ds, test_ds) = get_datasets(&Device::Cpu).unwrap();
     let (train_ds, test_ds) = (train_ds.slice(0, 64).unwrap(), test_ds.slice(0, 100).unwrap());
-    let mut ours = Ours::new(train_ds, test_ds);
+    let mut ours = Ours::new(Precision::F32, train_ds, test_ds);
     for what in ["fixed", "epoch", "epochs", "eval"] {
         let ms = ours.time(what, 32, 2).unwrap();
         assert!(ms > 0.0, "{what}: {ms}");

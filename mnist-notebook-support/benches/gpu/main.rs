@@ -16,7 +16,6 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use mnist_notebook_support::linen::Precision;
 use mnist_notebook_support::prelude::*;
 
 use clock::Peer;

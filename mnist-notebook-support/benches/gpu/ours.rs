@@ -11,7 +11,6 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::time::Instant;
 
-use mnist_notebook_support::linen::{Precision, set_matmul_precision};
 use mnist_notebook_support::prelude::*;
 
 use crate::clock::{Answer, Clock, Failure};
