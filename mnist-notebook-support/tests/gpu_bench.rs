@@ -60,7 +60,7 @@ fn a_peer_answers_with_a_time_or_a_reason() {
 
 #[test]
 fn a_peer_that_does_not_answer_is_stopped_in_time() {
-    let mut peer = peer("exec sleep 1000", Instant::now());
+    let mut peer = peer("sleep 5; echo '= 2.5'; read a", Instant::now());
     let failure = peer.time("step", 32, 1).unwrap_err();
     assert!(matches!(failure, Failure::Gone(_)), "{failure:?}");
 }
