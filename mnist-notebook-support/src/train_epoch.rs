@@ -28,8 +28,8 @@ const EVAL_BATCH_SIZE_ON_GPU: usize = 2000;
 ///
 /// # Errors
 /// Those of [`Dataset::check_batches`] and [`train_step`]; if a loss is infinite or not a number,
-/// [`DataError::Pixel`](crate::DataError::Pixel) if a pixel is, else [`Diverged`]. After an error the
-/// state keeps the steps taken so far, after these two NaN among them;
+/// [`DataError::Pixel`](crate::DataError::Pixel) if a pixel is, else [`Diverged`]. After an error
+/// the state keeps the steps taken so far, after these two NaN among them;
 /// [`TrainingRun::train_epoch`](crate::TrainingRun::train_epoch) takes them back.
 ///
 /// # Source

@@ -39,8 +39,9 @@ thread_local! {
 ///
 /// As with `jax.jit`, a network may depend on shapes but not on values: the plan of its first
 /// evaluation is replayed. To make the plan, and to see whether its fields have changed it, the
-/// network is also called with an all-zero input, of the same shape or of a single example. Networks
-/// that cannot be compiled run as without a `Jit`; `Display` shows the plans, and why there is none.
+/// network is also called with an all-zero input, of the same shape or of a single example.
+/// Networks that cannot be compiled run as without a `Jit`; `Display` shows the plans, and why
+/// there is none.
 ///
 /// Gradients come from [`value_and_grad`](crate::value_and_grad): to candle's own `backward`, a
 /// result that was computed within it is a constant. Compiled are [`apply`](crate::Module::apply)
@@ -456,8 +457,8 @@ impl Compiled {
 }
 
 impl Plans {
-    /// The plan of a network for inputs like `x`, made now if there is none for these parameters and
-    /// the values of its fields.
+    /// The plan of a network for inputs like `x`, made now if there is none for these parameters
+    /// and the values of its fields.
     fn find(
         &mut self,
         (identity, kind): (Identity, Kind),

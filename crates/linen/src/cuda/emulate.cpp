@@ -4,8 +4,8 @@
 // A GPU may run blocks, and threads between barriers, in any order. So everything can also run
 // backwards: a missing barrier, or a race between blocks, then changes the result.
 //
-// Tensor cores need all threads of a warp at the same instruction, and asynchronous copies arrive as
-// late as allowed: both are imitated (without TENSOR_CORES: an older GPU).
+// Tensor cores need all threads of a warp at the same instruction, and asynchronous copies arrive
+// as late as allowed: both are imitated (without TENSOR_CORES: an older GPU).
 
 #include <cmath>
 #include <csetjmp>

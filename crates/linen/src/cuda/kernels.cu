@@ -9,8 +9,8 @@
 // [in, out]. Pixels of a convolution's output are numbered window by window, so that a tile holds
 // whole pooling windows. Pixels that do not fill a window are skipped.
 //
-// Compiled at run time by NVRTC, which gets the files in this order as one. The tests compile it with a C++ compiler and run it on the CPU
-// (emulate.cpp).
+// Compiled at run time by NVRTC, which gets the files in this order as one. The tests compile it
+// with a C++ compiler and run it on the CPU (emulate.cpp).
 
 #ifndef __CUDACC_RTC__
 #include "kernels/job.cuh"

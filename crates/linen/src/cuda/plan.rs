@@ -3,12 +3,10 @@
 
 use cpu_kernels::{Layer, check_chain};
 
-use crate::cuda::tile::{Card, Extent, Tile};
+use crate::cuda::tile::{Card, Extent, THREADS, Tile};
 use crate::error::{Error, Result};
 use crate::metrics::Metrics;
 
-/// Threads per block, as in `kernels.cu`.
-pub(super) const THREADS: u32 = 256;
 /// The maximum size of a max-pooling window: a tile of a convolution's output holds whole windows.
 const LARGEST_MAX_WINDOW: usize = 64;
 /// The maximum size of an average-pooling window: the mask has a bit for each of its pixels.

@@ -179,9 +179,9 @@ impl Program {
         planned.replay(planned.training.as_ref(), gpu, batch, rows)
     }
 
-    /// Many steps without the host in between: the GPU fetches each batch from the dataset `data` by
-    /// the indices in `order`, a whole number of batches, which must be below its length. Returns
-    /// the metrics of each step, or why it changed nothing.
+    /// Many steps without the host in between: the GPU fetches each batch from the dataset `data`
+    /// by the indices in `order`, a whole number of batches, which must be below its length.
+    /// Returns the metrics of each step, or why it changed nothing.
     pub(crate) fn train_epoch(
         &mut self,
         params: &[&Var],
@@ -416,8 +416,8 @@ impl Gpu {
         Ok(Recording { subject, graph, _jobs: jobs })
     }
 
-    /// Queues launches whose jobs are consecutive, starting at `jobs`: the critical path, and beside
-    /// it, as a second branch of the graph, what it does not wait for.
+    /// Queues launches whose jobs are consecutive, starting at `jobs`: the critical path, and
+    /// beside it, as a second branch of the graph, what it does not wait for.
     fn launch_all(
         &self,
         launches: &[Launch],

@@ -264,8 +264,8 @@ impl Step {
     }
 }
 
-/// Compares a step to the CPU's with each of some tiles, with the plan's own choice, and on an older
-/// card: metrics, parameters and momenta.
+/// Compares a step to the CPU's with each of some tiles, with the plan's own choice, and on an
+/// older card: metrics, parameters and momenta.
 fn assert_same_step(shape: [usize; 4], layers: &[Layer], seed: i64, tiles: &[Tile]) {
     let step = Step::new(shape, layers, seed);
     let tiles = tiles.iter().copied().map(Some).chain([None]);

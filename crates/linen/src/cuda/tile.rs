@@ -1,5 +1,8 @@
 //! The kinds of tile that a matrix product can be divided into, and which suits it.
 
+/// Threads per block of the kernel `run`, as in `job.cuh`.
+pub(super) const THREADS: u32 = 256;
+
 /// What a plan depends on of a GPU.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Card {
@@ -49,7 +52,7 @@ impl Tile {
     #[cfg_attr(not(feature = "cuda"), cfg(test))]
     pub(super) fn kernel(self) -> (&'static str, u32, usize) {
         let name = match self {
-            Self::Scalar => return ("run", super::plan::THREADS, 0),
+            Self::Scalar => return ("run", THREADS, 0),
             Self::T16x32 => "tile_16x32",
             Self::T32x32 => "tile_32x32",
             Self::T64x32 => "tile_64x32",

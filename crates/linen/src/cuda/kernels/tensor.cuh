@@ -82,10 +82,10 @@ template <class T> struct Shared {
 
 // Loads slices of an operand into shared memory, stage by stage.
 //
-// An operand is `ALONG` if its values are contiguous along the sum. If it is `chunked`, it is loaded
-// by four contiguous values at a time: `load` begins, and `finish` ends what cannot be copied
-// asynchronously. Otherwise `value` is called for each. `side` is a row or column of the tile. A
-// term is walked by `start` and `advance` along the sum; else it is a number and its place.
+// An operand is `ALONG` if its values are contiguous along the sum. If it is `chunked`, it is
+// loaded by four contiguous values at a time: `load` begins, and `finish` ends what cannot be
+// copied asynchronously. Otherwise `value` is called for each. `side` is a row or column of the
+// tile. A term is walked by `start` and `advance` along the sum; else it is a number and its place.
 template <class T, int COUNT, class Operand> struct Loader {
     using S = Slice<COUNT, T::TERMS>;
     static constexpr bool ALONG = Operand::ALONG;
