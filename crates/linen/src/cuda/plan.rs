@@ -672,10 +672,6 @@ impl Launch {
     pub(super) fn jobs(&self) -> impl Iterator<Item = &Job> {
         self.grids.iter().flat_map(|grid| &grid.jobs)
     }
-
-    pub(super) fn blocks(&self) -> u32 {
-        self.grids.iter().map(|grid| grid.blocks).sum()
-    }
 }
 
 /// The number of words of an array, if it can be indexed.

@@ -85,19 +85,22 @@ struct Subject {
 /// A sequence of launches as a CUDA graph.
 struct Recording {
     subject: Subject,
-    graph: sys::CUgraphExec,
+    graph: Graph,
     /// The launches' jobs in GPU memory, which the graph reads.
     _jobs: CudaSlice<Job>,
 }
 
+/// An executable graph.
+struct Graph(sys::CUgraphExec);
+
 // SAFETY: an executable graph belongs to no thread; it must only not be used by two at a time, and
 // using it takes a reference that no other thread can have.
-unsafe impl Send for Recording {}
+unsafe impl Send for Graph {}
 
-impl Drop for Recording {
+impl Drop for Graph {
     fn drop(&mut self) {
-        // SAFETY: only this recording owns the graph. On failure it leaks.
-        let _ = unsafe { result::graph::exec_destroy(self.graph) };
+        // SAFETY: this is the only owner. On failure the graph leaks.
+        let _ = unsafe { result::graph::exec_destroy(self.0) };
     }
 }
 
@@ -220,12 +223,12 @@ impl Program {
             // plan's memory, for these parameters, and for an epoch, all of which are alive.
             unsafe {
                 result::memcpy_dtod_async(at_epoch, words, size_of::<Epoch>(), stream)?;
-                result::graph::launch(first.graph, stream)?;
+                result::graph::launch(first.graph.0, stream)?;
                 for _ in 0..steps / STEPS_AT_ONCE {
-                    result::graph::launch(many.graph, stream)?;
+                    result::graph::launch(many.graph.0, stream)?;
                 }
                 for _ in 0..steps % STEPS_AT_ONCE {
-                    result::graph::launch(one.graph, stream)?;
+                    result::graph::launch(one.graph.0, stream)?;
                 }
             }
             Ok(())
@@ -337,7 +340,7 @@ impl Planned {
             copy(own + self.plan.images, image, self.plan.batch * self.plan.image_len)?;
             copy(own + self.plan.labels, label, self.plan.batch)?;
             // SAFETY: the graph was recorded for this memory, which the plan owns.
-            unsafe { result::graph::launch(recording.graph, stream) }?;
+            unsafe { result::graph::launch(recording.graph.0, stream) }?;
             copy(out, own + self.plan.metrics, ROW)
         };
         replay().w()?;
@@ -384,36 +387,46 @@ impl Gpu {
     }
 
     /// Records launches, a number of times in a row, as a graph.
-    ///
-    /// Captures on a separate stream, because candle's may be the default stream, which cannot be
-    /// captured. The graph is later launched on candle's stream, in order with its operations.
     fn record(&self, subject: Subject, launches: &[Launch], times: usize) -> Result<Recording> {
         let jobs: Vec<Job> = launches.iter().flat_map(Launch::jobs).copied().collect();
         let jobs = self.device.clone_htod(&jobs)?;
         let stream = self.device.cuda_stream();
-        stream.synchronize().w()?;
         let first = jobs.device_ptr(&stream).0;
-        let record = || -> Result<sys::CUgraphExec, DriverError> {
+        stream.context().bind_to_thread().w()?;
+        // It must outlive the capture, which it becomes a part of.
+        let side = Queue::new().w()?;
+        let graph = self.capture(|main| {
+            (0..times).try_for_each(|_| self.launch_all(launches, first, main, &side))
+        })?;
+        Ok(Recording { subject, graph, _jobs: jobs })
+    }
+
+    /// Captures what a function queues.
+    ///
+    /// Captures on a separate stream, because candle's may be the default stream, which cannot be
+    /// captured. The graph is later launched on candle's stream, in order with its operations.
+    fn capture(&self, work: impl FnOnce(&Queue) -> Result<(), DriverError>) -> Result<Graph> {
+        let stream = self.device.cuda_stream();
+        stream.synchronize().w()?;
+        let capture = || -> Result<sys::CUgraphExec, DriverError> {
             stream.context().bind_to_thread()?;
-            let [main, side] = [Queue::new()?, Queue::new()?];
+            let main = Queue::new()?;
             let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
-            // SAFETY: the streams and the graph are created here and used only here. The graph is
+            // SAFETY: the stream and the graph are created here and used only here. The graph is
             // not needed after instantiation.
             unsafe {
                 result::stream::begin_capture(main.stream, mode)?;
-                // End the capture even if a launch failed.
-                let launched =
-                    (0..times).try_for_each(|_| self.launch_all(launches, first, &main, &side));
+                // End the capture even if the work failed.
+                let worked = work(&main);
                 let graph = result::stream::end_capture(main.stream)?;
-                let instantiated = launched.and_then(|()| {
+                let instantiated = worked.and_then(|()| {
                     result::graph::instantiate(graph, sys::CUgraphInstantiate_flags(0))
                 });
                 result::graph::destroy(graph)?;
                 instantiated
             }
         };
-        let graph = record().w()?;
-        Ok(Recording { subject, graph, _jobs: jobs })
+        Ok(Graph(capture().w()?))
     }
 
     /// Queues launches whose jobs are consecutive, starting at `jobs`: the critical path, and
@@ -470,30 +483,30 @@ impl Gpu {
         }
     }
 
-    /// The mean time of repeated grids, one after the other, in microseconds.
+    /// The mean time of repeated grids, one after the other, in microseconds. They are repeated
+    /// within a graph, because small ones are faster than the host launches them.
     fn time(&self, grids: &[&Grid], repeated: u32) -> Result<f32> {
         let jobs: Vec<Job> = grids.iter().flat_map(|grid| &grid.jobs).copied().collect();
         let jobs = self.device.clone_htod(&jobs)?;
         let stream = self.device.cuda_stream();
-        let (first, _guard) = jobs.device_ptr(&stream);
-        let event = || {
-            let timing = sys::CUevent_flags::CU_EVENT_DEFAULT;
-            stream.record_event(Some(timing)).w()
-        };
-        let launch_once = || -> Result<()> {
-            let mut jobs = first;
-            for grid in grids {
-                self.launch(grid, jobs, stream.cu_stream()).w()?;
-                jobs += size_of_val(grid.jobs.as_slice()) as u64;
+        let first = jobs.device_ptr(&stream).0;
+        let graph = self.capture(|main| {
+            for _ in 0..repeated {
+                let mut jobs = first;
+                for grid in grids {
+                    self.launch(grid, jobs, main.stream)?;
+                    jobs += size_of_val(grid.jobs.as_slice()) as u64;
+                }
             }
             Ok(())
+        })?;
+        let run_once = || -> Result<_> {
+            // SAFETY: the graph was just captured, for memory that still exists.
+            unsafe { result::graph::launch(graph.0, stream.cu_stream()) }.w()?;
+            stream.record_event(Some(sys::CUevent_flags::CU_EVENT_DEFAULT)).w().map_err(Error::from)
         };
-        launch_once()?;
-        let start = event()?;
-        for _ in 0..repeated {
-            launch_once()?;
-        }
-        Ok(start.elapsed_ms(&event()?).w()? * 1e3 / repeated as f32)
+        let (start, end) = (run_once()?, run_once()?);
+        Ok(start.elapsed_ms(&end).w()? * 1e3 / repeated as f32)
     }
 }
 

@@ -366,7 +366,12 @@ fn large_batches_of_the_tutorial_can_be_planned() {
         // CUDA's limit on blocks.
         let at = Addresses { arena: 4096, params: vec![1; 8], momenta: vec![1; 8] };
         let launches = plan.training(&at, 0.1, 0.9);
-        assert!(launches.iter().all(|launch| (1..1 << 31).contains(&launch.blocks())));
+        assert!(
+            launches
+                .iter()
+                .flat_map(|launch| &launch.grids)
+                .all(|grid| (1..1 << 31).contains(&grid.blocks))
+        );
     }
 }
 
@@ -469,8 +474,11 @@ fn a_step_of_the_tutorial_takes_eleven_launches() {
     assert_eq!(plan.epoch_step(&at, 0.1, 0.9).1.len(), 11);
     // To be compared with the 132 multiprocessors of an H100.
     for launch in &launches {
-        let kinds = launch.jobs().map(|job| (job.kind, job.tile)).collect::<Vec<_>>();
-        println!("{kinds:?} {}", launch.blocks());
+        for Grid { tile, jobs, blocks } in &launch.grids {
+            let kinds: Vec<_> = jobs.iter().map(|job| job.kind).collect();
+            println!("{kinds:?}: {blocks} blocks of {tile:?}");
+        }
+        println!();
     }
 }
 

@@ -49,7 +49,6 @@ impl Tile {
     ];
 
     /// The kernel's name, threads per block, bytes of dynamic shared memory.
-    #[cfg_attr(not(feature = "cuda"), cfg(test))]
     pub(super) fn kernel(self) -> (&'static str, u32, usize) {
         let name = match self {
             Self::Scalar => return ("run", THREADS, 0),
