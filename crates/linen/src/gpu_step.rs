@@ -151,6 +151,21 @@ pub fn gpu_launch_times(
     })
 }
 
+/// Describes each way to divide a matrix product of a training step that was tried on the GPU, with
+/// its time in microseconds, under the same conditions as [`gpu_train_step`].
+///
+/// # Errors
+/// Those of [`gpu_train_step`].
+#[cfg(feature = "cuda")]
+pub fn gpu_tile_times(
+    model: &impl Module,
+    params: &Params,
+    image: &Tensor,
+) -> Result<Option<Vec<(String, f32)>>> {
+    let network = |x: &Tensor| model.call(&mut Scope::apply(params), x);
+    crate::jit::on_gpu(model.identity(), params, image, network, |program, _| program.tile_times())
+}
+
 /// Learning rate and beta of the only rule that the program knows.
 #[cfg(feature = "cuda")]
 fn plain_momentum(optimizer: &Optimizer) -> Result<Option<(f32, f32)>> {

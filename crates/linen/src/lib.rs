@@ -102,9 +102,9 @@ pub use branches::{add, concatenate};
 pub use conv::{Conv, Padding};
 pub use device::select_device;
 pub use error::{Cause, Error, Result, device_name};
-#[cfg(feature = "cuda")]
-pub use gpu_step::gpu_launch_times;
 pub use gpu_step::{gpu_eval_step, gpu_train_epoch, gpu_train_step};
+#[cfg(feature = "cuda")]
+pub use gpu_step::{gpu_launch_times, gpu_tile_times};
 pub use grad::{Gradients, value_and_grad};
 pub use graph::{Graph, graph};
 pub use intermediates::capture_intermediates;

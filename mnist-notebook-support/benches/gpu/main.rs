@@ -88,24 +88,29 @@ fn machine() -> String {
     }
 }
 
-/// The kernel launches of a step and their times.
+/// The kernel launches of a step and the tiles that were tried for it, with their times.
 #[cfg(feature = "cuda")]
 fn launches(train_ds: &Dataset, batch: usize) -> Outcome<String> {
+    use mnist_notebook_support::linen::{gpu_launch_times, gpu_tile_times};
+
     let mut jit = Jit::new();
     let images = train_ds.slice(0, batch)?;
     let mut optimizer = ours::optimizer(images.image().device())?;
-    let launches = jit.call(|| {
-        mnist_notebook_support::linen::gpu_launch_times(&Cnn, &mut optimizer, images.image())
-    })?;
+    let tiles = jit.call(|| gpu_tile_times(&Cnn, optimizer.target(), images.image()))?;
+    let tiles = tiles.ok_or_else(|| jit.to_string())?;
+    let launches = jit.call(|| gpu_launch_times(&Cnn, &mut optimizer, images.image()))?;
     let launches = launches.ok_or_else(|| jit.to_string())?;
-    let number = launches.len();
-    let mut text = format!(
-        "\nA step on {batch} images: {number} launches, one graph.\n\n| launch | µs |\n|---|---|\n"
-    );
-    for (name, time) in &launches {
+
+    let mut text =
+        format!("\nA step on {batch} images, one graph.\n\n| launch | µs |\n|---|---|\n");
+    let all = ("all".to_owned(), launches.iter().map(|(_, time)| time).sum());
+    for (name, time) in launches.iter().chain([&all]) {
         writeln!(text, "| {name} | {time:.1} |")?;
     }
-    writeln!(text, "| all | {:.1} |", launches.iter().map(|(_, time)| time).sum::<f32>())?;
+    text += "\nTiles that were tried for it.\n\n| product and tile | µs |\n|---|---|\n";
+    for (name, time) in &tiles {
+        writeln!(text, "| {name} | {time:.1} |")?;
+    }
     Ok(text)
 }
 

@@ -669,6 +669,7 @@ impl Launch {
         Self { grids, joins }
     }
 
+    #[cfg(feature = "cuda")]
     pub(super) fn jobs(&self) -> impl Iterator<Item = &Job> {
         self.grids.iter().flat_map(|grid| &grid.jobs)
     }

@@ -271,6 +271,20 @@ impl Program {
         });
         named.collect()
     }
+
+    /// Describes each tile that was a candidate for a product of a training step, with its time in
+    /// microseconds, measured again.
+    pub(crate) fn tile_times(&mut self) -> Result<Vec<(String, f32)>> {
+        self.follow_precision()?;
+        let times = self.planned.tile_times(&self.gpu)?;
+        self.choose_tiles()?;
+        let named = self.planned.plan.products().into_iter().zip(times);
+        let named = named.flat_map(|((index, kind), times)| {
+            let name = move |tile: Tile| format!("{kind:?} of layer {index}: {tile:?}");
+            times.into_iter().map(move |(tile, time)| (name(tile), time))
+        });
+        Ok(named.collect())
+    }
 }
 
 impl Planned {
@@ -287,8 +301,17 @@ impl Planned {
         Ok(Addresses { arena, params: of(params)?, momenta: of(momenta)? })
     }
 
-    /// The fastest candidate for each product, on made-up parameters.
+    /// The fastest candidate for each product.
     fn fastest_tiles(&mut self, gpu: &Gpu) -> Result<Vec<u8>> {
+        let fastest =
+            |times: Vec<(Tile, f32)>| times.into_iter().min_by(|a, b| a.1.total_cmp(&b.1));
+        let times = self.tile_times(gpu)?.into_iter();
+        Ok(times.map(|times| fastest(times).unwrap_or_default().0 as u8).collect())
+    }
+
+    /// The candidates for each product with their times in microseconds, on made-up parameters.
+    /// Leaves the last of each chosen.
+    fn tile_times(&mut self, gpu: &Gpu) -> Result<Vec<Vec<(Tile, f32)>>> {
         const REPEATED: u32 = 10;
         let stream = gpu.device.cuda_stream();
         let lens = self.plan.param_lens.iter();
@@ -297,22 +320,18 @@ impl Planned {
         let params: Vec<u64> = scratch.iter().map(|array| array.device_ptr(&stream).0).collect();
         let arena = self.arena.device_ptr(&stream).0;
         let at = Addresses { arena, momenta: params.clone(), params };
-        let mut fastest = Vec::new();
-        for product in self.plan.products() {
-            let mut best = (f32::INFINITY, Tile::default());
-            for tile in self.plan.candidates(product) {
-                self.plan.choose(product, tile);
-                let launches = self.plan.alone(product, &at);
-                let grids: Vec<_> = launches.iter().flat_map(|launch| &launch.grids).collect();
-                let time = gpu.time(&grids, REPEATED)?;
-                if time < best.0 {
-                    best = (time, tile);
-                }
-            }
-            self.plan.choose(product, best.1);
-            fastest.push(best.1 as u8);
-        }
-        Ok(fastest)
+        let time = |plan: &mut Plan, product, tile| {
+            plan.choose(product, tile);
+            let launches = plan.alone(product, &at);
+            let grids: Vec<_> = launches.iter().flat_map(|launch| &launch.grids).collect();
+            Ok((tile, gpu.time(&grids, REPEATED)?))
+        };
+        let products = self.plan.products().into_iter();
+        let times = products.map(|product| {
+            let candidates = self.plan.candidates(product).into_iter();
+            candidates.map(|tile| time(&mut self.plan, product, tile)).collect()
+        });
+        times.collect()
     }
 
     /// Copies a batch to where the recording reads it, replays it, and copies out the metrics.
