@@ -3,8 +3,8 @@
 //! Each of the many small operations of a loss costs a GPU more than the whole network. So there a
 //! step with the tutorial's loss is a recording of its own, which neither allocates memory nor
 //! waits for the GPU. An out-of-range label is only reported when the step's metrics are read; such
-//! a step changes nothing. The first step of a batch size on a GPU measures there which kernels
-//! suit it, and later ones, in other processes too, repeat its results bit for bit.
+//! a step changes nothing. The first step of a batch size on a GPU measures which kernels suit it
+//! there. Later ones, in other processes too, use the same and repeat results bit for bit.
 
 use candle_core::Tensor;
 #[cfg(feature = "cuda")]

@@ -448,8 +448,8 @@ impl Gpu {
         Ok(Graph(capture().w()?))
     }
 
-    /// Queues launches whose jobs are consecutive, starting at `jobs`: the critical path, and
-    /// beside it, as a second branch of the graph, what it does not wait for.
+    /// Queues launches whose jobs are consecutive, starting at `jobs`: the critical path and, as a
+    /// second branch of the graph beside it, what it does not wait for.
     fn launch_all(
         &self,
         launches: &[Launch],
@@ -556,8 +556,8 @@ impl Queue {
 impl Drop for Queue {
     fn drop(&mut self) {
         // SAFETY: only this queue owns them. On failure they leak.
-        let _ = unsafe { result::event::destroy(self.event) };
-        let _ = unsafe { result::stream::destroy(self.stream) };
+        let _ =
+            unsafe { result::event::destroy(self.event).and(result::stream::destroy(self.stream)) };
     }
 }
 

@@ -264,8 +264,8 @@ impl Step {
     }
 }
 
-/// Compares a step to the CPU's with each of some tiles, with the plan's own choice, and on an
-/// older card: metrics, parameters and momenta.
+/// Compares a step to the CPU's: metrics, parameters and momenta. With each of some tiles, with the
+/// plan's own choice, and on an older card.
 fn assert_same_step(shape: [usize; 4], layers: &[Layer], seed: i64, tiles: &[Tile]) {
     let step = Step::new(shape, layers, seed);
     let tiles = tiles.iter().copied().map(Some).chain([None]);
@@ -501,6 +501,15 @@ fn rust_and_cuda_agree_on_jobs_and_tiles() {
         };
         assert_eq!((tile as usize, tile.kernel().2), (index, shared as usize), "{tile:?}");
     }
+}
+
+#[test]
+fn a_step_on_a_small_card_matches_the_cpu() {
+    let step = Step::new([3, 12, 12, 1], &tutorial(), 7);
+    // Other numbers of parts.
+    let card = Card { multiprocessors: 2, ..CARD };
+    let Some(found) = step.run(card, 3, None) else { return };
+    assert!(step.error(&found) <= 1e-5, "an error of {}", step.error(&found));
 }
 
 #[test]

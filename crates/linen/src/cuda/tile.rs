@@ -1,7 +1,9 @@
 //! The kinds of tile that a matrix product can be divided into, and which suits it.
 
-/// Threads per block of the kernel `run`, as in `job.cuh`.
+/// Threads per block of `run`, as in `job.cuh`.
 pub(super) const THREADS: u32 = 256;
+/// Threads per block of other kernels, as in `tensor.cuh`.
+const WORKERS: u32 = 128;
 
 /// What a plan depends on of a GPU.
 #[derive(Clone, Copy, Debug)]
@@ -59,7 +61,7 @@ impl Tile {
             Self::T128x32 => "tile_128x32",
             Self::T128x64 => "tile_128x64",
         };
-        (name, 128, self.shared_bytes())
+        (name, WORKERS, self.shared_bytes())
     }
 
     /// As `Tile::BYTES` in `tensor.cuh`.

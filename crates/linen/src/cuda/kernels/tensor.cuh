@@ -82,10 +82,10 @@ template <class T> struct Shared {
 
 // Loads slices of an operand into shared memory, stage by stage.
 //
-// An operand is `ALONG` if its values are contiguous along the sum. If it is `chunked`, it is
-// loaded by four contiguous values at a time: `load` begins, and `finish` ends what cannot be
-// copied asynchronously. Otherwise `value` is called for each. `side` is a row or column of the
-// tile. A term is walked by `start` and `advance` along the sum; else it is a number and its place.
+// An operand is `ALONG` if its values are contiguous along the sum. If it is `chunked`, four
+// contiguous values are loaded at a time: `load` begins, and `finish` ends what cannot be copied
+// asynchronously. Otherwise `value` is called for each. `side` is a row or column of the tile. A
+// term is walked by `start` and `advance` along the sum; else it is a number and its place.
 template <class T, int COUNT, class Operand> struct Loader {
     using S = Slice<COUNT, T::TERMS>;
     static constexpr bool ALONG = Operand::ALONG;
@@ -127,22 +127,37 @@ template <class T, int COUNT, class Operand> struct Loader {
         if constexpr (ALONG) operand.advance(term, T::TERMS);
     }
 
+    // Value by value. Several loads are under way before the first is stored.
     __device__ void load_values(int step, int start, float *slice) const {
+        constexpr int VALUES = COUNT * T::TERMS / WORKERS, AT_ONCE = VALUES < 8 ? VALUES : 8;
+        float values[AT_ONCE];
         if constexpr (ALONG) {
-            constexpr int STRIDE = WORKERS / COUNT;
+            constexpr int STRIDE = WORKERS / COUNT; // in terms
             const int side = threadIdx.x % COUNT;
-            auto term = operand.start(start + (int)threadIdx.x / COUNT);
-            for (int depth = threadIdx.x / COUNT; depth < T::TERMS; depth += STRIDE) {
-                slice[S::template at<true>(side, depth)] =
-                    start + depth < end ? operand.value(side, term) : 0;
-                operand.advance(term, STRIDE);
+            int depth = threadIdx.x / COUNT;
+            auto term = operand.start(start + depth);
+            for (int batch = 0; batch < VALUES; batch += AT_ONCE) {
+                for (int i = 0; i < AT_ONCE; i++) {
+                    const bool exists = start + depth + i * STRIDE < end;
+                    values[i] = exists ? operand.value(side, term) : 0;
+                    operand.advance(term, STRIDE);
+                }
+                for (int i = 0; i < AT_ONCE; i++, depth += STRIDE)
+                    slice[S::template at<true>(side, depth)] = values[i];
             }
         } else {
+            constexpr int STRIDE = WORKERS / T::TERMS; // in sides
             const int depth = threadIdx.x % T::TERMS;
             const Place &place = places[step % STAGES * T::TERMS + depth];
-            for (int side = threadIdx.x / T::TERMS; side < COUNT; side += WORKERS / T::TERMS)
-                slice[S::template at<false>(side, depth)] =
-                    start + depth < end ? operand.value(side, start + depth, place) : 0;
+            int side = threadIdx.x / T::TERMS;
+            for (int batch = 0; batch < VALUES; batch += AT_ONCE) {
+                for (int i = 0; i < AT_ONCE; i++)
+                    values[i] = start + depth < end
+                                    ? operand.value(side + i * STRIDE, start + depth, place)
+                                    : 0;
+                for (int i = 0; i < AT_ONCE; i++, side += STRIDE)
+                    slice[S::template at<false>(side, depth)] = values[i];
+            }
         }
     }
 
