@@ -668,11 +668,6 @@ impl Launch {
         }
         Self { grids, joins }
     }
-
-    #[cfg(feature = "cuda")]
-    pub(super) fn jobs(&self) -> impl Iterator<Item = &Job> {
-        self.grids.iter().flat_map(|grid| &grid.jobs)
-    }
 }
 
 /// The number of words of an array, if it can be indexed.

@@ -405,9 +405,10 @@ impl Gpu {
         }
     }
 
-    /// Records launches, a number of times in a row, as a graph.
-    fn record(&self, subject: Subject, launches: &[Launch], times: usize) -> Result<Recording> {
-        let jobs: Vec<Job> = launches.iter().flat_map(Launch::jobs).copied().collect();
+    /// Records launches as a graph.
+    fn record(&self, subject: Subject, launches: &[Launch]) -> Result<Recording> {
+        let grids = launches.iter().flat_map(|launch| &launch.grids);
+        let jobs: Vec<Job> = grids.flat_map(|grid| &grid.jobs).copied().collect();
         let jobs = self.device.clone_htod(&jobs)?;
         let stream = self.device.cuda_stream();
         let first = jobs.device_ptr(&stream).0;

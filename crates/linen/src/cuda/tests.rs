@@ -182,6 +182,8 @@ struct Step {
     key: Key,
     images: Vec<f32>,
     labels: Vec<u32>,
+    /// Parameters and momenta before it.
+    start: [Vec<Vec<f32>>; 2],
     expected: Stepped,
 }
 
@@ -196,7 +198,8 @@ impl Step {
     const RATE: f32 = 0.05;
     const BETA: f32 = 0.9;
 
-    fn new(shape: [usize; 4], layers: &[Layer], seed: i64) -> Self {
+    /// With random momenta, or with none: then the new momenta are the gradients.
+    fn new(shape: [usize; 4], layers: &[Layer], seed: i64, has_momenta: bool) -> Self {
         let classes = layers.iter().rev().find_map(|layer| match layer {
             Layer::Dense { features, .. } => Some(*features as u32),
             _ => None,
@@ -206,7 +209,11 @@ impl Step {
         let labels: Vec<u32> =
             (0..batch).map(|i| key.fold_in(i as u32).words()[0] % classes.unwrap()).collect();
         let gpu = Planned::new(shape, layers, CARD, key, (&images, &labels));
-        let [mut params, mut momenta] = gpu.state();
+        let mut start = gpu.state();
+        if !has_momenta {
+            start[1].iter_mut().for_each(|momentum| momentum.fill(0.0));
+        }
+        let [mut params, mut momenta] = start.clone();
         let mut slices: Vec<&mut [f32]> = params.iter_mut().map(Vec::as_mut_slice).collect();
         let mut momentum_slices: Vec<&mut [f32]> =
             momenta.iter_mut().map(Vec::as_mut_slice).collect();
@@ -221,7 +228,7 @@ impl Step {
             .unwrap();
         let metrics = Metrics { loss: found.loss, accuracy: found.correct as f32 / batch as f32 };
         let expected = Stepped { metrics, state: [params, momenta] };
-        Self { shape, layers: layers.to_vec(), key, images, labels, expected }
+        Self { shape, layers: layers.to_vec(), key, images, labels, start, expected }
     }
 
     /// Runs the step with `tile` for each product that it fits, or with the plan's own choice. The
@@ -235,12 +242,12 @@ impl Step {
                 gpu.plan.choose(product, tile);
             }
         }
-        let start = gpu.state();
+        gpu.restore(&self.start);
         let evaluated = read(&gpu.evaluate(&emulator)).unwrap();
         let metrics = read(&gpu.train(&emulator, Self::RATE, Self::BETA, false)).unwrap();
         let state = gpu.state();
         // Again from the same state, in the same memory, but in the opposite order.
-        gpu.restore(&start);
+        gpu.restore(&self.start);
         gpu.train(&emulator, Self::RATE, Self::BETA, true);
         assert!(state == gpu.state(), "the result depends on the order of blocks and threads");
         assert_eq!(metrics, evaluated);
@@ -267,7 +274,10 @@ impl Step {
 /// Compares a step to the CPU's: metrics, parameters and momenta. With each of some tiles, with the
 /// plan's own choice, and on an older card.
 fn assert_same_step(shape: [usize; 4], layers: &[Layer], seed: i64, tiles: &[Tile]) {
-    let step = Step::new(shape, layers, seed);
+    assert_same(&Step::new(shape, layers, seed, true), tiles);
+}
+
+fn assert_same(step: &Step, tiles: &[Tile]) {
     let tiles = tiles.iter().copied().map(Some).chain([None]);
     for (card, tile) in tiles.map(|tile| (CARD, tile)).chain([(OLD_CARD, None)]) {
         if let Some(found) = step.run(card, 3, tile) {
@@ -325,7 +335,8 @@ fn tutorial() -> Vec<Layer> {
 
 #[test]
 fn a_step_of_the_tutorial_network_matches_the_cpu() {
-    assert_same_step([2, 28, 28, 1], &tutorial(), 1, &Tile::ALL);
+    // The other networks try all tiles.
+    assert_same_step([2, 28, 28, 1], &tutorial(), 1, &[Tile::T64x64, Tile::T128x64]);
 }
 
 #[test]
@@ -355,7 +366,7 @@ fn steps_of_other_networks_match_the_cpu() {
 #[test]
 fn a_step_on_a_large_batch_matches_the_cpu() {
     let layers = chain(&[conv(2, (3, 3)), RELU, max(2, 2), FLATTEN, dense(3), SOFTMAX]);
-    assert_same_step([16_384, 4, 4, 1], &layers, 3, &[]);
+    assert_same(&Step::new([16_384, 4, 4, 1], &layers, 3, false), &[]);
 }
 
 #[test]
@@ -505,7 +516,7 @@ fn rust_and_cuda_agree_on_jobs_and_tiles() {
 
 #[test]
 fn a_step_on_a_small_card_matches_the_cpu() {
-    let step = Step::new([3, 12, 12, 1], &tutorial(), 7);
+    let step = Step::new([3, 12, 12, 1], &tutorial(), 7, true);
     // Other numbers of parts.
     let card = Card { multiprocessors: 2, ..CARD };
     let Some(found) = step.run(card, 3, None) else { return };
@@ -514,7 +525,7 @@ fn a_step_on_a_small_card_matches_the_cpu() {
 
 #[test]
 fn one_product_has_the_precision_of_tf32() {
-    let step = Step::new([4, 28, 28, 1], &tutorial(), 1);
+    let step = Step::new([4, 28, 28, 1], &tutorial(), 1, true);
     let Some(found) = step.run(CARD, 1, Some(Tile::T64x64)) else { return };
     let error = step.error(&found);
     // These logits are large, so that a small error in them changes the probabilities by percents.
