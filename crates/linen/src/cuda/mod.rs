@@ -6,6 +6,9 @@
 //! allocates memory nor waits for the GPU: its metrics stay in a row of a shared array until they
 //! are read (`rows`).
 //!
+//! A whole epoch needs no host at all: the dataset and the order of its examples are on the GPU,
+//! the last launch of each step fetches the next batch, and many steps are one graph.
+//!
 //! Matrix products run on tensor cores from compute capability 8.0. Which tile suits a product
 //! (`tile`) depends on the GPU, the layer and the batch: each is timed there once, and the choice
 //! is kept in the driver's cache folder (`cache`). A choice repeats its results bit for bit.

@@ -405,8 +405,8 @@ impl Gpu {
         }
     }
 
-    /// Records launches as a graph.
-    fn record(&self, subject: Subject, launches: &[Launch]) -> Result<Recording> {
+    /// Records launches, a number of times in a row, as a graph.
+    fn record(&self, subject: Subject, launches: &[Launch], times: usize) -> Result<Recording> {
         let grids = launches.iter().flat_map(|launch| &launch.grids);
         let jobs: Vec<Job> = grids.flat_map(|grid| &grid.jobs).copied().collect();
         let jobs = self.device.clone_htod(&jobs)?;
