@@ -406,9 +406,9 @@ pub fn log_softmax(x: &Tensor) -> Result<Tensor> {
 /// # Source
 /// `jax.numpy.argmax(x, axis=-1)`. candle's skips a NaN that is not the first value.
 pub fn argmax(x: &Tensor) -> Result<Tensor> {
-    let infinity = Tensor::new(f32::INFINITY, x.device())?.to_dtype(x.dtype())?;
     let is_nan = x.ne(x)?;
-    Ok(is_nan.where_cond(&infinity.broadcast_as(x.shape())?, x)?.argmax(D::Minus1)?)
+    let first_nan = is_nan.argmax(D::Minus1)?;
+    Ok(is_nan.max(D::Minus1)?.where_cond(&first_nan, &x.argmax(D::Minus1)?)?)
 }
 
 fn check_window(what: &'static str, x: &Tensor, window: (usize, usize)) -> Result<()> {

@@ -111,18 +111,22 @@ fn a_kernel_of_one_dimension_has_no_inputs() {
 
 #[test]
 fn a_window_with_nan_has_the_maximum_nan() {
-    for dtype in [DType::F32, DType::F64] {
-        let x = Tensor::new(&[1f32, f32::NAN, 0.0, 0.5], &Device::Cpu).unwrap();
+    for (dtype, first) in [DType::F32, DType::F64]
+        .into_iter()
+        .flat_map(|dtype| [1.0, f32::INFINITY].map(|first| (dtype, first)))
+    {
+        let x = Tensor::new(&[first, f32::NAN, 0.0, 0.5], &Device::Cpu).unwrap();
         let x = x.reshape((1, 2, 2, 1)).unwrap().to_dtype(dtype).unwrap();
         let pooled = max_pool(&x, (2, 2)).unwrap().to_dtype(DType::F32).unwrap();
-        assert!(values(&pooled)[0].is_nan(), "{dtype:?}");
+        assert!(values(&pooled)[0].is_nan(), "{dtype:?}, {first}");
     }
 }
 
 #[test]
 fn the_first_nan_is_the_largest_value() {
-    let x = Tensor::new(&[[0f32, f32::NAN, 5.0], [1.0, 3.0, 3.0]], &device()).unwrap();
-    assert_eq!(argmax(&x).unwrap().to_vec1::<u32>().unwrap(), [1, 1]);
+    let x = [[0f32, f32::NAN, 5.0], [1.0, 3.0, 3.0], [f32::INFINITY, 1.0, f32::NAN]];
+    let x = Tensor::new(&x, &device()).unwrap();
+    assert_eq!(argmax(&x).unwrap().to_vec1::<u32>().unwrap(), [1, 1, 2]);
     let x = Tensor::new(&[[f32::NAN, f32::NAN]], &device()).unwrap();
     assert_eq!(argmax(&x).unwrap().to_vec1::<u32>().unwrap(), [0]);
     // Where a network no longer gives numbers, relu keeps showing it.
