@@ -446,6 +446,14 @@ fn networks_that_only_look_alike_are_told_apart() {
     check(&model);
 }
 
+fn assert_close(what: &str, found: &Gradients, expected: &Gradients) {
+    for (path, expected) in expected.iter().unwrap() {
+        let flat = |grad: &Tensor| grad.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        let difference = difference(&flat(found.get(path).unwrap()), &flat(expected));
+        assert!(difference < 1e-5, "{what}, {path}: {difference}");
+    }
+}
+
 /// Losses and gradients with a network of each kind in turn, each within one [`Jit`] and without.
 fn assert_same_gradients<M: Module>(networks: impl Fn(usize) -> M) {
     let (image, onehot) = batch(0);
@@ -459,11 +467,7 @@ fn assert_same_gradients<M: Module>(networks: impl Fn(usize) -> M) {
         };
         let (_, expected) = value_and_grad(loss_fn, &params).unwrap();
         let (_, found) = jit.call(|| value_and_grad(loss_fn, &params)).unwrap();
-        for (path, expected) in expected.iter().unwrap() {
-            let flat = |grad: &Tensor| grad.flatten_all().unwrap().to_vec1::<f32>().unwrap();
-            let difference = difference(&flat(found.get(path).unwrap()), &flat(expected));
-            assert!(difference < 1e-5, "network {index}, {path}: {difference}");
-        }
+        assert_close(&format!("network {index}"), &found, &expected);
     }
 }
 
@@ -536,13 +540,8 @@ fn a_network_with_other_parameters_of_the_same_paths_adds_nothing() {
     };
     let ((_, expected), expected_outer) = run().unwrap();
     let ((_, found), found_outer) = Jit::new().call(run).unwrap();
-    for (found, expected) in [(found, expected), (found_outer, expected_outer)] {
-        for (path, expected) in expected.iter().unwrap() {
-            let flat = |grad: &Tensor| grad.flatten_all().unwrap().to_vec1::<f32>().unwrap();
-            let difference = difference(&flat(found.get(path).unwrap()), &flat(expected));
-            assert!(difference < 1e-5, "{path}: {difference}");
-        }
-    }
+    assert_close("inner", &found, &expected);
+    assert_close("outer", &found_outer, &expected_outer);
 }
 
 #[test]
