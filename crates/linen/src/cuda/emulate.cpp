@@ -61,16 +61,16 @@ static float from_bits(unsigned bits) {
     return value;
 }
 
-// What the threads of a warp bring to `multiply_add`, for two multiplications in turn: a thread may
-// begin the next before others have read this one.
+// What the threads of a warp bring to an instruction, for two of them in turn: a thread may begin
+// the next one before others have read this one.
 static struct {
     float a[32][4], b[32][2];
 } operands[2][8];
-static int multiplications[256]; // of each thread
+static int exchanges[256]; // of each thread with its warp
 
 static void multiply_add(float (&sums)[4], const float (&a)[4], const float (&b)[2]) {
     const int lane = threadIdx.x % 32;
-    auto &all = operands[multiplications[threadIdx.x]++ % 2][threadIdx.x / 32];
+    auto &all = operands[exchanges[threadIdx.x]++ % 2][threadIdx.x / 32];
     const auto tf32 = [](float value) { return from_bits(bits_of(value) & ~0x1fffu); };
     for (int i = 0; i < 4; i++) all.a[lane][i] = tf32(a[i]);
     for (int i = 0; i < 2; i++) all.b[lane][i] = tf32(b[i]);
@@ -86,6 +86,17 @@ static void multiply_add(float (&sums)[4], const float (&a)[4], const float (&b)
         if (std::fabs(rounded) > std::fabs(sum)) rounded = std::nextafter(rounded, 0.0f);
         sums[part] = rounded; // toward zero, as tensor cores do
     }
+}
+
+static const float *named_rows[2][8][32];
+
+static void load_matrices(float (&values)[4], const float *row) {
+    require((uintptr_t)row % 16 == 0, "a row of a matrix is not aligned");
+    const int lane = threadIdx.x % 32;
+    auto &rows = named_rows[exchanges[threadIdx.x]++ % 2][threadIdx.x / 32];
+    rows[lane] = row;
+    yield_thread(AT_WARP);
+    for (int i = 0; i < 4; i++) values[i] = rows[8 * i + lane / 4][lane % 4];
 }
 
 // The copies that each thread has begun, by group.
@@ -179,7 +190,7 @@ static void run_warp(unsigned first, bool backwards) {
             if (states[thread] == RUNS) resume(thread);
             waiting += states[thread] == AT_WARP;
         }
-        require(waiting == 0 || waiting == 32, "only a part of a warp multiplies");
+        require(waiting == 0 || waiting == 32, "only a part of a warp is at an instruction of the warp");
         again = waiting != 0;
         for (unsigned i = first; again && i < first + 32; i++) states[i] = RUNS;
     }
@@ -236,16 +247,18 @@ extern "C" void launch(const Job *jobs, int count, int blocks, int tile, bool ba
 
 #ifdef TENSOR_CORES
 
-// One warp's product A·B of [16, 8] and [8, 8], for a test of the layout of fragments.
+// One warp's product A·B of [16, 8] and [8, 8], with the fragments as the PTX ISA defines them.
 static const float *test_a, *test_b;
 static float *test_sums;
 
 static void multiply_once(const Job *, int) {
     const int group = threadIdx.x / 4, thread = threadIdx.x % 4;
+    const int lane = threadIdx.x, matrix = lane / 8;
     float a[4], b[2], sums[4] = {};
+    load_matrices(a, test_a + (lane % 8 + matrix % 2 * 8) * 8 + matrix / 2 * 4);
     for (int part = 0; part < 4; part++) {
         const int row = group + part % 2 * 8, k = thread + part / 2 * 4;
-        a[part] = test_a[row * 8 + k];
+        require(a[part] == test_a[row * 8 + k], "a matrix is not where it belongs");
     }
     for (int part = 0; part < 2; part++) b[part] = test_b[(thread + 4 * part) * 8 + group];
     multiply_add(sums, a, b);

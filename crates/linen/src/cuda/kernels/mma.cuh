@@ -20,6 +20,17 @@ __device__ void multiply_add(float (&sums)[4], const float (&a)[4], const float 
           "r"(bits_of(b[0])), "r"(bits_of(b[1])));
 }
 
+// Loads four matrices [8, 4] from shared memory by the 32 threads of a warp. Thread 8·i + r names
+// row r of matrix i, 16 bytes. Thread 4·g + t gets the value at (g, t) of each.
+__device__ void load_matrices(float (&values)[4], const float *row) {
+    unsigned bits[4];
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(bits[0]), "=r"(bits[1]), "=r"(bits[2]), "=r"(bits[3])
+                 : "r"((unsigned)__cvta_generic_to_shared(row))
+                 : "memory");
+    for (int i = 0; i < 4; i++) values[i] = from_bits(bits[i]);
+}
+
 // Begins to copy 16 bytes to shared memory, or zeros if they do not exist. Through the first-level
 // cache, because a convolution reads a value once for each tap.
 __device__ void copy_async(float *shared, const float *global, bool exists) {

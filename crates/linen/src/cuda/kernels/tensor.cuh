@@ -52,6 +52,7 @@ template <int M_, int N_, int DOWN_, int ACROSS_, int SLICES_, int TERMS_> struc
                          TERMS = TERMS_;
     static_assert(DOWN * ACROSS * SLICES * 32 == WORKERS && TERMS % (8 * SLICES) == 0);
     static constexpr int DEEP = M / DOWN / 16, WIDE = N / ACROSS / 8; // fragments of a warp
+    static_assert(WIDE % 2 == 0);
     using ASlice = Slice<M, TERMS>;
     using BSlice = Slice<N, TERMS>;
     static constexpr int STAGE = ASlice::SIZE + BSlice::SIZE;
@@ -178,32 +179,60 @@ template <int LENGTH> struct Fragment {
     }
 };
 
+// A warp's place in a tile: its first row and column, and its first term of a stage.
+template <class T> struct WarpPlace {
+    int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    int slice = warp / (T::DOWN * T::ACROSS); // of the terms
+    int top = warp % T::DOWN * T::DEEP * 16;
+    int left = warp / T::DOWN % T::ACROSS * T::WIDE * 8;
+};
+
 // Adds the product of a stage to `sums`.
 template <class T, class A, class B>
 __device__ void multiply_stage(const float *stage, float (&sums)[T::DEEP][T::WIDE][4]) {
-    const int warp = threadIdx.x / 32, row = threadIdx.x % 32 / 4, column = threadIdx.x % 4;
-    const int top = warp % T::DOWN * T::DEEP * 16 + row;
-    const int left = warp / T::DOWN % T::ACROSS * T::WIDE * 8 + row;
+    const WarpPlace<T> place;
     constexpr int TERMS = T::TERMS / T::SLICES; // of a warp
-    const int first = warp / (T::DOWN * T::ACROSS) * TERMS + column;
-    const float *a_slice = stage, *b_slice = stage + T::ASlice::SIZE;
-    const auto a_at = [&](int i, int k) {
-        return a_slice[T::ASlice::template at<A::ALONG>(top + i, first + k)];
-    };
-    const auto b_at = [&](int k, int j) {
-        return b_slice[T::BSlice::template at<B::ALONG>(left + j, first + k)];
-    };
+    // The value that this thread reads first, or the row of a matrix that it names.
+    const int lane = place.lane, matrix = lane / 8;
+    const int a_side = A::ALONG ? lane % 8 + matrix % 2 * 8 : lane / 4;
+    const int a_term = A::ALONG ? matrix / 2 * 4 : lane % 4;
+    const int b_side = B::ALONG ? lane % 8 + matrix / 2 * 8 : lane / 4;
+    const int b_term = B::ALONG ? matrix % 2 * 4 : lane % 4;
+    const int first = place.slice * TERMS;
+    using ASlice = typename T::ASlice;
+    using BSlice = typename T::BSlice;
+    const float *a_first =
+        stage + ASlice::template at<A::ALONG>(place.top + a_side, first + a_term);
+    const float *b_first = stage + ASlice::SIZE +
+                           BSlice::template at<B::ALONG>(place.left + b_side, first + b_term);
     float stage_sums[T::DEEP][T::WIDE][4] = {};
     auto &to = PRODUCTS == 3 ? stage_sums : sums;
 #pragma unroll
     for (int k = 0; k < TERMS; k += 8) {
         Fragment<4> a[T::DEEP];
         Fragment<2> b[T::WIDE];
-        for (int i = 0; i < T::DEEP; i++)
-            for (int part = 0; part < 4; part++)
-                a[i].set(part, a_at(16 * i + part % 2 * 8, k + part / 2 * 4));
-        for (int j = 0; j < T::WIDE; j++)
-            for (int part = 0; part < 2; part++) b[j].set(part, b_at(k + 4 * part, 8 * j));
+        for (int i = 0; i < T::DEEP; i++) {
+            float values[4];
+            if constexpr (A::ALONG) {
+                load_matrices(values, a_first + ASlice::template at<true>(16 * i, k));
+            } else {
+                for (int part = 0; part < 4; part++)
+                    values[part] = a_first[ASlice::template at<false>(16 * i + part % 2 * 8,
+                                                                      k + part / 2 * 4)];
+            }
+            for (int part = 0; part < 4; part++) a[i].set(part, values[part]);
+        }
+        for (int j = 0; j < T::WIDE; j += 2) { // two at once
+            float values[4];
+            if constexpr (B::ALONG) {
+                load_matrices(values, b_first + BSlice::template at<true>(8 * j, k));
+            } else {
+                for (int part = 0; part < 4; part++)
+                    values[part] = b_first[BSlice::template at<false>(8 * (j + part / 2),
+                                                                      k + part % 2 * 4)];
+            }
+            for (int part = 0; part < 4; part++) b[j + part / 2].set(part % 2, values[part]);
+        }
         for (int product = 0; product < PRODUCTS; product++)
             for (int i = 0; i < T::DEEP; i++)
                 for (int j = 0; j < T::WIDE; j++)
@@ -258,10 +287,9 @@ __device__ void multiply(const Shared<T> &shared, int begin, int end, const A &a
     wait_copies<0>();
     __syncthreads();
 
-    const int warp = threadIdx.x / 32, row = threadIdx.x % 32 / 4, column = threadIdx.x % 4 * 2;
-    const int slice = warp / (T::DOWN * T::ACROSS);
-    const int top = (slice * T::DOWN + warp % T::DOWN) * T::DEEP * 16 + row;
-    const int left = warp / T::DOWN % T::ACROSS * T::WIDE * 8 + column;
+    const WarpPlace<T> place;
+    const int top = place.slice * T::M + place.top + place.lane / 4;
+    const int left = place.left + place.lane % 4 * 2;
     for (int i = 0; i < T::DEEP; i++)
         for (int j = 0; j < T::WIDE; j++)
             for (int part = 0; part < 4; part++)
