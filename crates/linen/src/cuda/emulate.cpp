@@ -190,7 +190,8 @@ static void run_warp(unsigned first, bool backwards) {
             if (states[thread] == RUNS) resume(thread);
             waiting += states[thread] == AT_WARP;
         }
-        require(waiting == 0 || waiting == 32, "only a part of a warp is at an instruction of the warp");
+        require(waiting == 0 || waiting == 32,
+                "only a part of a warp is at an instruction of the warp");
         again = waiting != 0;
         for (unsigned i = first; again && i < first + 32; i++) states[i] = RUNS;
     }
