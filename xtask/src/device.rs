@@ -116,11 +116,7 @@ fn prepare_cuda(project: &Project, gpu: &Gpu, toolkits: &[Toolkit]) -> Result<De
              (`--device cpu`: the CPU)."
         );
         let Version(major, minor) = capability;
-        return Ok(Device {
-            feature: Some("cuda"),
-            environment: toolkit.environment(project, &format!("{major}{minor}"))?,
-            libraries: toolkit.libraries(),
-        });
+        return Device::cuda(project, toolkit, &format!("{major}{minor}"));
     }
     println!("Using the CPU, not the {name}: {}.", reasons.join("; "));
     Ok(Device::default())
@@ -138,6 +134,18 @@ pub struct Device {
 }
 
 impl Device {
+    /// A GPU of this compute capability, such as `90`, with this toolkit, which is ready.
+    ///
+    /// # Errors
+    /// If a path is not UTF-8.
+    pub fn cuda(project: &Project, toolkit: &Toolkit, capability: &str) -> Result<Self> {
+        Ok(Self {
+            feature: Some("cuda"),
+            environment: toolkit.environment(project, capability)?,
+            libraries: toolkit.libraries(),
+        })
+    }
+
     /// Has a Cargo command build for the device and run its programs there.
     ///
     /// # Errors

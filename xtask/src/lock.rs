@@ -33,10 +33,16 @@ struct Lock {
     options: &'static [&'static str],
 }
 
-const LOCKS: [Lock; 3] = [
+const LOCKS: [Lock; 4] = [
     Lock {
         pins: "notebooks/requirements.txt",
         wanted: &["notebooks/jupyter.in", "notebooks/cells.in"],
+        oldest: OLDEST,
+        options: &[],
+    },
+    Lock {
+        pins: "xtask/carried/requirements.txt",
+        wanted: &["xtask/carried/requirements.in"],
         oldest: OLDEST,
         options: &[],
     },
@@ -101,6 +107,18 @@ pub fn renew(project: &Project, upgrade: bool) -> Result<()> {
         files::write(&path, &file)?;
     }
     Ok(())
+}
+
+/// The packages pinned in the text of a file for a Python series on Linux, such as `six==1.17.0`.
+///
+/// # Errors
+/// If a line is not a pin.
+pub(crate) fn pinned(text: &str, (major, minor): Series) -> Result<Vec<String>> {
+    let pins = text.lines().filter(|line| !line.starts_with('#')).map(Pin::parse);
+    let pins = pins.collect::<Result<Vec<_>>>()?;
+    // What the first patch release can install, the later ones can, too.
+    let chosen = pins.into_iter().filter(|pin| pin.holds([major, minor, 0], "linux"));
+    Ok(chosen.map(|pin| pin.requirement).collect())
 }
 
 impl Lock {
@@ -432,6 +450,17 @@ mod tests {
         for patch in 0..9 {
             assert_eq!(at(&good, patch), [""; 0]);
         }
+    }
+
+    #[test]
+    fn packages_are_pinned_once_for_a_series() {
+        let text = "# Made\n\
+                    soupsieve==2.10 ; python_full_version < '3.11.5'  # Python >=3.9\n\
+                    soupsieve==4.1.3 ; python_full_version >= '3.11.5'  # Python >=3.11.5\n\
+                    appnope==0.1 ; sys_platform == 'darwin'  # Python >=3.6\n\
+                    six==1.17.0  # Python >=2.7\n";
+        assert_eq!(pinned(text, (3, 11)).unwrap(), ["soupsieve==2.10", "six==1.17.0"]);
+        assert_eq!(pinned(text, (3, 12)).unwrap(), ["soupsieve==4.1.3", "six==1.17.0"]);
     }
 
     #[test]

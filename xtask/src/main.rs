@@ -16,7 +16,7 @@ use warm_evcxr::kernel::Call;
 use xtask::bench;
 use xtask::browser;
 use xtask::check::{self, Failure};
-use xtask::cuda;
+use xtask::cuda::{self, carried};
 use xtask::device::{Allowed, Device};
 use xtask::emulate;
 use xtask::execute::{Screen, execute};
@@ -115,7 +115,21 @@ enum Arguments {
         upgrade: bool,
     },
     /// Build with the feature `cuda` and make a bundle for a machine with a GPU; needs no GPU
-    CudaBuild,
+    CudaBuild {
+        /// Bundle the walkthrough's notebook with Rust and all that executes it, instead of
+        /// programs
+        #[arg(long)]
+        notebook: bool,
+    },
+    /// Set up a notebook in the folder that is bundled (called by `cuda-build --notebook`)
+    #[command(hide = true)]
+    SetUpCarried {
+        /// The notebook
+        notebook: PathBuf,
+    },
+    /// Execute the walkthrough as it was bundled (called by run-notebook.sh)
+    #[command(hide = true)]
+    RunCarried,
     #[command(flatten)]
     Call(Call),
 }
@@ -147,7 +161,9 @@ fn main() -> ExitCode {
         Arguments::Bench { what: Some(Bench::Notebook), .. } => bench_notebook(&Project::new()),
         Arguments::Script { notebook } => script(&Project::new(), notebook),
         Arguments::Lock { upgrade } => lock::renew(&Project::new(), upgrade),
-        Arguments::CudaBuild => cuda_build(&Project::new()),
+        Arguments::CudaBuild { notebook } => cuda_build(&Project::new(), notebook),
+        Arguments::SetUpCarried { notebook } => carried::set_up(&Project::new(), notebook),
+        Arguments::RunCarried => run_carried(&Project::new()),
         Arguments::Call(call) => warm_evcxr::kernel::run(&call),
     };
     match result {
@@ -163,9 +179,17 @@ fn main() -> ExitCode {
 fn run_notebook(project: &Project, notebook: Option<PathBuf>, allowed: Allowed) -> Result<()> {
     let start = Instant::now();
     let source = notebook.unwrap_or_else(|| project.notebooks().join(WALKTHROUGH));
-    let committed = Notebook::read_rust(&source)?; // fail before minutes of set-up
+    Notebook::read_rust(&source)?; // fail before minutes of set-up
     set_up(project, slice::from_ref(&source), allowed)?;
-    let executed = execute_file(project, &source, &[], None)?;
+    run_as_set_up(project, &source)?;
+    println!("Total time: {} minutes", minutes(start.elapsed()));
+    Ok(())
+}
+
+/// Executes a notebook, makes a page of it, and says where they are and what differs.
+fn run_as_set_up(project: &Project, source: &Path) -> Result<Notebook> {
+    let committed = Notebook::read_rust(source)?;
+    let executed = execute_file(project, source, &[], None)?;
     let page = page(project, &executed)?;
     println!("\nExecuted notebook: {}", executed.display());
     println!("As a page:         {}", page.display());
@@ -176,8 +200,7 @@ fn run_notebook(project: &Project, notebook: Option<PathBuf>, allowed: Allowed) 
     if let Some(line) = last_accuracy(&executed.code_cells()) {
         println!("{line}");
     }
-    println!("Total time: {} minutes", minutes(start.elapsed()));
-    Ok(())
+    Ok(executed)
 }
 
 fn lab(project: &Project, arguments: Vec<OsString>, allowed: Allowed) -> Result<()> {
@@ -274,8 +297,14 @@ fn script(project: &Project, notebook: PathBuf) -> Result<()> {
     Ok(())
 }
 
-fn cuda_build(project: &Project) -> Result<()> {
-    cuda::build(project, &project.notebooks().join(WALKTHROUGH))
+fn cuda_build(project: &Project, notebook: bool) -> Result<()> {
+    let build = if notebook { carried::build } else { cuda::build };
+    build(project, &project.notebooks().join(WALKTHROUGH))
+}
+
+fn run_carried(project: &Project) -> Result<()> {
+    let executed = run_as_set_up(project, &project.notebooks().join(WALKTHROUGH))?;
+    carried::ensure_gpu(&executed.code_cells())
 }
 
 /// Executes a notebook and writes the result, even of a failed run, to the output folder.

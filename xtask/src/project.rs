@@ -26,6 +26,11 @@ impl Project {
         Self { root: manifest.parent().unwrap_or(&manifest).to_owned() }
     }
 
+    /// The project in this folder.
+    pub fn at(root: impl Into<PathBuf>) -> Self {
+        Self { root: root.into() }
+    }
+
     /// The project folder itself.
     pub fn root(&self) -> &Path {
         &self.root
@@ -145,7 +150,7 @@ mod tests {
     #[test]
     fn a_moved_project_keeps_only_compiled_dependencies() {
         let folder = tempfile::tempdir().unwrap();
-        let project = |name: &str| Project { root: folder.path().join(name) };
+        let project = |name: &str| Project::at(folder.path().join(name));
         let parts = ["venv", "jupyter", "kernels/slots", "kernels/template", "cuda"];
         let exist = |project: &Project| parts.map(|part| project.tools().join(part).exists());
         let old = project("old");

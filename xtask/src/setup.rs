@@ -63,17 +63,18 @@ pub fn set_up(project: &Project, notebooks: &[PathBuf], allowed: Allowed) -> Res
     let dependencies = dependencies(notebooks)?;
     add_rust_src(project)?;
     let device = Choice::new(project, allowed).prepare(project)?;
-    let build = Build {
-        lock: Some(project.root().join("Cargo.lock")),
-        features: device.feature.iter().map(|feature| format!("{SUPPORT}/{feature}")).collect(),
-        environment: device.environment.clone(),
+    let (pool, build) = furnish(project, &device)?;
+    let warm = || {
+        let warmed = warm(&pool, &dependencies, &build);
+        if device.feature.is_none() {
+            return warmed;
+        }
+        warmed.context("cannot build for the GPU: `--device cpu` does without it")
     };
-    let pool = project.pool();
-    pool.furnish(CARGO_CONFIG)?;
     let parts = run_in_parallel([
         ("JupyterLab", &|| jupyter::set_up(project)),
         ("the kernel", &|| install_kernel(project, &pool, &build, &device)),
-        ("the notebooks' dependencies", &|| warm(&pool, &dependencies, &build)),
+        ("the notebooks' dependencies", &warm),
     ])?;
     if start.elapsed() > Duration::from_secs(20) {
         println!("Set up in {}, in parallel:", minutes(start.elapsed()));
@@ -82,6 +83,30 @@ pub fn set_up(project: &Project, notebooks: &[PathBuf], allowed: Allowed) -> Res
         }
     }
     Ok(device)
+}
+
+/// Sets up only the kernel for these notebooks, for a device whose toolkit is ready: nothing that
+/// needs Python.
+///
+/// # Errors
+/// If something does not compile or cannot be written.
+pub fn set_up_kernel(project: &Project, notebooks: &[PathBuf], device: &Device) -> Result<()> {
+    let dependencies = dependencies(notebooks)?;
+    let (pool, build) = furnish(project, device)?;
+    install_kernel(project, &pool, &build, device)?;
+    warm(&pool, &dependencies, &build)
+}
+
+/// The furnished pool of build folders, and how to build in them for a device.
+fn furnish(project: &Project, device: &Device) -> Result<(Pool, Build)> {
+    let pool = project.pool();
+    pool.furnish(CARGO_CONFIG)?;
+    let build = Build {
+        lock: Some(project.root().join("Cargo.lock")),
+        features: device.feature.iter().map(|feature| format!("{SUPPORT}/{feature}")).collect(),
+        environment: device.environment.clone(),
+    };
+    Ok((pool, build))
 }
 
 /// A part of set-up: its name and the function that runs it.
@@ -218,11 +243,7 @@ pub fn created_folders(project: &Project) -> Result<Vec<PathBuf>> {
 /// Compiles all dependencies of the notebooks.
 fn warm(pool: &Pool, dependencies: &Dependencies, build: &Build) -> Result<()> {
     let spinner = Spinner::new("");
-    let warmed = template::warm(pool, dependencies, build, &spinner.messages()).map(drop);
-    if build.features.is_empty() {
-        return warmed;
-    }
-    warmed.context("cannot build for the GPU: `--device cpu` does without it")
+    template::warm(pool, dependencies, build, &spinner.messages()).map(drop)
 }
 
 /// The dependencies in the notebooks' `:dep` lines.

@@ -106,12 +106,20 @@ fn copy_files(from: &Path, to: &Path) -> io::Result<()> {
         if entry.file_type()?.is_dir() {
             copy_files(&entry.path(), &target)?;
         } else {
-            fs::copy(entry.path(), &target)?;
-            let times = FileTimes::new().set_modified(entry.metadata()?.modified()?);
-            File::open(&target)?.set_times(times)?;
+            copy_file(&entry.path(), &target)?;
         }
     }
     Ok(())
+}
+
+/// Copies a file with its modification time. The new file's folder must exist.
+///
+/// # Errors
+/// If a file cannot be read or written.
+pub fn copy_file(from: &Path, to: &Path) -> io::Result<()> {
+    fs::copy(from, to)?;
+    let times = FileTimes::new().set_modified(fs::metadata(from)?.modified()?);
+    File::open(to)?.set_times(times)
 }
 
 #[cfg(test)]

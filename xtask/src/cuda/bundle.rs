@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 
+use super::with_checks;
 use crate::process::command;
 use crate::project::Project;
 use warm_evcxr::files;
@@ -53,7 +54,7 @@ pub(super) fn write(project: &Project, programs: &[(String, PathBuf)]) -> Result
             copy(&path, &folder.join("data").join(name))?;
         }
     }
-    files::write_program(&folder.join("run.sh"), RUN)?;
+    files::write_program(&folder.join("run.sh"), &with_checks(RUN))?;
     let size = files::size(&folder)?;
     println!("Size of the bundle: {:.1} MB", size as f64 / 1e6);
     ensure!(size < LIMIT, "the bundle is larger than {} MB", LIMIT / 1_000_000);
@@ -74,7 +75,7 @@ mod tests {
     fn without_a_driver_the_script_prints_one_error_line() {
         let folder = tempfile::tempdir().unwrap();
         let script = folder.path().join("run.sh");
-        fs::write(&script, RUN).unwrap();
+        fs::write(&script, with_checks(RUN)).unwrap();
         // `false` acts as a Python that cannot load libraries.
         let output = command("bash").arg(&script).arg("false").output().unwrap();
         let message = String::from_utf8(output.stderr).unwrap();

@@ -5,11 +5,13 @@
 //! | [`driver`] | what NVIDIA's driver reports |
 //! | [`toolkit`] | the compiler and the libraries, installed or fetched |
 //! | `bundle` | the folder for another machine |
+//! | [`carried`] | a notebook and all that executes it, for another machine |
 //!
-//! [`build`] makes that folder and needs no GPU, driver or CUDA toolkit. The driver's and CUDA's
-//! libraries, which the target machine provides, are replaced for linking by stubs.
+//! The last two need no GPU, driver or CUDA toolkit. The driver's and CUDA's libraries, which the
+//! target machine provides, are replaced for linking by stubs.
 
 mod bundle;
+pub mod carried;
 pub mod driver;
 pub mod toolkit;
 
@@ -44,6 +46,9 @@ const TESTS: [(&str, &str); 13] = [
 ];
 /// The manifest of the bundle's programs.
 const MANIFEST: &str = include_str!("programs.toml");
+/// The start of the scripts that run on the other machine: they check its Python and its driver and
+/// find CUDA's libraries.
+const MACHINE: &str = include_str!("machine.sh");
 
 /// Builds the tests, the benchmark and a notebook's program with the feature `cuda`, and bundles
 /// them for a machine with a GPU.
@@ -103,6 +108,11 @@ fn programs(
     cargo.args(["build", "--release", "--bins", "--tests", "--target-dir"]).arg(&target);
     cargo.current_dir(folder).envs(toolkit.environment(project, &compute_cap())?);
     process::build(&mut cargo).context("cannot build with the feature `cuda`")
+}
+
+/// A script with [`MACHINE`] in its place.
+fn with_checks(script: &str) -> String {
+    script.replace("# @MACHINE@", MACHINE)
 }
 
 /// The compute capability to build for.

@@ -12,36 +12,13 @@ cd "$(dirname "$0")"
 here=$PWD
 python=${1:-python3}
 
-fail() {
-    echo "error: $*" >&2
-    exit 1
-}
-
-# Programs do not start without the driver, so check for it first.
-loads() { "$python" -c "import ctypes, sys; ctypes.CDLL(sys.argv[1])" "$1" 2>/dev/null; }
-command -v "$python" >/dev/null || fail "cannot find $python: pass a Python 3 as first argument"
-loads libcuda.so.1 ||
-    fail "no NVIDIA driver: libcuda.so.1 cannot be loaded. Install the driver (580 or later;" \
-        "nvidia-smi shows its version), or run this on a machine with a GPU."
-
-# CUDA's libraries in Python's packages.
-wheels=$("$python" - <<'PYTHON'
-import glob, site, sys, sysconfig
-roots = {sysconfig.get_paths()["purelib"], *site.getsitepackages(), site.getusersitepackages()}
-folders = [path for root in sorted(roots) for path in sorted(glob.glob(root + "/nvidia/*/lib"))]
-print(":".join(folders))
-PYTHON
-)
-export LD_LIBRARY_PATH="${LD_LIBRARY_PATH:+$LD_LIBRARY_PATH:}$wheels:/usr/local/cuda/lib64"
-
+# @MACHINE@
 mkdir -p results
 for packed in bin/*.gz; do
     program=${packed%.gz}
     [ -x "$program" ] || { gunzip --stdout "$packed" >"$program" && chmod +x "$program"; }
     missing=$(ldd "$program" | awk '/not found/ { print $1 }' | sort -u | tr '\n' ' ')
-    [ -z "$missing" ] ||
-        fail "not found: ${missing% }. Install CUDA 13's libraries: $python -m pip install" \
-            "nvidia-cublas nvidia-curand nvidia-cuda-nvrtc nvidia-cuda-runtime"
+    [ -z "$missing" ] || fail_without "${missing% }"
 done
 
 export MNIST_DATA_DIR="$here/data"

@@ -31,13 +31,15 @@ const NEWEST: Version = Version(13, 4);
 
 /// The libraries that candle links: name, file name at run time, and the module of the crate cudarc
 /// that declares their functions. The first one is the driver's.
-const LIBRARIES: [(&str, &str, &str); 5] = [
+pub(super) const LIBRARIES: [(&str, &str, &str); 5] = [
     ("cuda", "libcuda.so.1", "driver"),
     ("cublas", "libcublas.so.13", "cublas"),
     ("cublasLt", "libcublasLt.so.13", "cublaslt"),
     ("curand", "libcurand.so.10", "curand"),
     ("nvrtc", "libnvrtc.so.13", "nvrtc"),
 ];
+/// The compiler's run-time library.
+pub(super) const CUDART: &str = "libcudart.so.13";
 /// Returned by the functions of stubs: `CUDA_ERROR_NO_DEVICE`.
 const NO_DEVICE: u32 = 100;
 /// Variables that name the toolkit, in the order in which build scripts read them.
@@ -116,6 +118,11 @@ impl Toolkit {
         self.home.join("bin/nvcc")
     }
 
+    /// CUDA's run-time library of a fetched toolkit, which no stub replaces.
+    pub fn runtime(&self) -> PathBuf {
+        self.home.join("lib").join(CUDART)
+    }
+
     /// The variables with which build scripts find the toolkit and build for this compute
     /// capability, such as `90`.
     ///
@@ -164,7 +171,7 @@ impl Toolkit {
         }
         link(Path::new("lib"), &self.home.join("lib64"))?;
         self.link_libraries(&wheels)?;
-        link(Path::new("libcudart.so.13"), &self.home.join("lib/libcudart.so"))
+        link(Path::new(CUDART), &self.home.join("lib/libcudart.so"))
     }
 
     fn fetch_libraries(&self, project: &Project) -> Result<()> {
