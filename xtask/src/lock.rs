@@ -44,7 +44,8 @@ const LOCKS: [Lock; 4] = [
         pins: "xtask/carried/requirements.txt",
         wanted: &["xtask/carried/requirements.in"],
         oldest: OLDEST,
-        options: &[],
+        // Needed only on PyPy.
+        options: &["--no-emit-package", "cffi", "--no-emit-package", "pycparser"],
     },
     Lock {
         pins: "xtask/peers/requirements.txt",
