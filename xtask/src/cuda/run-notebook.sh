@@ -71,5 +71,5 @@ rm -rf "$root/project/target/notebooks"
 status=0
 run run-carried || status=$?
 mkdir -p results
-cp "$root/project/target/notebooks/"* results/ || status=1
+cp "$root/project/target/notebooks/"* results/ && echo "Copied to $PWD/results" || status=1
 exit "$status"
