@@ -225,7 +225,7 @@ fn set_up_only(project: &Project, user: bool, allowed: Allowed) -> Result<()> {
 }
 
 fn clean(project: &Project) -> Result<()> {
-    for folder in setup::created_folders(project)? {
+    for folder in setup::created_folders(project)?.into_iter().chain([carried::ROOT.into()]) {
         if folder.exists() {
             files::remove(&folder)
                 .with_context(|| format!("cannot remove {}", folder.display()))?;

@@ -30,7 +30,7 @@ use crate::python::{Environment, NEWEST, OLDEST};
 use crate::setup::set_up_kernel;
 
 /// The folder in which the bundle is set up, and to which it is unpacked.
-const ROOT: &str = "/tmp/mnist-notebook-gpu";
+pub const ROOT: &str = "/tmp/mnist-notebook-gpu";
 /// The maximum size in bytes of a file of the bundle.
 const PART: u64 = 60_000_000;
 /// The script that unpacks the bundle and executes the notebook.
