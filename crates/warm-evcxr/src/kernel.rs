@@ -15,7 +15,7 @@ use crate::files;
 use crate::metadata;
 use crate::pool::Pool;
 use crate::toolchain::{
-    LIBRARY_PATH, cargo_home, command, find, host, library_path, program_folders, tool,
+    LIBRARY_PATH, cargo_home, command, find, host, library_path, output, program_folders, tool,
 };
 
 /// The hidden commands with which the files that [`install`] writes call this program. A program
@@ -127,7 +127,10 @@ fn launch(pool: &Pool, control_file: &Path) -> Result<Infallible> {
     let outer = program_folders()?;
     let rustc = tool("rustc", &outer)?;
     let own_libraries = folder.join("target").join(host(&rustc)?).join("debug/deps");
-    let libraries = [own_libraries].into_iter().chain(settings.libraries);
+    // evcxr moves the library of a cell, whose relative path to the standard library then is wrong
+    // unless it leads through the root folder.
+    let standard_library = output(command(&rustc).args(["--print", "target-libdir"]))?.into();
+    let libraries = [own_libraries, standard_library].into_iter().chain(settings.libraries);
     let wrappers = [pool.bin()];
     let path = std::env::join_paths(wrappers.iter().chain(&settings.path).chain(&outer))?;
     kernel

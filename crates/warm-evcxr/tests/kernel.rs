@@ -38,7 +38,12 @@ fn kernels_get_the_features_variables_and_libraries_of_the_settings() {
     let printed = String::from_utf8(output.stdout).unwrap();
     let (start, libraries) = printed.trim().rsplit_once('|').unwrap();
     assert_eq!(start, "image/png rand/serde|clang");
-    let (own, others) = libraries.split_once(':').unwrap();
+    let [own, standard, others @ ..] = &libraries.split(':').collect::<Vec<_>>()[..] else {
+        panic!("{libraries}")
+    };
     assert!(own.ends_with("debug/deps"), "{own}");
-    assert_eq!(others, "/one/lib:/two/lib:/user/lib");
+    let names = std::fs::read_dir(standard).unwrap().map(|entry| entry.unwrap().file_name());
+    let mut names = names.map(|name| name.to_string_lossy().into_owned());
+    assert!(names.any(|name| name.starts_with("libstd-") && name.ends_with(".so")), "{standard}");
+    assert_eq!(others, ["/one/lib", "/two/lib", "/user/lib"]);
 }
