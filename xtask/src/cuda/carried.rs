@@ -342,7 +342,7 @@ exit ${LANG#C.}
             machine.make_bundle();
             fs::rename(root, machine.path("moved-away")).unwrap();
             for library in [CUDART].into_iter().chain(LIBRARIES.map(|(_, file, _)| file)) {
-                machine.compile_library(library);
+                machine.compile_library(library, 1);
             }
             machine
         }
@@ -356,9 +356,14 @@ exit ${LANG#C.}
             write_script(&self.path("root"), &self.path("bundle"), self.space).unwrap();
         }
 
-        fn compile_library(&self, name: &str) {
-            let source = self.path("empty.c");
-            files::write(&source, "").unwrap();
+        /// Compiles a library that has the functions of a driver with this number of GPUs.
+        fn compile_library(&self, name: &str, gpus: u32) {
+            let text = format!(
+                "int cuInit(unsigned flags) {{ return 0; }}\n\
+                 int cuDeviceGetCount(int *count) {{ *count = {gpus}; return 0; }}\n"
+            );
+            let source = self.path("library.c");
+            files::write(&source, &text).unwrap();
             files::make_folder(&self.path("lib")).unwrap();
             let mut cc = command("cc");
             cc.args(["-shared", "-o"]).arg(self.path("lib").join(name)).arg(source);
@@ -443,6 +448,10 @@ exit ${LANG#C.}
         fs::remove_file(machine.path("lib/libnvrtc.so.13")).unwrap();
         let error = machine.error(&[], &[]);
         assert!(error.starts_with("not found: libnvrtc.so.13. Install CUDA 13's"), "{error}");
+
+        machine.compile_library("libcuda.so.1", 0);
+        let error = machine.error(&[], &[]);
+        assert!(error.starts_with("NVIDIA's driver shows no GPU"), "{error}");
         assert!(!machine.path("root").exists());
     }
 

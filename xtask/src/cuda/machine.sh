@@ -13,6 +13,16 @@ command -v "$python" >/dev/null || fail "cannot find $python: pass a Python 3 as
 loads libcuda.so.1 ||
     fail "no NVIDIA driver: libcuda.so.1 cannot be loaded. Install the driver (580 or later;" \
         "nvidia-smi shows its version), or run this on a machine with a GPU."
+shows_gpu() {
+    "$python" - <<'PYTHON'
+import ctypes, sys
+driver, count = ctypes.CDLL("libcuda.so.1"), ctypes.c_int()
+sys.exit(driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count)) or not count.value)
+PYTHON
+}
+shows_gpu ||
+    fail "NVIDIA's driver shows no GPU: see what nvidia-smi lists, and whether" \
+        "CUDA_VISIBLE_DEVICES hides it."
 
 # CUDA's libraries in Python's packages.
 wheels=$("$python" - <<'PYTHON'
