@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 
-use super::with_checks;
+use super::machine::with_checks;
 use crate::process::command;
 use crate::project::Project;
 use warm_evcxr::files;

@@ -19,8 +19,8 @@ use warm_evcxr::evcxr;
 use warm_evcxr::files;
 use warm_evcxr::toolchain::{self, cargo_home, host};
 
+use super::machine::{compute_cap, with_checks};
 use super::toolkit::{CUDART, LIBRARIES, Toolkit};
-use super::{compute_cap, with_checks};
 use crate::device::Device;
 use crate::lock;
 use crate::notebook::{CodeCell, joined};

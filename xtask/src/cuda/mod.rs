@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`driver`] | what NVIDIA's driver reports |
 //! | [`toolkit`] | the compiler and the libraries, installed or fetched |
+//! | `machine` | what bundles need to know of the machine that they run on |
 //! | `bundle` | the folder for another machine |
 //! | [`carried`] | a notebook and all that executes it, for another machine |
 //!
@@ -13,6 +14,7 @@
 mod bundle;
 pub mod carried;
 pub mod driver;
+mod machine;
 pub mod toolkit;
 
 use std::fs;
@@ -20,14 +22,13 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
+use self::machine::compute_cap;
 use self::toolkit::Toolkit;
 use crate::process::{self, command, output};
 use crate::project::Project;
 use crate::script::Scripts;
 use warm_evcxr::files;
 
-/// The default compute capability, overridden by `CUDA_COMPUTE_CAP`: that of an H100 or H200.
-const COMPUTE_CAP: &str = "90";
 /// The tests that run on any device, by folder and name.
 const TESTS: [(&str, &str); 13] = [
     ("crates/images", "augment"),
@@ -46,9 +47,6 @@ const TESTS: [(&str, &str); 13] = [
 ];
 /// The manifest of the bundle's programs.
 const MANIFEST: &str = include_str!("programs.toml");
-/// The start of the scripts that run on the other machine: they check its Python and its driver and
-/// find CUDA's libraries.
-const MACHINE: &str = include_str!("machine.sh");
 
 /// Builds the tests, the benchmark and a notebook's program with the feature `cuda`, and bundles
 /// them for a machine with a GPU.
@@ -108,14 +106,4 @@ fn programs(
     cargo.args(["build", "--release", "--bins", "--tests", "--target-dir"]).arg(&target);
     cargo.current_dir(folder).envs(toolkit.environment(project, &compute_cap())?);
     process::build(&mut cargo).context("cannot build with the feature `cuda`")
-}
-
-/// A script with [`MACHINE`] in its place.
-fn with_checks(script: &str) -> String {
-    script.replace("# @MACHINE@", MACHINE)
-}
-
-/// The compute capability to build for.
-fn compute_cap() -> String {
-    std::env::var("CUDA_COMPUTE_CAP").unwrap_or(COMPUTE_CAP.to_owned())
 }
