@@ -243,10 +243,13 @@ impl Step {
             }
         }
         gpu.restore(&self.start);
+        let arena = gpu.arena.clone();
         let evaluated = read(&gpu.evaluate(&emulator)).unwrap();
         let metrics = read(&gpu.train(&emulator, Self::RATE, Self::BETA, false)).unwrap();
         let state = gpu.state();
-        // Again from the same state, in the same memory, but in the opposite order.
+        // Again from the same state, in the same memory, but in the opposite order. Nothing is left
+        // there for a job that runs before what it depends on.
+        gpu.arena.copy_from_slice(&arena);
         gpu.restore(&self.start);
         gpu.train(&emulator, Self::RATE, Self::BETA, true);
         assert!(state == gpu.state(), "the result depends on the order of blocks and threads");
