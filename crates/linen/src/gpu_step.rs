@@ -8,8 +8,12 @@
 
 use candle_core::Tensor;
 #[cfg(feature = "cuda")]
+use candle_core::Var;
+#[cfg(feature = "cuda")]
 use cpu_kernels::UpdateRule;
 
+#[cfg(feature = "cuda")]
+use crate::cuda::{Batch, MomentumRule, Program};
 use crate::error::Result;
 use crate::metrics::{BatchMetrics, Metrics};
 use crate::module::Module;
@@ -36,16 +40,10 @@ pub fn gpu_train_step(
 ) -> Result<Option<BatchMetrics>> {
     #[cfg(feature = "cuda")]
     if is_labels_of(label, image) {
-        let Some((rate, beta)) = plain_momentum(optimizer)? else { return Ok(None) };
-        let target = optimizer.target();
-        let momentum = optimizer.moments().values().flat_map(Params::vars).collect::<Vec<_>>();
-        let network = |x: &Tensor| model.call(&mut Scope::apply(target), x);
-        let metrics =
-            crate::jit::on_gpu(model.identity(), target, image, network, |program, target| {
-                let momentum = momentum.iter().collect::<Vec<_>>();
-                let batch = crate::cuda::Batch { image, label };
-                program.train_step(target, &momentum, batch, rate, beta)
-            })?;
+        let batch = Batch { image, label };
+        let metrics = with_trained(model, optimizer, image, |program, params, momenta, rule| {
+            program.train_step(params, momenta, batch, rule)
+        })?;
         if metrics.is_some() {
             optimizer.count_step();
         }
@@ -82,18 +80,11 @@ pub fn gpu_train_epoch(
         && batch_size > 0
         && order.len() % batch_size == 0
         && order.iter().all(|&index| (index as usize) < image.dims()[0])
-        && let Some((rate, beta)) = plain_momentum(optimizer)?
     {
-        let target = optimizer.target();
-        let momentum = optimizer.moments().values().flat_map(Params::vars).collect::<Vec<_>>();
-        let network = |x: &Tensor| model.call(&mut Scope::apply(target), x);
-        let batch = image.narrow(0, 0, batch_size)?;
-        let metrics =
-            crate::jit::on_gpu(model.identity(), target, &batch, network, |program, target| {
-                let momentum = momentum.iter().collect::<Vec<_>>();
-                let data = crate::cuda::Batch { image, label };
-                program.train_epoch(target, &momentum, data, order, (rate, beta))
-            })?;
+        let (first, data) = (image.narrow(0, 0, batch_size)?, Batch { image, label });
+        let metrics = with_trained(model, optimizer, &first, |program, params, momenta, rule| {
+            program.train_epoch(params, momenta, data, order, rule)
+        })?;
         return metrics
             .map(|metrics| {
                 metrics.iter().for_each(|_| optimizer.count_step());
@@ -121,9 +112,8 @@ pub fn gpu_eval_step(
 ) -> Result<Option<BatchMetrics>> {
     #[cfg(feature = "cuda")]
     if is_labels_of(label, image) {
-        let network = |x: &Tensor| model.call(&mut Scope::apply(params), x);
-        return crate::jit::on_gpu(model.identity(), params, image, network, |program, params| {
-            program.eval_step(params, crate::cuda::Batch { image, label })
+        return with_program(model, params, image, |program, params| {
+            program.eval_step(params, Batch { image, label })
         });
     }
     Ok(None)
@@ -142,12 +132,8 @@ pub fn gpu_launch_times(
     optimizer: &mut Optimizer,
     image: &Tensor,
 ) -> Result<Option<Vec<(String, f32)>>> {
-    let Some((rate, beta)) = plain_momentum(optimizer)? else { return Ok(None) };
-    let target = optimizer.target();
-    let momentum = optimizer.moments().values().flat_map(Params::vars).collect::<Vec<_>>();
-    let network = |x: &Tensor| model.call(&mut Scope::apply(target), x);
-    crate::jit::on_gpu(model.identity(), target, image, network, |program, target| {
-        program.launch_times(target, &momentum.iter().collect::<Vec<_>>(), rate, beta)
+    with_trained(model, optimizer, image, |program, params, momenta, rule| {
+        program.launch_times(params, momenta, rule)
     })
 }
 
@@ -162,19 +148,40 @@ pub fn gpu_tile_times(
     params: &Params,
     image: &Tensor,
 ) -> Result<Option<Vec<(String, f32)>>> {
-    let network = |x: &Tensor| model.call(&mut Scope::apply(params), x);
-    crate::jit::on_gpu(model.identity(), params, image, network, |program, _| program.tile_times())
+    with_program(model, params, image, |program, _| program.tile_times())
 }
 
-/// Learning rate and beta of the only rule that the program knows.
+/// Passes `run` the network's program with its parameters, their momenta and the momentum rule, the
+/// only one that the program knows.
 #[cfg(feature = "cuda")]
-fn plain_momentum(optimizer: &Optimizer) -> Result<Option<(f32, f32)>> {
-    Ok(match optimizer.next_update()? {
-        UpdateRule::Momentum { learning_rate, beta, nesterov: false } => {
-            Some((learning_rate as f32, beta as f32))
-        }
-        _ => None,
+fn with_trained<T>(
+    model: &impl Module,
+    optimizer: &Optimizer,
+    image: &Tensor,
+    run: impl FnOnce(&mut Program, &[&Var], &[&Var], MomentumRule) -> Result<T>,
+) -> Result<Option<T>> {
+    let UpdateRule::Momentum { learning_rate, beta, nesterov: false } = optimizer.next_update()?
+    else {
+        return Ok(None);
+    };
+    let rule = MomentumRule { rate: learning_rate as f32, beta: beta as f32 };
+    let momenta = optimizer.moments().values().flat_map(Params::vars).collect::<Vec<_>>();
+    let momenta = momenta.iter().collect::<Vec<_>>();
+    with_program(model, optimizer.target(), image, |program, params| {
+        run(program, params, &momenta, rule)
     })
+}
+
+/// Passes `run` the network's program with its parameters.
+#[cfg(feature = "cuda")]
+fn with_program<T>(
+    model: &impl Module,
+    params: &Params,
+    image: &Tensor,
+    run: impl FnOnce(&mut Program, &[&Var]) -> Result<T>,
+) -> Result<Option<T>> {
+    let network = |x: &Tensor| model.call(&mut Scope::apply(params), x);
+    crate::jit::on_gpu(model.identity(), params, image, network, run)
 }
 
 /// Whether the program can read the labels as they are.

@@ -28,6 +28,8 @@ mod tile;
 #[cfg(feature = "cuda")]
 pub(crate) use cache::compute_cache;
 #[cfg(feature = "cuda")]
+pub(crate) use plan::MomentumRule;
+#[cfg(feature = "cuda")]
 pub(crate) use program::{Batch, Program};
 #[cfg(feature = "cuda")]
 pub(crate) use rows::fetch;

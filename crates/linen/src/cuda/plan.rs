@@ -20,7 +20,7 @@ pub(super) const ROW: usize = 8;
 /// Array indices have 31 bits.
 const MAX_WORDS: u64 = 1 << 31;
 
-/// A kind of job, as `Kind` in `kernels.cu`.
+/// A kind of job, as `Kind` in `job.cuh`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(i32)]
 pub(super) enum Kind {
@@ -64,7 +64,7 @@ pub(super) struct Epoch {
     pub(super) steps: i32,
 }
 
-/// The work of one layer; the same struct as `Job` in `kernels.cu`.
+/// The work of one layer; the same struct as `Job` in `job.cuh`.
 ///
 /// During planning, pointers into the plan's memory are byte offsets, and 0 is a null pointer.
 #[derive(Clone, Copy, Debug, Default)]
@@ -110,6 +110,13 @@ pub(super) struct Job {
     pub(super) tile: Tile,
     rate: f32,
     beta: f32,
+}
+
+/// How a training step updates the parameters.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct MomentumRule {
+    pub(crate) rate: f32,
+    pub(crate) beta: f32,
 }
 
 /// Independent jobs, which may run side by side.
@@ -380,13 +387,13 @@ impl Plan {
     /// A launch only reads what earlier launches wrote, and its jobs do not read what the others
     /// write. So a layer's kernel is updated one launch after its input gradient, which needs the
     /// old kernel.
-    pub(super) fn training(&self, at: &Addresses, rate: f32, beta: f32) -> Vec<Launch> {
-        self.step(at, rate, beta, None)
+    pub(super) fn training(&self, at: &Addresses, rule: MomentumRule) -> Vec<Launch> {
+        self.step(at, rule, None)
     }
 
     /// The launches of a training step of an epoch that runs without the host, and the launch that
     /// goes before the first step. The last launch of each step fetches the batch of the next.
-    pub(super) fn epoch_step(&self, at: &Addresses, rate: f32, beta: f32) -> (Launch, Vec<Launch>) {
+    pub(super) fn epoch_step(&self, at: &Addresses, rule: MomentumRule) -> (Launch, Vec<Launch>) {
         let threads = THREADS as usize;
         let gather = Job {
             kind: Kind::Gather,
@@ -398,13 +405,14 @@ impl Plan {
             blocks: (self.batch * self.image_len).div_ceil(threads) as i32,
             ..Job::default()
         };
-        (Launch::new(vec![gather]), self.step(at, rate, beta, Some(gather)))
+        (Launch::new(vec![gather]), self.step(at, rule, Some(gather)))
     }
 
-    fn step(&self, at: &Addresses, rate: f32, beta: f32, gather: Option<Job>) -> Vec<Launch> {
+    fn step(&self, at: &Addresses, rule: MomentumRule, gather: Option<Job>) -> Vec<Launch> {
         let mut launches = self.forward(at);
         let mut add = |jobs: Vec<Job>| launches.push(Launch::new(jobs));
-        let with_rate = |job: Job| Job { rate, beta, ..job };
+        let MomentumRule { rate, beta } = rule;
+        let updating = |job: Job| Job { rate, beta, ..job };
         let epoch = gather.map_or(0, |job| job.epoch);
         let metrics = |stage: &Stage| Job { epoch, ..stage.job(Kind::Metrics, at) };
         let mut delayed = self.denses.last().map(metrics);
@@ -412,14 +420,14 @@ impl Plan {
             let is_first = index == 0 && self.convs.is_empty();
             let input = (!is_first).then(|| stage.job(Kind::DenseInput, at));
             add(input.into_iter().chain(delayed).collect());
-            delayed = Some(with_rate(stage.job(Kind::DenseKernel, at)));
+            delayed = Some(updating(stage.job(Kind::DenseKernel, at)));
         }
         for (index, stage) in self.convs.iter().enumerate().rev() {
             let input = (index > 0).then(|| stage.job(Kind::ConvInput, at));
             let kernel = Some(stage.job(Kind::ConvKernel, at));
             add(input.into_iter().chain(kernel).chain(delayed.take()).collect());
         }
-        let updates = self.convs.iter().map(|stage| with_rate(stage.job(Kind::Update, at)));
+        let updates = self.convs.iter().map(|stage| updating(stage.job(Kind::Update, at)));
         let last: Vec<Job> = updates.chain(delayed).collect();
         // Without a convolution, the last launch still reads this batch.
         if self.convs.is_empty() {

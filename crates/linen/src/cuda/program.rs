@@ -17,7 +17,7 @@ use cpu_kernels::Layer;
 use sha2::{Digest, Sha256};
 
 use crate::cuda::cache::{cached, compute_cache};
-use crate::cuda::plan::{Addresses, Epoch, Grid, Job, Launch, Plan, ROW, read};
+use crate::cuda::plan::{Addresses, Epoch, Grid, Job, Launch, MomentumRule, Plan, ROW, read};
 use crate::cuda::rows::{Rows, metrics_in};
 use crate::cuda::tile::{Card, Tile};
 use crate::error::{Error, Result};
@@ -78,8 +78,8 @@ struct Gpu {
 #[derive(Clone, Debug, PartialEq)]
 struct Subject {
     at: Addresses,
-    rate: f32,
-    beta: f32,
+    /// `None` in evaluation.
+    rule: Option<MomentumRule>,
 }
 
 /// A sequence of launches as a CUDA graph.
@@ -169,14 +169,14 @@ impl Program {
         params: &[&Var],
         momenta: &[&Var],
         batch: Batch,
-        rate: f32,
-        beta: f32,
+        rule: MomentumRule,
     ) -> Result<BatchMetrics> {
         self.follow_precision()?;
         let Self { gpu, planned, rows, .. } = self;
-        let subject = Subject { at: planned.addresses(gpu, params, momenta)?, rate, beta };
+        let at = planned.addresses(gpu, params, momenta)?;
+        let subject = Subject { at, rule: Some(rule) };
         if !planned.training.as_ref().is_some_and(|known| known.subject == subject) {
-            let launches = planned.plan.training(&subject.at, rate, beta);
+            let launches = planned.plan.training(&subject.at, rule);
             planned.training = Some(gpu.record(subject, &launches, 1)?);
         }
         planned.replay(planned.training.as_ref(), gpu, batch, rows)
@@ -191,12 +191,13 @@ impl Program {
         momenta: &[&Var],
         data: Batch,
         order: &[u32],
-        (rate, beta): (f32, f32),
+        rule: MomentumRule,
     ) -> Result<Vec<Result<Metrics>>> {
         self.follow_precision()?;
         let Self { gpu, planned, .. } = self;
         let plan = &planned.plan;
-        let subject = Subject { at: planned.addresses(gpu, params, momenta)?, rate, beta };
+        let at = planned.addresses(gpu, params, momenta)?;
+        let subject = Subject { at, rule: Some(rule) };
         let steps = order.len() / plan.batch;
         let stream = gpu.device.cuda_stream();
         let order = gpu.device.clone_htod(order)?;
@@ -209,7 +210,7 @@ impl Program {
             step: 0,
             steps: steps as i32,
         };
-        let (first, step) = plan.epoch_step(&subject.at, rate, beta);
+        let (first, step) = plan.epoch_step(&subject.at, rule);
         let at_epoch = subject.at.arena + plan.epoch;
         let first = gpu.record(subject.clone(), &[first], 1)?;
         let one = gpu.record(subject.clone(), &step, 1)?;
@@ -242,7 +243,7 @@ impl Program {
     pub(crate) fn eval_step(&mut self, params: &[&Var], batch: Batch) -> Result<BatchMetrics> {
         self.follow_precision()?;
         let Self { gpu, planned, rows, .. } = self;
-        let subject = Subject { at: planned.addresses(gpu, params, &[])?, rate: 0.0, beta: 0.0 };
+        let subject = Subject { at: planned.addresses(gpu, params, &[])?, rule: None };
         if !planned.evaluation.as_ref().is_some_and(|known| known.subject == subject) {
             let launches = planned.plan.evaluation(&subject.at);
             planned.evaluation = Some(gpu.record(subject, &launches, 1)?);
@@ -256,13 +257,12 @@ impl Program {
         &mut self,
         params: &[&Var],
         momenta: &[&Var],
-        rate: f32,
-        beta: f32,
+        rule: MomentumRule,
     ) -> Result<Vec<(String, f32)>> {
         const REPEATED: u32 = 100;
         self.follow_precision()?;
         let Self { gpu, planned, .. } = self;
-        let launches = planned.plan.training(&planned.addresses(gpu, params, momenta)?, rate, beta);
+        let launches = planned.plan.training(&planned.addresses(gpu, params, momenta)?, rule);
         let grids = launches.iter().flat_map(|launch| &launch.grids);
         let named = grids.map(|grid| {
             let kinds: Vec<_> = grid.jobs.iter().map(|job| format!("{:?}", job.kind)).collect();

@@ -9,13 +9,15 @@ use libloading::{Library, Symbol};
 
 use cpu_kernels::{Layer, Program, UpdateRule};
 
-use super::plan::{Addresses, Epoch, Grid, Job, Launch, Plan, ROW, read};
+use super::plan::{Addresses, Epoch, Grid, Job, Launch, MomentumRule, Plan, ROW, read};
 use super::tile::{Card, Tile};
 use crate::error::Error;
 use crate::metrics::Metrics;
 use crate::random::Key;
 
 type Run = unsafe extern "C" fn(*const Job, i32, i32, i32, bool);
+
+const RULE: MomentumRule = MomentumRule { rate: 0.1, beta: 0.9 };
 
 /// An H200.
 const CARD: Card = Card { multiprocessors: 132, tensor_cores: true };
@@ -143,9 +145,9 @@ impl Planned {
     }
 
     /// Runs a training step; returns its row of metrics.
-    fn train(&mut self, emulator: &Emulator, rate: f32, beta: f32, backwards: bool) -> [f32; ROW] {
+    fn train(&mut self, emulator: &Emulator, rule: MomentumRule, backwards: bool) -> [f32; ROW] {
         let at = self.addresses();
-        let launches = self.plan.training(&at, rate, beta);
+        let launches = self.plan.training(&at, rule);
         emulator.run(&launches, backwards);
         self.row()
     }
@@ -195,8 +197,7 @@ struct Stepped {
 }
 
 impl Step {
-    const RATE: f32 = 0.05;
-    const BETA: f32 = 0.9;
+    const RULE: MomentumRule = MomentumRule { rate: 0.05, beta: 0.9 };
 
     /// With random momenta, or with none: then the new momenta are the gradients.
     fn new(shape: [usize; 4], layers: &[Layer], seed: i64, has_momenta: bool) -> Self {
@@ -218,8 +219,8 @@ impl Step {
         let mut momentum_slices: Vec<&mut [f32]> =
             momenta.iter_mut().map(Vec::as_mut_slice).collect();
         let rule = UpdateRule::Momentum {
-            learning_rate: Self::RATE.into(),
-            beta: Self::BETA.into(),
+            learning_rate: Self::RULE.rate.into(),
+            beta: Self::RULE.beta.into(),
             nesterov: false,
         };
         let found = Program::new(shape, layers)
@@ -245,13 +246,13 @@ impl Step {
         gpu.restore(&self.start);
         let arena = gpu.arena.clone();
         let evaluated = read(&gpu.evaluate(&emulator)).unwrap();
-        let metrics = read(&gpu.train(&emulator, Self::RATE, Self::BETA, false)).unwrap();
+        let metrics = read(&gpu.train(&emulator, Self::RULE, false)).unwrap();
         let state = gpu.state();
         // Again from the same state, in the same memory, but in the opposite order. Nothing is left
         // there for a job that runs before what it depends on.
         gpu.arena.copy_from_slice(&arena);
         gpu.restore(&self.start);
-        gpu.train(&emulator, Self::RATE, Self::BETA, true);
+        gpu.train(&emulator, Self::RULE, true);
         assert!(state == gpu.state(), "the result depends on the order of blocks and threads");
         assert_eq!(metrics, evaluated);
         Some(Stepped { metrics, state })
@@ -379,7 +380,7 @@ fn large_batches_of_the_tutorial_can_be_planned() {
         println!("a step on {batch} images takes {} MB", plan.words * 4 / 1_000_000);
         // CUDA's limit on blocks.
         let at = Addresses { arena: 4096, params: vec![1; 8], momenta: vec![1; 8] };
-        let launches = plan.training(&at, 0.1, 0.9);
+        let launches = plan.training(&at, RULE);
         assert!(
             launches
                 .iter()
@@ -401,7 +402,7 @@ fn an_out_of_range_label_is_reported_and_changes_nothing() {
     (labels[270], labels[299]) = (3, u32::MAX);
     let mut gpu = Planned::new(shape, &layers, CARD, key, (&images, &labels));
     let start = gpu.state();
-    for row in [gpu.evaluate(&emulator), gpu.train(&emulator, 0.1, 0.9, false)] {
+    for row in [gpu.evaluate(&emulator), gpu.train(&emulator, RULE, false)] {
         let error = read(&row).unwrap_err();
         let expected = matches!(error, Error::Label { label: 3, index: 270, num_classes: 3 });
         assert!(expected && row[0].is_nan(), "{error:?}");
@@ -411,7 +412,7 @@ fn an_out_of_range_label_is_reported_and_changes_nothing() {
     // The next batch trains normally.
     let mut good = Planned::new(shape, &layers, CARD, key, (&images, &[2; 300]));
     gpu.arena.copy_from_slice(&good.arena);
-    let rows = [&mut gpu, &mut good].map(|gpu| gpu.train(&emulator, 0.1, 0.9, false));
+    let rows = [&mut gpu, &mut good].map(|gpu| gpu.train(&emulator, RULE, false));
     assert_eq!(read(&rows[0]).unwrap(), read(&rows[1]).unwrap());
     assert!(gpu.state() == good.state() && start != gpu.state());
 }
@@ -445,7 +446,7 @@ fn an_epoch_without_the_host_equals_its_steps() {
                 let at = by_steps.plan.labels as usize / 4 + place;
                 by_steps.arena[at] = f32::from_bits(labels[index]);
             }
-            by_steps.train(&emulator, 0.1, 0.9, false)
+            by_steps.train(&emulator, RULE, false)
         });
         let expected: Vec<_> =
             rows.map(|row| read(&row).map_err(|error| error.to_string())).collect();
@@ -465,7 +466,7 @@ fn an_epoch_without_the_host_equals_its_steps() {
             };
             // SAFETY: the plan has memory for an epoch there, at an address divisible by 128.
             unsafe { ((at.arena + whole.plan.epoch) as *mut Epoch).write_unaligned(epoch) };
-            let (first, step) = whole.plan.epoch_step(&at, 0.1, 0.9);
+            let (first, step) = whole.plan.epoch_step(&at, RULE);
             emulator.run(&[first], backwards);
             for _ in 0..rows.len() {
                 emulator.run(&step, backwards);
@@ -482,10 +483,10 @@ fn an_epoch_without_the_host_equals_its_steps() {
 fn a_step_of_the_tutorial_takes_eleven_launches() {
     let plan = Plan::new([32, 28, 28, 1], &tutorial(), CARD).unwrap();
     let at = Addresses { arena: 4096, params: vec![1; 8], momenta: vec![1; 8] };
-    let launches = plan.training(&at, 0.1, 0.9);
+    let launches = plan.training(&at, RULE);
     assert_eq!(launches.len(), 11);
     assert_eq!(plan.evaluation(&at).len(), 7);
-    assert_eq!(plan.epoch_step(&at, 0.1, 0.9).1.len(), 11);
+    assert_eq!(plan.epoch_step(&at, RULE).1.len(), 11);
     // To be compared with the 132 multiprocessors of an H100.
     for launch in &launches {
         for Grid { tile, jobs, blocks } in &launch.grids {
