@@ -158,13 +158,21 @@ fn add_rust_src(project: &Project) -> Result<()> {
     Ok(())
 }
 
-/// Installs the kernel and the kernelspec that the notebooks use.
-fn install_kernel(project: &Project, pool: &Pool, build: &Build, device: &Device) -> Result<()> {
+/// The kernel program, which is built if it is missing.
+///
+/// # Errors
+/// If it cannot be built.
+pub(crate) fn kernel_program() -> Result<PathBuf> {
     if evcxr::installed()?.is_none() {
         println!("Building the kernel evcxr_jupyter {} (once per user)", evcxr::VERSION);
     }
     let spinner = Spinner::new("");
-    let evcxr = evcxr::find_or_build(&spinner.messages())?;
+    evcxr::find_or_build(&spinner.messages())
+}
+
+/// Installs the kernel and the kernelspec that the notebooks use.
+fn install_kernel(project: &Project, pool: &Pool, build: &Build, device: &Device) -> Result<()> {
+    let evcxr = kernel_program()?;
     pool.configure(&Settings {
         evcxr,
         build: build.clone(),

@@ -49,11 +49,10 @@ impl Conv {
         check::positive("features", self.features)?;
         check::positive("kernel height", self.kernel_size.0)?;
         check::positive("kernel width", self.kernel_size.1)?;
-        check::positive("stride down", self.strides.0)?;
-        check::positive("stride to the right", self.strides.1)?;
         for (name, stride) in
             [("stride down", self.strides.0), ("stride to the right", self.strides.1)]
         {
+            check::positive(name, stride)?;
             if i32::try_from(stride).is_err() {
                 let allowed = "it must be below 2³¹";
                 return Err(Error::Hyperparameter { name, value: stride as f64, allowed });

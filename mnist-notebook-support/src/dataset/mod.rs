@@ -193,7 +193,7 @@ impl Dataset {
         self.check_memory("a dataset", self.len(), dtype)?;
         let image = self.image.to_dtype(dtype)?;
         check::float("dataset images", &image)?;
-        Ok(Dataset { image, label: self.label.clone(), max_label: self.max_label })
+        Ok(Self::with_max_label(image, self.label.clone(), self.max_label))
     }
 }
 

@@ -27,7 +27,7 @@ use crate::notebook::{CodeCell, joined};
 use crate::process::{command, output, run};
 use crate::project::Project;
 use crate::python::{Environment, NEWEST, OLDEST};
-use crate::setup::set_up_kernel;
+use crate::setup::{kernel_program, set_up_kernel};
 
 /// The folder in which the bundle is set up, and to which it is unpacked.
 pub const ROOT: &str = "/tmp/mnist-notebook-gpu";
@@ -174,10 +174,7 @@ fn copy_toolchain(project: &Project, root: &Path) -> Result<()> {
 
 /// Copies the kernel program to where Cargo's home in `root` should have it.
 fn copy_kernel_program(root: &Path) -> Result<()> {
-    if evcxr::installed()?.is_none() {
-        println!("Building the kernel evcxr_jupyter {} (once per user)", evcxr::VERSION);
-    }
-    let program = evcxr::find_or_build(&|_| {})?;
+    let program = kernel_program()?;
     let from = program.ancestors().nth(2).context("the kernel program has no folder")?;
     let to = root.join("cargo").join(evcxr::own_root()?.strip_prefix(cargo_home()?)?);
     files::make_folder(&to.join("bin"))?;
