@@ -29,6 +29,16 @@ pub struct Statistics {
     pub is_training: bool,
 }
 
+/// Sums of values and of their squares over `rows` rows, given those of the values less a `shift`.
+///
+/// The variance is a difference of squares. Where it is small beside the mean, the digits that count
+/// are lost from squares summed in f32. Values less one of them are as small as their deviations.
+pub(crate) fn unshifted(shift: f32, rows: usize, sum: f32, square: f32) -> (f64, f64) {
+    let [shift, sum, square] = [shift, sum, square].map(f64::from);
+    let rows = rows as f64;
+    (rows * shift + sum, square + shift * (2.0 * sum + rows * shift))
+}
+
 /// The variance of values, from their mean and the mean of their squares. Rounding can make the
 /// difference negative; a NaN stays one.
 pub(crate) fn variance(mean: f64, mean_square: f64) -> f32 {
@@ -55,12 +65,16 @@ impl BatchNorm {
             input,
             input,
             #[inline(always)]
-            |sums, squares, row, _| {
-                for ((sum, square), value) in sums.iter_mut().zip(squares).zip(row) {
+            |sums, squares, row, _, shift| {
+                for ((sum, square), (value, shift)) in
+                    sums.iter_mut().zip(squares).zip(row.iter().zip(shift))
+                {
+                    let value = value - shift;
                     *sum += value;
                     *square += value * value;
                 }
             },
+            unshifted,
         );
         let rows = self.rows as f64;
         let moments = sum.iter().zip(&sum_of_squares).map(|(sum, square)| {
@@ -128,7 +142,7 @@ impl BatchNorm {
             d_output,
             input,
             #[inline(always)]
-            |biases, scales, d_row, row| {
+            |biases, scales, d_row, row, _| {
                 let values = d_row.iter().zip(row).zip(mean);
                 for ((bias, scale), ((d_output, value), mean)) in
                     biases.iter_mut().zip(scales).zip(values)
@@ -137,6 +151,7 @@ impl BatchNorm {
                     *scale += d_output * (value - mean);
                 }
             },
+            |_, _, bias, scale| (bias.into(), scale.into()),
         );
         for (d_bias, sum) in d_bias.iter_mut().zip(bias) {
             *d_bias = sum as f32;
@@ -221,7 +236,9 @@ impl BatchNorm {
         Ok(channels.map(|(var, scale)| scale / Self::std(var)).collect())
     }
 
-    /// Two sums per channel over all rows. `add` adds the terms of one row of `a` and `b`.
+    /// Two sums per channel over all rows. `add` adds the terms of one row of `a` and `b`, given the
+    /// first row of `a` among those that are added in f32; `finish` makes f64 of such sums, given
+    /// a value of that first row and the number of rows.
     ///
     /// The partial sums depend only on the shape and are added in order, so that the result does
     /// not depend on the number of threads.
@@ -229,29 +246,32 @@ impl BatchNorm {
         &self,
         a: &[f32],
         b: &[f32],
-        add: impl Fn(&mut [f32], &mut [f32], &[f32], &[f32]) + Sync,
+        add: impl Fn(&mut [f32], &mut [f32], &[f32], &[f32], &[f32]) + Sync,
+        finish: impl Fn(f32, usize, f32, f32) -> (f64, f64) + Sync,
     ) -> (Vec<f64>, Vec<f64>) {
         let channels = self.channels.max(1);
         let tasks = a.par_chunks(ROWS * channels).zip(b.par_chunks(ROWS * channels));
         let parts = tasks.map(|(a, b)| {
             let (mut first, mut second) = (vec![0.0; channels], vec![0.0; channels]);
+            let shift = &a[..channels];
             vectorized(
                 #[inline(always)]
                 || {
                     for (a, b) in a.chunks_exact(channels).zip(b.chunks_exact(channels)) {
-                        add(&mut first, &mut second, a, b);
+                        add(&mut first, &mut second, a, b, shift);
                     }
                 },
             );
-            (first, second)
+            let rows = a.len() / channels;
+            let sums = shift.iter().zip(first.into_iter().zip(second));
+            sums.map(|(&shift, (first, second))| finish(shift, rows, first, second))
+                .collect::<Vec<_>>()
         });
         let mut sums = (vec![0.0; self.channels], vec![0.0; self.channels]);
-        for (first, second) in parts.collect::<Vec<_>>() {
-            for (sum, part) in sums.0.iter_mut().zip(first) {
-                *sum += f64::from(part);
-            }
-            for (sum, part) in sums.1.iter_mut().zip(second) {
-                *sum += f64::from(part);
+        for part in parts.collect::<Vec<_>>() {
+            for ((first, second), part) in sums.0.iter_mut().zip(&mut sums.1).zip(part) {
+                *first += part.0;
+                *second += part.1;
             }
         }
         sums

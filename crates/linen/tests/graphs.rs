@@ -2,7 +2,7 @@
 
 mod common;
 
-use candle_core::{Tensor, Var};
+use candle_core::{DType, Tensor, Var};
 use linen::random::normal;
 use linen::{
     AdamW, Conv, Gradients, Jit, Key, Module, Optimizer, Padding, Params, Result, Scope, Variables,
@@ -169,50 +169,75 @@ fn step(network: &Network, variables: &Variables, params: &Params, image: &Tenso
         let (output, updates) =
             network.apply_train(params, &variables.batch_stats, Key::new(3), image)?;
         let weights = normal(Key::new(4), output.shape(), output.device())?;
+        let weights = weights.to_dtype(output.dtype())?;
         Ok(((&output * weights)?.sum_all()?, (output, updates)))
     };
     let ((_, (output, updates)), gradients) = value_and_grad(loss_fn, params).unwrap();
     Step { output: output.detach(), updates, gradients }
 }
 
-fn values(tensor: &Tensor) -> Vec<f32> {
-    tensor.flatten_all().unwrap().to_vec1().unwrap()
+fn values(tensor: &Tensor) -> Vec<f64> {
+    tensor.flatten_all().unwrap().to_dtype(DType::F64).unwrap().to_vec1().unwrap()
 }
 
-fn all_values(params: &Params) -> Vec<f32> {
+fn all_values(params: &Params) -> Vec<f64> {
     params.iter().flat_map(|(_, var): (&str, &Var)| values(var)).collect()
 }
 
-fn gradient_values(gradients: &Gradients) -> Vec<f32> {
-    gradients.iter().unwrap().flat_map(|(_, gradient)| values(gradient)).collect()
+impl Step {
+    /// All that a step results in.
+    fn results(&self) -> [(&'static str, Vec<f64>); 3] {
+        let gradients = self.gradients.iter().unwrap();
+        [
+            ("output", values(&self.output)),
+            ("statistics", all_values(&self.updates)),
+            ("gradients", gradients.flat_map(|(_, gradient)| values(gradient)).collect()),
+        ]
+    }
 }
 
 /// The largest difference, relative to the largest entry.
-fn difference(found: &[f32], expected: &[f32]) -> f32 {
+fn difference(found: &[f64], expected: &[f64]) -> f64 {
     assert_eq!(found.len(), expected.len());
-    let largest = expected.iter().fold(1e-3f32, |largest, value| largest.max(value.abs()));
+    let largest = expected.iter().fold(1e-3f64, |largest, value| largest.max(value.abs()));
     let differences = found.iter().zip(expected).map(|(a, b)| (a - b).abs());
-    differences.fold(0.0, f32::max) / largest
+    differences.fold(0.0, f64::max) / largest
+}
+
+/// The same step in double precision.
+fn exact_step(network: &Network, variables: &Variables, image: &Tensor) -> Step {
+    let to_f64 = |params: &Params| params.to_dtype(DType::F64).unwrap();
+    let exact = Variables {
+        params: to_f64(&variables.params),
+        batch_stats: to_f64(&variables.batch_stats),
+    };
+    step(network, &exact, &exact.params, &image.to_dtype(DType::F64).unwrap())
 }
 
 fn is_alike(network: &Network, batch: usize) -> Result<(), TestCaseError> {
     let image = normal(Key::new(2), (batch, 6, 5, 4), &device()).unwrap();
     let variables = variables(network, &image);
     let mut jit = Jit::new();
-    let expected = step(network, &variables, &variables.params, &image);
+    let expected = step(network, &variables, &variables.params, &image).results();
     // Twice: the second replays the plan in the same memory.
     for _ in 0..2 {
         let found = jit.call(|| step(network, &variables, &variables.params, &image));
-        let check = |what: &str, found: &[f32], expected: &[f32]| {
-            let difference = difference(found, expected);
-            prop_assert!(difference < 1e-5, "{what}: {difference}\n{jit}");
-            Ok(())
-        };
         prop_assert!(jit.is_compiled(), "{jit}");
-        check("output", &values(&found.output), &values(&expected.output))?;
-        check("statistics", &all_values(&found.updates), &all_values(&expected.updates))?;
-        let gradients = [&found.gradients, &expected.gradients].map(gradient_values);
-        check("gradients", &gradients[0], &gradients[1])?;
+        for ((what, found), (_, expected)) in found.results().iter().zip(&expected) {
+            let difference = difference(found, expected);
+            if difference >= 1e-5 {
+                // Normalized over few values, even a good step loses digits. Then neither may be
+                // far from the truth where the other is not.
+                let exact = exact_step(network, &variables, &image).results();
+                let (_, exact) = exact.iter().find(|(name, _)| name == what).unwrap();
+                let [compiled, plain] =
+                    [found, expected].map(|step| crate::difference(step, exact));
+                prop_assert!(
+                    compiled < 2.0 * plain,
+                    "{what}: {difference}; from f64 {compiled}, without a Jit {plain}\n{jit}"
+                );
+            }
+        }
     }
 
     // An update that is fused with the backward pass is the same, bit for bit.
@@ -243,7 +268,7 @@ fn random_networks_are_alike_compiled_and_not() {
         return; // there are no compiled branches
     }
     // The same networks each time: a value at the edge of a ReLU may fall on either side.
-    let config = ProptestConfig { cases: 96, failure_persistence: None, ..Default::default() };
+    let config = ProptestConfig { cases: 256, failure_persistence: None, ..Default::default() };
     let rng = TestRng::deterministic_rng(config.rng_algorithm);
     let mut runner = TestRunner::new_with_rng(config, rng);
     runner.run(&(network(), 4..20usize), |(network, batch)| is_alike(&network, batch)).unwrap();

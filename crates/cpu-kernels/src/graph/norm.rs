@@ -1,10 +1,8 @@
 //! The batch norm of a stage. Each pass over rows treats one example while it is in the cache.
 
-use std::ops::Range;
-
 use pulp::{Arch, Simd, WithSimd};
 
-use crate::batch_norm::{BatchNorm, Statistics, variance};
+use crate::batch_norm::{BatchNorm, Statistics, unshifted, variance};
 use crate::lanes::{Lanes, for_each_vector};
 use crate::parameters::Parameters;
 
@@ -66,9 +64,19 @@ impl Norm {
 
     /// The sums of an example's values and of their squares.
     pub(crate) fn value_sums(&self, y: &[f32]) -> Sums {
-        Sums::of(self.channels(), y.len(), |rows, first, second| {
-            Arch::new().dispatch(SumValues { y: &y[rows], first, second });
-        })
+        let channels = self.channels();
+        let mut sums = Sums::zeros(channels);
+        let (mut first, mut second) = (vec![0.0; channels], vec![0.0; channels]);
+        for y in y.chunks(ROWS * channels) {
+            Arch::new().dispatch(SumValues { y, first: &mut first, second: &mut second });
+            let rows = y.len() / channels;
+            sums.add(
+                y.iter()
+                    .zip(first.iter().zip(&second))
+                    .map(|(&shift, (&sum, &square))| unshifted(shift, rows, sum, square)),
+            );
+        }
+        sums
     }
 
     /// Takes the statistics of the batch, given the [`value_sums`](Self::value_sums) of all
@@ -101,10 +109,16 @@ impl Norm {
     /// The sums of an example's gradients, and of those times the centered values, given the
     /// gradient after the ReLU.
     pub(crate) fn gradient_sums(&self, y: &[f32], d_output: &[f32]) -> Sums {
-        Sums::of(self.channels(), y.len(), |rows, first, second| {
-            let (y, d_output) = (&y[rows.clone()], &d_output[rows]);
+        let channels = self.channels();
+        let mut sums = Sums::zeros(channels);
+        let (mut first, mut second) = (vec![0.0; channels], vec![0.0; channels]);
+        for (y, d_output) in y.chunks(ROWS * channels).zip(d_output.chunks(ROWS * channels)) {
+            let (first, second) = (&mut first[..], &mut second[..]);
             Arch::new().dispatch(SumGradients { norm: self, y, d_output, first, second });
-        })
+            let parts = first.iter().zip(&*second);
+            sums.add(parts.map(|(&first, &second)| (first.into(), second.into())));
+        }
+        sums
     }
 
     /// Updates scale and bias, given the [`gradient_sums`](Self::gradient_sums) of all examples,
@@ -133,33 +147,28 @@ impl Norm {
 }
 
 impl Sums {
-    /// `add` computes the two sums of some rows of `len` values.
-    fn of(
-        channels: usize,
-        len: usize,
-        mut add: impl FnMut(Range<usize>, &mut [f32], &mut [f32]),
-    ) -> Self {
-        let mut sums = Sums { first: vec![0.0; channels], second: vec![0.0; channels] };
-        let (mut first, mut second) = (vec![0.0; channels], vec![0.0; channels]);
-        for start in (0..len).step_by(ROWS * channels) {
-            add(start..len.min(start + ROWS * channels), &mut first, &mut second);
-            sums.first.iter_mut().zip(&first).for_each(|(sum, part)| *sum += f64::from(*part));
-            sums.second.iter_mut().zip(&second).for_each(|(sum, part)| *sum += f64::from(*part));
+    fn zeros(channels: usize) -> Self {
+        Sums { first: vec![0.0; channels], second: vec![0.0; channels] }
+    }
+
+    fn add(&mut self, parts: impl Iterator<Item = (f64, f64)>) {
+        for ((first, second), part) in self.first.iter_mut().zip(&mut self.second).zip(parts) {
+            *first += part.0;
+            *second += part.1;
         }
-        sums
     }
 
     /// In the order of the examples, so that the result does not depend on threads.
     fn total(channels: usize, examples: &[Sums]) -> Self {
-        let mut total = Sums { first: vec![0.0; channels], second: vec![0.0; channels] };
+        let mut total = Sums::zeros(channels);
         for Sums { first, second } in examples {
-            total.first.iter_mut().zip(first).for_each(|(total, sum)| *total += sum);
-            total.second.iter_mut().zip(second).for_each(|(total, sum)| *total += sum);
+            total.add(first.iter().copied().zip(second.iter().copied()));
         }
         total
     }
 }
 
+/// The sums over rows of the values less those of the first row, and of their squares.
 struct SumValues<'a> {
     y: &'a [f32],
     first: &'a mut [f32],
@@ -179,8 +188,9 @@ impl WithSimd for SumValues<'_> {
             #[inline(always)]
             |lanes| {
                 let (mut sum, mut squares) = (simd.splat_f32s(0.0), simd.splat_f32s(0.0));
+                let shift = lanes.load(y);
                 for y in y.chunks_exact(channels) {
-                    let y = lanes.load(y);
+                    let y = simd.sub_f32s(lanes.load(y), shift);
                     sum = simd.add_f32s(sum, y);
                     squares = simd.mul_add_f32s(y, y, squares);
                 }
@@ -324,5 +334,33 @@ impl WithSimd for Backward<'_> {
                 }
             },
         );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_variance_of_values_far_from_zero_keeps_its_digits() {
+        let norm = BatchNorm { rows: 1000, channels: 3 };
+        let len = norm.rows * norm.channels;
+        let values = (0..len).map(|i| 300.0 + (i * 7919 % 1009) as f32 / 504.0 - 1.0);
+        let values = values.collect::<Vec<_>>();
+        let plain = norm.statistics(&values).unwrap();
+        let mut staged = Norm::new(norm.channels, (0, 1), 0);
+        let sums = staged.value_sums(&values);
+        staged.set_batch(&[&[1.0; 3], &[0.0; 3]], &[sums], len);
+        for channel in 0..norm.channels {
+            let values = values.iter().skip(channel).step_by(norm.channels);
+            let values = values.map(|value| f64::from(*value)).collect::<Vec<_>>();
+            let mean = values.iter().sum::<f64>() / norm.rows as f64;
+            let square = values.iter().map(|value| (value - mean).powi(2)).sum::<f64>();
+            let var = square / norm.rows as f64;
+            for found in [&plain, &staged.statistics] {
+                let found = f64::from(found.var[channel]);
+                assert!((found - var).abs() < 1e-6 * var, "{found}, not {var}");
+            }
+        }
     }
 }
