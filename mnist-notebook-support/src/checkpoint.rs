@@ -22,6 +22,7 @@ use notebook_display::println;
 
 use crate::dataset::{Batch, Dataset};
 use crate::error::{CheckpointError, Diverged};
+use crate::history::{EpochMetrics, History};
 use crate::train_epoch::{eval_model, train_epoch_with};
 use crate::train_step::train_step;
 
@@ -56,22 +57,13 @@ pub struct TrainingRun {
     /// The number of examples per step.
     pub batch_size: usize,
     /// The metrics of each epoch so far.
-    pub history: Vec<EpochMetrics>,
-}
-
-/// Loss and accuracy of an epoch.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct EpochMetrics {
-    /// On the training set: the mean over the batches, each measured before its update.
-    pub train: Metrics,
-    /// On the test set, after the epoch.
-    pub test: Metrics,
+    pub history: History,
 }
 
 impl TrainingRun {
     /// A run before its first epoch, of a [`TrainState`] or an [`Optimizer`].
     pub fn new(state: impl Into<TrainState>, rng: Key, batch_size: usize) -> Self {
-        TrainingRun { state: state.into(), rng, epoch: 0, batch_size, history: Vec::new() }
+        TrainingRun { state: state.into(), rng, epoch: 0, batch_size, history: History::new() }
     }
 
     /// Trains for one epoch, evaluates, and prints both: the body of the tutorial's loop.
@@ -107,7 +99,7 @@ impl TrainingRun {
         let metrics = self.try_epoch(model, train_ds, test_ds, epoch, input_rng, step);
         match metrics {
             Ok(metrics) => {
-                self.history.push(metrics);
+                self.history.push(metrics.train, metrics.test);
                 (self.rng, self.epoch) = (rng, epoch);
             }
             Err(_) => self.state = before,
@@ -127,14 +119,14 @@ impl TrainingRun {
     ) -> Result<EpochMetrics> {
         let Self { state, batch_size, .. } = self;
         let train = train_epoch_with(state, train_ds, *batch_size, epoch, input_rng, step)?;
-        let (loss, accuracy) = eval_model(model, state, test_ds)?;
-        println!("Testing - epoch: {epoch}, loss: {loss:.2}, accuracy: {:.2}", accuracy * 100.0);
-        if !loss.is_finite() {
+        let test = eval_model(model, state, test_ds)?;
+        println!("Testing - epoch: {epoch}, {test:.2}");
+        if !test.loss.is_finite() {
             test_ds.check_pixels()?;
-            let step = train_ds.len() / *batch_size;
+            let (step, loss) = (train_ds.len() / *batch_size, test.loss);
             return Err(Diverged { epoch, step, loss, checkpoint: None }.into());
         }
-        Ok(EpochMetrics { train, test: Metrics { loss, accuracy } })
+        Ok(EpochMetrics { train, test })
     }
 
     /// The content of a checkpoint file.
