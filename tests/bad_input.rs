@@ -672,7 +672,9 @@ fn no_function_of_one_tensor_panics() {
             y.sum_all()?.backward().map(drop).map_err(Error::from)
         }),
         ("image_grid", |x| notebook::image_grid("title", x, &["a"]).map(drop)),
-        ("prediction_grid", |x| notebook::prediction_grid("title", x, &[1, 2], &[2, 2]).map(drop)),
+        ("prediction_grid", |x| {
+            mnist_notebook_support::images::prediction_grid("title", x, &[1, 2], &[2, 2]).map(drop)
+        }),
         ("prepare_digit", |x| prepare_digit(x).map(drop)),
         ("Scope::module", |x| {
             struct Outer;

@@ -99,7 +99,7 @@ fn good_checkpoint() -> Vec<u8> {
     let params = Small.init(Key::new(0), &image).unwrap();
     let mut run = TrainingRun::new(create_optimizer(&params, 0.1, 0.9).unwrap(), Key::new(1), 32);
     let metrics = Metrics { loss: 0.25, accuracy: 0.5 };
-    run.history = vec![EpochMetrics { train: metrics, test: metrics }; 3];
+    run.history = [EpochMetrics { train: metrics, test: metrics }; 3].into_iter().collect();
     run.to_bytes().unwrap()
 }
 

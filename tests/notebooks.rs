@@ -9,6 +9,7 @@ use serde_json::json;
 use xtask::check::{Failure, failures, less_accurate};
 use xtask::execute::{Watcher, execute};
 use xtask::kernel::Kernel;
+use xtask::mirror;
 use xtask::notebook::{CodeCell, Notebook, joined};
 use xtask::process::{build, command, output};
 use xtask::project::Project;
@@ -68,6 +69,23 @@ fn committed_notebooks_are_tidy() {
         let untidy = untidy(&Notebook::read(&path).unwrap());
         assert!(untidy.is_empty(), "{}:\n{}", path.display(), untidy.join("\n"));
     }
+}
+
+#[test]
+fn the_walkthrough_defines_what_the_crate_defines() {
+    let project = Project::new();
+    let path = project.root().join("notebooks/annotated_mnist.ipynb");
+    let walkthrough = Notebook::read(&path).unwrap();
+    let (differences, lines) = mirror::differences(&project, &walkthrough).unwrap();
+    assert!(differences.is_empty(), "{}", differences.join("\n"));
+    assert!(lines <= 110, "the definitions have {lines} lines");
+
+    // A line that differs is named.
+    let changed = walkthrough.text().replace(".mean(0)?.neg()?)", ".mean(0)?)");
+    let changed = Notebook::parse(&changed).unwrap();
+    let (differences, _) = mirror::differences(&project, &changed).unwrap();
+    assert_eq!(differences.len(), 1, "{differences:#?}");
+    assert!(differences[0].contains("`fn cross_entropy_loss`, line 3"), "{}", differences[0]);
 }
 
 #[test]

@@ -160,7 +160,10 @@ fn compiled_step<M: Module + 'static>(model: M, batch: usize) -> Outcome<Repeat>
 fn autograd_step<M: Module + 'static>(model: M, batch: usize) -> Outcome<Repeat> {
     let mut optimizer = optimizer(&model)?;
     let mut batches = Batches::new(batch)?;
-    Ok(repeat(move || Ok(train_step(&model, &mut optimizer, &batches.next()?)?)))
+    Ok(repeat(move || {
+        let batch = batches.next()?;
+        Ok(disable_jit(|| train_step(&model, &mut optimizer, &batch))?)
+    }))
 }
 
 /// A step of a network with batch norm, or dropout. The keys are those of JAX's script, so both

@@ -21,13 +21,13 @@ fn steps(criterion: &mut Criterion) {
         bencher.iter(|| expect(jit.call(|| train_step(&Cnn, &mut optimizer, &batch))));
     });
     criterion.bench_function("train_step by autograd", |bencher| {
-        bencher.iter(|| expect(train_step(&Cnn, &mut optimizer, &batch)));
+        bencher.iter(|| expect(disable_jit(|| train_step(&Cnn, &mut optimizer, &batch))));
     });
     criterion.bench_function("eval_step compiled", |bencher| {
         bencher.iter(|| expect(jit.call(|| eval_step(&Cnn, &params, &batch))));
     });
     criterion.bench_function("eval_step layer by layer", |bencher| {
-        bencher.iter(|| expect(eval_step(&Cnn, &params, &batch)));
+        bencher.iter(|| expect(disable_jit(|| eval_step(&Cnn, &params, &batch))));
     });
 }
 

@@ -1,6 +1,6 @@
 //! What a layer takes as its input.
 
-use candle_core::Tensor;
+use candle_core::{Tensor, Var};
 
 use crate::error::{Error, Result};
 
@@ -44,6 +44,12 @@ impl Input for Tensor {
 impl Input for &Tensor {
     fn tensor(self) -> Result<Tensor> {
         Ok(self.clone())
+    }
+}
+
+impl Input for &Var {
+    fn tensor(self) -> Result<Tensor> {
+        Ok(self.as_tensor().clone())
     }
 }
 

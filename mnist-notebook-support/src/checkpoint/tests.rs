@@ -9,7 +9,7 @@ fn run(rule: impl Into<Rule>) -> TrainingRun {
     let params = Params::try_from(vec![("bias".to_owned(), tensor(3))]).unwrap();
     let mut run = TrainingRun::new(Optimizer::new(&params, 0.1, rule).unwrap(), Key::new(0), 32);
     let metrics = Metrics { loss: 1.0, accuracy: 0.5 };
-    run.history.push(EpochMetrics { train: metrics, test: metrics });
+    run.history.push(metrics, metrics);
     run
 }
 
@@ -81,7 +81,7 @@ fn extreme_numbers_round_trip() {
     });
     let mut run = run(rule);
     let extreme = Metrics { loss: f32::MIN_POSITIVE, accuracy: f32::MAX };
-    run.history.push(EpochMetrics { train: extreme, test: extreme });
+    run.history.push(extreme, extreme);
     run.rng = Key::from_words([u32::MAX, 7]);
     run.state.dropout_key = Some(Key::from_words([0, u32::MAX]));
     run.state.batch_stats = Params::try_from(vec![("mean".to_owned(), tensor(2))]).unwrap();
