@@ -39,7 +39,8 @@ impl<'a> BatchLog<'a> {
     /// Those of [`Dataset::check_batches`].
     pub fn new(epoch: usize, dataset: &'a Dataset, batch_size: usize) -> Result<Self> {
         dataset.check_batches("train on", batch_size)?;
-        let progress = Progress::new(format!("epoch {epoch}"), dataset.len() / batch_size);
+        let progress =
+            Progress::new(format!("epoch {epoch}"), dataset.len() / batch_size);
         let (batches, fetched) = (Vec::new(), Vec::new());
         Ok(Self { epoch, dataset, batch_size, progress, batches, fetched })
     }
@@ -84,6 +85,12 @@ impl<'a> BatchLog<'a> {
 /// The mean over the last 100 batches, for the progress line.
 fn recent_mean(batches: &[BatchMetrics]) -> Option<String> {
     let recent = &batches[batches.len().saturating_sub(100)..];
-    let metrics = BatchMetrics::get_all(recent).and_then(|metrics| Metrics::mean(&metrics)).ok()?;
-    Some(format!("loss {:.4}  accuracy {:.2} %", metrics.loss, metrics.accuracy * 100.0))
+    let metrics = BatchMetrics::get_all(recent)
+        .and_then(|metrics| Metrics::mean(&metrics))
+        .ok()?;
+    Some(format!(
+        "loss {:.4}  accuracy {:.2} %",
+        metrics.loss,
+        metrics.accuracy * 100.0
+    ))
 }

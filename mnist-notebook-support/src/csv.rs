@@ -14,7 +14,8 @@ use crate::error::DataError;
 pub fn csv_column(path: impl AsRef<Path>, name: &str) -> Result<Vec<f32>> {
     let path = path.as_ref();
     let problem = |problem: String| DataError::Csv { path: path.into(), problem };
-    let text = std::fs::read_to_string(path).map_err(|error| problem(error.to_string()))?;
+    let text =
+        std::fs::read_to_string(path).map_err(|error| problem(error.to_string()))?;
     let mut lines = text.lines();
     let header = lines.next().unwrap_or_default().split(',').collect::<Vec<_>>();
     let column = header.iter().position(|column| *column == name).ok_or_else(|| {
@@ -22,7 +23,8 @@ pub fn csv_column(path: impl AsRef<Path>, name: &str) -> Result<Vec<f32>> {
     })?;
     let numbers = lines.zip(2..).map(|(line, number)| {
         let value = line.split(',').nth(column).unwrap_or_default();
-        let wrong = |_| problem(format!("line {number} has {value:?} instead of a number"));
+        let wrong =
+            |_| problem(format!("line {number} has {value:?} instead of a number"));
         Ok(value.trim().parse().map_err(wrong)?)
     });
     numbers.collect()

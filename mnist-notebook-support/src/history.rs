@@ -51,12 +51,18 @@ impl History {
     /// [`Error::Other`](linen::Error::Other) if there are no epochs or a loss is not finite.
     pub fn plot(&self) -> Result<Figure> {
         let curves = |value: fn(&Metrics) -> f32| {
-            let train = self.iter().map(|epoch| value(&epoch.train)).collect::<Vec<_>>();
+            let train =
+                self.iter().map(|epoch| value(&epoch.train)).collect::<Vec<_>>();
             let test = self.iter().map(|epoch| value(&epoch.test)).collect::<Vec<_>>();
             [("training", train), ("test", test)]
         };
         Ok(side_by_side(&[
-            line_chart("Loss", "epoch", "cross-entropy (nats)", &curves(|metrics| metrics.loss))?,
+            line_chart(
+                "Loss",
+                "epoch",
+                "cross-entropy (nats)",
+                &curves(|metrics| metrics.loss),
+            )?,
             line_chart(
                 "Accuracy",
                 "epoch",

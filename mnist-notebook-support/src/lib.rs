@@ -84,8 +84,8 @@ pub use batch_log::BatchLog;
 pub use checkpoint::{Checkpoints, TrainingRun};
 pub use csv::csv_column;
 pub use dataset::{
-    Batch, Bytes, Dataset, FASHION_CLASSES, get_datasets, get_datasets_from, get_fashion_datasets,
-    load_mnist,
+    Batch, Bytes, Dataset, FASHION_CLASSES, get_datasets, get_datasets_from,
+    get_fashion_datasets, load_mnist,
 };
 pub use device::best_device;
 pub use error::{CheckpointError, DataError, Diverged};
@@ -94,8 +94,8 @@ pub use images::{augment, prepare_digit, read_image};
 pub use initializer::get_initial_params;
 pub use jit_macro::jit;
 pub use linen::{
-    Adam, AdamW, BatchMetrics, Error, Gradients, Jit, Metrics, Momentum, Optimizer, Result, Train,
-    TrainState, WarmupCosine, disable_jit, value_and_grad,
+    Adam, AdamW, BatchMetrics, Error, Gradients, Jit, Metrics, Momentum, Optimizer,
+    Result, Train, TrainState, WarmupCosine, disable_jit, value_and_grad,
 };
 pub use loss::{cross_entropy_loss, onehot};
 pub use metrics::compute_metrics;
@@ -113,8 +113,9 @@ pub mod notebook {
     pub use images::{TensorView, image_grid, show};
     // Not its `Error` and `Result`: a notebook's are the prelude's.
     pub use notebook_display::{
-        Figure, Number, Picture, Progress, Source, Sources, Table, bar_chart, display, grouped,
-        heat_map, line_chart, line_chart_over, picture_grid, scatter_chart, short, side_by_side,
+        Figure, Number, Picture, Progress, Source, Sources, Table, bar_chart, display,
+        grouped, heat_map, line_chart, line_chart_over, picture_grid, scatter_chart,
+        short, side_by_side,
     };
     pub use take_away::{DrawPanel, draw_panel};
 
@@ -126,23 +127,25 @@ pub mod prelude {
     pub use candle_core::{D, DType, Device, Tensor};
     pub use linen::random::{Key, permutation};
     pub use linen::{
-        Conv, Evaluate, Module, Padding, Params, Precision, Scope, Variables, add, argmax,
-        avg_pool, check, concatenate, flatten, gelu, global_avg_pool, log_softmax, max_pool,
-        no_grad, relu, set_matmul_precision, tabulate,
+        Conv, Evaluate, Module, Padding, Params, Precision, Scope, Variables, add,
+        argmax, avg_pool, check, concatenate, flatten, gelu, global_avg_pool,
+        log_softmax, max_pool, no_grad, relu, set_matmul_precision, tabulate,
     };
 
     pub use crate::{
-        Adam, AdamW, Batch, BatchLog, BatchMetrics, Checkpoints, Cnn, Dataset, EpochMetrics, Error,
-        Gradients, History, Jit, Metrics, Momentum, Optimizer, Result, Train, TrainState,
-        TrainingRun, WarmupCosine, augment, best_device, compute_metrics, create_optimizer,
-        cross_entropy_loss, disable_jit, eval_model, eval_step, get_datasets, get_fashion_datasets,
-        get_initial_params, jit, load_mnist, mistakes, onehot, predict, prepare_digit, read_image,
-        save_onnx, train_epoch, train_epoch_with, train_step, trained_params, value_and_grad,
+        Adam, AdamW, Batch, BatchLog, BatchMetrics, Checkpoints, Cnn, Dataset,
+        EpochMetrics, Error, Gradients, History, Jit, Metrics, Momentum, Optimizer,
+        Result, Train, TrainState, TrainingRun, WarmupCosine, augment, best_device,
+        compute_metrics, create_optimizer, cross_entropy_loss, disable_jit, eval_model,
+        eval_step, get_datasets, get_fashion_datasets, get_initial_params, jit,
+        load_mnist, mistakes, onehot, predict, prepare_digit, read_image, save_onnx,
+        train_epoch, train_epoch_with, train_step, trained_params, value_and_grad,
     };
 }
 
 /// The files of this crate, for [`source`].
-static SOURCES: include_dir::Dir<'_> = include_dir::include_dir!("$CARGO_MANIFEST_DIR/src");
+static SOURCES: include_dir::Dir<'_> =
+    include_dir::include_dir!("$CARGO_MANIFEST_DIR/src");
 
 #[doc = include_str!("../README.md")]
 #[cfg(doctest)]

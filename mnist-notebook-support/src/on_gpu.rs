@@ -10,8 +10,8 @@ use std::collections::HashMap;
 use candle_core::{Device, Tensor, Var};
 use linen::random::permutation;
 use linen::{
-    BatchMetrics, Evaluate, Key, Metrics, Module, Result, Train, gpu_eval_step, gpu_train_epoch,
-    gpu_train_step, jitted,
+    BatchMetrics, Evaluate, Key, Metrics, Module, Result, Train, gpu_eval_step,
+    gpu_train_epoch, gpu_train_step, jitted,
 };
 use notebook_display::println;
 
@@ -42,11 +42,15 @@ pub fn train_step(
     metrics: MetricsOf,
 ) -> Result<Option<BatchMetrics>> {
     IS_RECORDED.set(false);
-    if !batch.image().device().is_cuda() || !is_cross_entropy(loss) || !are_metrics(metrics) {
+    if !batch.image().device().is_cuda()
+        || !is_cross_entropy(loss)
+        || !are_metrics(metrics)
+    {
         return Ok(None);
     }
     let Some(optimizer) = state.as_optimizer() else { return Ok(None) };
-    let metrics = jitted(|| gpu_train_step(model, optimizer, batch.image(), batch.label()))?;
+    let metrics =
+        jitted(|| gpu_train_step(model, optimizer, batch.image(), batch.label()))?;
     IS_RECORDED.set(metrics.is_some());
     Ok(metrics)
 }
@@ -94,7 +98,9 @@ pub fn train_epoch<S: Train>(
     batch_metrics.push(step(state, &train_ds.batch(first)?))?;
     let data = (train_ds.image(), train_ds.label());
     let recorded = match state.as_optimizer().filter(|_| IS_RECORDED.get()) {
-        Some(optimizer) => jitted(|| gpu_train_epoch(model, optimizer, data, batch_size, rest)),
+        Some(optimizer) => {
+            jitted(|| gpu_train_epoch(model, optimizer, data, batch_size, rest))
+        }
         None => Ok(None),
     };
     match recorded.map_err(|error| train_ds.locate(error))? {
@@ -116,11 +122,16 @@ fn is_cross_entropy(loss: Loss) -> bool {
         let differentiated = |loss: Loss| -> Result<Vec<f32>> {
             let logits = Var::from_tensor(&logits)?;
             let loss = loss(&logits, &labels)?;
-            let slope =
-                loss.backward()?.get(&logits).map_or(logits.zeros_like(), |s| Ok(s.clone()));
+            let slope = loss
+                .backward()?
+                .get(&logits)
+                .map_or(logits.zeros_like(), |s| Ok(s.clone()));
             Ok([vec![loss.to_scalar()?], slope?.flatten_all()?.to_vec1()?].concat())
         };
-        Ok(are_close(&differentiated(loss)?, &differentiated(crate::cross_entropy_loss)?))
+        Ok(are_close(
+            &differentiated(loss)?,
+            &differentiated(crate::cross_entropy_loss)?,
+        ))
     })
 }
 
@@ -147,14 +158,16 @@ fn tried(address: usize, trial: impl FnOnce() -> Result<bool>) -> bool {
 
 /// Log-probabilities from nearly certain to hopeless, and a label of each kind.
 fn examples() -> Result<(Tensor, Tensor)> {
-    let scores = (0..12 * 10).map(|i| ((i * 37) % 101) as f32 / 8.0 * ((i / 10) as f32 - 4.0));
+    let scores =
+        (0..12 * 10).map(|i| ((i * 37) % 101) as f32 / 8.0 * ((i / 10) as f32 - 4.0));
     let scores = Tensor::from_iter(scores, &Device::Cpu)?.reshape((12, 10))?;
     let labels = Tensor::from_iter((0..12u32).map(|i| i * 7 % 10), &Device::Cpu)?;
     Ok((linen::log_softmax(scores)?, labels))
 }
 
 fn are_close(a: &[f32], b: &[f32]) -> bool {
-    a.len() == b.len() && a.iter().zip(b).all(|(a, b)| (a - b).abs() <= 1e-6 * b.abs().max(1e-2))
+    a.len() == b.len()
+        && a.iter().zip(b).all(|(a, b)| (a - b).abs() <= 1e-6 * b.abs().max(1e-2))
 }
 
 #[cfg(test)]

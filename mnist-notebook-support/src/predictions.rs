@@ -30,7 +30,11 @@ use crate::dataset::Dataset;
 pub fn mistakes(dataset: &Dataset, log_probs: &Tensor) -> Result<Vec<u32>> {
     check::log_probs(log_probs, dataset.label())?;
     let is_wrong = argmax(log_probs)?.ne(dataset.label())?.to_vec1::<u8>()?;
-    Ok((0..).zip(is_wrong).filter(|(_, is_wrong)| *is_wrong != 0).map(|(index, _)| index).collect())
+    Ok((0..)
+        .zip(is_wrong)
+        .filter(|(_, is_wrong)| *is_wrong != 0)
+        .map(|(index, _)| index)
+        .collect())
 }
 
 /// Draws the images at these places of a dataset, with the predicted digits; wrong ones have a ✗, a
@@ -51,6 +55,12 @@ pub fn prediction_grid(
     check::log_probs(log_probs, dataset.label())?;
     let shown = dataset.batch(places)?;
     let predictions = argmax(log_probs)?.to_vec1::<u32>()?;
-    let predictions = places.iter().map(|&place| predictions[place as usize]).collect::<Vec<_>>();
-    images::prediction_grid(title, shown.image(), &shown.label().to_vec1::<u32>()?, &predictions)
+    let predictions =
+        places.iter().map(|&place| predictions[place as usize]).collect::<Vec<_>>();
+    images::prediction_grid(
+        title,
+        shown.image(),
+        &shown.label().to_vec1::<u32>()?,
+        &predictions,
+    )
 }

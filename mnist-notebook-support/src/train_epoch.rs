@@ -6,7 +6,9 @@
 use candle_core::Tensor;
 use jit_macro::jit;
 use linen::random::permutation;
-use linen::{BatchMetrics, Evaluate, Key, Metrics, Module, Result, Train, jitted, no_grad};
+use linen::{
+    BatchMetrics, Evaluate, Key, Metrics, Module, Result, Train, jitted, no_grad,
+};
 use notebook_display::println;
 
 use crate::batch_log::BatchLog;

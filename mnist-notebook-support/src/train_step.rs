@@ -1,7 +1,9 @@
 //! The training step and the evaluation step.
 
 use jit_macro::jit;
-use linen::{BatchMetrics, Evaluate, Module, Params, Result, Train, no_grad, value_and_grad};
+use linen::{
+    BatchMetrics, Evaluate, Module, Params, Result, Train, no_grad, value_and_grad,
+};
 
 use crate::dataset::Batch;
 use crate::loss::cross_entropy_loss;

@@ -57,7 +57,8 @@ fn it_trains_by_the_epoch_and_evaluates() {
     let second = train_epoch(&Net, &mut state, &train_ds, 32, 2, Key::new(2)).unwrap();
     assert_eq!(state.optimizer.step_count(), 200);
     assert!(second.loss < first.loss, "{first:?} {second:?}");
-    let evaluated @ Metrics { loss, accuracy } = eval_model(&Net, &state, &test_ds).unwrap();
+    let evaluated @ Metrics { loss, accuracy } =
+        eval_model(&Net, &state, &test_ds).unwrap();
     assert!(accuracy > 0.75 && loss < before / 2.0, "{before} {loss} {accuracy}");
 
     // Variables of a file give the same.
@@ -98,9 +99,13 @@ fn evaluation_and_predictions_use_the_running_statistics_and_change_nothing() {
     assert_eq!(evaluated.get().unwrap(), metrics);
     assert!(!evaluated.loss.track_op());
     let Metrics { loss, accuracy } = eval_model(&Net, &state, &test_ds).unwrap();
-    assert!((loss - metrics.loss).abs() < 1e-5 && (accuracy - metrics.accuracy).abs() < 1e-6);
+    assert!(
+        (loss - metrics.loss).abs() < 1e-5
+            && (accuracy - metrics.accuracy).abs() < 1e-6
+    );
 
-    let (output, layers) = capture_intermediates(&Net, &state, test_ds.image()).unwrap();
+    let (output, layers) =
+        capture_intermediates(&Net, &state, test_ds.image()).unwrap();
     assert_eq!(bits(&output), bits(&expected));
     let names = layers.iter().map(|(name, _)| name).collect::<Vec<_>>();
     assert_eq!(names[1..4], ["BatchNorm_0", "relu_0", "max_pool_0"]);
@@ -118,7 +123,8 @@ fn training_is_deterministic_for_any_number_of_threads() {
     }
     let (train_ds, _) = subset(320, 1);
     let run = |threads| {
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        let pool =
+            rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
         pool.install(|| {
             let mut state = state(0.01);
             train_epoch(&Net, &mut state, &train_ds, 32, 1, Key::new(5)).unwrap();
@@ -144,7 +150,8 @@ fn the_functions_take_the_steps_of_the_tutorial() {
         let key = Key::new(1).fold_in(by_hand.optimizer.step_count() as u32);
         let loss_fn = |params: &Params| {
             let statistics = &by_hand.batch_stats;
-            let (logits, updates) = Net.apply_train(params, statistics, key, batch.image())?;
+            let (logits, updates) =
+                Net.apply_train(params, statistics, key, batch.image())?;
             Ok((cross_entropy_loss(&logits, batch.label())?, updates))
         };
         let differentiate = || value_and_grad(loss_fn, by_hand.params()).unwrap();
@@ -164,7 +171,8 @@ fn a_run_that_diverges_starts_again_with_a_smaller_learning_rate() {
     checkpoints.train_epoch(&Net, &mut run, &train_ds, &test_ds).unwrap();
     let before = values(&run.state);
     run.state.optimizer.set_learning_rate(1e38).unwrap();
-    let error = checkpoints.train_epoch(&Net, &mut run, &train_ds, &test_ds).unwrap_err();
+    let error =
+        checkpoints.train_epoch(&Net, &mut run, &train_ds, &test_ds).unwrap_err();
     let diverged = error.downcast_ref::<Diverged>().unwrap();
     let good = diverged.checkpoint.as_ref().unwrap();
     assert_eq!(values(&run.state), before);
@@ -183,8 +191,10 @@ fn an_optimizer_refuses_it_and_says_what_to_do() {
     let (batch, _) = subset(8, 1);
     let mut optimizer = state(0.01).optimizer;
     let train = disable_jit(|| train_step(&Net, &mut optimizer, &batch)).map(drop);
-    let in_epoch = train_epoch(&Net, &mut optimizer, &batch, 4, 1, Key::new(0)).map(drop);
-    let compiled = Jit::new().call(|| train_step(&Net, &mut optimizer, &batch)).map(drop);
+    let in_epoch =
+        train_epoch(&Net, &mut optimizer, &batch, 4, 1, Key::new(0)).map(drop);
+    let compiled =
+        Jit::new().call(|| train_step(&Net, &mut optimizer, &batch)).map(drop);
     let in_run = TrainingRun::new(optimizer.copy().unwrap(), Key::new(0), 4)
         .train_epoch(&Net, &batch, &batch)
         .map(drop);
@@ -234,7 +244,8 @@ fn a_step_of_ones_own_trains_an_epoch() {
     let mut count = 0;
     let fails = |state: &mut TrainState, batch: &Batch| {
         count += 1;
-        let wrong = Dataset::new(batch.image().narrow(1, 0, 9)?, batch.label().clone())?;
+        let wrong =
+            Dataset::new(batch.image().narrow(1, 0, 9)?, batch.label().clone())?;
         train_step(&Net, state, if count < 3 { batch } else { &wrong })
     };
     assert!(run.train_epoch_with(&Net, &train_ds, &test_ds, fails).is_err());

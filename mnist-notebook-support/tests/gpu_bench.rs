@@ -50,10 +50,14 @@ fn a_table_shows_what_was_measured_and_the_ratios() {
 
 #[test]
 fn a_peer_answers_with_a_time_or_a_reason() {
-    let mut peer = peer("read a; echo log; echo '= 2.5'; read a; echo '! no GPU'", soon());
+    let mut peer =
+        peer("read a; echo log; echo '= 2.5'; read a; echo '! no GPU'", soon());
     assert_eq!(peer.time("step", 32, 1).unwrap(), 2.5);
     let failure = peer.time("step", 32, 1).unwrap_err();
-    assert!(matches!(&failure, Failure::Request(reason) if reason == "no GPU"), "{failure:?}");
+    assert!(
+        matches!(&failure, Failure::Request(reason) if reason == "no GPU"),
+        "{failure:?}"
+    );
     let failure = peer.time("step", 32, 1).unwrap_err();
     assert!(matches!(failure, Failure::Gone(_)), "{failure:?}");
 }
@@ -150,7 +154,8 @@ fn the_page_has_milliseconds_of_a_step_and_seconds_of_ten_epochs() {
 #[test]
 fn this_crate_answers_each_request() {
     let (train_ds, test_ds) = get_datasets(&Device::Cpu).unwrap();
-    let (train_ds, test_ds) = (train_ds.slice(0, 64).unwrap(), test_ds.slice(0, 100).unwrap());
+    let (train_ds, test_ds) =
+        (train_ds.slice(0, 64).unwrap(), test_ds.slice(0, 100).unwrap());
     let mut ours = Ours::new(Precision::F32, train_ds, test_ds);
     for what in ["fixed", "epoch", "epochs", "eval"] {
         let ms = ours.time(what, 32, 2).unwrap();

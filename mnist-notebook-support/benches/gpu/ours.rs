@@ -85,7 +85,9 @@ fn prepare(
             }))
         }
         "eval" => Ok(Box::new(move |count| {
-            (0..count).try_for_each(|_| eval_model(&Cnn, optimizer.target(), &test_ds).map(drop))
+            (0..count).try_for_each(|_| {
+                eval_model(&Cnn, optimizer.target(), &test_ds).map(drop)
+            })
         })),
         _ => Err(Failure::Request(format!("unknown request `{what}`"))),
     }

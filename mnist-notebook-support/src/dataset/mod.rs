@@ -46,7 +46,11 @@ impl Dataset {
     /// not one label per image.
     pub fn new(image: Tensor, label: Tensor) -> Result<Self> {
         if image.rank() != 4 {
-            return Err(Error::shape("dataset images", "[N, height, width, channels]", &image));
+            return Err(Error::shape(
+                "dataset images",
+                "[N, height, width, channels]",
+                &image,
+            ));
         }
         if label.rank() != 1 {
             return Err(Error::shape("dataset labels", "[N]", &label));
@@ -87,7 +91,11 @@ impl Dataset {
     /// # Errors
     /// [`Error::Empty`] if there are no examples; [`DataError::BatchSize`] unless
     /// `1 <= batch_size <= len`.
-    pub fn check_batches(&self, purpose: &'static str, batch_size: usize) -> Result<()> {
+    pub fn check_batches(
+        &self,
+        purpose: &'static str,
+        batch_size: usize,
+    ) -> Result<()> {
         let examples = self.len();
         if examples == 0 {
             return Err(Error::Empty(purpose));
@@ -119,7 +127,8 @@ impl Dataset {
             return Ok(());
         }
         // A zero for every finite pixel, a NaN for the others.
-        let zeros = self.image.to_dtype(DType::F32)?.affine(0.0, 0.0)?.flatten_from(1)?;
+        let zeros =
+            self.image.to_dtype(DType::F32)?.affine(0.0, 0.0)?.flatten_from(1)?;
         let sums: Vec<f32> = zeros.sum(1)?.to_vec1()?;
         match sums.iter().position(|sum| sum.is_nan()) {
             Some(index) => Err(DataError::Pixel { index }.into()),
@@ -138,7 +147,12 @@ impl Dataset {
     }
 
     /// Checks that `images` images fit in memory.
-    fn check_memory(&self, what: &'static str, images: usize, dtype: DType) -> Result<()> {
+    fn check_memory(
+        &self,
+        what: &'static str,
+        images: usize,
+        dtype: DType,
+    ) -> Result<()> {
         let mut shape = self.image.dims().to_vec();
         shape[0] = images;
         memory::check(what, &shape, dtype, self.image.device())
@@ -179,7 +193,8 @@ impl Dataset {
     /// # Errors
     /// [`Error::Tensor`] if `start + len` exceeds the number of examples.
     pub fn slice(&self, start: usize, len: usize) -> Result<Batch> {
-        let (image, label) = (self.image.narrow(0, start, len)?, self.label.narrow(0, start, len)?);
+        let (image, label) =
+            (self.image.narrow(0, start, len)?, self.label.narrow(0, start, len)?);
         Ok(Self::with_max_label(image, label, self.max_label))
     }
 
@@ -218,7 +233,8 @@ impl Dataset {
         &self,
         purpose: &'static str,
     ) -> Result<impl Iterator<Item = Result<Batch>>> {
-        let size = if self.image.device().is_cpu() { EVAL_BATCH } else { EVAL_BATCH_ON_GPU };
+        let size =
+            if self.image.device().is_cpu() { EVAL_BATCH } else { EVAL_BATCH_ON_GPU };
         let size = size.min(self.len());
         self.check_batches(purpose, size)?;
         let starts = (0..self.len()).step_by(size);
@@ -296,7 +312,10 @@ pub fn load_mnist(device: &Device) -> Result<[Bytes; 2]> {
 ///
 /// # Errors
 /// Those of [`get_datasets`], except [`DataError::Download`].
-pub fn get_datasets_from(dir: impl AsRef<Path>, device: &Device) -> Result<(Dataset, Dataset)> {
+pub fn get_datasets_from(
+    dir: impl AsRef<Path>,
+    device: &Device,
+) -> Result<(Dataset, Dataset)> {
     to_datasets(load(&files::MNIST, dir.as_ref(), device)?)
 }
 
@@ -323,25 +342,37 @@ pub fn get_fashion_datasets(device: &Device) -> Result<(Dataset, Dataset)> {
 
 /// The class names of Fashion-MNIST, by label.
 pub const FASHION_CLASSES: [&str; 10] = [
-    "T-shirt", "trousers", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "boot",
+    "T-shirt", "trousers", "pullover", "dress", "coat", "sandal", "shirt", "sneaker",
+    "bag", "boot",
 ];
 
 /// Loads a dataset from the folder that its environment variable names, from `folder`, or from the
 /// cache of downloads.
-fn find(dataset: &files::DatasetFiles, folder: &Path, device: &Device) -> Result<[Bytes; 2]> {
-    if let Some(dir) = std::env::var_os(dataset.variable).filter(|dir| !dir.is_empty()) {
+fn find(
+    dataset: &files::DatasetFiles,
+    folder: &Path,
+    device: &Device,
+) -> Result<[Bytes; 2]> {
+    if let Some(dir) = std::env::var_os(dataset.variable).filter(|dir| !dir.is_empty())
+    {
         return load(dataset, dir.as_ref(), device);
     }
     match load(dataset, folder, device) {
         #[cfg(feature = "download")]
-        Err(error) if matches!(error.downcast_ref(), Some(DataError::Missing { .. })) => {
+        Err(error)
+            if matches!(error.downcast_ref(), Some(DataError::Missing { .. })) =>
+        {
             load(dataset, &download::cached_files(dataset)?, device)
         }
         result => result,
     }
 }
 
-fn load(dataset: &files::DatasetFiles, dir: &Path, device: &Device) -> Result<[Bytes; 2]> {
+fn load(
+    dataset: &files::DatasetFiles,
+    dir: &Path,
+    device: &Device,
+) -> Result<[Bytes; 2]> {
     let Mnist { trn_img, trn_lbl, tst_img, tst_lbl, .. } = files::read(dataset, dir)?;
     let tensors = |images: Vec<u8>, labels: &[u8]| -> Result<Bytes> {
         let labels = ArrayView1::from(labels).mapv(u32::from);
@@ -355,7 +386,8 @@ fn load(dataset: &files::DatasetFiles, dir: &Path, device: &Device) -> Result<[B
 
 /// Makes numbers from 0 to 1 of the bytes, as [`get_datasets`] does.
 fn to_datasets(bytes: [Bytes; 2]) -> Result<(Dataset, Dataset)> {
-    let [train, test] = bytes
-        .map(|Bytes { image, label }| Dataset::new((image.to_dtype(DType::F32)? / 255.0)?, label));
+    let [train, test] = bytes.map(|Bytes { image, label }| {
+        Dataset::new((image.to_dtype(DType::F32)? / 255.0)?, label)
+    });
     Ok((train?, test?))
 }
