@@ -64,7 +64,7 @@ thread_local! {
 ///
 /// impl Module for Net {
 ///     fn call(&self, nn: &mut Scope, x: &Tensor) -> Result<Tensor> {
-///         log_softmax(&nn.dense(10, &flatten(x)?)?)
+///         log_softmax(nn.dense(10, flatten(x)))
 ///     }
 /// }
 ///
