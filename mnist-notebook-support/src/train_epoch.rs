@@ -6,9 +6,7 @@
 use candle_core::Tensor;
 use jit_macro::jit;
 use linen::random::permutation;
-use linen::{
-    BatchMetrics, Evaluate, Key, Metrics, Module, Result, Train, jitted, no_grad,
-};
+use linen::{BatchMetrics, Evaluate, Key, Metrics, Module, Result, Train, jitted};
 use notebook_display::println;
 
 use crate::batch_log::BatchLog;
@@ -124,7 +122,7 @@ pub fn predict(
 ) -> Result<Tensor> {
     let log_probs = dataset.eval_batches("predict")?.map(|batch| {
         let batch = batch?;
-        jitted(|| no_grad(|| model.apply_eval(variables, batch.image())))
+        jitted(|| model.evaluate(variables, batch.image()))
     });
     Ok(Tensor::cat(&log_probs.collect::<Result<Vec<_>>>()?, 0)?)
 }

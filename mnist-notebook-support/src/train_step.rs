@@ -1,9 +1,7 @@
 //! The training step and the evaluation step.
 
 use jit_macro::jit;
-use linen::{
-    BatchMetrics, Evaluate, Module, Params, Result, Train, no_grad, value_and_grad,
-};
+use linen::{BatchMetrics, Evaluate, Module, Params, Result, Train, value_and_grad};
 
 use crate::dataset::Batch;
 use crate::loss::cross_entropy_loss;
@@ -79,6 +77,5 @@ pub fn eval_step(
     variables: &impl Evaluate,
     batch: &Batch,
 ) -> Result<BatchMetrics> {
-    let logits = no_grad(|| model.apply_eval(variables, batch.image()))?;
-    compute_metrics(&logits, batch.label())
+    compute_metrics(&model.evaluate(variables, batch.image())?, batch.label())
 }
