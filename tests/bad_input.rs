@@ -7,9 +7,9 @@ use mnist_notebook_support::images::{add_noise, rotate, shift};
 use mnist_notebook_support::inspect::{
     CalibrationBin, calibration_curve, confusion_matrix, expected_calibration_error, pca, saliency,
 };
-use mnist_notebook_support::linen::{self, check, files, trace};
+use mnist_notebook_support::linen::{self, Input, check, files, trace};
 use mnist_notebook_support::linen::{
-    Evaluate, capture_intermediates,
+    Evaluate, Input, capture_intermediates,
     initializers::{lecun_normal, ones, zeros},
 };
 use mnist_notebook_support::notebook::Number;
@@ -860,6 +860,16 @@ fn no_other_function_panics() {
         let _ = best_device();
     });
     check("get_fashion_datasets", &|| drop(get_fashion_datasets(CPU)));
+    check("files of the notebooks", &|| {
+        drop((load_mnist(CPU), notebook::csv_column("/no/such/file", "")));
+        drop(trained_params("/dev/null", CPU));
+    });
+    check("History", &|| {
+        let mut history = History::new();
+        drop(history.plot());
+        history.push(Metrics { loss: f32::NAN, accuracy: f32::INFINITY }, Metrics::default());
+        drop(history.plot());
+    });
     check("Metrics", &|| {
         let wrong = Metrics { loss: f32::NAN, accuracy: f32::INFINITY };
         drop(Metrics::mean(&[wrong, wrong]));
@@ -941,6 +951,7 @@ fn no_building_block_panics() {
             drop(linen::graph(&Small, &params(), x.dims()));
             let variables = Variables { params: params(), ..Default::default() };
             let _ = (Other.apply_eval(&variables, &x), variables.batch_stats().is_some());
+            drop((Small.evaluate(&params(), &x), linen::jitted(|| disable_jit(|| relu(&x)))));
             let _ = variables.variable("").is_some();
         });
         check("steps on a GPU", &|| {
@@ -953,6 +964,11 @@ fn no_building_block_panics() {
             drop(predict_compiled(&x));
             let examples = x.dims().first().copied().unwrap_or(0);
             if let Ok(dataset) = Dataset::new(x.clone(), labels(examples)) {
+                drop((mistakes(&dataset, &x), dataset.with_image(x.clone())));
+                drop(notebook::prediction_grid("title", &dataset, &x, &[0, u32::MAX]));
+                drop(dataset.mean_over_batches(|batch| eval_step(&Small, &params(), batch)));
+                drop(BatchLog::new(usize::MAX, &dataset, 0));
+                drop(BatchLog::new(1, &dataset, 1).and_then(BatchLog::mean));
                 drop(Jit::new().call(|| eval_step(&Small, &params(), &dataset)));
                 drop(dataset.check_batches("test", usize::MAX));
                 drop((dataset.check_labels(0), dataset.image(), dataset.label()));
@@ -961,6 +977,7 @@ fn no_building_block_panics() {
         });
         check("trace", &|| {
             let (_, ops) = trace::trace(|| relu(&x)).unwrap_or((x.clone(), Vec::new()));
+            let _ = (trace::layer_names(&ops), Input::tensor(&x));
             for op in ops {
                 let _ = (
                     trace::layer_name(&op.layer),
