@@ -418,6 +418,41 @@ fn an_out_of_range_label_is_reported_and_changes_nothing() {
 }
 
 #[test]
+fn an_out_of_range_label_changes_nothing_whatever_the_tiles() {
+    let Some(emulator) = Emulator::get(CARD, 3) else {
+        return;
+    };
+    let emulator = emulator.lock().unwrap();
+    let denses = [dense(5), RELU, dense(4), RELU, dense(3), SOFTMAX];
+    let convs = [conv(2, (3, 3)), RELU, conv(3, (3, 3)), FLATTEN];
+    let layers = chain(&[&convs[..], &denses].concat());
+    let (shape, key) = ([3, 4, 4, 1], Key::new(6));
+    let (images, labels) = (random_values(key, 3 * 16), [2, 7, 0]);
+    let new = || Planned::new(shape, &layers, CARD, key, (&images, &labels));
+    let products = new().plan.products();
+    let tensor = Tile::T32x32;
+    let choices = [(tensor, Tile::Scalar), (Tile::Scalar, tensor)];
+    for (product, (tile, others)) in
+        products.iter().flat_map(|product| choices.map(|choice| (*product, choice)))
+    {
+        for backwards in [false, true] {
+            let mut gpu = new();
+            for &other in &products {
+                let tile = if other == product { tile } else { others };
+                assert!(gpu.plan.candidates(other).contains(&tile));
+                gpu.plan.choose(other, tile);
+            }
+            // The metrics of the step before, which had no such label.
+            let metrics = gpu.plan.metrics as usize / 4;
+            gpu.arena[metrics..][..ROW].fill(0.0);
+            let start = gpu.state();
+            assert!(read(&gpu.train(&emulator, RULE, backwards)).is_err());
+            assert!(start == gpu.state(), "{product:?} with {tile:?}, others with {others:?}");
+        }
+    }
+}
+
+#[test]
 fn an_epoch_without_the_host_equals_its_steps() {
     let Some(emulator) = Emulator::get(CARD, 3) else {
         return;
