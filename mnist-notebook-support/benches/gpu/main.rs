@@ -106,7 +106,7 @@ fn launches(train_ds: &Dataset, batch: usize) -> Outcome<String> {
     let launches = launches.ok_or_else(|| jit.to_string())?;
 
     let mut text = format!(
-        "\nA step on {batch} images, one graph.\n\n| launch | µs |\n|---|---|\n"
+        "\nA step on {batch} images in f32, one graph.\n\n| launch | µs |\n|---|---|\n"
     );
     let all = ("all".to_owned(), launches.iter().map(|(_, time)| time).sum());
     for (name, time) in launches.iter().chain([&all]) {

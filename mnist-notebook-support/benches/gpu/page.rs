@@ -52,10 +52,11 @@ pub fn steps(clocks: &mut Clocks, examples: usize, until: Instant) -> Table {
         let remaining = until.saturating_duration_since(Instant::now());
         let share = remaining * weights[index] / weights[index..].iter().sum::<u32>();
         // JAX's loop takes an epoch at most.
-        let count = |ms: f64| ((TURN / ms) as usize).clamp(1, steps);
+        let count = |ms: f64| ((TURN / ms) as usize).clamp(1, steps.max(1));
         let times = measure(clocks, &STEPS, batch, count, Instant::now() + share);
         let per_step = |(row, ms): (&Row, Option<f64>)| {
-            ms.map(|ms| if row.is_epoch { ms / steps as f64 } else { ms })
+            ms.filter(|_| steps > 0 || !row.is_epoch)
+                .map(|ms| if row.is_epoch { ms / steps as f64 } else { ms })
         };
         columns.push(STEPS.iter().zip(times).map(per_step).collect::<Vec<_>>());
     }
