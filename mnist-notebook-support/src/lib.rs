@@ -93,11 +93,14 @@ pub use train_step::{eval_step, train_step};
 
 /// Figures, tables and panels for notebooks, from `notebook-display`, `images` and `take-away`.
 pub mod notebook {
-    pub use images::{TensorView, image_grid, prediction_grid, show};
+    pub use images::{
+        TensorView, image_grid, pictures, prediction_grid, show, signed_pictures,
+    };
     // Not its `Error` and `Result`: a notebook's are the prelude's.
     pub use notebook_display::{
-        Figure, Number, Picture, Progress, Source, Sources, Table, bar_chart, display, grouped,
-        heat_map, line_chart, line_chart_over, picture_grid, scatter_chart, short, side_by_side,
+        Figure, LineChart, Number, Picture, Progress, Source, Sources, Table, bar_chart, display,
+        grouped, heat_map, line_chart, picture_grid, picture_rows, scatter_chart, short,
+        side_by_side,
     };
     pub use take_away::{DrawPanel, draw_panel};
 
