@@ -675,6 +675,8 @@ fn no_function_of_one_tensor_panics() {
         ("prediction_grid", |x| {
             mnist_notebook_support::images::prediction_grid("title", x, &[1, 2], &[2, 2]).map(drop)
         }),
+        ("pictures", |x| notebook::pictures(x).map(drop)),
+        ("signed_pictures", |x| notebook::signed_pictures(x).map(drop)),
         ("prepare_digit", |x| prepare_digit(x).map(drop)),
         ("Scope::module", |x| {
             struct Outer;
@@ -895,10 +897,11 @@ fn no_other_function_panics() {
         let odd = [f32::NAN, f32::MAX, f32::MIN, -0.0, f32::MIN_POSITIVE];
         drop(notebook::line_chart("", "", "", &nothing));
         drop(notebook::line_chart("t", "x", "y", &[("a", odd)]));
-        drop(notebook::line_chart_over("t", "x", "y", &["a"], &[("a", odd)]));
-        drop(notebook::line_chart_over("", "", "", &[""; 0], &nothing));
-        drop(notebook::bar_chart("", "", "", &[("", f32::NAN), ("a", f32::MAX)]));
-        drop(notebook::bar_chart("t", "x", "y", &[("a", u64::MAX), ("b", 0)]));
+        let chart = || notebook::LineChart::new("t", "x", "y");
+        drop(chart().log_x().log_y().line("a", odd, odd).mark(f32::NAN, "").draw());
+        drop(chart().points_with_errors("", odd, odd, odd).reference("", odd, [0]).draw());
+        drop(notebook::bar_chart("", "", "", ["", "a"], [f32::NAN, f32::MAX]));
+        drop(notebook::bar_chart("t", "x", "y", ["a", "b"], [u64::MAX, 0]));
         drop(notebook::heat_map("t", "x", "y", &["a", "b"], &[odd]));
         drop(notebook::heat_map("t", "x", "y", &["a"], &[[i64::MIN]]));
         drop(notebook::scatter_chart("t", "x", "y", &[[1.0], [2.0]], &["a"]));
@@ -906,13 +909,15 @@ fn no_other_function_panics() {
         let _ = (f32::NAN.to_f64(), u64::MAX.to_f64());
     });
     check("Figure", &|| {
-        let figure = notebook::bar_chart("t", "x", "y", &[("a", 1)]).unwrap();
+        let figure = notebook::bar_chart("t", "x", "y", ["a"], [1]).unwrap();
         let _ = (figure.svg().len(), figure.text().len());
         drop((figure.save("/no/such/folder/a.svg"), figure.save("a.gif"), figure.save("")));
         drop((notebook::side_by_side(&[]), notebook::side_by_side(&vec![figure.clone(); 9])));
     });
     check("pictures", &|| {
-        drop(notebook::picture_grid("", &[]));
+        drop((notebook::picture_grid("", &[]), notebook::picture_rows("", &[("", Vec::new())])));
+        let signed = notebook::Picture::signed(&[f32::MAX, -f32::MAX], 1, 2).unwrap();
+        drop(notebook::picture_rows("", &[("", vec![signed; 36])]));
         drop(notebook::Picture::new(&[0.5], usize::MAX, 2));
         let picture = notebook::Picture::new(&[f32::MAX], 1, 1).unwrap();
         drop(notebook::picture_grid("", &vec![picture.caption("").verdict(true); 145]));

@@ -108,6 +108,11 @@ fn panel(
     screen: Screen,
     images: &Tensor,
 ) -> Option<Value> {
+    page(draw_panel(model, variables).unwrap().html(), screen, images)
+}
+
+/// What the panel in a page shows in a browser; `None` if there is no browser.
+fn page(html: &str, screen: Screen, images: &Tensor) -> Option<Value> {
     let project = Project::new();
     let no_python = "the Python environment is not set up (`cargo xtask test` does it)";
     let is_ready = is_there().and(project.python().is_file().then_some(()).ok_or(no_python));
@@ -117,7 +122,7 @@ fn panel(
     }
     let folder = tempfile::tempdir().unwrap();
     let page = folder.path().join("panel.html");
-    draw_panel(model, variables).unwrap().save(&page).unwrap();
+    std::fs::write(&page, html).unwrap();
     let images: Vec<Vec<f32>> = images.flatten_from(1).unwrap().to_vec2().unwrap();
     let request = json!({"images": images, "strokes": seven()});
     let screenshot = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/draw_panel.png");
@@ -214,5 +219,21 @@ fn the_panel_updates_while_drawing_and_is_cleared_by_keyboard() {
         let (first, last) = (&states[0], &states[states.len() - 1]);
         assert!(largest_difference(first, last) > 1.0, "{screen:?}: {states:?}");
         assert_eq!(answer["overflow"], 0, "{screen:?}");
+    }
+}
+
+#[test]
+fn the_panel_follows_the_theme_of_the_notebook_around_it() {
+    let panel = draw_panel(&Cnn, &*PARAMS).unwrap();
+    let panel = panel.html().replace('&', "&amp;").replace('"', "&quot;");
+    let images = test_images().narrow(0, 0, 1).unwrap();
+    let [light, dark] = [json!("rgb(255, 255, 255)"), json!("rgb(27, 27, 27)")];
+    for (theme, first) in [("true", &light), ("false", &dark)] {
+        let html = format!(
+            "<body data-jp-theme-light=\"{theme}\"><iframe title=\"Draw a digit\" \
+             srcdoc=\"{panel}\" style=\"width: 100%\"></iframe><p></p></body>"
+        );
+        let Some(answer) = page(&html, Screen::Desktop, &images) else { return };
+        assert_eq!(answer["backgrounds"], json!([first, light, dark]), "{theme}");
     }
 }

@@ -110,12 +110,12 @@ pub use trained::trained_params;
 
 /// Figures, tables and panels for notebooks, from `notebook-display`, `images` and `take-away`.
 pub mod notebook {
-    pub use images::{TensorView, image_grid, show};
+    pub use images::{TensorView, image_grid, pictures, show, signed_pictures};
     // Not its `Error` and `Result`: a notebook's are the prelude's.
     pub use notebook_display::{
-        Figure, Number, Picture, Progress, Source, Sources, Table, bar_chart, display,
-        grouped, heat_map, line_chart, line_chart_over, picture_grid, scatter_chart,
-        short, side_by_side,
+        Figure, LineChart, Number, Picture, Progress, Source, Sources, Table,
+        bar_chart, display, grouped, heat_map, line_chart, picture_grid, picture_rows,
+        scatter_chart, short, side_by_side,
     };
     pub use take_away::{DrawPanel, draw_panel};
 

@@ -5,7 +5,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
 
 use crate::notebook::Notebook;
@@ -146,6 +146,11 @@ pub fn test_panel(project: &Project, notebook: &Path, page: &Path) -> Result<()>
             screenshot.display()
         );
         ensure!(answer["overflow"] == 0, "the panel {name} is too wide");
+        let [_, light, dark] = &answer["backgrounds"].as_array().map_or(&[][..], Vec::as_slice)
+        else {
+            bail!("the panel {name} is not in a frame");
+        };
+        ensure!(light != dark, "the panel {name} does not follow the theme");
         let seen = answer["answer"].as_str().unwrap_or_default();
         println!("The panel {name}: {seen}");
         ensure!(

@@ -18,6 +18,7 @@
 //! | [`tidy`] | checks the form of committed notebooks |
 //! | [`mod@bench`] | measures how long a reader waits |
 //! | [`speed`] | compares training speed with JAX and PyTorch |
+//! | [`page`] | converts an executed notebook into an HTML page |
 //! | [`script`] | converts a notebook into a Rust program |
 //! | [`cuda`] | NVIDIA's driver and toolkit; builds for another machine with a GPU |
 //! | [`emulate`] | runs the tests of `cpu-kernels` on emulated processors |
@@ -47,6 +48,7 @@ pub mod kernel;
 pub mod lock;
 pub mod mirror;
 pub mod notebook;
+pub mod page;
 pub mod process;
 pub mod project;
 pub mod python;

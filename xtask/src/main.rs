@@ -24,6 +24,7 @@ use xtask::faults;
 use xtask::kernel::Kernel;
 use xtask::lock;
 use xtask::notebook::{self, CodeCell, Notebook, joined};
+use xtask::page;
 use xtask::println;
 use xtask::process::run;
 use xtask::project::Project;
@@ -36,14 +37,6 @@ use xtask::tidy;
 const WALKTHROUGH: &str = "annotated_mnist.ipynb";
 /// The notebook with the draw-a-digit panel.
 const DRAWING: &str = "take_it_away.ipynb";
-/// Gives source code in cell outputs a code font, which nbconvert's page lacks.
-const PAGE_STYLE: &str = "<style>
-.jp-OutputArea-output .highlight pre {
-  font-family: var(--jp-code-font-family);
-  font-size: var(--jp-code-font-size);
-}
-</style>
-</head>";
 /// How long a cell may run in a test: the first one may have to compile all dependencies.
 const CELL_LIMIT: Duration = Duration::from_secs(30 * 60);
 
@@ -187,7 +180,7 @@ fn run_notebook(project: &Project, notebook: Option<PathBuf>, allowed: Allowed) 
 fn run_as_set_up(project: &Project, source: &Path) -> Result<Notebook> {
     let committed = Notebook::read_rust(source)?;
     let executed = execute_file(project, source, None, None)?;
-    let page = page(project, &executed)?;
+    let page = page::convert(project, &executed)?;
     println!("\nExecuted notebook: {}", executed.display());
     println!("As a page:         {}", page.display());
     let executed = Notebook::read(&executed)?;
@@ -264,7 +257,7 @@ fn test(project: &Project, allowed: Allowed) -> Result<()> {
     println!("All notebooks ran without failures.");
     browser::test(project, &project.notebooks().join(WALKTHROUGH))?;
     let drawing = project.output().join(DRAWING);
-    browser::test_panel(project, &drawing, &page(project, &drawing)?)
+    browser::test_panel(project, &drawing, &page::convert(project, &drawing)?)
 }
 
 fn inject_faults(project: &Project, long: bool) -> Result<()> {
@@ -342,17 +335,6 @@ fn report(path: &Path, failures: &[Failure]) -> Result<()> {
         more => format!("(and {more} more cells failed or were not executed)"),
     };
     bail!("{} failed in {first}{more}", name(path));
-}
-
-/// Converts an executed notebook into an HTML page beside it.
-fn page(project: &Project, notebook: &Path) -> Result<PathBuf> {
-    let mut convert = project.jupyter();
-    convert.args(["-m", "nbconvert", "--to", "html", "--log-level", "WARN"]).arg(notebook);
-    run(&mut convert).context("cannot convert the notebook to HTML")?;
-    let page = notebook.with_extension("html");
-    let html = fs::read_to_string(&page)?.replacen("</head>", PAGE_STYLE, 1);
-    fs::write(&page, html)?;
-    Ok(page)
 }
 
 /// The walkthrough's line about the test set after the last epoch.

@@ -39,6 +39,8 @@ OVERFLOW = """
 const page = document.documentElement;
 return page.scrollWidth - page.clientWidth;
 """
+THEME = "parent.document.body.dataset.jpThemeLight"
+BACKGROUND = "return getComputedStyle(document.body).backgroundColor"
 # Milliseconds per update of the bars.
 TIMING = """
 const start = performance.now();
@@ -111,6 +113,18 @@ def press(browser, key):
     browser.press_keys([{"type": "keyDown", "value": key}, {"type": "keyUp", "value": key}])
 
 
+def backgrounds(browser):
+    """The panel's background as it is, and in a light and a dark theme of the notebook around it."""
+    found = [browser.js(BACKGROUND)]
+    if browser.js("return frameElement !== null"):
+        before = browser.js(f"return {THEME}")
+        for is_light in ["true", "false"]:
+            browser.js(f"{THEME} = arguments[0]", is_light)
+            found.append(browser.js(BACKGROUND))
+        browser.js(f"{THEME} = arguments[0]", before)
+    return found
+
+
 def use_panel(browser, pointer, images, strokes):
     enter_panel(browser)
     browser.js(WATCH)
@@ -126,6 +140,7 @@ def use_panel(browser, pointer, images, strokes):
         "image": browser.js("return Array.from(prepare(readDrawing()))"),
         "drawn": browser.js("return predict(prepare(readDrawing()))"),
         "overflow": browser.js(OVERFLOW),
+        "backgrounds": backgrounds(browser),
         "milliseconds": browser.js(TIMING),
     }
 

@@ -21,7 +21,7 @@ mod transform;
 pub use digit::prepare_digit;
 pub use error::ImageError;
 pub use read_image::read_image;
-pub use show::{TensorView, image_grid, prediction_grid, show};
+pub use show::{TensorView, image_grid, pictures, prediction_grid, show, signed_pictures};
 pub use transform::{add_noise, augment, rotate, shift};
 
 /// The source files of this crate, for [`notebook_display::Sources`].

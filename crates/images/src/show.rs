@@ -29,7 +29,7 @@ use notebook_display::{Error, Figure, Picture, display, picture_grid, short};
 /// # Ok::<(), linen::Error>(())
 /// ```
 pub fn image_grid(title: &str, images: &Tensor, captions: &[impl fmt::Display]) -> Result<Figure> {
-    let pictures = pictures(title, images)?;
+    let pictures = named(title, pictures(images))?;
     if !captions.is_empty() {
         check_length(title, "captions", captions.len(), pictures.len())?;
     }
@@ -69,7 +69,7 @@ pub fn prediction_grid(
     labels: &[u32],
     predictions: &[u32],
 ) -> Result<Figure> {
-    let pictures = pictures(title, images)?;
+    let pictures = named(title, pictures(images))?;
     check_length(title, "labels", labels.len(), pictures.len())?;
     check_length(title, "predictions", predictions.len(), pictures.len())?;
     let answers = labels.iter().zip(predictions);
@@ -90,21 +90,87 @@ fn check_length(title: &str, what: &str, found: usize, images: usize) -> Result<
     Err(Error::Figure(format!("`{title}`: {found} {what} for {images} images")).into())
 }
 
-/// The images of a tensor `[N, H, W, 1]`.
-fn pictures(title: &str, images: &Tensor) -> Result<Vec<Picture>> {
-    let &[count, height, width, 1] = images.dims() else {
-        let shape = images.dims();
-        let reason = format!("`{title}`: expected images of shape [N, H, W, 1], found {shape:?}");
+/// The images of a tensor, to be captioned, or drawn by
+/// [`picture_rows`](notebook_display::picture_rows).
+///
+/// # Shapes
+///
+/// - `images`: `[N, H, W, 1]` with up to 144 images, from 0 (black) to 1 (white)
+///
+/// # Errors
+///
+/// Those of [`image_grid`].
+///
+/// # Examples
+///
+/// ```
+/// # use candle_core::{DType, Device, Tensor};
+/// # use images::pictures;
+/// # use notebook_display::picture_rows;
+/// let image = Tensor::zeros((1, 28, 28, 1), DType::F32, &Device::Cpu)?;
+/// let maps = Tensor::zeros((8, 14, 14, 1), DType::F32, &Device::Cpu)?;
+/// let rows = [("input", pictures(&image)?), ("pool 1", pictures(&maps)?)];
+/// let figure = picture_rows("A digit and its feature maps", &rows)?;
+/// # Ok::<(), linen::Error>(())
+/// ```
+pub fn pictures(images: &Tensor) -> Result<Vec<Picture>> {
+    convert(images, Picture::new)
+}
+
+/// The slices of a tensor as pictures of signed values, such as the kernels of a convolution:
+/// blue is negative, white 0, and orange positive.
+///
+/// # Shapes
+///
+/// - `values`: `[N, H, W, 1]` with up to 144 pictures
+///
+/// # Errors
+///
+/// [`Error::Figure`] for other shapes and for values that are not finite,
+/// [`linen::Error::Tensor`] if the device fails.
+///
+/// # Examples
+///
+/// ```
+/// # use candle_core::{DType, Device, Tensor};
+/// # use images::signed_pictures;
+/// # use notebook_display::picture_grid;
+/// let kernels = Tensor::randn(0.0_f32, 0.3, (3, 3, 1, 32), &Device::Cpu)?;
+/// let kernels = kernels.permute((3, 0, 1, 2))?; // [32, 3, 3, 1]
+/// let figure = picture_grid("The kernels of Conv_0", &signed_pictures(&kernels)?)?;
+/// # Ok::<(), linen::Error>(())
+/// ```
+pub fn signed_pictures(values: &Tensor) -> Result<Vec<Picture>> {
+    convert(values, Picture::signed)
+}
+
+/// Makes pictures of the values of a tensor `[N, H, W, 1]`, its rows and its columns.
+fn convert(
+    images: &Tensor,
+    picture: fn(&[f32], usize, usize) -> notebook_display::Result<Picture>,
+) -> Result<Vec<Picture>> {
+    let shape = images.dims();
+    let &[count, height, width, 1] = shape else {
+        let reason = format!("expected images of shape [N, H, W, 1], found {shape:?}");
         return Err(Error::Figure(reason).into());
     };
     if count == 0 || count > 144 || height * width == 0 {
-        let shape = images.dims();
-        let reason = format!("`{title}`: expected 1 to 144 images, found the shape {shape:?}");
+        let reason = format!("expected 1 to 144 images, found the shape {shape:?}");
         return Err(Error::Figure(reason).into());
     }
-    let pixels = images.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
+    let pixels = images.detach().to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
     let pixels = pixels.chunks_exact(height * width);
-    pixels.map(|pixels| Ok(Picture::new(pixels, height, width)?)).collect()
+    pixels.map(|pixels| Ok(picture(pixels, height, width)?)).collect()
+}
+
+/// An error in a figure's data, with the title of the figure.
+fn named<T>(title: &str, result: Result<T>) -> Result<T> {
+    result.map_err(|error| match error {
+        linen::Error::Display(Error::Figure(reason)) => {
+            Error::Figure(format!("`{title}`: {reason}")).into()
+        }
+        error => error,
+    })
 }
 
 /// The notebook display of a tensor; made by [`show`].
@@ -213,7 +279,7 @@ fn as_pictures(tensor: &Tensor, statistics: &Statistics, title: &str) -> Result<
     let is_unit = min >= 0.0 && max <= 1.0;
     let scale = if is_unit || max == min { 1.0 } else { 1.0 / f64::from(max - min) };
     let shift = if is_unit { 0.0 } else { -f64::from(min) * scale };
-    let pictures = pictures(title, &images.affine(scale, shift)?)?;
+    let pictures = pictures(&images.affine(scale, shift)?)?;
     Ok(Some(picture_grid(title, &pictures)?))
 }
 

@@ -11,10 +11,20 @@ use crate::error::{Error, Result};
 use crate::number::grouped;
 use crate::scene::{self, Backend, PX, Scene, TEXT, fit, text_width};
 
+/// How an axis maps values to lengths.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Scale {
+    Linear,
+    /// Linear, for whole numbers such as epochs: no ticks between them.
+    Whole,
+    Log,
+}
+
 /// An axis: its label, the values at its ends, and its ticks.
 #[derive(Clone)]
 pub(crate) struct Axis {
     pub label: String,
+    pub scale: Scale,
     pub range: Range<f64>,
     pub ticks: Vec<(f64, String)>,
     /// Whether grid lines extend the ticks across the plot.
@@ -22,35 +32,77 @@ pub(crate) struct Axis {
 }
 
 impl Axis {
-    /// An axis that spans the values and ends on round numbers, with at most `max_steps` steps.
-    pub fn spanning(label: &str, low: f64, high: f64, max_steps: i32) -> Self {
+    /// A linear axis that ends on round numbers, with at most `max_steps` steps.
+    pub fn enclosing(label: &str, low: f64, high: f64, max_steps: i32) -> Self {
         let (low, high) = non_empty_range(low, high);
         let step = round_step((high - low) / f64::from(max_steps.max(1)));
-        let (first, last) = ((low / step).floor(), (high / step).ceil());
-        let format = NumberFormat::new(step, low.abs().max(high.abs()));
-        let steps = (last - first).round() as i32;
-        let ticks = (0..=steps).map(|index| {
-            let value = (first + f64::from(index)) * step;
-            (value, format.format(value))
-        });
-        let ticks = ticks.collect();
-        Self { label: label.to_owned(), range: first * step..last * step, ticks, grid: true }
+        let range = (low / step).floor() * step..(high / step).ceil() * step;
+        let ticks = linear_ticks(&range, step);
+        Self { label: label.to_owned(), scale: Scale::Linear, range, ticks, grid: true }
+    }
+
+    /// An axis that ends a little outside the values, with ticks at round numbers: at most
+    /// `max_steps` of them unless the axis is very short.
+    pub fn around(label: &str, scale: Scale, (low, high): (f64, f64), max_steps: i32) -> Self {
+        const MARGIN: f64 = 0.03;
+        let max_steps = max_steps.max(1);
+        let (range, ticks) = match scale {
+            Scale::Log => {
+                let span = high.ln() - low.ln();
+                let margin = if span > 0.0 { (span * MARGIN).exp() } else { 2.0 };
+                let range = (low / margin).max(f64::MIN_POSITIVE)..(high * margin).min(f64::MAX);
+                let ticks = log_ticks(&range, max_steps);
+                (range, ticks)
+            }
+            Scale::Whole => {
+                let margin = ((high - low) * MARGIN).max(0.25);
+                let step = round_step(((high - low) / f64::from(max_steps)).max(1.0));
+                let range = low - margin..high + margin;
+                let ticks = linear_ticks(&range, step);
+                (range, ticks)
+            }
+            Scale::Linear => {
+                let (low, high) = non_empty_range(low, high);
+                let margin = (high - low) * MARGIN;
+                let range = low - margin..high + margin;
+                let ticks = linear_ticks(&range, round_step((high - low) / f64::from(max_steps)));
+                (range, ticks)
+            }
+        };
+        Self { label: label.to_owned(), scale, range, ticks, grid: scale != Scale::Whole }
+    }
+
+    /// The axis with the most steps whose tick labels fit into a width.
+    pub fn fitting(width: i32, with_steps: impl Fn(i32) -> Self) -> Self {
+        let fits = |axis: &Self| axis.ticks.len() as i32 * (axis.label_width() + 14 * PX) <= width;
+        let max_steps = (width / (50 * PX)).max(2);
+        (2..=max_steps).rev().map(&with_steps).find(fits).unwrap_or_else(|| with_steps(1))
     }
 
     /// Width of the widest tick label.
     pub fn label_width(&self) -> i32 {
         self.ticks.iter().map(|(_, text)| text_width(text, TEXT, false)).max().unwrap_or(0)
     }
+
+    /// Where a value lies on an axis of this length.
+    pub fn offset(&self, value: f64, length: i32) -> i32 {
+        let Range { start, end } = self.range;
+        let fraction = match self.scale {
+            Scale::Log => (value.ln() - start.ln()) / (end.ln() - start.ln()),
+            Scale::Linear | Scale::Whole => (value - start) / (end - start),
+        };
+        (fraction * f64::from(length)).round() as i32
+    }
 }
 
-/// A plotters coordinate with custom ticks.
+/// A plotters coordinate with custom ticks: those of plotters' own are not known before the margins,
+/// which depend on their labels.
 impl Ranged for Axis {
     type FormatOption = NoDefaultFormatting;
     type ValueType = f64;
 
     fn map(&self, value: &f64, (start, end): (i32, i32)) -> i32 {
-        let fraction = (value - self.range.start) / (self.range.end - self.range.start);
-        start + (fraction * f64::from(end - start)).round() as i32
+        start + self.offset(*value, end - start)
     }
 
     fn key_points<Hint: KeyPointHint>(&self, hint: Hint) -> Vec<f64> {
@@ -69,6 +121,59 @@ impl ValueFormatter<f64> for Axis {
         let tick = self.ticks.iter().find(|(tick, _)| tick == value);
         tick.map_or_else(String::new, |(_, text)| text.clone())
     }
+}
+
+/// The multiples of a round step in a range.
+fn linear_ticks(range: &Range<f64>, step: f64) -> Vec<(f64, String)> {
+    let format = NumberFormat::new(step, range.start.abs().max(range.end.abs()));
+    // A tick at an end of the range may lie outside by a rounding error.
+    let (first, last) =
+        ((range.start / step - 1e-6).ceil() as i64, (range.end / step + 1e-6).floor() as i64);
+    let tick = |index: i64| {
+        let value = index as f64 * step;
+        (value, format.format(value))
+    };
+    (first..=last).map(tick).collect()
+}
+
+/// Powers of ten in a range, with 2 and 5 times them if there is room; where powers of ten are too
+/// far apart, the multiples of a round step.
+fn log_ticks(range: &Range<f64>, max_steps: i32) -> Vec<(f64, String)> {
+    let Range { start, end } = *range;
+    if end / start < 10.0 {
+        return linear_ticks(range, round_step((end - start) / f64::from(max_steps)));
+    }
+    let (first, last) = (start.log10().floor() as i32, end.log10().floor() as i32);
+    let inside = |factors: &[u32], every: usize| -> Vec<(u32, i32)> {
+        let powers = (first..=last).filter(|power| power.rem_euclid(every as i32) == 0);
+        let numbers = powers.flat_map(|power| factors.iter().map(move |factor| (*factor, power)));
+        numbers.filter(|(factor, power)| range.contains(&scaled(*factor, *power))).collect()
+    };
+    let few = |ticks: &Vec<(u32, i32)>| ticks.len() as i32 <= max_steps + 1;
+    let candidates = std::iter::once(inside(&[1, 2, 5], 1)).chain((1..).map(|n| inside(&[1], n)));
+    let ticks = { candidates }.find(few).unwrap_or_default();
+    let is_plain = |(_, power): &(u32, i32)| (-3..=5).contains(power);
+    let plain = ticks.iter().all(is_plain);
+    let tick = |(factor, power)| (scaled(factor, power), log_label(factor, power, plain));
+    ticks.into_iter().map(tick).collect()
+}
+
+fn scaled(factor: u32, power: i32) -> f64 {
+    f64::from(factor) * 10_f64.powi(power)
+}
+
+/// A number as `0.002`, or as `2·10⁻³` unless `plain`.
+fn log_label(factor: u32, power: i32, plain: bool) -> String {
+    if plain || power == 0 {
+        let decimals = usize::try_from(-power).unwrap_or(0);
+        return grouped(&format!("{:.decimals$}", scaled(factor, power)));
+    }
+    let superscript = |c: char| match c {
+        '-' => '⁻',
+        _ => ['⁰', '¹', '²', '³', '⁴', '⁵', '⁶', '⁷', '⁸', '⁹'][c as usize - '0' as usize],
+    };
+    let power: String = power.to_string().chars().map(superscript).collect();
+    if factor == 1 { format!("10{power}") } else { format!("{factor}·10{power}") }
 }
 
 /// Smaller magnitudes count as 0: floats there have too few digits for round ticks.
@@ -179,7 +284,7 @@ mod tests {
     use super::*;
 
     fn labels(low: f64, high: f64) -> Vec<String> {
-        Axis::spanning("", low, high, 5).ticks.into_iter().map(|(_, text)| text).collect()
+        Axis::enclosing("", low, high, 5).ticks.into_iter().map(|(_, text)| text).collect()
     }
 
     #[test]
@@ -199,7 +304,7 @@ mod tests {
     #[test]
     fn a_constant_lies_inside_its_axis() {
         for value in [0.0, 0.1, -7.0, 1e-30, 1e30] {
-            let axis = Axis::spanning("", value, value, 5);
+            let axis = Axis::enclosing("", value, value, 5);
             assert!(
                 axis.range.start < value && value < axis.range.end,
                 "{value}: {:?}",

@@ -3,6 +3,8 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use base64::prelude::{BASE64_STANDARD, Engine};
+
 use crate::display::display;
 use crate::error::{Error, Result};
 use crate::scene::{PX, Scene};
@@ -19,17 +21,16 @@ pub(crate) trait Chart: std::fmt::Debug + Send + Sync {
     /// The data as a few lines of text.
     fn describe(&self) -> String;
     /// The drawing at this width.
-    fn draw(&self, width: i32) -> Result<Scene>;
+    fn scene(&self, width: i32) -> Result<Scene>;
 }
 
 /// A vector drawing with a text alternative.
 ///
-/// A cell shows it as `image/svg+xml`, with `text/plain` as the fallback; code-hosting sites render
-/// it, too. Its background is white, so that it looks the same in light and dark themes.
+/// A cell shows it as `image/svg+xml`, with `image/png` for front ends that show no SVG, such as
+/// JupyterLab for a notebook that is not trusted, and `text/plain` for others.
 #[derive(Clone, Debug)]
 pub struct Figure {
     panels: Vec<Arc<dyn Chart>>,
-    #[cfg(any(feature = "png", test))]
     scene: Scene,
     svg: String,
     text: String,
@@ -45,19 +46,13 @@ impl Figure {
         let count = i32::try_from(panels.len()).unwrap_or(i32::MAX).max(1);
         let mut scene = Scene::default();
         for panel in &panels {
-            scene.append(panel.draw(width / count)?, scene.width);
+            scene.append(panel.scene(width / count)?, scene.width);
         }
         let titles: Vec<_> = panels.iter().map(|panel| panel.title()).collect();
         let texts: Vec<_> = panels.iter().map(|panel| panel.describe()).collect();
         let text = texts.join("\n");
         let svg = scene.svg(&titles.join(", "), &text);
-        Ok(Self {
-            panels,
-            #[cfg(any(feature = "png", test))]
-            scene,
-            svg,
-            text,
-        })
+        Ok(Self { panels, scene, svg, text })
     }
 
     /// The figure as an SVG document.
@@ -73,15 +68,14 @@ impl Figure {
     /// Writes the figure to a file; the extension, `.svg` or `.png`, determines the format.
     ///
     /// # Errors
-    /// [`Error::Figure`] for another extension, and for `.png` without the cargo feature `png` or
-    /// with letters that are not Latin, Greek or Cyrillic; [`Error::Save`] if the file cannot be
-    /// written.
+    /// [`Error::Figure`] for another extension, and for `.png` with letters that are not Latin,
+    /// Greek or Cyrillic; [`Error::Save`] if the file cannot be written.
     pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
         let path = path.as_ref();
         let extension = path.extension().unwrap_or_default().to_ascii_lowercase();
         let content = match extension.to_str() {
             Some("svg") => self.svg.clone().into_bytes(),
-            Some("png") => self.png()?,
+            Some("png") => crate::png::render(&self.scene)?,
             _ => {
                 let name = path.display();
                 return Err(Error::Figure(format!("`{name}` must end in .svg or .png")));
@@ -90,20 +84,14 @@ impl Figure {
         std::fs::write(path, content).map_err(|source| Error::Save { path: path.into(), source })
     }
 
-    #[cfg(feature = "png")]
-    fn png(&self) -> Result<Vec<u8>> {
-        crate::png::render(&self.scene)
-    }
-
-    #[cfg(not(feature = "png"))]
-    fn png(&self) -> Result<Vec<u8>> {
-        let reason = "PNG needs the cargo feature `png`: enable it, or save as .svg";
-        Err(Error::Figure(reason.to_owned()))
-    }
-
     /// Shows the figure as the result of a notebook cell.
     pub fn evcxr_display(&self) {
-        display(&[("image/svg+xml", &self.svg), ("text/plain", &self.text)]);
+        // Without a PNG if its font lacks a letter.
+        let png = crate::png::render(&self.scene).map(|png| BASE64_STANDARD.encode(png));
+        let png = png.as_ref().map(|png| ("image/png", png.as_str()));
+        let svg = ("image/svg+xml", self.svg.as_str());
+        let text = ("text/plain", self.text.as_str());
+        display(&[svg].into_iter().chain(png).chain([text]).collect::<Vec<_>>());
     }
 
     #[cfg(test)]

@@ -2,17 +2,20 @@
 
 use crate::error::{Error, Result};
 use crate::figure::{Chart, Figure};
-use crate::number::{Number, format_value, is_drawable};
+use crate::number::{Number, comparable, is_drawable, until_end};
 use crate::scene::{
-    Anchor, BACKGROUND, Color, MUTED, PADDING, PX, Scene, Shape, TEXT, TEXT_COLOR, Text, fit,
-    text_width,
+    Anchor, Color, MUTED, PADDING, PX, Scene, Shape, TEXT, TEXT_COLOR, Text, fit, text_width,
 };
 
-/// Draws a square matrix of counts or fractions as shaded cells with their values.
+/// The color of the diagonal.
+const DIAGONAL: Color = (0xc6, 0xcc, 0xd3);
+const WHITE: Color = (0xff, 0xff, 0xff);
+
+/// Draws a square matrix, such as a confusion matrix, as shaded cells with their numbers.
 ///
 /// Rows and columns have the same names: in a confusion matrix the classes, with the true class as
-/// `row_label` and the predicted one as `column_label`. Shading follows the square root of the
-/// value, so that a few mistakes stay visible beside many correct predictions.
+/// `row_label` and the predicted one as `column_label`. The diagonal, where both agree, is gray and
+/// outside the color scale, so that the mistakes stand out.
 ///
 /// # Errors
 /// [`Error::Figure`] unless there are 1 to 50 names with a row and a column each, and for a value
@@ -21,7 +24,7 @@ use crate::scene::{
 /// # Examples
 /// ```
 /// # use notebook_display::heat_map;
-/// let figure = heat_map("Test set", "true", "predicted", &[3, 5], &[[1005, 5], [2, 890]])?;
+/// let figure = heat_map("Test set", "true", "predicted", [3, 5], &[[1005, 5], [2, 890]])?;
 /// assert!(figure.text().contains("true 3: 1005, 5"));
 /// # Ok::<(), notebook_display::Error>(())
 /// ```
@@ -29,7 +32,7 @@ pub fn heat_map<L, R, N>(
     title: &str,
     row_label: &str,
     column_label: &str,
-    names: &[L],
+    names: impl IntoIterator<Item = L>,
     rows: &[R],
 ) -> Result<Figure>
 where
@@ -37,7 +40,7 @@ where
     R: AsRef<[N]>,
     N: Number,
 {
-    let names: Vec<_> = names.iter().map(ToString::to_string).collect();
+    let names = until_end(names, rows.len()).map(|name| name.to_string()).collect();
     let rows = rows.iter().map(|row| row.as_ref().iter().map(|value| value.to_f64()).collect());
     let map = HeatMap {
         title: title.to_owned(),
@@ -88,7 +91,8 @@ impl HeatMap {
     }
 
     fn numbers(&self) -> Vec<Vec<String>> {
-        self.rows.iter().map(|row| row.iter().map(|value| format_value(*value)).collect()).collect()
+        let numbers = comparable(&self.rows.concat());
+        numbers.chunks(self.names.len()).map(<[String]>::to_vec).collect()
     }
 }
 
@@ -107,7 +111,7 @@ impl Chart for HeatMap {
         text
     }
 
-    fn draw(&self, width: i32) -> Result<Scene> {
+    fn scene(&self, width: i32) -> Result<Scene> {
         let mut scene = Scene::new(width, 0);
         let count = self.names.len() as i32;
         let names = self.names.iter().map(|name| text_width(name, TEXT, false)).max();
@@ -163,27 +167,28 @@ impl HeatMap {
     }
 
     fn fill_cells(&self, scene: &mut Scene, (left, top): (i32, i32), cell: i32) {
-        let largest = self.rows.iter().flatten().copied().fold(0.0, f64::max);
         let numbers = self.numbers();
         let size = number_size(numbers.iter().flatten(), cell);
-        for (row, y) in self.rows.iter().zip(&numbers).zip(0..) {
-            for ((value, number), x) in row.0.iter().zip(row.1).zip(0..) {
-                let at = (left + x * cell, top + y * cell);
-                let intensity = if largest > 0.0 { (value / largest).sqrt() } else { 0.0 };
-                let inside = (cell - PX, cell - PX);
-                scene.shapes.push(Shape::Rect { at, size: inside, fill: shade(intensity) });
-                if let Some(size) = size {
-                    let middle = (at.0 + inside.0 / 2, at.1 + inside.1 / 2);
-                    let number = Text { size, ..Text::new(number, middle, Anchor::Middle) };
-                    let fill = if intensity > 0.55 {
-                        BACKGROUND
-                    } else if *value == 0.0 {
-                        MUTED
-                    } else {
-                        TEXT_COLOR
-                    };
-                    scene.text(Text { fill, ..number }.centered());
-                }
+        let cells = self.rows.iter().zip(&numbers).zip(0..).flat_map(|((row, numbers), y)| {
+            row.iter().zip(numbers).zip(0..).map(move |((value, number), x)| (x, y, *value, number))
+        });
+        let mistakes = cells.clone().filter(|(x, y, ..)| x != y);
+        let largest = mistakes.map(|(_, _, value, _)| value).fold(0.0, f64::max);
+        for (x, y, value, number) in cells {
+            let at = (left + x * cell, top + y * cell);
+            let intensity = if largest > 0.0 { value / largest } else { 0.0 };
+            let (fill, ink) = match () {
+                () if x == y => (DIAGONAL, TEXT_COLOR),
+                () if value == 0.0 => (shade(0.0), MUTED),
+                () if intensity > 0.55 => (shade(intensity), WHITE),
+                () => (shade(intensity), TEXT_COLOR),
+            };
+            let inside = (cell - PX, cell - PX);
+            scene.shapes.push(Shape::Rect { at, size: inside, fill });
+            if let Some(size) = size {
+                let middle = (at.0 + inside.0 / 2, at.1 + inside.1 / 2);
+                let text = Text { size, fill: ink, ..Text::new(number, middle, Anchor::Middle) };
+                scene.text(text.centered());
             }
         }
     }
@@ -196,10 +201,10 @@ fn number_size<'a>(numbers: impl Iterator<Item = &'a String> + Clone, cell: i32)
     })
 }
 
-/// A sequential color scale from nearly white to dark blue, readable without color vision.
+/// A sequential color scale from white to dark blue, readable without color vision.
 fn shade(intensity: f64) -> Color {
     let mix = |pale: u8, dark: u8| {
         (f64::from(pale) + (f64::from(dark) - f64::from(pale)) * intensity).round() as u8
     };
-    (mix(0xf3, 0x08), mix(0xf7, 0x40), mix(0xfb, 0x80))
+    (mix(0xff, 0x08), mix(0xff, 0x40), mix(0xff, 0x80))
 }

@@ -18,6 +18,8 @@
 mod axes;
 #[cfg(feature = "figures")]
 mod bar_chart;
+#[cfg(feature = "figures")]
+mod curve;
 mod display;
 mod error;
 #[cfg(feature = "figures")]
@@ -25,14 +27,20 @@ mod figure;
 #[cfg(feature = "figures")]
 mod heat_map;
 #[cfg(feature = "figures")]
+mod legend;
+#[cfg(feature = "figures")]
 mod line_chart;
 #[cfg(feature = "figures")]
 mod markers;
 mod number;
 #[cfg(feature = "figures")]
+mod picture_layout;
+#[cfg(feature = "figures")]
 mod pictures;
-#[cfg(feature = "png")]
+#[cfg(feature = "figures")]
 mod png;
+#[cfg(feature = "figures")]
+mod png_encoder;
 #[cfg(feature = "progress")]
 mod progress;
 #[cfg(feature = "figures")]
@@ -55,8 +63,8 @@ pub use {
     bar_chart::bar_chart,
     figure::{Figure, side_by_side},
     heat_map::heat_map,
-    line_chart::{line_chart, line_chart_over},
-    pictures::{Picture, picture_grid},
+    line_chart::{LineChart, line_chart},
+    pictures::{Picture, picture_grid, picture_rows},
     scatter_chart::scatter_chart,
 };
 

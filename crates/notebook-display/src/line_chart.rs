@@ -1,31 +1,20 @@
-//! Line charts: losses and accuracies over epochs or steps.
+//! Line charts: losses and accuracies over epochs or steps, and curves over any numbers.
 
-use plotters_backend::BackendCoord;
-
-use crate::axes::{self, Axis};
+use crate::axes::Scale;
+use crate::curve::{Curve, Kind};
 use crate::error::{Error, Result};
 use crate::figure::{Chart, Figure};
-use crate::markers::draw_marker;
-use crate::number::{Number, grouped, is_drawable, short};
-use crate::scene::{
-    Anchor, BACKGROUND, Color, PADDING, PALETTE, PX, Scene, Shape, TEXT, Text, fit, text_width,
-};
-
-/// Maximum number of markers per line; more would hide it.
-const MAX_MARKERS: usize = 12;
-/// Width of a line.
-const STROKE: i32 = 18;
-/// Length of a line sample in the legend.
-const SAMPLE: i32 = 34 * PX;
+use crate::number::{Number, is_drawable, short, until_end};
+use crate::scene::{PALETTE, Scene};
 
 /// Draws one line per series over the positions 1, 2, 3, …, such as epochs or steps.
 ///
 /// Series differ by color, dash and marker. The legend is above the plot; a single series has
-/// none, because the label of the y axis names it.
+/// none, because the label of the y axis names it. [`LineChart`] has other positions, logarithmic
+/// axes, marks and error bars.
 ///
 /// # Errors
-/// [`Error::Figure`] unless there are 1 to 7 series, for an empty one, and for a value that is not
-/// finite; the message names the series and the position.
+/// Those of [`LineChart::draw`].
 ///
 /// # Examples
 /// ```
@@ -48,78 +37,224 @@ where
     S: AsRef<[N]>,
     N: Number,
 {
-    LineChart::new(title, x_label, y_label, series).and_then(Figure::new)
+    let chart = LineChart::new(title, x_label, y_label);
+    series.iter().fold(chart, |chart, (name, values)| chart.line(name, 1.., values.as_ref())).draw()
 }
 
-/// Draws one line per series over evenly spaced names, such as batch sizes or layers.
+/// A chart of lines and points over numbers, built step by step.
 ///
-/// # Errors
-/// Those of [`line_chart`], and [`Error::Figure`] unless every series has one value per name.
+/// Both axes have round ticks. The x and y values of a series are anything that yields numbers:
+/// slices, ranges, or an iterator over a history.
 ///
 /// # Examples
+/// A range test, its choice marked:
 /// ```
-/// # use notebook_display::line_chart_over;
-/// let figure = line_chart_over("Step", "batch size", "ms", &[1, 8, 32], &[
-///     ("compiled", [0.5, 1.2, 3.4]),
-/// ])?;
-/// assert!(figure.text().starts_with("Step: ms by batch size, 1 to 32"));
+/// # use notebook_display::LineChart;
+/// let (rates, losses) = ([1e-4, 1e-3, 1e-2, 1e-1], [2.3, 1.1, 0.4, 3.0]);
+/// let figure = LineChart::new("Range test", "learning rate", "loss")
+///     .log_x()
+///     .line("training", &rates, &losses)
+///     .mark(0.004, "chosen")
+///     .draw()?;
+/// assert!(figure.text().ends_with("at 0.004: chosen"));
 /// # Ok::<(), notebook_display::Error>(())
 /// ```
-pub fn line_chart_over<L, S, N>(
-    title: &str,
-    x_label: &str,
-    y_label: &str,
-    names: &[L],
-    series: &[(&str, S)],
-) -> Result<Figure>
-where
-    L: std::fmt::Display,
-    S: AsRef<[N]>,
-    N: Number,
-{
-    let mut chart = LineChart::new(title, x_label, y_label, series)?;
-    let has_other_length = |series: &&Series| series.values.len() != names.len();
-    if let Some(Series { name, values }) = chart.series.iter().find(has_other_length) {
-        let (found, expected) = (values.len(), names.len());
-        let reason = format!("series `{name}` has {found} values for {expected} names");
-        return Err(Error::Figure(format!("`{title}`: {reason}")));
+///
+/// Losses on a logarithmic axis, over the epochs 1, 2, 3, …:
+/// ```
+/// # use notebook_display::LineChart;
+/// # let (training, test) = ([0.6, 0.1, 0.03], [0.4, 0.1, 0.05]);
+/// LineChart::new("Loss", "epoch", "cross-entropy")
+///     .log_y()
+///     .line("training", 1.., &training)
+///     .line("test", 1.., &test)
+///     .draw()?;
+/// # Ok::<(), notebook_display::Error>(())
+/// ```
+///
+/// Measurements beside what they should be:
+/// ```
+/// # use notebook_display::LineChart;
+/// # let (confidences, accuracies, errors) = ([55.0, 95.0], [30.0, 96.0], [7.5, 1.2]);
+/// LineChart::new("Calibration", "confidence (%)", "correct (%)")
+///     .reference("perfectly calibrated", [0, 100], [0, 100])
+///     .points_with_errors("test images", &confidences, &accuracies, &errors)
+///     .draw()?;
+/// # Ok::<(), notebook_display::Error>(())
+/// ```
+#[derive(Clone, Debug)]
+#[must_use = "a chart is drawn by `draw`"]
+pub struct LineChart {
+    pub(crate) title: String,
+    pub(crate) x_label: String,
+    pub(crate) y_label: String,
+    log_x: bool,
+    log_y: bool,
+    pub(crate) curves: Vec<Curve>,
+    /// Positions on the x axis and their texts.
+    pub(crate) marks: Vec<(f64, String)>,
+}
+
+impl LineChart {
+    /// An empty chart with linear axes.
+    pub fn new(title: &str, x_label: &str, y_label: &str) -> Self {
+        let [title, x_label, y_label] = [title, x_label, y_label].map(str::to_owned);
+        let (curves, marks) = (Vec::new(), Vec::new());
+        Self { title, x_label, y_label, log_x: false, log_y: false, curves, marks }
     }
-    chart.names = names.iter().map(L::to_string).collect();
-    Figure::new(chart)
-}
 
-#[derive(Debug)]
-struct Series {
-    name: String,
-    values: Vec<f64>,
-}
-
-#[derive(Debug)]
-struct LineChart {
-    title: String,
-    x_label: String,
-    y_label: String,
-    /// Names of the positions; empty if they are numbered.
-    names: Vec<String>,
-    series: Vec<Series>,
-}
-
-fn check(title: &str, series: &[Series]) -> Result<()> {
-    let refuse = |reason: String| Err(Error::Figure(format!("`{title}`: {reason}")));
-    if series.is_empty() || series.len() > PALETTE.len() {
-        let (found, max) = (series.len(), PALETTE.len());
-        return refuse(format!("expected 1 to {max} series, found {found}"));
+    /// Makes the x axis logarithmic.
+    pub fn log_x(self) -> Self {
+        Self { log_x: true, ..self }
     }
-    for Series { name, values } in series {
-        if values.is_empty() {
-            return refuse(format!("series `{name}` is empty"));
+
+    /// Makes the y axis logarithmic.
+    pub fn log_y(self) -> Self {
+        Self { log_y: true, ..self }
+    }
+
+    /// Adds a line. An endless `xs` such as `1..` is as long as `ys`.
+    pub fn line<X: Number, Y: Number>(
+        self,
+        name: &str,
+        xs: impl IntoIterator<Item = X>,
+        ys: impl IntoIterator<Item = Y>,
+    ) -> Self {
+        self.curve(name, xs, ys, Kind::Line)
+    }
+
+    /// Adds a line to compare others with, such as the diagonal: gray, dashed, without markers.
+    pub fn reference<X: Number, Y: Number>(
+        self,
+        name: &str,
+        xs: impl IntoIterator<Item = X>,
+        ys: impl IntoIterator<Item = Y>,
+    ) -> Self {
+        self.curve(name, xs, ys, Kind::Reference)
+    }
+
+    /// Adds points with error bars, which extend by the error above and below each point.
+    pub fn points_with_errors<X: Number, Y: Number, E: Number>(
+        self,
+        name: &str,
+        xs: impl IntoIterator<Item = X>,
+        ys: impl IntoIterator<Item = Y>,
+        errors: impl IntoIterator<Item = E>,
+    ) -> Self {
+        let errors = errors.into_iter().map(Number::to_f64).collect();
+        self.curve(name, xs, ys, Kind::Points { errors })
+    }
+
+    /// Marks a position on the x axis by a vertical line with a text above it.
+    pub fn mark(mut self, x: impl Number, text: &str) -> Self {
+        self.marks.push((x.to_f64(), text.to_owned()));
+        self
+    }
+
+    fn curve<X: Number, Y: Number>(
+        mut self,
+        name: &str,
+        xs: impl IntoIterator<Item = X>,
+        ys: impl IntoIterator<Item = Y>,
+        kind: Kind,
+    ) -> Self {
+        let ys: Vec<f64> = ys.into_iter().map(Number::to_f64).collect();
+        let xs = until_end(xs, ys.len()).map(Number::to_f64).collect();
+        self.curves.push(Curve { name: name.to_owned(), xs, ys, kind });
+        self
+    }
+
+    /// Draws the chart.
+    ///
+    /// # Errors
+    /// [`Error::Figure`] unless there are 1 to 7 series; for one that is empty or whose values and
+    /// positions differ in number; and for a number that is not finite or, on a logarithmic axis,
+    /// not positive. The message names the series and the position.
+    pub fn draw(self) -> Result<Figure> {
+        self.check().map_err(|reason| Error::Figure(format!("`{}`: {reason}", self.title)))?;
+        Figure::new(self)
+    }
+
+    fn check(&self) -> Result<(), String> {
+        let (count, max) = (self.curves.len(), PALETTE.len());
+        if count == 0 || count > max {
+            return Err(format!("expected 1 to {max} series, found {count}"));
         }
-        if let Some(index) = values.iter().position(|value| !is_drawable(*value)) {
-            let (value, position) = (values[index], index + 1);
-            return refuse(format!("series `{name}` is {value} at position {position}"));
+        for curve in &self.curves {
+            self.check_curve(curve)
+                .map_err(|reason| format!("series `{}` {reason}", curve.name))?;
+        }
+        let refused =
+            self.marks.iter().find_map(|(x, text)| Some((text, refusal(*x, self.log_x)?)));
+        refused.map_or(Ok(()), |(text, reason)| Err(format!("the mark `{text}` is at {reason}")))
+    }
+
+    fn check_curve(&self, Curve { xs, ys, kind, .. }: &Curve) -> Result<(), String> {
+        let count = ys.len();
+        if count == 0 {
+            return Err("is empty".to_owned());
+        }
+        if xs.len() != count {
+            return Err(format!("has {count} values for {} positions", xs.len()));
+        }
+        let refused = |numbers: &[f64], log: bool| {
+            let mut numbers = numbers.iter().zip(1..);
+            numbers.find_map(|(number, position)| Some((refusal(*number, log)?, position)))
+        };
+        if let Some((reason, position)) = refused(ys, self.log_y) {
+            return Err(format!("is {reason} at position {position}"));
+        }
+        if let Some((reason, position)) = refused(xs, self.log_x) {
+            return Err(format!("has the position {reason} (number {position})"));
+        }
+        let Kind::Points { errors } = kind else { return Ok(()) };
+        if errors.len() != count {
+            return Err(format!("has {} errors for {count} values", errors.len()));
+        }
+        match errors.iter().find(|error| !is_drawable(**error) || **error < 0.0) {
+            Some(error) => Err(format!("has the error {error}, but must be finite and 0 or more")),
+            None => Ok(()),
         }
     }
-    Ok(())
+
+    pub(crate) fn x_scale(&self) -> Scale {
+        let mut xs = self.curves.iter().flat_map(|curve| &curve.xs);
+        match self.log_x {
+            true => Scale::Log,
+            false if xs.all(|x| x.fract() == 0.0) => Scale::Whole,
+            false => Scale::Linear,
+        }
+    }
+
+    pub(crate) fn y_scale(&self) -> Scale {
+        if self.log_y { Scale::Log } else { Scale::Linear }
+    }
+
+    /// The smallest and largest position.
+    pub(crate) fn x_extent(&self) -> (f64, f64) {
+        let marks = self.marks.iter().map(|(x, _)| *x);
+        extent(self.curves.iter().flat_map(|curve| curve.xs.iter().copied()).chain(marks))
+    }
+
+    /// The smallest and largest value, with the error bars as far as the axis can show them.
+    pub(crate) fn y_extent(&self) -> (f64, f64) {
+        let ends = self.curves.iter().flat_map(|curve| {
+            (0..curve.ys.len())
+                .flat_map(|index| curve.ends(index).into_iter().chain([curve.ys[index]]))
+        });
+        extent(ends.filter(|end| !self.log_y || *end > 0.0))
+    }
+}
+
+/// The number and why it cannot be drawn, if so.
+fn refusal(number: f64, log: bool) -> Option<String> {
+    match number {
+        _ if !is_drawable(number) => Some(number.to_string()),
+        _ if log && number <= 0.0 => {
+            Some(format!("{number}, which a logarithmic axis cannot show,"))
+        }
+        _ => None,
+    }
 }
 
 impl Chart for LineChart {
@@ -129,208 +264,31 @@ impl Chart for LineChart {
 
     fn describe(&self) -> String {
         let Self { title, x_label, y_label, .. } = self;
-        let (first, last) = (self.position(1), self.position(self.length()));
+        let (first, last) = extent(self.curves.iter().flat_map(|curve| curve.xs.iter().copied()));
+        let (first, last) = (short(first), short(last));
         let mut text = format!("{title}: {y_label} by {x_label}, {first} to {last}");
-        for Series { name, values } in &self.series {
-            let (first, last) = (values[0], values[values.len() - 1]);
-            let (low, high) = extent(values);
-            text += &format!(
-                "\n  {name}: {} to {}, between {} and {}",
-                short(first),
-                short(last),
-                short(low),
-                short(high)
-            );
+        for Curve { name, ys, kind, .. } in &self.curves {
+            let (low, high) = extent(ys.iter().copied());
+            let [first, last, low, high] = [ys[0], ys[ys.len() - 1], low, high].map(short);
+            text += &format!("\n  {name}: {first} to {last}, between {low} and {high}");
+            if let Kind::Points { errors } = kind {
+                let (_, largest) = extent(errors.iter().copied());
+                text += &format!(", errors up to {}", short(largest));
+            }
+        }
+        for (x, name) in &self.marks {
+            text += &format!("\n  at {}: {name}", short(*x));
         }
         text
     }
 
-    fn draw(&self, width: i32) -> Result<Scene> {
-        let mut scene = Scene::new(width, 0);
-        let below_title = scene.title(&self.title);
-        let top = self.legend(&mut scene, below_title) + 12 * PX;
-        let height = (width * 2 / 5).clamp(190 * PX, 270 * PX);
-
-        let (low, high) = self.extent();
-        let y = Axis::spanning(&self.y_label, low, high, height / (44 * PX));
-        let left = PADDING + axes::left_margin(&y);
-        let last = self.position(self.length());
-        let right = PADDING.max(text_width(&last, TEXT, false) / 2 + 4 * PX);
-        let size = (width - right - left, height);
-        let x = self.x_axis(size.0);
-        scene.height = top + height + axes::BOTTOM_MARGIN + PADDING;
-
-        let to_pixel = axes::draw(&mut scene, (left, top), size, &x, &y)?;
-        let lines: Vec<_> = self.series.iter().map(|series| series.points(&to_pixel)).collect();
-        for (index, points) in lines.iter().enumerate() {
-            Style::new(index).draw_line(&mut scene, points);
-        }
-        for (index, points) in lines.iter().enumerate() {
-            Style::new(index).draw_markers(&mut scene, points);
-        }
-        Ok(scene)
+    fn scene(&self, width: i32) -> Result<Scene> {
+        crate::curve::scene(self, width)
     }
 }
 
-impl LineChart {
-    fn new<S, N>(
-        title: &str,
-        x_label: &str,
-        y_label: &str,
-        series: &[(&str, S)],
-    ) -> Result<LineChart>
-    where
-        S: AsRef<[N]>,
-        N: Number,
-    {
-        let series: Vec<_> = series
-            .iter()
-            .map(|(name, values)| Series {
-                name: (*name).to_owned(),
-                values: values.as_ref().iter().map(|value| value.to_f64()).collect(),
-            })
-            .collect();
-        check(title, &series)?;
-        Ok(LineChart {
-            title: title.to_owned(),
-            x_label: x_label.to_owned(),
-            y_label: y_label.to_owned(),
-            names: Vec::new(),
-            series,
-        })
-    }
-
-    /// The tick label of a position, counted from 1.
-    fn position(&self, number: usize) -> String {
-        self.names.get(number - 1).cloned().unwrap_or_else(|| grouped(&number.to_string()))
-    }
-
-    fn length(&self) -> usize {
-        self.series.iter().map(|series| series.values.len()).max().unwrap_or(0)
-    }
-
-    fn extent(&self) -> (f64, f64) {
-        let extents = self.series.iter().map(|series| extent(&series.values));
-        extents.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), (other_low, other_high)| {
-            (low.min(other_low), high.max(other_high))
-        })
-    }
-
-    /// The x axis: ticks at whole positions, as many as fit, and a margin at both ends.
-    fn x_axis(&self, width: i32) -> Axis {
-        let length = self.length();
-        let widest = |width: i32, name: &String| width.max(text_width(name, TEXT, false));
-        let label = self.names.iter().fold(text_width(&self.position(length), TEXT, false), widest);
-        let max_ticks = f64::from(width / (label + 14 * PX));
-        let step = axes::round_step(((length as f64) / max_ticks.max(1.0)).max(1.0)) as usize;
-        let ticks = (step..=length).step_by(step);
-        let ticks = ticks.map(|tick| (tick as f64, self.position(tick))).collect();
-        let margin = ((length as f64 - 1.0) * 0.03).max(0.25);
-        let range = 1.0 - margin..length as f64 + margin;
-        Axis { label: self.x_label.clone(), range, ticks, grid: false }
-    }
-
-    /// Draws the legend in rows above the plot; returns the y coordinate below it.
-    fn legend(&self, scene: &mut Scene, top: i32) -> i32 {
-        if self.series.len() < 2 {
-            return top;
-        }
-        let (gap, row) = (8 * PX, 20 * PX);
-        let (mut left, mut middle) = (PADDING, top + row / 2);
-        for (index, series) in self.series.iter().enumerate() {
-            let name = fit(&series.name, scene.width - 2 * PADDING - SAMPLE - gap, TEXT, false);
-            let width = SAMPLE + gap + text_width(&name, TEXT, false);
-            if left > PADDING && left + width > scene.width - PADDING {
-                (left, middle) = (PADDING, middle + row);
-            }
-            Style::new(index).draw_sample(scene, left, middle);
-            let at = (left + SAMPLE + gap, middle);
-            scene.text(Text::new(&name, at, Anchor::Start).centered());
-            left += width + 22 * PX;
-        }
-        middle + row / 2
-    }
-}
-
-impl Series {
-    /// The points of the line. Of many values in one column of pixels, the first, minimum, maximum
-    /// and last are enough to draw the same line.
-    fn points(&self, to_pixel: impl Fn(f64, f64) -> BackendCoord) -> Vec<BackendCoord> {
-        let points = (1..).zip(&self.values).map(|(x, y)| to_pixel(f64::from(x), *y));
-        let points: Vec<_> = points.collect();
-        let mut kept = Vec::new();
-        for column in points.chunk_by(|a, b| a.0 / PX == b.0 / PX) {
-            if column.len() <= 4 {
-                kept.extend_from_slice(column);
-                continue;
-            }
-            let by_height = |index: &usize| column[*index].1;
-            let min = (0..column.len()).min_by_key(by_height).unwrap_or(0);
-            let max = (0..column.len()).max_by_key(by_height).unwrap_or(0);
-            let extremes = [0, min.min(max), min.max(max), column.len() - 1];
-            kept.extend(extremes.map(|index| column[index]));
-        }
-        kept
-    }
-}
-
-/// The color, dash and marker of a series.
-struct Style {
-    index: usize,
-    color: Color,
-    dash: &'static [i32],
-}
-
-impl Style {
-    fn new(index: usize) -> Self {
-        const DASHES: [&[i32]; 4] =
-            [&[], &[7 * PX, 4 * PX], &[2 * PX, 3 * PX], &[9 * PX, 3 * PX, 2 * PX, 3 * PX]];
-        let (color, dash) = (PALETTE[index % PALETTE.len()], DASHES[index % DASHES.len()]);
-        Self { index, color, dash }
-    }
-
-    /// Dense points are drawn as a thin, solid line; dashes or a thick stroke would hide details.
-    fn draw_line(&self, scene: &mut Scene, points: &[BackendCoord]) {
-        let dense = points.len() > 100;
-        let (width, dash) = if dense { (PX, &[][..]) } else { (STROKE, self.dash) };
-        self.push_line(scene, points.to_vec(), width, dash);
-    }
-
-    fn draw_markers(&self, scene: &mut Scene, points: &[BackendCoord]) {
-        let stride = points.len().div_ceil(MAX_MARKERS).max(1);
-        // If not every point has a marker, the markers of different lines are staggered.
-        let first = (self.index * stride / 2) % stride;
-        for point in points.iter().skip(first).step_by(stride) {
-            self.draw_marker(scene, *point);
-        }
-    }
-
-    fn draw_sample(&self, scene: &mut Scene, left: i32, middle: i32) {
-        let points = vec![(left, middle), (left + SAMPLE, middle)];
-        self.push_line(scene, points, STROKE, self.dash);
-        self.draw_marker(scene, (left + SAMPLE / 2, middle));
-    }
-
-    fn push_line(
-        &self,
-        scene: &mut Scene,
-        points: Vec<BackendCoord>,
-        width: i32,
-        dash: &'static [i32],
-    ) {
-        scene.shapes.push(Shape::Line { points, stroke: self.color, width, dash });
-    }
-
-    /// Draws a marker with a white outline that separates it from the lines below.
-    fn draw_marker(&self, scene: &mut Scene, at: BackendCoord) {
-        for (fill, radius) in [(BACKGROUND, 50), (self.color, 38)] {
-            draw_marker(scene, self.index % 4, at, radius, fill);
-        }
-    }
-}
-
-fn extent(values: &[f64]) -> (f64, f64) {
-    values.iter().fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), value| {
-        (low.min(*value), high.max(*value))
+fn extent(values: impl Iterator<Item = f64>) -> (f64, f64) {
+    values.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), value| {
+        (low.min(value), high.max(value))
     })
 }

@@ -1,6 +1,7 @@
 //! The numbers that figures accept, and their formats.
 
-/// A number that can be drawn: Rust's float and integer types of up to 64 bits.
+/// A number that can be drawn: Rust's float and integer types of up to 64 bits, and references to
+/// them.
 pub trait Number: Copy {
     /// The nearest `f64`.
     fn to_f64(self) -> f64;
@@ -17,6 +18,12 @@ macro_rules! numbers {
 }
 
 numbers!(f32 f64 u8 u16 u32 u64 usize i8 i16 i32 i64 isize);
+
+impl<N: Number> Number for &N {
+    fn to_f64(self) -> f64 {
+        (*self).to_f64()
+    }
+}
 
 /// Adds thousands separators (commas) to a decimal number of five or more digits.
 pub fn grouped(number: &str) -> String {
@@ -41,6 +48,14 @@ pub(crate) fn is_drawable(value: f64) -> bool {
     value.abs() < 1e300
 }
 
+/// All items, or the first `count` of an endless iterator such as `1..`.
+#[cfg(feature = "figures")]
+pub(crate) fn until_end<I: IntoIterator>(items: I, count: usize) -> std::iter::Take<I::IntoIter> {
+    let items = items.into_iter();
+    let is_endless = items.size_hint().1.is_none();
+    items.take(if is_endless { count } else { usize::MAX })
+}
+
 /// Formats a number with four significant digits.
 pub fn short(value: f64) -> String {
     let magnitude = value.abs();
@@ -57,14 +72,22 @@ pub fn short(value: f64) -> String {
     grouped(text)
 }
 
-/// Formats counts in full, other values with four significant digits.
+/// Formats numbers that are compared: whole numbers in full; otherwise all with the same number of
+/// decimals, at which the largest has three significant digits.
 #[cfg(feature = "figures")]
-pub(crate) fn format_value(value: f64) -> String {
-    if value.fract() == 0.0 && value.abs() < 1e9 {
-        grouped(&value.to_string())
-    } else {
-        short(value)
-    }
+pub(crate) fn comparable(values: &[f64]) -> Vec<String> {
+    let largest = values.iter().fold(0.0, |largest, value| f64::max(largest, value.abs()));
+    let format = |value: &f64| {
+        if values.iter().all(|value| value.fract() == 0.0) && largest < 1e9 {
+            return grouped(&value.to_string());
+        }
+        if !(1e-3..1e7).contains(&largest) {
+            return short(*value);
+        }
+        let decimals = (2.0 - largest.log10().floor()).max(1.0) as usize;
+        grouped(&format!("{value:.decimals$}"))
+    };
+    values.iter().map(format).collect()
 }
 
 #[cfg(test)]
@@ -81,5 +104,15 @@ mod tests {
     fn short_numbers_have_four_significant_digits() {
         let texts = [0.0, 0.132_64, 99.2, 123_456.0, 1.5e-7, f64::from(-2.0_f32)].map(short);
         assert_eq!(texts, ["0", "0.1326", "99.2", "123,456", "1.500e-7", "-2"]);
+    }
+
+    #[cfg(feature = "figures")]
+    #[test]
+    fn compared_numbers_have_the_same_decimals() {
+        assert_eq!(comparable(&[62.94, 1.0, 0.0, 0.22]), ["62.9", "1.0", "0.0", "0.2"]);
+        assert_eq!(comparable(&[100.0, 0.03]), ["100.0", "0.0"]);
+        assert_eq!(comparable(&[0.983_f64, 0.017]), ["0.983", "0.017"]);
+        assert_eq!(comparable(&[5923.0, 67_421.0]), ["5923", "67,421"]);
+        assert_eq!(comparable(&[1e-12, 3e9]), ["1.000e-12", "3.000e9"]);
     }
 }

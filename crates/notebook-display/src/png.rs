@@ -10,7 +10,8 @@ use tiny_skia::{
 use ttf_parser::{Face, GlyphId, OutlineBuilder};
 
 use crate::error::{Error, Result};
-use crate::scene::{Anchor, BACKGROUND, Color, PX, Picture, Scene, Shape, Text};
+use crate::png_encoder;
+use crate::scene::{Anchor, BACKGROUND, Color, HALO, PX, Picture, Scene, Shape, Text};
 
 /// The font of PNG files, so that they do not depend on system fonts.
 const FONT: &[u8] = include_bytes!("font/DejaVuSans-subset.ttf");
@@ -38,7 +39,7 @@ pub(crate) fn render(scene: &Scene) -> Result<Vec<u8>> {
     for shape in &scene.shapes {
         painter.shape(shape);
     }
-    painter.pixmap.encode_png().map_err(|err| fail(&err.to_string()))
+    png_encoder::encode(&painter.pixmap).map_err(|err| fail(&err.to_string()))
 }
 
 struct Painter {
@@ -113,10 +114,11 @@ impl Painter {
             (picture.at.0 + column as i32 * pixel, picture.at.1 + row as i32 * pixel)
         };
         let size = (picture.width as i32 * pixel, picture.height() as i32 * pixel);
-        self.rect(picture.at, size, (0, 0, 0));
-        for (gray, row, column, length) in picture.runs() {
-            let gray = gray * 17;
-            self.rect(position(row, column), (length as i32 * pixel, pixel), (gray, gray, gray));
+        let colors = picture.colors;
+        self.rect(picture.at, size, colors.color(colors.base()));
+        for (level, row, column, length) in picture.runs() {
+            let size = (length as i32 * pixel, pixel);
+            self.rect(position(row, column), size, colors.color(level));
         }
     }
 
@@ -145,9 +147,11 @@ impl Painter {
         let Some(outline) = outline.transform(transform) else {
             return;
         };
-        if text.bold {
-            let stroke = Stroke { width: text.size as f32 / 18.0, ..Stroke::default() };
-            let paint = solid_paint(text.fill);
+        let bold = text.bold.then_some((text.size as f32 / 18.0, text.fill));
+        let halo = text.halo.then_some((HALO as f32, BACKGROUND));
+        for (width, color) in halo.into_iter().chain(bold) {
+            let stroke = Stroke { width, ..Stroke::default() };
+            let paint = solid_paint(color);
             self.pixmap.stroke_path(&outline, &paint, &stroke, self.scale, None);
         }
         self.fill(Some(outline), text.fill);

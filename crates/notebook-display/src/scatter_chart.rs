@@ -2,19 +2,23 @@
 
 use std::collections::BTreeMap;
 
-use crate::axes::{self, Axis};
+use plotters_backend::BackendCoord;
+
+use crate::axes::{self, Axis, Scale};
 use crate::error::{Error, Result};
 use crate::figure::{Chart, Figure};
-use crate::markers::draw_marker;
+use crate::legend::draw_legend;
+use crate::markers::{SHAPES, draw_marker};
 use crate::number::{Number, grouped, is_drawable, short};
-use crate::scene::{Anchor, CLASS_COLORS, PADDING, PX, Scene, TEXT, Text, fit, text_width};
+use crate::scene::{Anchor, CLASS_COLORS, PADDING, PX, Scene, Text, fit, text_width};
 
 /// Maximum number of points; more would overlap and make the notebook large.
 const MAX_POINTS: usize = 5000;
 /// Half the width of a point.
 const RADIUS: i32 = 24;
 
-/// Draws points `[x, y]`, with one marker and color per class.
+/// Draws points `[x, y]`, with one marker and color per class, whose name also stands at the mean of
+/// its points.
 ///
 /// The legend is above the plot.
 ///
@@ -97,25 +101,28 @@ impl Chart for ScatterChart {
         let count = self.points().count();
         let mut text = format!("{title}: {}, {y_label} by {x_label}", counted(count));
         for (name, points) in &self.groups {
-            let mean = |of: fn(&(f64, f64)) -> f64| {
-                short(points.iter().map(of).sum::<f64>() / points.len() as f64)
-            };
-            let (x, y) = (mean(|point| point.0), mean(|point| point.1));
+            let (x, y) = mean(points);
+            let (x, y) = (short(x), short(y));
             let place = if points.len() == 1 { "at" } else { "about" };
             text += &format!("\n  {name}: {} {place} ({x}, {y})", counted(points.len()));
         }
         text
     }
 
-    fn draw(&self, width: i32) -> Result<Scene> {
+    fn scene(&self, width: i32) -> Result<Scene> {
         let mut scene = Scene::new(width, 0);
         let below_title = scene.title(&self.title);
-        let top = self.legend(&mut scene, below_title) + 12 * PX;
+        let names = self.groups.iter().map(|(name, _)| name.as_str());
+        let top = 12 * PX
+            + draw_legend(&mut scene, below_title, names, 14 * PX, |scene, class, (x, y)| {
+                draw_marker(scene, shape(class), (x + 5 * PX, y), 38, CLASS_COLORS[class]);
+            });
         let height = (width * 3 / 5).clamp(190 * PX, 400 * PX);
 
         let y = self.axis(&self.y_label, |point| point.1, height / (44 * PX));
         let left = PADDING + axes::left_margin(&y);
-        let x = self.x_axis(width - PADDING - left);
+        let x_axis = |steps| self.axis(&self.x_label, |point| point.0, steps);
+        let x = Axis::fitting(width - PADDING - left, x_axis);
         let right = PADDING + x.label_width() / 2;
         let size = (width - right - left, height);
         scene.height = top + height + axes::BOTTOM_MARGIN + PADDING;
@@ -126,52 +133,73 @@ impl Chart for ScatterChart {
         for turn in 0..longest {
             for (class, (_, points)) in self.groups.iter().enumerate() {
                 if let Some(&(x, y)) = points.get(turn) {
-                    draw_marker(&mut scene, class, to_pixel(x, y), RADIUS, CLASS_COLORS[class]);
+                    let (at, color) = (to_pixel(x, y), CLASS_COLORS[class]);
+                    draw_marker(&mut scene, shape(class), at, RADIUS, color);
                 }
             }
         }
+        self.draw_names(&mut scene, (left, top), size, &to_pixel);
         Ok(scene)
     }
 }
 
 impl ScatterChart {
+    /// Writes the name of each class at the mean of its points, or as near as there is room.
+    fn draw_names(
+        &self,
+        scene: &mut Scene,
+        (left, top): BackendCoord,
+        (width, height): (i32, i32),
+        to_pixel: impl Fn(f64, f64) -> BackendCoord,
+    ) {
+        const SIZE: i32 = 18 * PX;
+        // Rows above and below, nearest first.
+        let shifts =
+            (0..).map(|step: i32| (step + 1) / 2 * if step % 2 == 0 { SIZE } else { -SIZE });
+        let mut taken: Vec<(i32, i32, i32)> = Vec::new();
+        for (name, points) in &self.groups {
+            let name = fit(name, width / 4, SIZE, true);
+            let half = text_width(&name, SIZE, true) / 2 + 2 * PX;
+            let (x, y) = mean(points);
+            let (x, y) = to_pixel(x, y);
+            let x = x.clamp(left + half, left + width - half);
+            let rows = top + SIZE..top + height - SIZE;
+            let is_free = |y: &i32| {
+                let apart = |(other, row, other_half): &(i32, i32, i32)| {
+                    (y - row).abs() >= SIZE || (x - other).abs() >= half + other_half
+                };
+                rows.contains(y) && taken.iter().all(apart)
+            };
+            let mut places = shifts.clone().map(|shift| y.clamp(rows.start, rows.end - 1) + shift);
+            let y = places.find(is_free).unwrap_or(y);
+            taken.push((x, y, half));
+            let text = Text::new(&name, (x, y), Anchor::Middle);
+            scene.text(Text { size: SIZE, bold: true, halo: true, ..text }.centered());
+        }
+    }
+
     fn points(&self) -> impl Iterator<Item = &(f64, f64)> {
         self.groups.iter().flat_map(|(_, points)| points)
     }
 
-    /// An axis with a margin at both ends for the markers.
+    /// An axis with room at both ends for the markers.
     fn axis(&self, label: &str, of: fn(&(f64, f64)) -> f64, max_steps: i32) -> Axis {
         let low = self.points().map(of).fold(f64::INFINITY, f64::min);
         let high = self.points().map(of).fold(f64::NEG_INFINITY, f64::max);
-        let axis = Axis::spanning(label, low, high, max_steps);
-        let (start, end) = (axis.range.start, axis.range.end);
-        let margin = 0.04 * (end - start);
-        Axis { range: start - margin..end + margin, ..axis }
+        Axis::around(label, Scale::Linear, (low, high), max_steps)
     }
+}
 
-    /// The x axis, with as many ticks as their labels leave room for.
-    fn x_axis(&self, width: i32) -> Axis {
-        let axis = |max_steps| self.axis(&self.x_label, |point| point.0, max_steps);
-        let fits = |axis: &Axis| axis.ticks.len() as i32 * (axis.label_width() + 14 * PX) <= width;
-        (2..=width / (50 * PX)).rev().map(axis).find(fits).unwrap_or_else(|| axis(1))
-    }
+/// The marker shape of a class. Similar colors, such as the two blues, have different shapes.
+fn shape(class: usize) -> usize {
+    class + class / SHAPES
+}
 
-    /// Draws the legend in rows above the plot; returns the y coordinate below it.
-    fn legend(&self, scene: &mut Scene, top: i32) -> i32 {
-        let (sample, row) = (14 * PX, 20 * PX);
-        let (mut left, mut middle) = (PADDING, top + row / 2);
-        for (class, (name, _)) in self.groups.iter().enumerate() {
-            let name = fit(name, scene.width - 2 * PADDING - sample, TEXT, false);
-            let width = sample + text_width(&name, TEXT, false);
-            if left > PADDING && left + width > scene.width - PADDING {
-                (left, middle) = (PADDING, middle + row);
-            }
-            draw_marker(scene, class, (left + 5 * PX, middle), 38, CLASS_COLORS[class]);
-            scene.text(Text::new(&name, (left + sample, middle), Anchor::Start).centered());
-            left += width + 16 * PX;
-        }
-        middle + row / 2
-    }
+fn mean(points: &[(f64, f64)]) -> (f64, f64) {
+    let mean = |of: fn(&(f64, f64)) -> f64| {
+        points.iter().map(|point| of(point) / points.len() as f64).sum::<f64>()
+    };
+    (mean(|point| point.0), mean(|point| point.1))
 }
 
 fn counted(points: usize) -> String {

@@ -18,6 +18,8 @@ pub(crate) const PX: i32 = 10;
 pub(crate) const PADDING: i32 = 16 * PX;
 /// Font size of tick labels, legends and captions.
 pub(crate) const TEXT: i32 = 12 * PX;
+/// Width of the stroke behind a text with a halo.
+pub(crate) const HALO: i32 = 4 * PX;
 /// Font size of titles.
 pub(crate) const TITLE: i32 = 15 * PX;
 
@@ -25,10 +27,11 @@ pub(crate) const TITLE: i32 = 15 * PX;
 pub(crate) type Color = (u8, u8, u8);
 pub(crate) const TEXT_COLOR: Color = (0x24, 0x29, 0x2f);
 pub(crate) const MUTED: Color = (0x57, 0x60, 0x6a);
-pub(crate) const GRID_COLOR: Color = (0xe1, 0xe4, 0xe8);
-pub(crate) const BACKGROUND: Color = (0xff, 0xff, 0xff);
+pub(crate) const GRID_COLOR: Color = (0xd0, 0xd5, 0xdb);
+/// A card that neither glares in a dark notebook nor looks dull in a light one.
+pub(crate) const BACKGROUND: Color = (0xec, 0xef, 0xf2);
 /// The Okabe–Ito palette, which color-blind readers can distinguish, without its yellow, which is
-/// too pale on white (<https://jfly.uni-koeln.de/color/>).
+/// too pale on the card (<https://jfly.uni-koeln.de/color/>).
 pub(crate) const PALETTE: [Color; 7] = [
     (0x00, 0x72, 0xb2),
     (0xd5, 0x5e, 0x00),
@@ -39,8 +42,8 @@ pub(crate) const PALETTE: [Color; 7] = [
     (0x00, 0x00, 0x00),
 ];
 
-/// Colors for ten classes: the palette, a dark red, a dark blue and a gray. With a marker shape
-/// each, color-blind readers can distinguish them, too.
+/// Colors for ten classes: the palette, a brown, a violet and an aubergine, which are the farthest
+/// from it for all kinds of color vision. Each also has a marker shape.
 pub(crate) const CLASS_COLORS: [Color; 10] = [
     PALETTE[0],
     PALETTE[1],
@@ -49,9 +52,9 @@ pub(crate) const CLASS_COLORS: [Color; 10] = [
     PALETTE[4],
     PALETTE[5],
     PALETTE[6],
-    (0x88, 0x22, 0x55),
-    (0x33, 0x22, 0x88),
-    (0x77, 0x77, 0x77),
+    (0x77, 0x33, 0x00),
+    (0x99, 0x55, 0xff),
+    (0x55, 0x33, 0x55),
 ];
 
 /// Horizontal alignment of a text at its anchor.
@@ -82,22 +85,57 @@ pub(crate) struct Text {
     pub anchor: Anchor,
     pub bold: bool,
     pub fill: Color,
+    /// Whether an outline in the background's color sets the text off from what it covers.
+    pub halo: bool,
     /// The pivot of a quarter turn counter-clockwise, for text that reads upwards.
     pub rotated_about: Option<BackendCoord>,
 }
 
-/// Square pixels in 16 gray levels, row by row.
+/// Square pixels in a few colors, row by row.
 #[derive(Clone, Debug)]
 pub(crate) struct Picture {
     pub at: BackendCoord,
     /// Side length of one pixel.
     pub pixel: i32,
     pub width: usize,
-    /// 0 is black, 15 is white.
-    pub grays: Vec<u8>,
+    pub colors: Colors,
+    /// Indices into the colors.
+    pub levels: Vec<u8>,
 }
 
-/// Shapes on a white background.
+/// The colors of a picture.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Colors {
+    /// 16 levels: 0 is black, 15 is white.
+    Gray,
+    /// 31 levels: 0 is blue, 15 is white, 30 is orange.
+    Diverging,
+}
+
+impl Colors {
+    pub fn color(self, level: u8) -> Color {
+        const ENDS: [Color; 2] = [(0x00, 0x4f, 0x94), (0xb8, 0x45, 0x00)];
+        match self {
+            Colors::Gray => (level * 17, level * 17, level * 17),
+            Colors::Diverging => {
+                let (red, green, blue) = ENDS[usize::from(level > 15)];
+                let share = u32::from(level.abs_diff(15));
+                let mix = |end: u8| (255 - (255 - u32::from(end)) * share / 15) as u8;
+                (mix(red), mix(green), mix(blue))
+            }
+        }
+    }
+
+    /// The level of most pixels: a picture is drawn over it.
+    pub fn base(self) -> u8 {
+        match self {
+            Colors::Gray => 0,
+            Colors::Diverging => 15,
+        }
+    }
+}
+
+/// Shapes on a card.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Scene {
     pub width: i32,
@@ -225,7 +263,8 @@ impl Text {
     /// A line of text in the default size and color, its baseline at `at`.
     pub fn new(text: &str, at: BackendCoord, anchor: Anchor) -> Self {
         let text = text.to_owned();
-        Self { at, text, size: TEXT, anchor, bold: false, fill: TEXT_COLOR, rotated_about: None }
+        let (size, fill) = (TEXT, TEXT_COLOR);
+        Self { at, text, size, anchor, bold: false, fill, halo: false, rotated_about: None }
     }
 
     /// The same text, vertically centered on its anchor.
@@ -251,6 +290,10 @@ impl Text {
         if self.bold {
             write!(svg, r#" font-weight="bold""#)?;
         }
+        if self.halo {
+            let (stroke, width) = (Hex(BACKGROUND), Px(HALO));
+            write!(svg, r#" paint-order="stroke" stroke="{stroke}" stroke-width="{width}""#)?;
+        }
         if let Some(pivot) = self.rotated_about {
             write!(svg, r#" transform="rotate(-90 {} {})""#, Px(pivot.0), Px(pivot.1))?;
         }
@@ -260,16 +303,16 @@ impl Text {
 
 impl Picture {
     pub fn height(&self) -> usize {
-        self.grays.len() / self.width.max(1)
+        self.levels.len() / self.width.max(1)
     }
 
-    /// Horizontal runs of equal pixels that are not black: gray level, row, first column, length.
+    /// Horizontal runs of equal pixels that differ from the base: level, row, first column, length.
     pub fn runs(&self) -> Vec<(u8, usize, usize, usize)> {
         let mut runs = Vec::new();
-        for (row, grays) in self.grays.chunks(self.width.max(1)).enumerate() {
+        for (row, levels) in self.levels.chunks(self.width.max(1)).enumerate() {
             let mut column = 0;
-            for run in grays.chunk_by(|a, b| a == b) {
-                if run[0] > 0 {
+            for run in levels.chunk_by(|a, b| a == b) {
+                if run[0] != self.colors.base() {
                     runs.push((run[0], row, column, run.len()));
                 }
                 column += run.len();
@@ -278,24 +321,24 @@ impl Picture {
         runs
     }
 
-    /// One path per gray level, stroked one pixel wide along the middle of each row, is the
-    /// shortest SVG.
+    /// One path per level, stroked one pixel wide along the middle of each row, is the shortest
+    /// SVG.
     fn write(&self, svg: &mut String) -> std::fmt::Result {
         write!(
             svg,
             "<g transform=\"translate({} {}) scale({})\" shape-rendering=\"crispEdges\">\
-             <rect width=\"{}\" height=\"{}\"/>",
+             <rect width=\"{}\" height=\"{}\" fill=\"{}\"/>",
             Px(self.at.0),
             Px(self.at.1),
             Px(self.pixel),
             self.width,
-            self.height()
+            self.height(),
+            Hex(self.colors.color(self.colors.base())),
         )?;
         let mut runs = self.runs();
         runs.sort();
         for runs in runs.chunk_by(|a, b| a.0 == b.0) {
-            let gray = runs[0].0;
-            write!(svg, "<path stroke=\"#{gray:x}{gray:x}{gray:x}\" d=\"")?;
+            write!(svg, "<path stroke=\"{}\" d=\"", Hex(self.colors.color(runs[0].0)))?;
             for (_, row, column, length) in runs {
                 write!(svg, "M{column} {row}.5h{length}")?;
             }
@@ -331,6 +374,9 @@ struct Hex(Color);
 impl std::fmt::Display for Hex {
     fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
         let (red, green, blue) = self.0;
+        if [red, green, blue].iter().all(|channel| channel % 17 == 0) {
+            return write!(f, "#{:x}{:x}{:x}", red / 17, green / 17, blue / 17);
+        }
         write!(f, "#{red:02x}{green:02x}{blue:02x}")
     }
 }
@@ -363,7 +409,10 @@ pub(crate) fn text_width(text: &str, size: i32, bold: bool) -> i32 {
 /// An upper estimate of the width of a character.
 fn advance(c: char, size: i32, bold: bool) -> i32 {
     let index = (c as usize).checked_sub(' ' as usize);
-    let regular = index.and_then(|index| ADVANCES.get(index)).copied().unwrap_or(1000);
+    let regular = index.and_then(|index| ADVANCES.get(index)).copied().unwrap_or(match c {
+        '⁰'..='⁻' | '¹' | '²' | '³' => 530,
+        _ => 1000,
+    });
     let thousandths = if bold { regular * 115 / 100 } else { regular };
     (thousandths * size + 999) / 1000
 }
@@ -469,6 +518,7 @@ impl DrawingBackend for Backend<'_> {
             anchor,
             bold: matches!(style.style(), FontStyle::Bold),
             fill: style.color().rgb,
+            halo: false,
             rotated_about: matches!(style.transform(), FontTransform::Rotate270).then_some(pos),
         });
         Ok(())

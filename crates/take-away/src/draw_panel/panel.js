@@ -335,4 +335,12 @@ if (frameElement) {
   frameElement.nextElementSibling?.remove();
   const fitHeight = () => { frameElement.style.height = `${document.body.offsetHeight}px`; };
   new ResizeObserver(fitHeight).observe(document.body);
+  // JupyterLab and its exported pages name their theme, which need not be the system's.
+  const notebook = frameElement.ownerDocument.body;
+  const followTheme = () => {
+    const scheme = { true: "light", false: "dark" }[notebook.dataset.jpThemeLight];
+    document.documentElement.style.colorScheme = scheme ?? "light dark";
+  };
+  new MutationObserver(followTheme).observe(notebook, { attributeFilter: ["data-jp-theme-light"] });
+  followTheme();
 }
