@@ -10,8 +10,8 @@ use crate::kernel::Kernel;
 use crate::notebook::{CodeCell, Notebook, joined, start_of_code};
 use crate::ui::Spinner;
 
-/// The values of parameters with which tests run notebooks: little training, because tests check that
-/// it works, not how well.
+/// The values of parameters with which tests run notebooks: little training, because tests check
+/// that it works, not how well.
 pub const SHORT: &[(&str, &str)] = &[
     ("train_images", "6_000"),
     ("epochs", "2"),

@@ -5,6 +5,9 @@ use candle_core::{D, DType, Device, Tensor, Var};
 use linen::{Error, Evaluate, Module, Result, check, memory};
 use nalgebra::{DMatrix, SymmetricEigen};
 
+// Whoever inspects a network looks at its layers, too.
+pub use linen::{Intermediates, capture_intermediates};
+
 /// The source files of this crate, for notebooks that show them.
 pub static SOURCES: include_dir::Dir<'_> = include_dir::include_dir!("$CARGO_MANIFEST_DIR/src");
 
