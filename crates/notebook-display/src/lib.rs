@@ -44,6 +44,8 @@ mod png_encoder;
 #[cfg(feature = "progress")]
 mod progress;
 #[cfg(feature = "figures")]
+mod raster;
+#[cfg(feature = "figures")]
 mod scatter_chart;
 #[cfg(feature = "figures")]
 mod scene;
