@@ -7,7 +7,7 @@ use mnist_notebook_support::images::{add_noise, rotate, shift};
 use mnist_notebook_support::inspect::{
     CalibrationBin, calibration_curve, confusion_matrix, expected_calibration_error, pca, saliency,
 };
-use mnist_notebook_support::linen::{self, check, files, trace};
+use mnist_notebook_support::linen::{self, Input, check, files, trace};
 use mnist_notebook_support::linen::{
     Evaluate, capture_intermediates,
     initializers::{lecun_normal, ones, zeros},
@@ -672,9 +672,11 @@ fn no_function_of_one_tensor_panics() {
             y.sum_all()?.backward().map(drop).map_err(Error::from)
         }),
         ("image_grid", |x| notebook::image_grid("title", x, &["a"]).map(drop)),
+        ("prediction_grid", |x| {
+            mnist_notebook_support::images::prediction_grid("title", x, &[1, 2], &[2, 2]).map(drop)
+        }),
         ("pictures", |x| notebook::pictures(x).map(drop)),
         ("signed_pictures", |x| notebook::signed_pictures(x).map(drop)),
-        ("prediction_grid", |x| notebook::prediction_grid("title", x, &[1, 2], &[2, 2]).map(drop)),
         ("prepare_digit", |x| prepare_digit(x).map(drop)),
         ("Scope::module", |x| {
             struct Outer;
@@ -860,6 +862,16 @@ fn no_other_function_panics() {
         let _ = best_device();
     });
     check("get_fashion_datasets", &|| drop(get_fashion_datasets(CPU)));
+    check("files of the notebooks", &|| {
+        drop((load_mnist(CPU), notebook::csv_column("/no/such/file", "")));
+        drop(trained_params("/dev/null", CPU));
+    });
+    check("History", &|| {
+        let mut history = History::new();
+        drop(history.plot());
+        history.push(Metrics { loss: f32::NAN, accuracy: f32::INFINITY }, Metrics::default());
+        drop(history.plot());
+    });
     check("Metrics", &|| {
         let wrong = Metrics { loss: f32::NAN, accuracy: f32::INFINITY };
         drop(Metrics::mean(&[wrong, wrong]));
@@ -944,6 +956,7 @@ fn no_building_block_panics() {
             drop(linen::graph(&Small, &params(), x.dims()));
             let variables = Variables { params: params(), ..Default::default() };
             let _ = (Other.apply_eval(&variables, &x), variables.batch_stats().is_some());
+            drop((Small.evaluate(&params(), &x), linen::jitted(|| disable_jit(|| relu(&x)))));
             let _ = variables.variable("").is_some();
         });
         check("steps on a GPU", &|| {
@@ -956,6 +969,11 @@ fn no_building_block_panics() {
             drop(predict_compiled(&x));
             let examples = x.dims().first().copied().unwrap_or(0);
             if let Ok(dataset) = Dataset::new(x.clone(), labels(examples)) {
+                drop((mistakes(&dataset, &x), dataset.with_image(x.clone())));
+                drop(notebook::prediction_grid("title", &dataset, &x, &[0, u32::MAX]));
+                drop(dataset.mean_over_batches(|batch| eval_step(&Small, &params(), batch)));
+                drop(BatchLog::new(usize::MAX, &dataset, 0));
+                drop(BatchLog::new(1, &dataset, 1).and_then(BatchLog::mean));
                 drop(Jit::new().call(|| eval_step(&Small, &params(), &dataset)));
                 drop(dataset.check_batches("test", usize::MAX));
                 drop((dataset.check_labels(0), dataset.image(), dataset.label()));
@@ -964,6 +982,7 @@ fn no_building_block_panics() {
         });
         check("trace", &|| {
             let (_, ops) = trace::trace(|| relu(&x)).unwrap_or((x.clone(), Vec::new()));
+            let _ = (trace::layer_names(&ops), Input::tensor(&x));
             for op in ops {
                 let _ = (
                     trace::layer_name(&op.layer),
@@ -1028,8 +1047,8 @@ fn no_building_block_panics() {
 /// The public functions in the crates' sources, methods as `Type::name`.
 fn public_functions() -> Vec<String> {
     let files = rust_files(CRATES.map(|name| root().join(name).join("src")));
-    // The CUDA module is private.
-    let is_private = |path: &Path| path.iter().any(|part| part == "cuda");
+    // The CUDA module is private, and an attribute runs in the compiler.
+    let is_private = |path: &Path| path.iter().any(|part| part == "cuda" || part == "jit-macro");
     let files = files.iter().filter(|path| !path.ends_with("tests.rs") && !is_private(path));
     files.flat_map(|path| functions_of(&std::fs::read_to_string(path).unwrap())).collect()
 }

@@ -99,7 +99,7 @@ fn good_checkpoint() -> Vec<u8> {
     let params = Small.init(Key::new(0), &image).unwrap();
     let mut run = TrainingRun::new(create_optimizer(&params, 0.1, 0.9).unwrap(), Key::new(1), 32);
     let metrics = Metrics { loss: 0.25, accuracy: 0.5 };
-    run.history = vec![EpochMetrics { train: metrics, test: metrics }; 3];
+    run.history = [EpochMetrics { train: metrics, test: metrics }; 3].into_iter().collect();
     run.to_bytes().unwrap()
 }
 
@@ -121,9 +121,9 @@ fn mutated_parameters_are_read_or_refused() {
 
 #[test]
 fn mutated_pictures_are_read_or_refused() {
-    let photo = std::fs::read(golden_file("../../notebooks/photo.png")).unwrap();
-    run("picture", fuzz::picture, &photo);
-    let small = image::load_from_memory(&photo).unwrap().thumbnail(60, 60).to_rgb8();
+    let picture = std::fs::read(golden_file("../../notebooks/five.png")).unwrap();
+    run("picture", fuzz::picture, &picture);
+    let small = image::load_from_memory(&picture).unwrap().thumbnail(60, 60).to_rgb8();
     for format in [ImageFormat::Jpeg, ImageFormat::WebP, ImageFormat::Gif, ImageFormat::Bmp] {
         let mut file = std::io::Cursor::new(Vec::new());
         small.write_to(&mut file, format).unwrap();

@@ -328,7 +328,7 @@ fn test_accuracies(seed: i64, epochs: usize) -> Result<Vec<f32>> {
             let (next_rng, input_rng) = rng.split();
             rng = next_rng;
             train_epoch(&Cnn, &mut optimizer, &train_ds, 32, epoch, input_rng)?;
-            Ok(eval_model(&Cnn, optimizer.target(), &test_ds)?.1)
+            Ok(eval_model(&Cnn, optimizer.target(), &test_ds)?.accuracy)
         })
         .collect()
 }

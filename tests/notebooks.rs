@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use serde_json::json;
 use xtask::check::{Failure, failures, less_accurate};
-use xtask::execute::{Watcher, execute};
+use xtask::execute::{SHORT, Watcher, execute};
 use xtask::kernel::Kernel;
+use xtask::mirror;
 use xtask::notebook::{CodeCell, Notebook, joined};
 use xtask::process::{build, command, output};
 use xtask::project::Project;
@@ -23,21 +24,21 @@ impl Watcher for Silent {
 }
 
 /// A kernel that runs in `folder`; reports a skipped test if it is not set up.
-fn start_kernel(what: &str, folder: &Path, environment: &[(&str, &str)]) -> Option<Kernel> {
+fn start_kernel(what: &str, folder: &Path) -> Option<Kernel> {
     let project = Project::new();
     if !project.kernelspec().is_file() {
         let why = "the Jupyter kernel is not set up (`cargo xtask test` does it)";
         tests::skipped(&format!("notebook `{what}`"), why);
         return None;
     }
-    Some(Kernel::start(&project, folder, environment, Box::new(|_| {})).unwrap())
+    Some(Kernel::start(&project, folder, &[], Box::new(|_| {})).unwrap())
 }
 
 /// Executes a notebook of `tests/fixtures`: its outputs and failures, or `None` without a kernel.
 fn execute_fixture(name: &str, limit: Duration) -> Option<(Notebook, Vec<Failure>)> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures");
     let source = Notebook::read(&folder.join(name).with_extension("ipynb")).unwrap();
-    let mut kernel = start_kernel(name, &folder, &[])?;
+    let mut kernel = start_kernel(name, &folder)?;
     let executed = execute(&source, &mut kernel, Some(limit), &mut Silent).unwrap();
     let failures = failures(&source, &executed);
     Some((executed, failures))
@@ -68,6 +69,23 @@ fn committed_notebooks_are_tidy() {
         let untidy = untidy(&Notebook::read(&path).unwrap());
         assert!(untidy.is_empty(), "{}:\n{}", path.display(), untidy.join("\n"));
     }
+}
+
+#[test]
+fn the_walkthrough_defines_what_the_crate_defines() {
+    let project = Project::new();
+    let path = project.root().join("notebooks/annotated_mnist.ipynb");
+    let walkthrough = Notebook::read(&path).unwrap();
+    let (differences, lines) = mirror::differences(&project, &walkthrough).unwrap();
+    assert!(differences.is_empty(), "{}", differences.join("\n"));
+    assert!(lines <= 110, "the definitions have {lines} lines");
+
+    // A line that differs is named.
+    let changed = walkthrough.text().replace(".mean(0)?.neg()?)", ".mean(0)?)");
+    let changed = Notebook::parse(&changed).unwrap();
+    let (differences, _) = mirror::differences(&project, &changed).unwrap();
+    assert_eq!(differences.len(), 1, "{differences:#?}");
+    assert!(differences[0].contains("`fn cross_entropy_loss`, line 3"), "{}", differences[0]);
 }
 
 #[test]
@@ -137,7 +155,7 @@ fn any_project_gets_a_kernel_whose_first_cell_compiles_nothing() {
 #[test]
 fn a_panic_is_reported_in_two_lines_in_each_process() {
     let folder = tempfile::tempdir().unwrap();
-    let Some(mut kernel) = start_kernel("panic", folder.path(), &[]) else { return };
+    let Some(mut kernel) = start_kernel("panic", folder.path()) else { return };
     let limit = Some(Duration::from_secs(120));
     let mut output_of = |cell: &str| -> String {
         let outputs = kernel.execute(cell, limit, |_| {}).unwrap();
@@ -158,25 +176,34 @@ fn cells_that_train_work_when_they_are_run_again() {
     const CELLS: &[&str] = &[
         "setup-dep",
         "setup-use",
+        "parameters-code",
         "split-code",
         "network-code",
-        "modes-variables",
+        "augment-code",
+        "state-code",
         "step-code",
-        "adamw-code",
+        "step-run-code",
         "range-code",
+        "range-plot",
         "schedule-code",
+        "fit-new",
         "fit-code",
         "train-code",
         "train-code",
-        "curves-code",
+        "again-code",
+        "curves-fn",
+        "best-code",
+        "resume-whole",
         "resume-code",
         "resume-code",
+        "damaged-code",
+        "resume-whole",
     ];
     // Any small network will do.
     const NETWORK: &str = "struct MyNet;
 impl Module for MyNet {
     fn call(&self, nn: &mut Scope, x: &Tensor) -> Result<Tensor> {
-        log_softmax(&nn.dense(10, &flatten(x)?)?)
+        log_softmax(nn.dense(10, flatten(x)))
     }
 }";
     let project = Project::new();
@@ -189,10 +216,10 @@ impl Module for MyNet {
         cell
     });
     let text = json!({"cells": cells.collect::<Vec<_>>()}).to_string();
-    let source = Notebook::parse(&text).unwrap();
+    let mut source = Notebook::parse(&text).unwrap();
+    source.set_parameters(SHORT).unwrap();
     let folder = tempfile::tempdir().unwrap(); // where the cells save their files
-    let short = [("MNIST_NOTEBOOK_SHORT", "1")];
-    let Some(mut kernel) = start_kernel("make_it_yours", folder.path(), &short) else { return };
+    let Some(mut kernel) = start_kernel("make_it_yours", folder.path()) else { return };
     let limit = Some(Duration::from_secs(600)); // the first cell may compile
     let executed = execute(&source, &mut kernel, limit, &mut Silent).unwrap();
     assert_eq!(failures(&source, &executed), []);

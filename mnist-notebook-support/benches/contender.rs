@@ -25,7 +25,8 @@ use std::time::{Duration, Instant};
 
 use mnist_notebook_support::candle_core::{self, D, Var};
 use mnist_notebook_support::candle_nn::{
-    Conv2d, Conv2dConfig, Linear, Module as _, VarBuilder, VarMap, conv2d, linear, loss, ops,
+    Conv2d, Conv2dConfig, Linear, Module as _, VarBuilder, VarMap, conv2d, linear,
+    loss, ops,
 };
 use mnist_notebook_support::linen::Rule;
 use mnist_notebook_support::prelude::*;
@@ -72,7 +73,9 @@ fn prepare(what: &str, batch: usize) -> Outcome<Repeat> {
             let rule = AdamW { weight_decay: 0.01, ..AdamW::default() };
             stateful_step(MyNet, 468_458, 0.001, rule, batch)
         }
-        "resnet" => stateful_step(ResNet, 77_898, LEARNING_RATE, Momentum::default(), batch),
+        "resnet" => {
+            stateful_step(ResNet, 77_898, LEARNING_RATE, Momentum::default(), batch)
+        }
         "eval_model" => evaluation(),
         "get_datasets" => Ok(repeat(|| Ok(get_datasets(&Device::Cpu)?))),
         _ => Err(format!("unknown request `{what}`").into()),
@@ -160,7 +163,10 @@ fn compiled_step<M: Module + 'static>(model: M, batch: usize) -> Outcome<Repeat>
 fn autograd_step<M: Module + 'static>(model: M, batch: usize) -> Outcome<Repeat> {
     let mut optimizer = optimizer(&model)?;
     let mut batches = Batches::new(batch)?;
-    Ok(repeat(move || Ok(train_step(&model, &mut optimizer, &batches.next()?)?)))
+    Ok(repeat(move || {
+        let batch = batches.next()?;
+        Ok(disable_jit(|| train_step(&model, &mut optimizer, &batch))?)
+    }))
 }
 
 /// A step of a network with batch norm, or dropout. The keys are those of JAX's script, so both
@@ -175,7 +181,11 @@ fn stateful_step<M: Module + 'static>(
     let mut batches = Batches::new(batch)?;
     let sample = batches.dataset.slice(0, 1)?;
     let variables = model.init_variables(Key::new(0), sample.image())?;
-    assert_eq!(variables.params.elem_count(), num_params, "JAX's network is another one");
+    assert_eq!(
+        variables.params.elem_count(),
+        num_params,
+        "JAX's network is another one"
+    );
     let mut state = TrainState::new(&variables, learning_rate, rule, Key::new(2))?;
     let mut jit = Jit::new();
     Ok(repeat(move || {
@@ -259,10 +269,12 @@ impl CandleCnn {
 
 fn candle_step(batch: usize) -> Outcome<Repeat> {
     let vars = VarMap::new();
-    let model = CandleCnn::new(&VarBuilder::from_varmap(&vars, DType::F32, &Device::Cpu))?;
+    let model =
+        CandleCnn::new(&VarBuilder::from_varmap(&vars, DType::F32, &Device::Cpu))?;
     let vars = vars.all_vars();
     let zeros = |var: &Var| Var::from_tensor(&var.zeros_like()?);
-    let velocities = vars.iter().map(zeros).collect::<candle_core::Result<Vec<Var>>>()?;
+    let velocities =
+        vars.iter().map(zeros).collect::<candle_core::Result<Vec<Var>>>()?;
     let mut batches = Batches::new(batch)?;
     Ok(repeat(move || {
         let next = batches.next()?;
@@ -280,7 +292,11 @@ fn candle_step(batch: usize) -> Outcome<Repeat> {
 
 /// What the kernels use of the processor, such as `AVX-512, 2 threads`.
 fn processor() -> String {
-    format!("{}, {} threads", cpu_kernels::instruction_set(), rayon::current_num_threads())
+    format!(
+        "{}, {} threads",
+        cpu_kernels::instruction_set(),
+        rayon::current_num_threads()
+    )
 }
 
 /// Trains for some epochs; the memory in use after each epoch and the peak, in MB.
@@ -301,6 +317,7 @@ fn memory(batch: usize, epochs: usize) -> Outcome<String> {
 fn megabytes(entry: &str) -> Outcome<f64> {
     let status = std::fs::read_to_string("/proc/self/status")?;
     let line = status.lines().find_map(|line| line.strip_prefix(entry));
-    let kibibytes = line.and_then(|line| line.trim().strip_suffix(" kB")).ok_or("no such entry")?;
+    let kibibytes =
+        line.and_then(|line| line.trim().strip_suffix(" kB")).ok_or("no such entry")?;
     Ok(kibibytes.parse::<f64>()? * 1024.0 / 1e6)
 }

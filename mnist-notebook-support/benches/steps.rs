@@ -10,8 +10,10 @@ criterion_group!(benches, steps);
 criterion_main!(benches);
 
 fn steps(criterion: &mut Criterion) {
-    let images = Tensor::from_vec(values(BATCH * 784), (BATCH, 28, 28, 1), &Device::Cpu);
-    let labels = Tensor::from_iter((0..BATCH as u32).map(|index| index % 10), &Device::Cpu);
+    let images =
+        Tensor::from_vec(values(BATCH * 784), (BATCH, 28, 28, 1), &Device::Cpu);
+    let labels =
+        Tensor::from_iter((0..BATCH as u32).map(|index| index % 10), &Device::Cpu);
     let batch = Batch::new(expect(images), expect(labels));
     let batch = expect(batch);
     let params = expect(get_initial_params(&Cnn, Key::new(0), &Device::Cpu));
@@ -21,13 +23,14 @@ fn steps(criterion: &mut Criterion) {
         bencher.iter(|| expect(jit.call(|| train_step(&Cnn, &mut optimizer, &batch))));
     });
     criterion.bench_function("train_step by autograd", |bencher| {
-        bencher.iter(|| expect(train_step(&Cnn, &mut optimizer, &batch)));
+        bencher
+            .iter(|| expect(disable_jit(|| train_step(&Cnn, &mut optimizer, &batch))));
     });
     criterion.bench_function("eval_step compiled", |bencher| {
         bencher.iter(|| expect(jit.call(|| eval_step(&Cnn, &params, &batch))));
     });
     criterion.bench_function("eval_step layer by layer", |bencher| {
-        bencher.iter(|| expect(eval_step(&Cnn, &params, &batch)));
+        bencher.iter(|| expect(disable_jit(|| eval_step(&Cnn, &params, &batch))));
     });
 }
 

@@ -88,7 +88,9 @@ fn train(arguments: &Arguments) -> Outcome<()> {
             return Ok(());
         }
         match &checkpoints {
-            Some(checkpoints) => checkpoints.train_epoch(&Cnn, &mut run, &train_ds, &test_ds)?,
+            Some(checkpoints) => {
+                checkpoints.train_epoch(&Cnn, &mut run, &train_ds, &test_ds)?
+            }
             None => run.train_epoch(&Cnn, &train_ds, &test_ds)?,
         };
     }
@@ -100,7 +102,8 @@ fn saved_run(
     checkpoints: Option<&Checkpoints>,
     device: &Device,
 ) -> Outcome<Option<TrainingRun>> {
-    let (Some(folder), Some(checkpoints)) = (&arguments.checkpoints, checkpoints) else {
+    let (Some(folder), Some(checkpoints)) = (&arguments.checkpoints, checkpoints)
+    else {
         return Ok(None);
     };
     let folder = folder.display();
@@ -109,9 +112,9 @@ fn saved_run(
             "{folder} holds checkpoints: add --resume to continue from the newest, or name another \
              folder"
         ))?,
-        (None, true) => {
-            Err(format!("{folder} holds no checkpoints: leave out --resume to start from scratch"))?
-        }
+        (None, true) => Err(format!(
+            "{folder} holds no checkpoints: leave out --resume to start from scratch"
+        ))?,
         (run, _) => Ok(run),
     }
 }
@@ -152,21 +155,30 @@ fn history_file(path: &str) -> std::result::Result<HistoryFile, &'static str> {
 
 impl HistoryFile {
     fn write(&self, history: &[EpochMetrics]) -> Outcome<()> {
-        std::fs::write(&self.path, (self.format)(history))
-            .map_err(|error| format!("cannot write {}: {error}", self.path.display()).into())
+        std::fs::write(&self.path, (self.format)(history)).map_err(|error| {
+            format!("cannot write {}: {error}", self.path.display()).into()
+        })
     }
 }
 
 fn csv(history: &[EpochMetrics]) -> String {
     let header = "epoch,train_loss,train_accuracy,test_loss,test_accuracy\n".to_owned();
-    history.iter().zip(1..).fold(header, |table, (EpochMetrics { train, test }, epoch)| {
-        let numbers = [train.loss, train.accuracy, test.loss, test.accuracy];
-        table + &format!("{epoch},{}\n", numbers.map(|number| number.to_string()).join(","))
-    })
+    history.iter().zip(1..).fold(
+        header,
+        |table, (EpochMetrics { train, test }, epoch)| {
+            let numbers = [train.loss, train.accuracy, test.loss, test.accuracy];
+            table
+                + &format!(
+                    "{epoch},{}\n",
+                    numbers.map(|number| number.to_string()).join(",")
+                )
+        },
+    )
 }
 
 fn json(history: &[EpochMetrics]) -> String {
-    let metrics = |metrics: Metrics| json!({"loss": metrics.loss, "accuracy": metrics.accuracy});
+    let metrics =
+        |metrics: Metrics| json!({"loss": metrics.loss, "accuracy": metrics.accuracy});
     let epochs = history.iter().zip(1..).map(|(&EpochMetrics { train, test }, epoch)| {
         json!({"epoch": epoch, "train": metrics(train), "test": metrics(test)})
     });

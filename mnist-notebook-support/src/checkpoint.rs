@@ -15,13 +15,14 @@ use std::str::FromStr;
 use candle_core::Device;
 use linen::files::{self, FileError, TensorFile};
 use linen::{
-    Adam, AdamW, BatchMetrics, Cause, Error, Key, Metrics, Module, Momentum, Optimizer, Params,
-    Result, Rule, TrainState,
+    Adam, AdamW, BatchMetrics, Cause, Error, Key, Metrics, Module, Momentum, Optimizer,
+    Params, Result, Rule, TrainState,
 };
 use notebook_display::println;
 
 use crate::dataset::{Batch, Dataset};
 use crate::error::{CheckpointError, Diverged};
+use crate::history::{EpochMetrics, History};
 use crate::train_epoch::{eval_model, train_epoch_with};
 use crate::train_step::train_step;
 
@@ -56,22 +57,19 @@ pub struct TrainingRun {
     /// The number of examples per step.
     pub batch_size: usize,
     /// The metrics of each epoch so far.
-    pub history: Vec<EpochMetrics>,
-}
-
-/// Loss and accuracy of an epoch.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct EpochMetrics {
-    /// On the training set: the mean over the batches, each measured before its update.
-    pub train: Metrics,
-    /// On the test set, after the epoch.
-    pub test: Metrics,
+    pub history: History,
 }
 
 impl TrainingRun {
     /// A run before its first epoch, of a [`TrainState`] or an [`Optimizer`].
     pub fn new(state: impl Into<TrainState>, rng: Key, batch_size: usize) -> Self {
-        TrainingRun { state: state.into(), rng, epoch: 0, batch_size, history: Vec::new() }
+        TrainingRun {
+            state: state.into(),
+            rng,
+            epoch: 0,
+            batch_size,
+            history: History::new(),
+        }
     }
 
     /// Trains for one epoch, evaluates, and prints both: the body of the tutorial's loop.
@@ -107,7 +105,7 @@ impl TrainingRun {
         let metrics = self.try_epoch(model, train_ds, test_ds, epoch, input_rng, step);
         match metrics {
             Ok(metrics) => {
-                self.history.push(metrics);
+                self.history.push(metrics.train, metrics.test);
                 (self.rng, self.epoch) = (rng, epoch);
             }
             Err(_) => self.state = before,
@@ -126,15 +124,16 @@ impl TrainingRun {
         step: impl FnMut(&mut TrainState, &Batch) -> Result<BatchMetrics>,
     ) -> Result<EpochMetrics> {
         let Self { state, batch_size, .. } = self;
-        let train = train_epoch_with(state, train_ds, *batch_size, epoch, input_rng, step)?;
-        let (loss, accuracy) = eval_model(model, state, test_ds)?;
-        println!("Testing - epoch: {epoch}, loss: {loss:.2}, accuracy: {:.2}", accuracy * 100.0);
-        if !loss.is_finite() {
+        let train =
+            train_epoch_with(state, train_ds, *batch_size, epoch, input_rng, step)?;
+        let test = eval_model(model, state, test_ds)?;
+        println!("Testing - epoch: {epoch}, {test:.2}");
+        if !test.loss.is_finite() {
             test_ds.check_pixels()?;
-            let step = train_ds.len() / *batch_size;
+            let (step, loss) = (train_ds.len() / *batch_size, test.loss);
             return Err(Diverged { epoch, step, loss, checkpoint: None }.into());
         }
-        Ok(EpochMetrics { train, test: Metrics { loss, accuracy } })
+        Ok(EpochMetrics { train, test })
     }
 
     /// The content of a checkpoint file.
@@ -143,7 +142,8 @@ impl TrainingRun {
     /// [`Error::Tensor`] if the parameters cannot be copied from the device.
     pub fn to_bytes(&self) -> Result<Vec<u8>> {
         let TrainState { optimizer, batch_stats, .. } = &self.state;
-        let mut tensors = optimizer.target().tensors(PARAMS).collect::<BTreeMap<_, _>>();
+        let mut tensors =
+            optimizer.target().tensors(PARAMS).collect::<BTreeMap<_, _>>();
         tensors.extend(batch_stats.tensors(BATCH_STATS));
         for (name, moment) in optimizer.moments() {
             tensors.extend(moment.tensors(&format!("{name}/")));
@@ -204,7 +204,9 @@ impl TrainingRun {
         let file = TensorFile::parse(bytes)?;
         let header = Header(&file.header);
         if header.0.get("format").is_none_or(|format| format != FORMAT) {
-            return Err("it is a safetensors file, but not a checkpoint of this crate".into());
+            return Err(
+                "it is a safetensors file, but not a checkpoint of this crate".into()
+            );
         }
         let version: u32 = header.value("version")?;
         if version != VERSION && version != EARLIER_VERSION {
@@ -217,7 +219,8 @@ impl TrainingRun {
         if file.is_intact() != Some(true) {
             return Err(FileError::Damaged.into());
         }
-        let load = |group: &str| -> Result<Params> { file.tensors(group, device)?.try_into() };
+        let load =
+            |group: &str| -> Result<Params> { file.tensors(group, device)?.try_into() };
         let rule = header.rule()?;
         let moments = rule.moment_names().iter();
         let moments = moments.map(|&name| Ok((name, load(&format!("{name}/"))?)));
@@ -228,9 +231,14 @@ impl TrainingRun {
             header.value("step_count")?,
             moments.collect::<Result<_>>()?,
         )?;
-        let dropout_key = if version == EARLIER_VERSION { None } else { header.dropout_key()? };
+        let dropout_key =
+            if version == EARLIER_VERSION { None } else { header.dropout_key()? };
         Ok(TrainingRun {
-            state: TrainState { optimizer, batch_stats: load(BATCH_STATS)?, dropout_key },
+            state: TrainState {
+                optimizer,
+                batch_stats: load(BATCH_STATS)?,
+                dropout_key,
+            },
             rng: header.key("rng")?,
             epoch: header.value("epoch")?,
             batch_size: header.value("batch_size")?,
@@ -248,7 +256,10 @@ struct Header<'a>(&'a BTreeMap<String, String>);
 
 impl Header<'_> {
     fn text(&self, name: &str) -> Result<&str, String> {
-        self.0.get(name).map(String::as_str).ok_or_else(|| format!("its header lacks {name:?}"))
+        self.0
+            .get(name)
+            .map(String::as_str)
+            .ok_or_else(|| format!("its header lacks {name:?}"))
     }
 
     fn value<T: FromStr>(&self, name: &str) -> Result<T, String> {
@@ -444,7 +455,8 @@ impl Checkpoints {
     /// The newest readable checkpoint before an epoch.
     fn newest_good(&self, before: usize) -> Option<PathBuf> {
         let paths = self.list().ok()?.into_iter().rev();
-        let mut earlier = paths.filter(|(epoch, _)| *epoch < before).map(|(_, path)| path);
+        let mut earlier =
+            paths.filter(|(epoch, _)| *epoch < before).map(|(_, path)| path);
         earlier.find(|path| read(path, &Device::Cpu).is_ok())
     }
 
@@ -459,8 +471,9 @@ impl Checkpoints {
 
     fn paths(&self) -> Result<impl Iterator<Item = PathBuf>> {
         let entries = std::fs::read_dir(&self.folder).and_then(Iterator::collect);
-        let entries: Vec<std::fs::DirEntry> = entries
-            .map_err(|source| CheckpointError::Folder { path: self.folder.clone(), source })?;
+        let entries: Vec<std::fs::DirEntry> = entries.map_err(|source| {
+            CheckpointError::Folder { path: self.folder.clone(), source }
+        })?;
         Ok(entries.into_iter().map(|entry| entry.path()))
     }
 
@@ -488,7 +501,12 @@ fn read(path: &Path, device: &Device) -> Result<TrainingRun, Cause> {
 
 /// The epoch in a checkpoint's file name.
 fn epoch_of(path: &Path) -> Option<usize> {
-    path.file_name()?.to_str()?.strip_prefix(NAME)?.strip_suffix(".safetensors")?.parse().ok()
+    path.file_name()?
+        .to_str()?
+        .strip_prefix(NAME)?
+        .strip_suffix(".safetensors")?
+        .parse()
+        .ok()
 }
 
 #[cfg(test)]

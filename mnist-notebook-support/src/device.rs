@@ -1,7 +1,7 @@
 //! Where tensors live: on a GPU if this build can use one, else on the CPU.
 
 use candle_core::{DType, Device, Tensor};
-use linen::{Jit, Key, Result, select_device};
+use linen::{Key, Result, disable_jit, select_device};
 use notebook_display::println;
 
 use crate::dataset::Dataset;
@@ -34,7 +34,7 @@ fn probe(device: &Device) -> Result<()> {
         Tensor::zeros((1, 28, 28, 1), DType::F32, device)?,
         Tensor::zeros(1, DType::U32, device)?,
     )?;
+    disable_jit(|| train_step(&Cnn, &mut optimizer, &batch))?.get()?;
     train_step(&Cnn, &mut optimizer, &batch)?.get()?;
-    Jit::new().call(|| train_step(&Cnn, &mut optimizer, &batch))?.get()?;
     Ok(())
 }

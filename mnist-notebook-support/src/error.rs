@@ -42,6 +42,15 @@ pub enum DataError {
         examples: usize,
     },
 
+    /// A text file with columns of numbers cannot be used.
+    #[error("cannot use {}: {problem}", path.display())]
+    Csv {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: String,
+    },
+
     /// A file of the dataset is missing.
     #[error(
         "{} is missing, with or without .gz, there and in the folders below: {remedy}",

@@ -25,7 +25,11 @@ use linen::{Key, Module, Params, Result};
 ///
 /// # Source
 /// `get_initial_params` of the Flax tutorial.
-pub fn get_initial_params(model: &impl Module, key: Key, device: &Device) -> Result<Params> {
+pub fn get_initial_params(
+    model: &impl Module,
+    key: Key,
+    device: &Device,
+) -> Result<Params> {
     let sample = Tensor::ones((1, 28, 28, 1), DType::F32, device)?;
     model.init(key, &sample)
 }

@@ -60,7 +60,6 @@ pub fn onehot(labels: &Tensor, num_classes: usize) -> Result<Tensor> {
 /// `cross_entropy_loss` of the Flax tutorial. `candle_nn::loss::cross_entropy` takes
 /// unnormalized scores instead and applies the log-softmax itself.
 pub fn cross_entropy_loss(logits: &Tensor, labels: &Tensor) -> Result<Tensor> {
-    let num_classes = check::log_probs(logits, labels)?;
-    let onehot = onehot(labels, num_classes)?.to_dtype(logits.dtype())?;
-    Ok((onehot * logits)?.sum(D::Minus1)?.mean(0)?.neg()?)
+    let onehot = onehot(labels, check::log_probs(logits, labels)?)?;
+    Ok((onehot.to_dtype(logits.dtype())? * logits)?.sum(D::Minus1)?.mean(0)?.neg()?)
 }

@@ -11,18 +11,16 @@ use linen::{Module, Result, Scope, avg_pool, flatten, log_softmax, relu};
 ///
 /// # Source
 /// `CNN` of the Flax tutorial.
-#[derive(Debug, Clone, Copy, Default)]
 pub struct Cnn;
 
 impl Module for Cnn {
     fn call(&self, nn: &mut Scope, x: &Tensor) -> Result<Tensor> {
-        let x = relu(&nn.conv(32, (3, 3), x)?)?; //  [B, 28, 28, 32]
-        let x = avg_pool(&x, (2, 2))?; //            [B, 14, 14, 32]
-        let x = relu(&nn.conv(64, (3, 3), &x)?)?; // [B, 14, 14, 64]
-        let x = avg_pool(&x, (2, 2))?; //            [B, 7, 7, 64]
-        let x = flatten(&x)?; //                     [B, 3136]
-        let x = relu(&nn.dense(256, &x)?)?; //       [B, 256]
-        let x = nn.dense(10, &x)?; //                [B, 10], one per digit
-        log_softmax(&x)
+        let x = relu(nn.conv(32, (3, 3), x))?; // [B, 28, 28, 32]
+        let x = avg_pool(x, (2, 2))?; //          [B, 14, 14, 32]
+        let x = relu(nn.conv(64, (3, 3), x))?; // [B, 14, 14, 64]
+        let x = avg_pool(x, (2, 2))?; //          [B, 7, 7, 64]
+        let x = flatten(x)?; //                   [B, 3136]
+        let x = relu(nn.dense(256, x))?; //       [B, 256]
+        log_softmax(nn.dense(10, x)) //           [B, 10], one for each digit
     }
 }

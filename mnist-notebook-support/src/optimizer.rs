@@ -13,6 +13,10 @@ use linen::{Momentum, Optimizer, Params, Result};
 ///
 /// # Source
 /// `create_optimizer` of the Flax tutorial.
-pub fn create_optimizer(params: &Params, learning_rate: f64, beta: f64) -> Result<Optimizer> {
+pub fn create_optimizer(
+    params: &Params,
+    learning_rate: f64,
+    beta: f64,
+) -> Result<Optimizer> {
     Optimizer::new(params, learning_rate, Momentum { beta, ..Momentum::default() })
 }

@@ -1,15 +1,14 @@
 //! The training step and the evaluation step.
 
-use linen::{
-    BatchMetrics, Evaluate, Module, Params, Result, Train, gpu_eval_step, gpu_train_step, no_grad,
-    value_and_grad,
-};
+use jit_macro::jit;
+use linen::{BatchMetrics, Evaluate, Module, Params, Result, Train, value_and_grad};
 
 use crate::dataset::Batch;
 use crate::loss::cross_entropy_loss;
 use crate::metrics::compute_metrics;
 
 /// Trains on one batch, updating the state in place, and returns the metrics before the update.
+/// Compiled; [`disable_jit`](linen::disable_jit) runs it layer by layer.
 ///
 /// The state is an [`Optimizer`](linen::Optimizer) or, for a network with batch norm or dropout, a
 /// [`TrainState`](linen::TrainState). Each step computes its own gradients, so there are none to
@@ -28,10 +27,10 @@ use crate::metrics::compute_metrics;
 ///
 /// impl Module for Net {
 ///     fn call(&self, nn: &mut Scope, x: &Tensor) -> Result<Tensor> {
-///         let x = nn.dense(64, &flatten(x)?)?; //              [B, 64]
-///         let x = relu(&nn.batch_norm(&x)?)?; //               [B, 64]
-///         let x = nn.dropout(0.2, &x)?; //                     [B, 64]
-///         log_softmax(&nn.dense(10, &x)?) //                   [B, 10]
+///         let x = nn.dense(64, flatten(x))?; //                [B, 64]
+///         let x = relu(nn.batch_norm(x))?; //                  [B, 64]
+///         let x = nn.dropout(0.2, x)?; //                      [B, 64]
+///         log_softmax(nn.dense(10, x)) //                      [B, 10]
 ///     }
 /// }
 ///
@@ -49,16 +48,12 @@ use crate::metrics::compute_metrics;
 ///
 /// # Source
 /// `train_step` of the Flax tutorial.
+#[jit]
 pub fn train_step(
     model: &impl Module,
     state: &mut impl Train,
     batch: &Batch,
 ) -> Result<BatchMetrics> {
-    if let Some(optimizer) = state.as_optimizer()
-        && let Some(metrics) = gpu_train_step(model, optimizer, batch.image(), batch.label())?
-    {
-        return Ok(metrics);
-    }
     let loss_fn = |params: &Params| {
         let (logits, updates) = state.apply(model, params, batch.image())?;
         let loss = cross_entropy_loss(&logits, batch.label())?;
@@ -76,17 +71,11 @@ pub fn train_step(
 ///
 /// # Source
 /// `eval_step` of the Flax tutorial.
+#[jit]
 pub fn eval_step(
     model: &impl Module,
     variables: &impl Evaluate,
     batch: &Batch,
 ) -> Result<BatchMetrics> {
-    if variables.batch_stats().is_none()
-        && let Some(metrics) =
-            gpu_eval_step(model, variables.params(), batch.image(), batch.label())?
-    {
-        return Ok(metrics);
-    }
-    let logits = no_grad(|| model.apply_eval(variables, batch.image()))?;
-    compute_metrics(&logits, batch.label())
+    compute_metrics(&model.evaluate(variables, batch.image())?, batch.label())
 }

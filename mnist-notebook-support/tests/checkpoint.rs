@@ -70,7 +70,11 @@ fn steady_run_with(rule: Rule) -> TrainingRun {
     let (rng, init_rng) = Key::new(0).split();
     let (init_rng, dropout_rng) = init_rng.split();
     let variables = Steady.init_variables(init_rng, dataset(1, 1).image()).unwrap();
-    TrainingRun::new(TrainState::new(&variables, 0.1 / 3.0, rule, dropout_rng).unwrap(), rng, 8)
+    TrainingRun::new(
+        TrainState::new(&variables, 0.1 / 3.0, rule, dropout_rng).unwrap(),
+        rng,
+        8,
+    )
 }
 
 fn train(checkpoints: &Checkpoints, run: &mut TrainingRun, epochs: usize) {
@@ -124,8 +128,9 @@ fn assert_same(a: &TrainingRun, b: &TrainingRun) {
 
 fn names(dir: &Path) -> Vec<String> {
     let entries = std::fs::read_dir(dir).unwrap();
-    let mut names: Vec<_> =
-        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    let mut names: Vec<_> = entries
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
     names.sort();
     names
 }
@@ -136,20 +141,25 @@ fn file(dir: &TempDir, epoch: usize) -> PathBuf {
 
 fn resume_error(checkpoints: &Checkpoints) -> String {
     let error = checkpoints.resume(&device()).unwrap_err();
-    assert!(matches!(error.downcast_ref(), Some(CheckpointError::Damaged { .. })), "{error:?}");
+    assert!(
+        matches!(error.downcast_ref(), Some(CheckpointError::Damaged { .. })),
+        "{error:?}"
+    );
     error.to_string()
 }
 
 /// Reproducible random numbers below a bound.
 fn random_below(bound: usize, count: usize) -> Vec<usize> {
-    let numbers = bits(Key::new(9), count, &device()).unwrap().to_vec1::<u32>().unwrap();
+    let numbers =
+        bits(Key::new(9), count, &device()).unwrap().to_vec1::<u32>().unwrap();
     numbers.into_iter().map(|number| number as usize % bound).collect()
 }
 
 /// Prints a line even if the test passes: the test harness captures only `println!`.
 fn report(kind: &str, refused: usize) {
     let mut out = std::io::stdout();
-    writeln!(out, "{kind}: faults injected: {refused}, refused: {refused}, lost: 0").unwrap();
+    writeln!(out, "{kind}: faults injected: {refused}, refused: {refused}, lost: 0")
+        .unwrap();
 }
 
 #[test]
@@ -178,7 +188,9 @@ fn assert_resumes(model: &impl Module, start: impl Fn() -> TrainingRun) {
     let mut resumed = checkpoints.resume(&device()).unwrap().unwrap();
     assert_same(&uninterrupted, &resumed);
     let other = Checkpoints::new(other_dir.path(), 1).unwrap();
-    for (checkpoints, run) in [(&other, &mut uninterrupted), (&checkpoints, &mut resumed)] {
+    for (checkpoints, run) in
+        [(&other, &mut uninterrupted), (&checkpoints, &mut resumed)]
+    {
         train_network(model, checkpoints, run, 3);
         run.state.optimizer.set_learning_rate(0.01).unwrap();
         train_network(model, checkpoints, run, 4);
@@ -190,10 +202,12 @@ fn assert_resumes(model: &impl Module, start: impl Fn() -> TrainingRun) {
 #[test]
 fn the_tutorials_network_resumes_bit_for_bit() {
     let (train_ds, test_ds) = get_datasets(&device()).unwrap();
-    let (train_ds, test_ds) = (train_ds.slice(0, 96).unwrap(), test_ds.slice(0, 50).unwrap());
+    let (train_ds, test_ds) =
+        (train_ds.slice(0, 96).unwrap(), test_ds.slice(0, 50).unwrap());
     let (rng, init_rng) = Key::new(0).split();
     let params = get_initial_params(&Cnn, init_rng, &device()).unwrap();
-    let mut run = TrainingRun::new(create_optimizer(&params, 0.1, 0.9).unwrap(), rng, 32);
+    let mut run =
+        TrainingRun::new(create_optimizer(&params, 0.1, 0.9).unwrap(), rng, 32);
     let dir = tempfile::tempdir().unwrap();
     let checkpoints = Checkpoints::new(dir.path(), 1).unwrap();
     checkpoints.train_epoch(&Cnn, &mut run, &train_ds, &test_ds).unwrap();
@@ -211,10 +225,10 @@ fn a_run_trains_the_tutorials_epoch() {
 
     let other = initial_run();
     let (mut optimizer, (rng, input_rng)) = (other.state.optimizer, other.rng.split());
-    let train = train_epoch(&Small, &mut optimizer, &train_ds, 8, 1, input_rng).unwrap();
-    let (loss, accuracy) = eval_model(&Small, optimizer.target(), &test_ds).unwrap();
-    let test = Metrics { loss, accuracy };
-    assert_eq!(run.history, [EpochMetrics { train, test }]);
+    let train =
+        train_epoch(&Small, &mut optimizer, &train_ds, 8, 1, input_rng).unwrap();
+    let test = eval_model(&Small, optimizer.target(), &test_ds).unwrap();
+    assert_eq!(*run.history, [EpochMetrics { train, test }]);
     assert_eq!((run.rng, run.epoch), (rng, 1));
     assert_eq!(values(run.state.optimizer.target()), values(optimizer.target()));
 }
@@ -245,7 +259,10 @@ fn other_files_stay_and_partial_files_of_a_killed_process_are_removed() {
     std::fs::create_dir(dir.path().join(".partial-epoch-0007")).unwrap();
     train(&checkpoints, &mut run, 2);
     let others = [".partial-best.safetensors9aBc", ".partial-epoch-0007"];
-    assert_eq!(names(dir.path()), [&others[..], &["epoch-0002.safetensors", "notes.txt"]].concat());
+    assert_eq!(
+        names(dir.path()),
+        [&others[..], &["epoch-0002.safetensors", "notes.txt"]].concat()
+    );
 }
 
 #[test]
@@ -256,13 +273,17 @@ fn a_checkpoint_is_a_safetensors_file_with_readable_names() {
     let mut names = file.names();
     names.sort();
     let paths = ["Conv_0/bias", "Conv_0/kernel", "Dense_0/bias", "Dense_0/kernel"];
-    let expected = ["momentum", "params"].map(|group| paths.map(|path| format!("{group}/{path}")));
+    let expected =
+        ["momentum", "params"].map(|group| paths.map(|path| format!("{group}/{path}")));
     assert_eq!(names, expected.concat());
     let (_, metadata) = SafeTensors::read_metadata(&bytes).unwrap();
     let header = metadata.metadata().as_ref().unwrap();
     assert_eq!(header["epoch"], "1");
     assert_eq!(header["batch_size"], "8");
-    assert_eq!(header["learning_rate"].parse(), Ok(run.state.optimizer.learning_rate()));
+    assert_eq!(
+        header["learning_rate"].parse(),
+        Ok(run.state.optimizer.learning_rate())
+    );
 }
 
 #[test]
@@ -274,9 +295,18 @@ fn a_checkpoint_holds_statistics_and_the_dropout_key() {
     let bytes = std::fs::read(file(&dir, 1)).unwrap();
     let file = SafeTensors::deserialize(&bytes).unwrap();
     let mean = file.tensor("batch_stats/BatchNorm_0/mean").unwrap();
-    let values = run.state.batch_stats.get("BatchNorm_0/mean").unwrap().to_vec1::<f32>().unwrap();
+    let values = run
+        .state
+        .batch_stats
+        .get("BatchNorm_0/mean")
+        .unwrap()
+        .to_vec1::<f32>()
+        .unwrap();
     assert!(values.iter().all(|value| *value != 0.0), "{values:?}");
-    assert_eq!(mean.data(), values.into_iter().flat_map(f32::to_le_bytes).collect::<Vec<_>>());
+    assert_eq!(
+        mean.data(),
+        values.into_iter().flat_map(f32::to_le_bytes).collect::<Vec<_>>()
+    );
     let (_, metadata) = SafeTensors::read_metadata(&bytes).unwrap();
     let [high, low] = run.state.dropout_key.unwrap().words();
     let header = metadata.metadata().as_ref().unwrap();
@@ -307,7 +337,8 @@ fn saving_an_epoch_again_replaces_its_checkpoint() {
 fn another_run_in_the_same_folder_is_refused() {
     let (dir, checkpoints, _) = trained(3, 3);
     let error = checkpoints.save(&initial_run()).unwrap_err();
-    let is_later = matches!(error.downcast_ref(), Some(CheckpointError::Later { epoch: 0, .. }));
+    let is_later =
+        matches!(error.downcast_ref(), Some(CheckpointError::Later { epoch: 0, .. }));
     assert!(is_later, "{error:?}");
     let message = error.to_string();
     assert!(message.contains("epoch-0003.safetensors"), "{message}");
@@ -321,7 +352,8 @@ fn another_run_in_the_same_folder_is_refused() {
     let before = values(run.state.optimizer.target());
     let data = dataset(2, 50);
     let error = checkpoints.train_epoch(&Small, &mut run, &data, &data).unwrap_err();
-    let is_later = matches!(error.downcast_ref(), Some(CheckpointError::Later { epoch: 0, .. }));
+    let is_later =
+        matches!(error.downcast_ref(), Some(CheckpointError::Later { epoch: 0, .. }));
     assert!(is_later, "{error:?}");
     assert_eq!((run.epoch, values(run.state.optimizer.target())), (0, before));
     assert!(std::fs::read(file(&dir, 1)).unwrap() == other);
@@ -371,7 +403,10 @@ fn the_error_for_a_damaged_checkpoint_names_the_last_good_one() {
     let message = resume_error(&checkpoints);
     assert!(message.contains("epoch-0003.safetensors: it is damaged"), "{message}");
     assert!(message.contains("SHA-256"), "{message}");
-    assert!(message.contains("epoch-0002.safetensors is good: delete the bad file"), "{message}");
+    assert!(
+        message.contains("epoch-0002.safetensors is good: delete the bad file"),
+        "{message}"
+    );
 
     // The checkpoint it names was verified.
     damage(2);
@@ -417,7 +452,8 @@ fn an_older_or_newer_format_is_refused_as_such() {
         other[at + own.len() - 2] = version as u8;
         std::fs::write(file(&dir, 1), other).unwrap();
         let message = resume_error(&checkpoints);
-        let expected = format!("format version {version} and this crate reads versions 2 and 3");
+        let expected =
+            format!("format version {version} and this crate reads versions 2 and 3");
         assert!(message.contains(&expected), "{message}");
     }
 }
@@ -432,7 +468,8 @@ fn the_checkpoint_of_another_network_is_refused_by_the_network() {
             log_softmax(&nn.dense(10, &flatten(x)?)?)
         }
     }
-    let error = checkpoints.train_epoch(&Other, &mut run, &train_ds, &test_ds).unwrap_err();
+    let error =
+        checkpoints.train_epoch(&Other, &mut run, &train_ds, &test_ds).unwrap_err();
     assert!(matches!(error, Error::ParamShape { .. }), "{error:?}");
     assert_eq!(run.epoch, 1);
 }
@@ -446,7 +483,9 @@ fn an_epoch_whose_evaluation_fails_can_be_repeated() {
     let wrong = Dataset::new(color, Tensor::new(&[0u32], &device()).unwrap()).unwrap();
     checkpoints.train_epoch(&Small, &mut run, &train_ds, &wrong).unwrap_err();
     checkpoints.train_epoch(&Small, &mut run, &train_ds, &test_ds).unwrap();
-    other_checkpoints.train_epoch(&Small, &mut uninterrupted, &train_ds, &test_ds).unwrap();
+    other_checkpoints
+        .train_epoch(&Small, &mut uninterrupted, &train_ds, &test_ds)
+        .unwrap();
     assert_same(&run, &uninterrupted);
 }
 
@@ -456,7 +495,10 @@ fn the_error_names_a_folder_that_cannot_be_used() {
     let path = dir.path().join("a file");
     std::fs::write(&path, "").unwrap();
     let error = Checkpoints::new(&path, 1).unwrap_err();
-    assert!(matches!(&error, Error::Save { path: named, .. } if *named == path), "{error:?}");
+    assert!(
+        matches!(&error, Error::Save { path: named, .. } if *named == path),
+        "{error:?}"
+    );
 
     let folder = dir.path().join("removed");
     let checkpoints = Checkpoints::new(&folder, 1).unwrap();

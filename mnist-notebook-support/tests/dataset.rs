@@ -39,7 +39,8 @@ fn raw(name: &str) -> Vec<u8> {
 fn folder_without(name: &str) -> TempDir {
     let dir = tempfile::tempdir().unwrap();
     for other in NAMES.into_iter().filter(|other| *other != name) {
-        std::fs::copy(project_file(other), dir.path().join(format!("{other}.gz"))).unwrap();
+        std::fs::copy(project_file(other), dir.path().join(format!("{other}.gz")))
+            .unwrap();
     }
     dir
 }
@@ -50,7 +51,8 @@ fn load(dir: &Path) -> Result<(Dataset, Dataset), Error> {
 
 /// Reproducible random numbers below a bound.
 fn random_below(bound: usize, count: usize, seed: i64) -> Vec<usize> {
-    let numbers = bits(Key::new(seed), count, &Device::Cpu).unwrap().to_vec1::<u32>().unwrap();
+    let numbers =
+        bits(Key::new(seed), count, &Device::Cpu).unwrap().to_vec1::<u32>().unwrap();
     numbers.into_iter().map(|number| number as usize % bound).collect()
 }
 
@@ -58,7 +60,9 @@ fn random_below(bound: usize, count: usize, seed: i64) -> Vec<usize> {
 #[track_caller]
 fn assert_damaged(dir: &Path, file: &str, problem: &str) {
     let error = load(dir).unwrap_err();
-    let Some(DataError::Damaged { path, .. }) = error.downcast_ref() else { panic!("{error:?}") };
+    let Some(DataError::Damaged { path, .. }) = error.downcast_ref() else {
+        panic!("{error:?}")
+    };
     assert_eq!(*path, dir.join(file));
     let message = error.to_string();
     assert!(message.contains(problem), "{message}");
@@ -88,8 +92,10 @@ fn datasets_have_the_tutorials_shapes_and_types() {
 
 /// The bits of the 256 pixel values that JAX computes by the tutorial's own line.
 fn pixels_of_jax() -> Vec<u32> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/pixels.json");
-    let golden: serde_json::Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+    let path =
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/pixels.json");
+    let golden: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
     serde_json::from_value(golden["values"].clone()).unwrap()
 }
 
@@ -102,7 +108,11 @@ fn pixels_are_the_tutorials_bit_for_bit() {
         let bytes = &raw(name)[16..];
         assert_eq!(pixels.len(), bytes.len());
         for (pixel, &byte) in pixels.iter().zip(bytes) {
-            assert_eq!(pixel.to_bits(), golden[usize::from(byte)], "byte {byte} in {name}");
+            assert_eq!(
+                pixel.to_bits(),
+                golden[usize::from(byte)],
+                "byte {byte} in {name}"
+            );
         }
         assert!((0..=u8::MAX).all(|byte| bytes.contains(&byte)), "{name}");
     }
@@ -115,7 +125,10 @@ fn class_counts_are_those_of_mnist() {
         class_counts(&train_ds),
         [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
     );
-    assert_eq!(class_counts(&test_ds), [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]);
+    assert_eq!(
+        class_counts(&test_ds),
+        [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
+    );
 }
 
 #[test]
@@ -124,14 +137,19 @@ fn raw_and_gzipped_files_give_the_same_data() {
     std::fs::write(dir.path().join(TEST_LABELS), raw(TEST_LABELS)).unwrap();
     let (_, mixed) = load(dir.path()).unwrap();
     let (_, gzipped) = get_datasets(&Device::Cpu).unwrap();
-    assert_eq!(mixed.label().to_vec1::<u32>().unwrap(), gzipped.label().to_vec1::<u32>().unwrap());
+    assert_eq!(
+        mixed.label().to_vec1::<u32>().unwrap(),
+        gzipped.label().to_vec1::<u32>().unwrap()
+    );
 }
 
 /// Asserts that a folder with only this file has the labels of the test set.
 #[track_caller]
 fn assert_has_test_labels(dir: &Path) {
     let error = load(dir).unwrap_err();
-    let Some(DataError::Missing { path, .. }) = error.downcast_ref() else { panic!("{error:?}") };
+    let Some(DataError::Missing { path, .. }) = error.downcast_ref() else {
+        panic!("{error:?}")
+    };
     // The file that is read after the labels of the test set.
     assert_eq!(*path, dir.join(TRAIN_LABELS));
 }
@@ -171,7 +189,9 @@ fn another_dataset_beside_this_one_does_no_harm() {
     assert!(matches!(error.downcast_ref(), Some(DataError::Missing { .. })), "{error}");
     beside("MNIST/raw", b"damaged");
     let error = load(dir.path()).unwrap_err();
-    let Some(DataError::Damaged { path, .. }) = error.downcast_ref() else { panic!("{error}") };
+    let Some(DataError::Damaged { path, .. }) = error.downcast_ref() else {
+        panic!("{error}")
+    };
     assert_eq!(*path, dir.path().join("MNIST/raw").join(TEST_LABELS));
     beside("MNIST/raw", &raw(TEST_LABELS));
     load(dir.path()).unwrap();
@@ -210,7 +230,12 @@ fn a_file_of_another_dataset_is_named() {
         };
         assert_eq!(*path, file);
         let message = error.to_string();
-        for part in ["is not MNIST's file of that name", found, "MNIST_DATA_DIR", "Dataset::new"] {
+        for part in [
+            "is not MNIST's file of that name",
+            found,
+            "MNIST_DATA_DIR",
+            "Dataset::new",
+        ] {
             assert!(message.contains(part), "{part:?} is not in: {message}");
         }
     }
@@ -246,7 +271,11 @@ fn empty_short_and_long_files_are_refused() {
         std::fs::write(&path, "").unwrap();
         assert_damaged(dir.path(), name, "0 bytes instead of");
         std::fs::write(&path, &content[..content.len() - 1]).unwrap();
-        assert_damaged(dir.path(), name, &format!("{} bytes instead of", content.len() - 1));
+        assert_damaged(
+            dir.path(),
+            name,
+            &format!("{} bytes instead of", content.len() - 1),
+        );
         std::fs::write(&path, [&content[..], b"x"].concat()).unwrap();
         assert_damaged(dir.path(), name, &format!("more than {} bytes", content.len()));
     }
@@ -283,7 +312,10 @@ fn a_file_in_place_of_the_folder_is_refused() {
     let file = dir.path().join("file");
     std::fs::write(&file, "").unwrap();
     let error = load(&file).unwrap_err();
-    assert!(matches!(error.downcast_ref(), Some(DataError::Missing { .. })), "{error:?}");
+    assert!(
+        matches!(error.downcast_ref(), Some(DataError::Missing { .. })),
+        "{error:?}"
+    );
 }
 
 /// Whether a file is refused as damaged. The files after it are missing, so that the test is fast.
@@ -292,7 +324,8 @@ fn is_refused(name: &str, file: &str, content: &[u8]) -> bool {
     // The order of the checks.
     let order = [TEST_LABELS, TRAIN_LABELS, TEST_IMAGES, TRAIN_IMAGES];
     for other in order.into_iter().take_while(|other| *other != name) {
-        std::fs::copy(project_file(other), dir.path().join(format!("{other}.gz"))).unwrap();
+        std::fs::copy(project_file(other), dir.path().join(format!("{other}.gz")))
+            .unwrap();
     }
     std::fs::write(dir.path().join(file), content).unwrap();
     let Err(error) = load(dir.path()) else { return false };
@@ -306,7 +339,8 @@ fn is_refused(name: &str, file: &str, content: &[u8]) -> bool {
 /// Prints a line even if the test passes: the test harness captures only `println!`.
 fn report(kind: &str, refused: usize) {
     let mut out = std::io::stdout();
-    writeln!(out, "{kind}: faults injected: {refused}, refused: {refused}, lost: 0").unwrap();
+    writeln!(out, "{kind}: faults injected: {refused}, refused: {refused}, lost: 0")
+        .unwrap();
 }
 
 #[test]
@@ -335,7 +369,10 @@ fn files_truncated_at_50_random_lengths_are_refused() {
                 .enumerate()
                 .filter(|(number, _)| number % 2 == i)
             {
-                assert!(is_refused(name, file, &content[..len]), "{file} cut to {len} bytes");
+                assert!(
+                    is_refused(name, file, &content[..len]),
+                    "{file} cut to {len} bytes"
+                );
                 refused += 1;
             }
         }
@@ -374,7 +411,11 @@ fn a_flipped_bit_in_a_gzipped_file_never_changes_the_data() {
     for bit in bits.iter().map(|bit| bit + header * 8) {
         content[bit / 8] ^= 1 << (bit % 8);
         // A file that is not refused has the right checksum.
-        refused += usize::from(is_refused(TEST_LABELS, &format!("{TEST_LABELS}.gz"), &content));
+        refused += usize::from(is_refused(
+            TEST_LABELS,
+            &format!("{TEST_LABELS}.gz"),
+            &content,
+        ));
         content[bit / 8] ^= 1 << (bit % 8);
     }
     assert!(refused >= 99, "{refused} of 100 refused");
@@ -463,7 +504,9 @@ fn the_error_for_missing_fashion_mnist_says_how_to_get_it() {
     assert!(!output.status.success());
     let message = String::from_utf8_lossy(&output.stdout);
     let folder = dir.path().to_str().unwrap();
-    for part in [folder, "four Fashion-MNIST files", "FASHION_MNIST_DATA_DIR", "download"] {
+    for part in
+        [folder, "four Fashion-MNIST files", "FASHION_MNIST_DATA_DIR", "download"]
+    {
         assert!(message.contains(part), "{part:?} is not in: {message}");
     }
 }
@@ -481,14 +524,21 @@ fn fashion_mnist_has_equal_class_counts() {
 
 #[test]
 fn batches_and_slices_keep_images_with_their_labels() {
-    let image = Tensor::arange(0f32, 5.0, &Device::Cpu).unwrap().reshape((5, 1, 1, 1)).unwrap();
+    let image =
+        Tensor::arange(0f32, 5.0, &Device::Cpu).unwrap().reshape((5, 1, 1, 1)).unwrap();
     let label = Tensor::arange(0u32, 5, &Device::Cpu).unwrap();
     let dataset = Dataset::new(image, label).unwrap();
     let pairs = |dataset: &Dataset| {
         let images = dataset.image().flatten_all().unwrap().to_vec1::<f32>().unwrap();
-        images.into_iter().zip(dataset.label().to_vec1::<u32>().unwrap()).collect::<Vec<_>>()
+        images
+            .into_iter()
+            .zip(dataset.label().to_vec1::<u32>().unwrap())
+            .collect::<Vec<_>>()
     };
-    assert_eq!(pairs(&dataset.batch(&[3, 0, 3]).unwrap()), [(3.0, 3), (0.0, 0), (3.0, 3)]);
+    assert_eq!(
+        pairs(&dataset.batch(&[3, 0, 3]).unwrap()),
+        [(3.0, 3), (0.0, 0), (3.0, 3)]
+    );
     assert_eq!(pairs(&dataset.slice(1, 2).unwrap()), [(1.0, 1), (2.0, 2)]);
     assert!(dataset.batch(&[5]).is_err());
     assert!(dataset.slice(4, 2).is_err());

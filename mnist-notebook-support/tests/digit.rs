@@ -26,7 +26,12 @@ fn digits() -> Vec<Vec<f32>> {
 }
 
 /// A digit on a black sheet, enlarged by `scale`.
-fn enlarged(digit: &[f32], scale: usize, side: usize, (top, left): (usize, usize)) -> Vec<f32> {
+fn enlarged(
+    digit: &[f32],
+    scale: usize,
+    side: usize,
+    (top, left): (usize, usize),
+) -> Vec<f32> {
     let mut sheet = vec![0.0; side * side];
     for y in 0..28 * scale {
         for x in 0..28 * scale {
@@ -53,7 +58,8 @@ fn photographed(digit: &[f32]) -> Tensor {
     let sheet = enlarged(digit, 7, SIDE, (70, 150)).into_iter().zip(noise).enumerate();
     let pixels = sheet.map(|(index, (ink, noise))| {
         let (y, x) = (index / SIDE, index % SIDE);
-        let light = 0.55 + 0.35 * x as f32 / SIDE as f32 - 0.1 * (y as f32 / SIDE as f32).powi(2);
+        let light = 0.55 + 0.35 * x as f32 / SIDE as f32
+            - 0.1 * (y as f32 / SIDE as f32).powi(2);
         (light * (1.0 - 0.75 * ink) + 0.03 * noise).clamp(0.0, 1.0)
     });
     picture(pixels.collect(), SIDE, SIDE)
@@ -66,7 +72,8 @@ fn a_digit_of_the_dataset_is_unchanged() {
 
 #[test]
 fn an_enlarged_and_shifted_digit_is_restored() {
-    let shifted = |digit: &[f32]| picture(enlarged(digit, 10, 560, (30, 200)), 560, 560);
+    let shifted =
+        |digit: &[f32]| picture(enlarged(digit, 10, 560, (30, 200)), 560, 560);
     assert!(mean_difference(shifted) < 0.003);
 }
 
@@ -92,7 +99,8 @@ fn dust_and_lines_along_the_edges_are_ignored() {
 #[test]
 fn dark_ink_on_light_paper_is_the_same_digit() {
     let inverted = |digit: &[f32]| {
-        let sheet = enlarged(digit, 3, 100, (10, 7)).into_iter().map(|pixel| 0.9 - 0.8 * pixel);
+        let sheet =
+            enlarged(digit, 3, 100, (10, 7)).into_iter().map(|pixel| 0.9 - 0.8 * pixel);
         picture(sheet.collect(), 100, 100)
     };
     assert!(mean_difference(inverted) < 0.003);
@@ -110,7 +118,8 @@ fn a_network_predicts_the_same_for_photos_as_for_their_originals() {
         logits.argmax(1).unwrap().to_vec1().unwrap()
     };
     let originals = predict(test_ds.slice(0, COUNT).unwrap().image());
-    let photos = digits().into_iter().map(|digit| prepare_digit(&photographed(&digit)).unwrap());
+    let photos =
+        digits().into_iter().map(|digit| prepare_digit(&photographed(&digit)).unwrap());
     let photos = predict(&Tensor::cat(&photos.collect::<Vec<_>>(), 0).unwrap());
     let same = originals.iter().zip(&photos).filter(|(a, b)| a == b).count();
     assert!(same >= COUNT * 98 / 100, "{same} of {COUNT}");

@@ -14,6 +14,7 @@ mod turns;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use mnist_notebook_support::linen::matmul_precision;
 use mnist_notebook_support::prelude::*;
 
 use clock::{Answer, Clock, Failure, Peer};
@@ -50,10 +51,14 @@ fn a_table_shows_what_was_measured_and_the_ratios() {
 
 #[test]
 fn a_peer_answers_with_a_time_or_a_reason() {
-    let mut peer = peer("read a; echo log; echo '= 2.5'; read a; echo '! no GPU'", soon());
+    let mut peer =
+        peer("read a; echo log; echo '= 2.5'; read a; echo '! no GPU'", soon());
     assert_eq!(peer.time("step", 32, 1).unwrap(), 2.5);
     let failure = peer.time("step", 32, 1).unwrap_err();
-    assert!(matches!(&failure, Failure::Request(reason) if reason == "no GPU"), "{failure:?}");
+    assert!(
+        matches!(&failure, Failure::Request(reason) if reason == "no GPU"),
+        "{failure:?}"
+    );
     let failure = peer.time("step", 32, 1).unwrap_err();
     assert!(matches!(failure, Failure::Gone(_)), "{failure:?}");
 }
@@ -148,14 +153,31 @@ fn the_page_has_milliseconds_of_a_step_and_seconds_of_ten_epochs() {
 }
 
 #[test]
+fn a_dataset_smaller_than_a_batch_is_no_epoch() {
+    let mut clocks = Clocks::new();
+    clocks.insert(Who::Ours, Box::new(Steady));
+    assert_eq!(
+        page::steps(&mut clocks, 2048, soon()).to_string(),
+        "| | 32 | 256 | 2048 | 16384 |\n\
+         |---|---|---|---|---|\n\
+         | this crate, one batch, f32 | 0.250 | 0.250 | 0.250 | 0.250 |\n\
+         | this crate, whole epoch, f32 | 16.0 | 16.0 | 16.0 |  |\n"
+    );
+}
+
+#[test]
 fn this_crate_answers_each_request() {
     let (train_ds, test_ds) = get_datasets(&Device::Cpu).unwrap();
-    let (train_ds, test_ds) = (train_ds.slice(0, 64).unwrap(), test_ds.slice(0, 100).unwrap());
-    let mut ours = Ours::new(Precision::F32, train_ds, test_ds);
+    let (train_ds, test_ds) =
+        (train_ds.slice(0, 64).unwrap(), test_ds.slice(0, 100).unwrap());
+    let mut ours = Ours::new(Precision::Tf32, train_ds, test_ds);
     for what in ["fixed", "epoch", "epochs", "eval"] {
         let ms = ours.time(what, 32, 2).unwrap();
         assert!(ms > 0.0, "{what}: {ms}");
+        // What is measured next is not in its precision.
+        assert_eq!(matmul_precision(), Precision::F32);
     }
     let failure = ours.time("unknown", 32, 2).unwrap_err();
     assert!(matches!(failure, Failure::Request(_)), "{failure:?}");
+    assert_eq!(matmul_precision(), Precision::F32);
 }

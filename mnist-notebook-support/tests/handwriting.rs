@@ -20,7 +20,8 @@ type Stroke = Vec<(f32, f32)>;
 
 /// A part of an ellipse, in degrees clockwise from the right.
 fn arc((x, y): (f32, f32), (width, height): (f32, f32), from: f32, to: f32) -> Stroke {
-    let angles = (0..=32).map(|step| (from + (to - from) * step as f32 / 32.0) * PI / 180.0);
+    let angles =
+        (0..=32).map(|step| (from + (to - from) * step as f32 / 32.0) * PI / 180.0);
     angles.map(|angle| (x + width * angle.cos(), y + height * angle.sin())).collect()
 }
 
@@ -76,7 +77,10 @@ fn forms(digit: usize) -> Vec<Vec<Stroke>> {
             ])],
         ],
         4 => vec![
-            vec![line(&[(0.1, 0.0), (0.0, 0.55), (0.6, 0.52)]), line(&[(0.48, 0.05), (0.42, 1.0)])],
+            vec![
+                line(&[(0.1, 0.0), (0.0, 0.55), (0.6, 0.52)]),
+                line(&[(0.48, 0.05), (0.42, 1.0)]),
+            ],
             vec![line(&[(0.5, 0.68), (0.0, 0.68), (0.42, 0.0), (0.4, 1.0)])],
             vec![
                 joined(&[
@@ -134,7 +138,10 @@ fn forms(digit: usize) -> Vec<Vec<Stroke>> {
             ])],
         ],
         _ => vec![
-            vec![arc((0.28, 0.27), (0.26, 0.27), 0.0, 360.0), line(&[(0.54, 0.1), (0.5, 1.0)])],
+            vec![
+                arc((0.28, 0.27), (0.26, 0.27), 0.0, 360.0),
+                line(&[(0.54, 0.1), (0.5, 1.0)]),
+            ],
             vec![joined(&[
                 arc((0.28, 0.25), (0.25, 0.25), -20.0, -370.0),
                 line(&[(0.52, 0.4), (0.4, 1.0)]),
@@ -171,7 +178,8 @@ enum Extra {
     Shadow,
 }
 
-const EXTRAS: [Extra; 4] = [Extra::Nothing, Extra::EdgeLines, Extra::Fading, Extra::Shadow];
+const EXTRAS: [Extra; 4] =
+    [Extra::Nothing, Extra::EdgeLines, Extra::Fading, Extra::Shadow];
 
 /// Draws a digit somewhere in a picture, a little slanted, with grain.
 fn draw(strokes: &[Stroke], look: Look, key: Key) -> Tensor {
@@ -183,7 +191,10 @@ fn draw(strokes: &[Stroke], look: Look, key: Key) -> Tensor {
     let height = between(0.5, 0.65) * size;
     let (slant, stretch) = (between(-0.05, 0.3), between(0.85, 1.1));
     let room = (0.95 * size - height - pen * size).max(0.0);
-    let center = (size / 2.0 + between(-0.5, 0.5) * room, size / 2.0 + between(-0.5, 0.5) * room);
+    let center = (
+        size / 2.0 + between(-0.5, 0.5) * room,
+        size / 2.0 + between(-0.5, 0.5) * room,
+    );
     let place = |&(x, y): &(f32, f32)| {
         let x = (x - 0.3) * stretch + slant * (0.5 - y);
         (center.0 + x * height, center.1 + (y - 0.5) * height)
@@ -207,7 +218,8 @@ fn draw(strokes: &[Stroke], look: Look, key: Key) -> Tensor {
     let (angle, offset) = (between(0.0, 2.0 * PI), between(-0.3, 0.3));
     let grain = jax_random::normal(key.fold_in(1), side * side);
     let pixels = ink.into_iter().zip(grain).enumerate().map(|(index, (ink, grain))| {
-        let (y, x) = ((index / side) as f32 / size - 0.5, (index % side) as f32 / size - 0.5);
+        let (y, x) =
+            ((index / side) as f32 / size - 0.5, (index % side) as f32 / size - 0.5);
         let along = x * angle.cos() + y * angle.sin();
         let light = match extra {
             Extra::Nothing | Extra::EdgeLines => 1.0,
@@ -220,7 +232,13 @@ fn draw(strokes: &[Stroke], look: Look, key: Key) -> Tensor {
 }
 
 /// Draws a line with round ends and smooth sides.
-fn draw_line(ink: &mut [f32], side: usize, from: (f32, f32), to: (f32, f32), radius: f32) {
+fn draw_line(
+    ink: &mut [f32],
+    side: usize,
+    from: (f32, f32),
+    to: (f32, f32),
+    radius: f32,
+) {
     let reach = |a: f32, b: f32| {
         let start = (a.min(b) - radius - 1.0).max(0.0) as usize;
         start..((a.max(b) + radius + 2.0).max(0.0) as usize).min(side)
@@ -229,7 +247,8 @@ fn draw_line(ink: &mut [f32], side: usize, from: (f32, f32), to: (f32, f32), rad
     for y in reach(from.1, to.1) {
         for x in reach(from.0, to.0) {
             let (dx, dy) = (x as f32 + 0.5 - from.0, y as f32 + 0.5 - from.1);
-            let part = (dx * right + dy * down) / (right * right + down * down).max(1e-9);
+            let part =
+                (dx * right + dy * down) / (right * right + down * down).max(1e-9);
             let part = part.clamp(0.0, 1.0);
             let distance = (dx - part * right).hypot(dy - part * down);
             let covered = (radius + 0.5 - distance).clamp(0.0, (2.0 * radius).min(1.0));
@@ -268,15 +287,23 @@ fn digits_of_every_pen_are_read() {
     let mut looks = Vec::new();
     let mut prepared = Vec::new();
     let mut extras = EXTRAS.iter().cycle();
-    for (digit, form) in (0..10).flat_map(|digit| forms(digit).into_iter().map(move |f| (digit, f)))
+    for (digit, form) in
+        (0..10).flat_map(|digit| forms(digit).into_iter().map(move |f| (digit, f)))
     {
-        for (pen, has_dark_ground) in PENS.iter().flat_map(|pen| [(*pen, false), (*pen, true)]) {
+        for (pen, has_dark_ground) in
+            PENS.iter().flat_map(|pen| [(*pen, false), (*pen, true)])
+        {
             let number = looks.len();
             let side = 200 + 5 * (number % 20);
-            let look = Look { side, pen, has_dark_ground, extra: *extras.next().unwrap() };
+            let look =
+                Look { side, pen, has_dark_ground, extra: *extras.next().unwrap() };
             let image = prepare_digit(&draw(&form, look, Key::new(number as i64)))
                 .unwrap_or_else(|error| panic!("{digit}, {look:?}: {error}"));
-            assert_eq!(image.max_all().unwrap().to_scalar::<f32>().unwrap(), 1.0, "{look:?}");
+            assert_eq!(
+                image.max_all().unwrap().to_scalar::<f32>().unwrap(),
+                1.0,
+                "{look:?}"
+            );
             looks.push((digit, look));
             prepared.push(image);
         }
@@ -287,7 +314,8 @@ fn digits_of_every_pen_are_read() {
 
     let mut counts = BTreeMap::<String, (usize, usize)>::new();
     for ((digit, look), answer) in looks.into_iter().zip(answers) {
-        let groups = ["all".into(), format!("pen {}", look.pen), format!("{:?}", look.extra)];
+        let groups =
+            ["all".into(), format!("pen {}", look.pen), format!("{:?}", look.extra)];
         for group in groups {
             let (right, all) = counts.entry(group).or_default();
             *right += usize::from(answer as usize == digit);

@@ -29,7 +29,8 @@ fn cross_entropy_of_a_uniform_prediction_is_ln_10() {
     if device().is_metal() {
         return; // Metal has no f64
     }
-    let logits = (Tensor::zeros((3, 10), DType::F64, &device()).unwrap() - 10f64.ln()).unwrap();
+    let logits =
+        (Tensor::zeros((3, 10), DType::F64, &device()).unwrap() - 10f64.ln()).unwrap();
     let loss = cross_entropy_loss(&logits, &labels(&[0, 5, 9])).unwrap();
     assert!((loss.to_scalar::<f64>().unwrap() - 10f64.ln()).abs() < 1e-12);
 }
@@ -41,7 +42,10 @@ fn cross_entropy_is_the_mean_negative_log_probability_of_the_true_classes() {
     }
     let probabilities: [[f64; 2]; 2] = [[0.25, 0.75], [0.5, 0.5]];
     let logits = Tensor::new(&probabilities, &device()).unwrap().log().unwrap();
-    let loss = cross_entropy_loss(&logits, &labels(&[0, 1])).unwrap().to_scalar::<f64>().unwrap();
+    let loss = cross_entropy_loss(&logits, &labels(&[0, 1]))
+        .unwrap()
+        .to_scalar::<f64>()
+        .unwrap();
     assert!((loss - (4f64.ln() + 2f64.ln()) / 2.0).abs() < 1e-12);
 }
 
@@ -73,7 +77,10 @@ fn labels_must_be_u32() {
 fn logits_and_labels_must_match() {
     let logits = Tensor::zeros((3, 10), DType::F32, &device()).unwrap();
     let error = cross_entropy_loss(&logits, &labels(&[1, 2])).unwrap_err();
-    assert_eq!(error.to_string(), "logits: expected shape [2, number of classes], found [3, 10]");
+    assert_eq!(
+        error.to_string(),
+        "logits: expected shape [2, number of classes], found [3, 10]"
+    );
 }
 
 #[test]
@@ -86,17 +93,26 @@ fn scores_are_not_log_probabilities() {
     assert_eq!(error.to_string(), message);
     // The loss of sure and right predictions, which rounding can put a little above 0.
     let sure = Tensor::new(&[[6e-8f32, -1e9], [0.0, -30.0]], &Device::Cpu).unwrap();
-    assert!(cross_entropy_loss(&sure, &labels).unwrap().to_scalar::<f32>().unwrap() <= 0.0);
+    assert!(
+        cross_entropy_loss(&sure, &labels).unwrap().to_scalar::<f32>().unwrap() <= 0.0
+    );
     // A loss that is no longer a number must show itself as such.
     let lost = Tensor::new(&[[f32::NAN, 0.0], [0.0, 0.0]], &Device::Cpu).unwrap();
-    assert!(cross_entropy_loss(&lost, &labels).unwrap().to_scalar::<f32>().unwrap().is_nan());
+    assert!(
+        cross_entropy_loss(&lost, &labels)
+            .unwrap()
+            .to_scalar::<f32>()
+            .unwrap()
+            .is_nan()
+    );
 }
 
 #[test]
 fn metrics_count_the_correct_predictions() {
     let probabilities: [[f32; 2]; 4] = [[0.9, 0.1], [0.2, 0.8], [0.6, 0.4], [0.3, 0.7]];
     let logits = Tensor::new(&probabilities, &device()).unwrap().log().unwrap();
-    let metrics = compute_metrics(&logits, &labels(&[0, 1, 1, 1])).unwrap().get().unwrap();
+    let metrics =
+        compute_metrics(&logits, &labels(&[0, 1, 1, 1])).unwrap().get().unwrap();
     assert_eq!(metrics.accuracy, 0.75);
     let expected = -(0.9f32.ln() + 0.8f32.ln() + 0.4f32.ln() + 0.7f32.ln()) / 4.0;
     assert!((metrics.loss - expected).abs() < 1e-6);

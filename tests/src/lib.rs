@@ -9,12 +9,13 @@ use mnist_notebook_support::prelude::*;
 use mnist_notebook_support::random::uniform;
 
 /// The folders of the crates that notebooks use.
-pub const CRATES: [&str; 8] = [
+pub const CRATES: [&str; 9] = [
     "mnist-notebook-support",
     "crates/cpu-kernels",
     "crates/images",
     "crates/inspect",
     "crates/jax-random",
+    "crates/jit-macro",
     "crates/linen",
     "crates/notebook-display",
     "crates/take-away",

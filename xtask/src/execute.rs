@@ -10,6 +10,16 @@ use crate::kernel::Kernel;
 use crate::notebook::{CodeCell, Notebook, joined, start_of_code};
 use crate::ui::Spinner;
 
+/// The values of parameters with which tests run notebooks: little training, because tests check that
+/// it works, not how well.
+pub const SHORT: &[(&str, &str)] = &[
+    ("train_images", "6_000"),
+    ("epochs", "2"),
+    ("ablation_images", "640"),
+    ("ablation_epochs", "1"),
+    ("fashion_epochs", "1"),
+];
+
 /// Receives events while a notebook is executed.
 pub trait Watcher {
     /// A cell starts; `total` is the number of code cells.

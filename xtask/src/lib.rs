@@ -14,6 +14,7 @@
 //! | [`execute`] | executes a notebook, cell by cell |
 //! | [`check`] | finds failures in an executed notebook |
 //! | [`faults`] | runs tests and adds up the faults that they inject |
+//! | [`mirror`] | compares the walkthrough's definitions with the crate's |
 //! | [`tidy`] | checks the form of committed notebooks |
 //! | [`mod@bench`] | measures how long a reader waits |
 //! | [`speed`] | compares training speed with JAX and PyTorch |
@@ -45,6 +46,7 @@ pub mod faults;
 pub mod jupyter;
 pub mod kernel;
 pub mod lock;
+pub mod mirror;
 pub mod notebook;
 pub mod page;
 pub mod process;

@@ -19,7 +19,7 @@ use xtask::check::{self, Failure};
 use xtask::cuda::{self, carried};
 use xtask::device::{Allowed, Device};
 use xtask::emulate;
-use xtask::execute::{Screen, execute};
+use xtask::execute::{SHORT, Screen, execute};
 use xtask::faults;
 use xtask::kernel::Kernel;
 use xtask::lock;
@@ -39,9 +39,6 @@ const WALKTHROUGH: &str = "annotated_mnist.ipynb";
 const DRAWING: &str = "take_it_away.ipynb";
 /// How long a cell may run in a test: the first one may have to compile all dependencies.
 const CELL_LIMIT: Duration = Duration::from_secs(30 * 60);
-
-/// Shortens long training: tests check that it works, not how well.
-const SHORT: &[(&str, &str)] = &[("MNIST_NOTEBOOK_SHORT", "1")];
 
 /// Sets up, runs, opens, tests and measures the notebooks.
 #[derive(Parser)]
@@ -182,7 +179,7 @@ fn run_notebook(project: &Project, notebook: Option<PathBuf>, allowed: Allowed) 
 /// Executes a notebook, makes a page of it, and says where they are and what differs.
 fn run_as_set_up(project: &Project, source: &Path) -> Result<Notebook> {
     let committed = Notebook::read_rust(source)?;
-    let executed = execute_file(project, source, &[], None)?;
+    let executed = execute_file(project, source, None, None)?;
     let page = page::convert(project, &executed)?;
     println!("\nExecuted notebook: {}", executed.display());
     println!("As a page:         {}", page.display());
@@ -250,7 +247,7 @@ fn test(project: &Project, allowed: Allowed) -> Result<()> {
     script::check_all(project)?;
     let mut failed = Vec::new();
     for path in project.notebook_files()? {
-        let executed = execute_file(project, &path, SHORT, Some(CELL_LIMIT));
+        let executed = execute_file(project, &path, Some(SHORT), Some(CELL_LIMIT));
         if let Err(error) = executed.and_then(|executed| compare_accuracy(&path, &executed)) {
             println!("{error:#}");
             failed.push(name(&path));
@@ -300,17 +297,21 @@ fn run_carried(project: &Project) -> Result<()> {
     carried::ensure_gpu(&executed.code_cells())
 }
 
-/// Executes a notebook and writes the result, even of a failed run, to the output folder.
+/// Executes a notebook, with other parameters if there are any, and writes the result, even of a
+/// failed run, to the output folder.
 fn execute_file(
     project: &Project,
     path: &Path,
-    environment: &[(&str, &str)],
+    parameters: Option<&[(&str, &str)]>,
     limit: Option<Duration>,
 ) -> Result<PathBuf> {
     println!("\nExecuting {}", name(path));
-    let source = Notebook::read_rust(path)?;
+    let mut source = Notebook::read_rust(path)?;
+    if let Some(values) = parameters {
+        source.set_parameters(values).with_context(|| name(path))?;
+    }
     let folder = notebook::folder(path)?;
-    let mut kernel = Kernel::start(project, &folder, environment, Box::new(|_| {}))?;
+    let mut kernel = Kernel::start(project, &folder, &[], Box::new(|_| {}))?;
     let executed = execute(&source, &mut kernel, limit, &mut Screen::new())?;
     let target = project.output().join(name(path));
     executed.write(&target)?;

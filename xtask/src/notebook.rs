@@ -142,6 +142,22 @@ impl Notebook {
         }
     }
 
+    /// Replaces values in the cells tagged `parameters`, papermill's name for them: in their lines
+    /// `let name: type = value;`.
+    ///
+    /// # Errors
+    /// If such a cell sets a variable that has no value here.
+    pub fn set_parameters(&mut self, values: &[(&str, &str)]) -> Result<()> {
+        for cell in self.json["cells"].as_array_mut().into_iter().flatten() {
+            if cell["cell_type"] == "code" && has_tag(cell, "parameters") {
+                let source = joined(&cell["source"]);
+                let replaced = source.split_inclusive('\n').map(|line| with_value(line, values));
+                cell["source"] = replaced.collect::<Result<Vec<String>>>()?.into();
+            }
+        }
+        Ok(())
+    }
+
     /// Stores a cell's outputs. Joins consecutive pieces of a stream, sets the execution count, and
     /// drops progress lines, which depend on the machine's speed.
     pub fn set_outputs(&mut self, index: usize, count: usize, outputs: &[Value]) {
@@ -202,6 +218,20 @@ fn last_heading(markdown: &str) -> Option<String> {
 
 fn has_tag(cell: &Value, tag: &str) -> bool {
     cell["metadata"]["tags"].as_array().is_some_and(|tags| tags.iter().any(|t| t == tag))
+}
+
+/// The line `let name: type = value;`, whatever follows it, with another value.
+fn with_value(line: &str, values: &[(&str, &str)]) -> Result<String> {
+    let parts = line.strip_prefix("let ").and_then(|line| line.split_once(" = "));
+    let Some((variable, (_, rest))) =
+        parts.and_then(|(variable, value)| Some((variable, value.split_once(';')?)))
+    else {
+        return Ok(line.to_owned());
+    };
+    let name = variable.split(':').next().unwrap_or_default().trim();
+    let value = values.iter().find(|(other, _)| *other == name);
+    let (_, value) = value.with_context(|| format!("the parameter `{name}` has no value"))?;
+    Ok(format!("let {variable} = {value};{rest}"))
 }
 
 /// Converts outputs to the form in which they are stored.
@@ -309,6 +339,21 @@ mod tests {
         assert_eq!(cell.outputs.len(), 1);
         let lines = cell.outputs[0]["text"].as_array().unwrap();
         assert_eq!((lines.len(), &lines[299_999]), (300_000, &json!("299999\n")));
+    }
+
+    #[test]
+    fn parameters_are_replaced_by_name_only_in_their_cell() {
+        let source = "// Lengths\nlet epochs: usize = 8; // of training\nlet images = 55_000;\n";
+        let cell = |tags: &[&str]| json!({"cell_type": "code", "metadata": {"tags": tags}, "source": source});
+        let cells = json!({"cells": [cell(&["parameters"]), cell(&[])]});
+        let notebook = Notebook::parse(&cells.to_string()).unwrap();
+        let mut short = notebook.clone();
+        short.set_parameters(&[("epochs", "1"), ("images", "64"), ("other", "2")]).unwrap();
+        let sources: Vec<String> = short.code_cells().into_iter().map(|cell| cell.source).collect();
+        let replaced = "// Lengths\nlet epochs: usize = 1; // of training\nlet images = 64;\n";
+        assert_eq!(sources, [replaced, source]);
+        let error = notebook.clone().set_parameters(&[("epochs", "1")]).unwrap_err();
+        assert_eq!(error.to_string(), "the parameter `images` has no value");
     }
 
     #[test]

@@ -248,16 +248,20 @@ pub fn created_folders(project: &Project) -> Result<Vec<PathBuf>> {
     Ok(folders)
 }
 
-/// Compiles all dependencies of the notebooks.
-fn warm(pool: &Pool, dependencies: &Dependencies, build: &Build) -> Result<()> {
+/// Compiles all dependencies of the notebooks, also those that differ only in their features.
+fn warm(pool: &Pool, dependencies: &[Dependencies], build: &Build) -> Result<()> {
     let spinner = Spinner::new("");
-    template::warm(pool, dependencies, build, &spinner.messages()).map(drop)
+    for of_notebook in dependencies {
+        template::warm(pool, of_notebook, build, &spinner.messages())?;
+    }
+    Ok(())
 }
 
-/// The dependencies in the notebooks' `:dep` lines.
-fn dependencies(notebooks: &[PathBuf]) -> Result<Dependencies> {
-    let mut dependencies = Dependencies::new();
+/// The dependencies in the `:dep` lines of each notebook, equal ones once.
+fn dependencies(notebooks: &[PathBuf]) -> Result<Vec<Dependencies>> {
+    let mut all = Vec::new();
     for path in notebooks {
+        let mut dependencies = Dependencies::new();
         let folder = path.parent().context("the notebook has no parent folder")?;
         for cell in Notebook::read(path)?.code_cells() {
             for line in cell.source.lines().filter_map(|line| line.strip_prefix(":dep ")) {
@@ -265,8 +269,11 @@ fn dependencies(notebooks: &[PathBuf]) -> Result<Dependencies> {
                     .with_context(|| format!("in {}", path.display()))?]);
             }
         }
+        if !all.contains(&dependencies) {
+            all.push(dependencies);
+        }
     }
-    Ok(dependencies)
+    Ok(all)
 }
 
 #[cfg(test)]

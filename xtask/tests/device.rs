@@ -6,6 +6,7 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use libloading::Library;
 use tempfile::TempDir;
 use warm_evcxr::files::write_program;
 use xtask::cuda::driver::{Gpu, Version};
@@ -63,6 +64,7 @@ impl Machine {
             .args(["--exact", "choose_as_another_process", "--nocapture"])
             .env(STEP, step)
             .env("CARGO_MANIFEST_DIR", self.path("xtask"))
+            .current_dir(self.0.path())
             .env("LD_LIBRARY_PATH", self.0.path())
             .env("PATH", "/usr/bin:/bin")
             .env_remove("CUDA_HOME")
@@ -102,15 +104,25 @@ const CPU: &str = "Device { feature: None, environment: [], libraries: [] }";
 
 #[test]
 fn without_a_gpu_nothing_is_said() {
-    let no_driver = Machine::empty();
-    // Hides a real driver.
-    fs::write(no_driver.path("libcuda.so.1"), "").unwrap();
-    let machines =
-        [no_driver, Machine::with_driver(&["COUNT=0"]), Machine::with_driver(&["INIT=100"])];
-    for machine in machines {
+    // SAFETY: The library is NVIDIA's driver, whose initializers every CUDA program runs.
+    let has_driver = unsafe { Library::new("libcuda.so.1") }.is_ok();
+    let no_driver = (!has_driver).then(Machine::empty);
+    let no_gpu = [Machine::with_driver(&["COUNT=0"]), Machine::with_driver(&["INIT=100"])];
+    for machine in no_driver.into_iter().chain(no_gpu) {
         assert_eq!(machine.run("auto", &[]), "Cpu");
         assert_eq!(machine.prepare("none"), CPU);
     }
+}
+
+#[test]
+fn a_driver_that_cannot_be_loaded_is_the_reason_for_the_cpu() {
+    let machine = Machine::empty();
+    fs::write(machine.path("libcuda.so.1"), "").unwrap();
+    let printed = machine.prepare("none");
+    let (line, device) = printed.split_once('\n').unwrap_or_default();
+    assert!(line.starts_with("Using the CPU: NVIDIA's driver fails: "), "{printed}");
+    assert!(line.contains("libcuda.so.1: file too short"), "{line}");
+    assert_eq!(device, CPU);
 }
 
 #[test]
@@ -181,6 +193,18 @@ fn an_installed_toolkit_that_the_driver_takes_is_used() {
     }
     let version = Command::new(nvcc).arg("--version").output().unwrap().stdout;
     assert_eq!(String::from_utf8(version).unwrap(), "release 12.0, V12.0.99\n");
+}
+
+#[test]
+fn a_relative_home_of_the_toolkit_is_made_absolute_and_an_empty_one_is_none() {
+    let machine = Machine::with_driver(&["VERSION=12000"]);
+    machine.add_toolkit("12.0", "");
+    let chosen = machine.run("auto", &[("CUDA_HOME", Path::new("toolkit"))]);
+    let home = machine.path("toolkit");
+    assert!(chosen.contains(&format!("home: {home:?}")), "{chosen}");
+    symlink(machine.path("toolkit/bin"), machine.path("bin")).unwrap();
+    let chosen = machine.run("auto", &[("CUDA_HOME", Path::new(""))]);
+    assert!(chosen.starts_with("CpuBecause"), "{chosen}");
 }
 
 #[test]

@@ -23,7 +23,7 @@ const MIN_CONTRAST: f32 = 0.1;
 
 /// Reads a picture file as a grayscale picture: PNG, JPEG, WebP, GIF (the first image) or BMP.
 ///
-/// A photo is turned as its orientation says (Exif), as image viewers do. Colors become their luma
+/// A picture is turned as its Exif orientation says, as image viewers do. Colors become their luma
 /// (ITU-R BT.709). Transparent pixels take the shade of the paper. Where only ink is visible, so
 /// that transparency carries the drawing, the paper is white for dark ink and black for light ink.
 ///
@@ -39,7 +39,7 @@ const MIN_CONTRAST: f32 = 0.1;
 /// use candle_core::Device;
 /// use images::{prepare_digit, read_image};
 ///
-/// let digit = prepare_digit(&read_image("photo.jpg", &Device::Cpu)?)?; // [1, 28, 28, 1]
+/// let digit = prepare_digit(&read_image("digit.jpg", &Device::Cpu)?)?; // [1, 28, 28, 1]
 /// # Ok::<(), linen::Error>(())
 /// ```
 pub fn read_image(path: impl AsRef<Path>, device: &Device) -> Result<Tensor> {

@@ -176,7 +176,7 @@ pub fn expected_calibration_error(bins: &[CalibrationBin]) -> f32 {
 ///
 /// impl Module for Net {
 ///     fn call(&self, nn: &mut Scope, x: &Tensor) -> Result<Tensor> {
-///         log_softmax(&nn.dense(10, &flatten(x)?)?)
+///         log_softmax(nn.dense(10, flatten(x)))
 ///     }
 /// }
 ///

@@ -63,6 +63,13 @@ impl Key {
     }
 }
 
+/// `[1797259609 2579123966]`, as JAX prints a key.
+impl std::fmt::Display for Key {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "[{} {}]", self.0[0], self.0[1])
+    }
+}
+
 impl std::fmt::Debug for Key {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Key({}, {})", self.0[0], self.0[1])

@@ -6,6 +6,7 @@
 use candle_core::{D, Tensor};
 
 use crate::error::{Error, Result};
+use crate::input::Input;
 use crate::trace::{Layer, trace_op};
 use crate::{check, custom_ops, memory};
 
@@ -21,8 +22,8 @@ use crate::{check, custom_ops, memory};
 ///
 /// fn residual_block(nn: &mut Scope, x: &Tensor) -> Result<Tensor> {
 ///     let channels = x.dims()[3];
-///     let y = relu(&nn.conv(channels, (3, 3), x)?)?;
-///     add(x, &nn.conv(channels, (3, 3), &y)?)
+///     let y = relu(nn.conv(channels, (3, 3), x))?;
+///     add(x, nn.conv(channels, (3, 3), y))
 /// }
 /// # let images = Tensor::ones((1, 4, 4, 2), candle_core::DType::F32, &candle_core::Device::Cpu)?;
 /// # struct Net;
@@ -37,7 +38,8 @@ use crate::{check, custom_ops, memory};
 ///
 /// # Source
 /// `x + y` of a residual block; K. He et al., *Deep Residual Learning*, 2015.
-pub fn add(a: &Tensor, b: &Tensor) -> Result<Tensor> {
+pub fn add(a: impl Input, b: impl Input) -> Result<Tensor> {
+    let (a, b) = (&a.tensor()?, &b.tensor()?);
     if a.dims() != b.dims() {
         return Err(Error::shape("second input of add", format!("{:?}", a.dims()), b));
     }

@@ -5,6 +5,7 @@ pub use cpu_kernels::Padding;
 
 use crate::error::{Error, Result};
 use crate::initializers::{lecun_normal, zeros};
+use crate::input::Input;
 use crate::scope::Scope;
 use crate::trace::{Layer, trace_op};
 use crate::{check, custom_ops, memory};
@@ -93,7 +94,7 @@ impl Scope<'_> {
         &mut self,
         features: usize,
         kernel_size: (usize, usize),
-        x: &Tensor,
+        x: impl Input,
     ) -> Result<Tensor> {
         self.conv_with(&Conv::new(features, kernel_size), x)
     }
@@ -134,7 +135,8 @@ impl Scope<'_> {
     ///
     /// # Source
     /// `flax.linen.Conv(features, kernel_size, strides=strides, padding="SAME")(x)`, or `"VALID"`.
-    pub fn conv_with(&mut self, conv: &Conv, x: &Tensor) -> Result<Tensor> {
+    pub fn conv_with(&mut self, conv: &Conv, x: impl Input) -> Result<Tensor> {
+        let x = &x.tensor()?;
         conv.check(x)?;
         let mut nn = self.sub_scope("Conv");
         let (height, width) = conv.kernel_size;

@@ -170,6 +170,15 @@ pub enum Error {
     #[error("the network has no parameters: there is nothing to train")]
     NoParams,
 
+    /// A network has no layer of a name.
+    #[error("the network has no layer {name:?}; it has {names}")]
+    NoLayer {
+        /// The name asked for.
+        name: String,
+        /// Those of its layers.
+        names: String,
+    },
+
     /// There is no gradient for a parameter to train.
     #[error("there is no gradient for parameter {0:?}: compute those of all that are trained")]
     NoGradient(String),

@@ -55,7 +55,8 @@ pub fn gpu_train_step(
 /// Steps of [`gpu_train_step`] on batches of a dataset, without the host in between, and their
 /// metrics; under the same conditions.
 ///
-/// `order` has the indices of the examples, `batch_size` for each step.
+/// `order` has the indices of the examples, `batch_size` for each step: otherwise, without a step,
+/// and if a batch is larger than the dataset, the result is `None`.
 ///
 /// # Shapes
 /// - `image`: `[N, height, width, channels]`, the whole dataset
@@ -77,9 +78,7 @@ pub fn gpu_train_epoch(
         && image.is_contiguous()
         && image.dtype() == candle_core::DType::F32
         && image.rank() == 4
-        && batch_size > 0
-        && order.len() % batch_size == 0
-        && order.iter().all(|&index| (index as usize) < image.dims()[0])
+        && are_batches(order, batch_size, image.dims()[0])
     {
         let (first, data) = (image.narrow(0, 0, batch_size)?, Batch { image, label });
         let metrics = with_trained(model, optimizer, &first, |program, params, momenta, rule| {
@@ -151,6 +150,15 @@ pub fn gpu_tile_times(
     with_program(model, params, image, |program, _| program.tile_times())
 }
 
+/// Whether these are indices of examples, in at least one batch, none of them incomplete.
+#[cfg(any(feature = "cuda", test))]
+fn are_batches(order: &[u32], batch_size: usize, examples: usize) -> bool {
+    (1..=examples).contains(&batch_size)
+        && !order.is_empty()
+        && order.len().is_multiple_of(batch_size)
+        && order.iter().all(|&index| (index as usize) < examples)
+}
+
 /// Passes `run` the network's program with its parameters, their momenta and the momentum rule, the
 /// only one that the program knows.
 #[cfg(feature = "cuda")]
@@ -191,4 +199,21 @@ fn is_labels_of(label: &Tensor, image: &Tensor) -> bool {
         && label.is_contiguous()
         && label.device().same_device(image.device())
         && image.dims().first().is_some_and(|&batch| label.dims() == [batch])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::are_batches;
+
+    #[test]
+    fn an_epoch_has_whole_batches_of_examples_that_exist() {
+        assert!(are_batches(&[0, 1, 2, 3], 2, 4));
+        assert!(are_batches(&[3, 3, 3, 0, 0, 3], 3, 4), "an example may come several times");
+        assert!(are_batches(&[2, 0, 1], 3, 3), "a single batch");
+        assert!(!are_batches(&[0, 1, 2], 2, 4), "an incomplete batch");
+        assert!(!are_batches(&[0, 4], 2, 4), "no such example");
+        assert!(!are_batches(&[0, 1], 0, 4));
+        assert!(!are_batches(&[], 2, 4), "no step");
+        assert!(!are_batches(&[0, 1, 0, 1], 4, 2), "more than the dataset has");
+    }
 }

@@ -114,6 +114,12 @@ impl FromIterator<(String, Tensor)> for Gradients {
     }
 }
 
+impl<const N: usize> From<[(&str, Tensor); N]> for Gradients {
+    fn from(gradients: [(&str, Tensor); N]) -> Self {
+        gradients.map(|(path, gradient)| (path.to_owned(), gradient)).into_iter().collect()
+    }
+}
+
 /// One line per gradient: path and shape.
 impl fmt::Debug for Gradients {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

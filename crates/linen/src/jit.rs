@@ -31,6 +31,10 @@ thread_local! {
     static IS_PLANNING: Cell<bool> = const { Cell::new(false) };
     /// The plans of the running [`Jit`], if there is one.
     static PLANS: RefCell<Option<Plans>> = const { RefCell::new(None) };
+    /// The plans of [`jitted`], without a [`Jit`] of one's own.
+    static OF_THREAD: RefCell<Jit> = RefCell::default();
+    /// Whether [`disable_jit`] runs.
+    static IS_DISABLED: Cell<bool> = const { Cell::new(false) };
     /// What is differentiated at the moment, the innermost last.
     static RECORDINGS: RefCell<Vec<Recording>> = const { RefCell::new(Vec::new()) };
 }
@@ -60,7 +64,7 @@ thread_local! {
 ///
 /// impl Module for Net {
 ///     fn call(&self, nn: &mut Scope, x: &Tensor) -> Result<Tensor> {
-///         log_softmax(&nn.dense(10, &flatten(x)?)?)
+///         log_softmax(nn.dense(10, flatten(x)))
 ///     }
 /// }
 ///
@@ -212,6 +216,38 @@ impl Jit {
         let Plans(plans) = &self.plans;
         !plans.is_empty() && plans.iter().all(|planned| planned.plan.is_ok())
     }
+}
+
+/// Runs a function with its networks compiled, as [`Jit::call`] does, with plans that the thread
+/// keeps. Within a [`Jit`], its plans are used; within [`disable_jit`], none.
+///
+/// # Source
+/// What `@jax.jit` makes of the function below it.
+pub fn jitted<T>(f: impl FnOnce() -> T) -> T {
+    if IS_DISABLED.get() || PLANS.with_borrow(Option::is_some) {
+        return f();
+    }
+    let mut jit = OF_THREAD.take();
+    let result = jit.call(f);
+    OF_THREAD.set(jit);
+    result
+}
+
+/// Runs a function with nothing in it compiled, layer by layer, to compare or to find a fault.
+///
+/// # Source
+/// `jax.disable_jit`.
+pub fn disable_jit<T>(f: impl FnOnce() -> T) -> T {
+    // Restores what was, also after a panic.
+    struct Restore(bool, Option<Plans>);
+    impl Drop for Restore {
+        fn drop(&mut self) {
+            IS_DISABLED.set(self.0);
+            PLANS.set(self.1.take());
+        }
+    }
+    let _restore = Restore(IS_DISABLED.replace(true), PLANS.take());
+    f()
 }
 
 /// The plans, one fused group of layers per line, or why there is none.

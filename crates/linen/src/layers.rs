@@ -12,6 +12,7 @@ use cpu_kernels::{BatchNorm, Statistics};
 
 use crate::error::{Error, Result};
 use crate::initializers::{lecun_normal, ones, zeros};
+use crate::input::Input;
 use crate::random::{Key, bernoulli};
 use crate::scope::{Mode, Scope, fold_in_path};
 use crate::trace::{Layer, trace_op};
@@ -40,7 +41,8 @@ impl Scope<'_> {
     ///
     /// # Source
     /// `flax.linen.Dense(features)(x)`.
-    pub fn dense(&mut self, features: usize, x: &Tensor) -> Result<Tensor> {
+    pub fn dense(&mut self, features: usize, x: impl Input) -> Result<Tensor> {
+        let x = &x.tensor()?;
         check::positive("features", features)?;
         let &[_, inputs] = x.dims() else {
             let expected = "[B, features]; call `flatten` before the first dense layer";
@@ -72,7 +74,8 @@ impl Scope<'_> {
     /// # Source
     /// `flax.linen.BatchNorm(use_running_average=not train)(x)`; S. Ioffe, C. Szegedy, *Batch
     /// normalization*, 2015.
-    pub fn batch_norm(&mut self, x: &Tensor) -> Result<Tensor> {
+    pub fn batch_norm(&mut self, x: impl Input) -> Result<Tensor> {
+        let x = &x.tensor()?;
         let &[_, .., features] = x.dims() else {
             return Err(wrong_batch_norm_input(x));
         };
@@ -113,7 +116,8 @@ impl Scope<'_> {
     /// # Source
     /// `flax.linen.LayerNorm()(x)`; J. L. Ba et al., *Layer Normalization*, 2016. Flax computes the
     /// variance as `mean(x²) - mean²`, which differs by rounding.
-    pub fn layer_norm(&mut self, x: &Tensor) -> Result<Tensor> {
+    pub fn layer_norm(&mut self, x: impl Input) -> Result<Tensor> {
+        let x = &x.tensor()?;
         let &[.., features @ (1..)] = x.dims() else {
             return Err(Error::shape("layer_norm input", "[…, features], at least 1 of them", x));
         };
@@ -146,7 +150,8 @@ impl Scope<'_> {
     /// # Source
     /// `flax.linen.Dropout(rate, deterministic=not train)(x)`, which drops the same values for the
     /// same key; N. Srivastava et al., *Dropout*, 2014.
-    pub fn dropout(&mut self, rate: f64, x: &Tensor) -> Result<Tensor> {
+    pub fn dropout(&mut self, rate: f64, x: impl Input) -> Result<Tensor> {
+        let x = &x.tensor()?;
         if !(0.0..1.0).contains(&rate) {
             let allowed = "it must be at least 0 and below 1";
             return Err(Error::Hyperparameter { name: "rate", value: rate, allowed });
@@ -258,7 +263,8 @@ fn dropout(x: &Tensor, key: Option<Key>, rate: f64, path: &str) -> Result<Tensor
 ///
 /// # Source
 /// `flax.linen.relu`.
-pub fn relu(x: &Tensor) -> Result<Tensor> {
+pub fn relu(x: impl Input) -> Result<Tensor> {
+    let x = &x.tensor()?;
     let y = if custom_ops::are_for(x) {
         custom_ops::relu(x)?
     } else {
@@ -277,7 +283,8 @@ pub fn relu(x: &Tensor) -> Result<Tensor> {
 /// # Source
 /// `flax.linen.gelu`, with its default `approximate=True`; D. Hendrycks, K. Gimpel, *Gaussian
 /// Error Linear Units*, 2016. The derivative of candle's own `gelu` has only six digits.
-pub fn gelu(x: &Tensor) -> Result<Tensor> {
+pub fn gelu(x: impl Input) -> Result<Tensor> {
+    let x = &x.tensor()?;
     check::float("gelu input", x)?;
     let y = if custom_ops::are_for(x) {
         custom_ops::gelu(x)?
@@ -302,7 +309,8 @@ pub fn gelu(x: &Tensor) -> Result<Tensor> {
 ///
 /// # Source
 /// `flax.linen.avg_pool(x, window_shape=window, strides=window)`.
-pub fn avg_pool(x: &Tensor, window: (usize, usize)) -> Result<Tensor> {
+pub fn avg_pool(x: impl Input, window: (usize, usize)) -> Result<Tensor> {
+    let x = &x.tensor()?;
     check_window("avg_pool input", x, window)?;
     let y = if custom_ops::are_for(x) {
         custom_ops::avg_pool(x, window)?
@@ -324,7 +332,8 @@ pub fn avg_pool(x: &Tensor, window: (usize, usize)) -> Result<Tensor> {
 ///
 /// # Source
 /// `flax.linen.max_pool(x, window_shape=window, strides=window)`.
-pub fn max_pool(x: &Tensor, window: (usize, usize)) -> Result<Tensor> {
+pub fn max_pool(x: impl Input, window: (usize, usize)) -> Result<Tensor> {
+    let x = &x.tensor()?;
     check_window("max_pool input", x, window)?;
     let y = if custom_ops::are_for(x) {
         custom_ops::max_pool(x, window)?
@@ -344,7 +353,8 @@ pub fn max_pool(x: &Tensor, window: (usize, usize)) -> Result<Tensor> {
 ///
 /// # Source
 /// `jax.numpy.mean(x, axis=(1, 2))`; M. Lin et al., *Network In Network*, 2013.
-pub fn global_avg_pool(x: &Tensor) -> Result<Tensor> {
+pub fn global_avg_pool(x: impl Input) -> Result<Tensor> {
+    let x = &x.tensor()?;
     let &[batch, height @ (1..), width @ (1..), channels] = x.dims() else {
         let expected = "[B, at least 1, at least 1, C]";
         return Err(Error::shape("global_avg_pool input", expected, x));
@@ -366,7 +376,8 @@ pub fn global_avg_pool(x: &Tensor) -> Result<Tensor> {
 /// # Errors
 /// [`Error::Shape`] for fewer than two dimensions; [`Error::Memory`] if a broadcast `x` does not
 /// fit in memory.
-pub fn flatten(x: &Tensor) -> Result<Tensor> {
+pub fn flatten(x: impl Input) -> Result<Tensor> {
+    let x = &x.tensor()?;
     if x.rank() < 2 {
         return Err(Error::shape("flatten input", "[B, …]", x));
     }
@@ -382,7 +393,8 @@ pub fn flatten(x: &Tensor) -> Result<Tensor> {
 ///
 /// # Source
 /// `flax.linen.log_softmax`.
-pub fn log_softmax(x: &Tensor) -> Result<Tensor> {
+pub fn log_softmax(x: impl Input) -> Result<Tensor> {
+    let x = &x.tensor()?;
     check::float("log_softmax input", x)?;
     let y = if custom_ops::are_for(x) {
         custom_ops::log_softmax(x)?

@@ -18,10 +18,10 @@
 //!
 //! impl Module for Net {
 //!     fn call(&self, nn: &mut Scope, x: &Tensor) -> Result<Tensor> {
-//!         let x = nn.dense(64, &flatten(x)?)?;            // [B, 64]
-//!         let x = relu(&nn.batch_norm(&x)?)?;             // [B, 64]
-//!         let x = nn.dropout(0.5, &x)?;                   // [B, 64]
-//!         nn.dense(10, &x)                                // [B, 10]
+//!         let x = nn.dense(64, flatten(x))?; //              [B, 64]
+//!         let x = relu(nn.batch_norm(x))?; //                [B, 64]
+//!         let x = nn.dropout(0.5, x)?; //                    [B, 64]
+//!         nn.dense(10, x) //                                 [B, 10]
 //!     }
 //! }
 //!
@@ -55,7 +55,7 @@
 //! | [`value_and_grad`] | gradients |
 //! | [`Optimizer`] with [`Momentum`], [`Adam`] or [`AdamW`], [`WarmupCosine`] | optimization |
 //! | [`TrainState`], [`Train`] | training of networks with batch norm and dropout |
-//! | [`Jit`] | networks that are planned once and replayed |
+//! | [`Jit`], [`jitted`], [`disable_jit`] | networks that are planned once and replayed |
 //! | [`set_matmul_precision`] | TF32 on an NVIDIA GPU |
 //! | [`tabulate()`], [`capture_intermediates`], [`graph()`], [`trace`] | a network's structure |
 //! | [`BatchMetrics`], [`Metrics`] | loss and accuracy |
@@ -76,6 +76,7 @@ mod gpu_step;
 mod grad;
 mod graph;
 pub mod initializers;
+mod input;
 mod intermediates;
 mod jit;
 mod layers;
@@ -107,8 +108,9 @@ pub use gpu_step::{gpu_eval_step, gpu_train_epoch, gpu_train_step};
 pub use gpu_step::{gpu_launch_times, gpu_tile_times};
 pub use grad::{Gradients, value_and_grad};
 pub use graph::{Graph, graph};
-pub use intermediates::capture_intermediates;
-pub use jit::Jit;
+pub use input::Input;
+pub use intermediates::{Intermediates, capture_intermediates};
+pub use jit::{Jit, disable_jit, jitted};
 pub use layers::{
     BATCH_NORM_EPSILON, LAYER_NORM_EPSILON, argmax, avg_pool, flatten, gelu, global_avg_pool,
     log_softmax, max_pool, relu,

@@ -4,6 +4,7 @@ use candle_core::Tensor;
 
 use crate::error::Result;
 use crate::jit::{self, Evaluation, Identity};
+use crate::no_grad::no_grad;
 use crate::params::Params;
 use crate::random::Key;
 use crate::scope::Scope;
@@ -138,6 +139,14 @@ pub trait Module {
             Some(y) => Ok(y),
             None => jit::plain(|| network(x)),
         }
+    }
+
+    /// [`apply_eval`](Module::apply_eval) under [`no_grad`]: nobody will ask for a gradient.
+    ///
+    /// # Errors
+    /// Those of [`apply_eval`](Module::apply_eval).
+    fn evaluate(&self, variables: &dyn Evaluate, x: &Tensor) -> Result<Tensor> {
+        no_grad(|| self.apply_eval(variables, x))
     }
 }
 

@@ -216,6 +216,31 @@ impl TryFrom<Vec<(String, Tensor)>> for Params {
     }
 }
 
+impl<const N: usize> TryFrom<[(&str, Tensor); N]> for Params {
+    type Error = Error;
+
+    fn try_from(tensors: [(&str, Tensor); N]) -> Result<Params> {
+        Vec::from(tensors.map(|(path, tensor)| (path.to_owned(), tensor))).try_into()
+    }
+}
+
+/// The same paths, shapes and values, bit for bit but for the sign of zero. NaN differs from all.
+impl PartialEq for Params {
+    fn eq(&self, other: &Params) -> bool {
+        let is_same = |a: &Tensor, b: &Tensor| -> candle_core::Result<bool> {
+            let differences = a.ne(b)?.to_dtype(DType::U32)?.flatten_all()?;
+            Ok(differences.elem_count() == 0 || differences.max(0)?.to_scalar::<u32>()? == 0)
+        };
+        self.len() == other.len()
+            && self.iter().zip(other.iter()).all(|((path, a), (other, b))| {
+                path == other
+                    && a.dims() == b.dims()
+                    && a.dtype() == b.dtype()
+                    && is_same(a, b).unwrap_or(false)
+            })
+    }
+}
+
 /// One line per parameter: path, shape and element type.
 impl std::fmt::Debug for Params {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

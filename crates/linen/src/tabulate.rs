@@ -11,7 +11,7 @@ use crate::error::Result;
 use crate::module::Module;
 use crate::params::Params;
 use crate::scope::Scope;
-use crate::trace::{layer_name, trace};
+use crate::trace::{layer_names, trace};
 use crate::variables::Variables;
 
 /// One row of the table of layers.
@@ -82,7 +82,7 @@ impl fmt::Display for Tabulated {
 ///
 /// impl Module for Net {
 ///     fn call(&self, nn: &mut Scope, x: &Tensor) -> Result<Tensor> {
-///         relu(&nn.conv(32, (3, 3), x)?)
+///         relu(nn.conv(32, (3, 3), x))
 ///     }
 /// }
 ///
@@ -100,10 +100,10 @@ pub fn tabulate(module: &impl Module, sample: &Tensor) -> Result<Tabulated> {
     let mut variables = Variables::default();
     let scope = &mut Scope::init(Key::new(0), &mut variables);
     let (_, ops) = trace(|| module.call(scope, sample))?;
-    let rows = ops.iter().map(|op| LayerRow {
-        layer: layer_name(&op.layer).to_owned(),
+    let rows = ops.iter().zip(layer_names(&ops)).map(|(op, layer)| LayerRow {
         output_shape: op.output.dims().to_vec(),
-        parameters: count_below(layer_name(&op.layer), &variables.params),
+        parameters: count_below(&layer, &variables.params),
+        layer,
     });
     Ok(Tabulated { rows: rows.collect(), parameters: variables.params.elem_count() })
 }

@@ -50,6 +50,31 @@ pub fn layer_name(layer: &Layer<String>) -> &str {
     }
 }
 
+/// A name for each evaluated layer, different from all others: its path, or its function numbered
+/// from zero, such as `relu_1`.
+pub fn layer_names(ops: &[TracedOp]) -> Vec<String> {
+    let mut counts = std::collections::HashMap::new();
+    let name = |op: &TracedOp| {
+        let name = layer_name(&op.layer);
+        let is_function = !matches!(
+            op.layer,
+            Layer::Conv { .. }
+                | Layer::GeneralConv { .. }
+                | Layer::Dense { .. }
+                | Layer::BatchNorm { .. }
+                | Layer::LayerNorm { .. }
+                | Layer::Dropout { .. }
+        );
+        if !is_function {
+            return name.to_owned();
+        }
+        let count = counts.entry(name.to_owned()).or_insert(0);
+        *count += 1;
+        format!("{name}_{}", *count - 1)
+    };
+    ops.iter().map(name).collect()
+}
+
 /// Runs `f` and returns its result and the layers it evaluated. A trace around this one does not
 /// see them.
 pub fn trace<T>(f: impl FnOnce() -> Result<T>) -> Result<(T, Vec<TracedOp>)> {

@@ -37,10 +37,10 @@ use crate::variables::{Evaluate, Variables};
 ///
 /// impl Module for Net {
 ///     fn call(&self, nn: &mut Scope, x: &Tensor) -> Result<Tensor> {
-///         let x = nn.dense(64, &flatten(x)?)?; // [B, 64]
-///         let x = nn.batch_norm(&x)?; //          [B, 64]
-///         let x = nn.dropout(0.1, &x)?; //        [B, 64]
-///         nn.dense(1, &x) //                      [B, 1]
+///         let x = nn.dense(64, flatten(x))?; // [B, 64]
+///         let x = nn.batch_norm(x)?; //          [B, 64]
+///         let x = nn.dropout(0.1, x)?; //        [B, 64]
+///         nn.dense(1, x) //                      [B, 1]
 ///     }
 /// }
 ///

@@ -53,8 +53,8 @@ impl Variables {
     ///
     /// impl Module for Net {
     ///     fn call(&self, nn: &mut Scope, x: &Tensor) -> Result<Tensor> {
-    ///         let x = nn.dense(64, &flatten(x)?)?;
-    ///         nn.batch_norm(&x)
+    ///         let x = nn.dense(64, flatten(x))?;
+    ///         nn.batch_norm(x)
     ///     }
     /// }
     /// # let folder = tempfile::tempdir().unwrap();

@@ -99,28 +99,29 @@ fn the_table_and_the_intermediates_show_every_branch() {
     let rows = table.rows.iter().map(|row| (row.layer.as_str(), row.output_shape.clone()));
     let expected = [
         ("Conv_0", vec![4, 5, 4, 4]),
-        ("gelu", vec![4, 5, 4, 4]),
+        ("gelu_0", vec![4, 5, 4, 4]),
         ("LayerNorm_0", vec![4, 5, 4, 4]),
-        ("gelu", vec![4, 5, 4, 4]),
-        ("add", vec![4, 5, 4, 4]),
+        ("gelu_1", vec![4, 5, 4, 4]),
+        ("add_0", vec![4, 5, 4, 4]),
         ("Conv_1", vec![4, 2, 3, 3]),
         ("Conv_2", vec![4, 2, 3, 2]),
-        ("relu", vec![4, 2, 3, 2]),
-        ("concatenate", vec![4, 2, 3, 8]),
-        ("global_avg_pool", vec![4, 8]),
+        ("relu_0", vec![4, 2, 3, 2]),
+        ("concatenate_0", vec![4, 2, 3, 8]),
+        ("global_avg_pool_0", vec![4, 8]),
         ("LayerNorm_1", vec![4, 8]),
         ("Dense_0", vec![4, 3]),
-        ("log_softmax", vec![4, 3]),
+        ("log_softmax_0", vec![4, 3]),
     ];
     assert_eq!(rows.collect::<Vec<_>>(), expected);
     let counts = table.rows.iter().map(|row| row.parameters).collect::<Vec<_>>();
     assert_eq!(counts, [148, 0, 8, 0, 0, 51, 34, 0, 0, 0, 16, 27, 0]);
     let (output, layers) = capture_intermediates(&Net, &params(), &images()).unwrap();
+    let layers = layers.iter().map(|(_, output)| output).collect::<Vec<_>>();
     assert_eq!(layers.len(), expected.len());
     let sum = |x: &Tensor| x.sum_all().unwrap().to_scalar::<f32>().unwrap();
-    assert_eq!(sum(&layers[12].1), sum(&output));
-    let parts = [&layers[5].1, &layers[7].1, &layers[5].1].map(sum);
-    assert!((sum(&layers[8].1) - parts.iter().sum::<f32>()).abs() < 1e-3);
+    assert_eq!(sum(layers[12]), sum(&output));
+    let parts = [layers[5], layers[7], layers[5]].map(sum);
+    assert!((sum(layers[8]) - parts.iter().sum::<f32>()).abs() < 1e-3);
 }
 
 #[test]

@@ -96,10 +96,10 @@ fn layer_outputs_are_flax_s() {
     let (params, input) = (tiny_params(), tensor(&golden.input, &golden.input_shape));
     let (output, layers) = capture_intermediates(&TinyCnn, &params, &input).unwrap();
     assert_eq!(values(&output), values(&TinyCnn.apply(&params, &input).unwrap()));
-    assert_eq!(values(&layers.last().unwrap().1), values(&output));
+    assert_eq!(values(layers.iter().last().unwrap().1), values(&output));
     assert_eq!(golden.layers.len(), 3);
     for LayerGolden { name, shape, values } in golden.layers {
-        let (_, found) = layers.iter().find(|(layer, _)| *layer == name).unwrap();
+        let found = layers.get(&name).unwrap();
         assert_eq!(found.dims(), shape, "{name}");
         assert_close(&name, found, &values, 1e-6);
     }

@@ -59,16 +59,16 @@ fn the_table_lists_layers_in_evaluation_order() {
         rows,
         [
             ("Conv_0", vec![1, 28, 28, 32], 320),
-            ("relu", vec![1, 28, 28, 32], 0),
-            ("avg_pool", vec![1, 14, 14, 32], 0),
+            ("relu_0", vec![1, 28, 28, 32], 0),
+            ("avg_pool_0", vec![1, 14, 14, 32], 0),
             ("Conv_1", vec![1, 14, 14, 64], 18_496),
-            ("relu", vec![1, 14, 14, 64], 0),
-            ("avg_pool", vec![1, 7, 7, 64], 0),
-            ("flatten", vec![1, 3136], 0),
+            ("relu_1", vec![1, 14, 14, 64], 0),
+            ("avg_pool_1", vec![1, 7, 7, 64], 0),
+            ("flatten_0", vec![1, 3136], 0),
             ("Dense_0", vec![1, 256], 803_072),
-            ("relu", vec![1, 256], 0),
+            ("relu_2", vec![1, 256], 0),
             ("Dense_1", vec![1, 10], 2_570),
-            ("log_softmax", vec![1, 10], 0),
+            ("log_softmax_0", vec![1, 10], 0),
         ]
     );
 }

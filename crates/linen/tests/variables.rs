@@ -55,7 +55,7 @@ fn the_table_of_layers_shows_batch_norm_and_dropout() {
     let table = tabulate(&Steady, &rows()).unwrap();
     let rows: Vec<_> = table.rows.iter().map(|row| (row.layer.as_str(), row.parameters)).collect();
     let expected =
-        [("Dense_0", 40), ("BatchNorm_0", 16), ("relu", 0), ("Dropout_0", 0), ("Dense_1", 27)];
+        [("Dense_0", 40), ("BatchNorm_0", 16), ("relu_0", 0), ("Dropout_0", 0), ("Dense_1", 27)];
     assert_eq!(rows, expected);
     assert_eq!(table.parameters, 83);
 }

@@ -46,7 +46,8 @@ impl Peer {
     /// Starts a program, which gives no more answers after `deadline`.
     pub fn start(program: &mut Command, deadline: Instant) -> std::io::Result<Self> {
         let mut child = program.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
-        let (Some(requests), Some(output)) = (child.stdin.take(), child.stdout.take()) else {
+        let (Some(requests), Some(output)) = (child.stdin.take(), child.stdout.take())
+        else {
             unreachable!("both are pipes");
         };
         let (sender, answers) = mpsc::channel();

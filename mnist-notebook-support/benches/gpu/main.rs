@@ -43,7 +43,8 @@ fn main() -> Outcome<()> {
     }
     let (train_ds, test_ds) = get_datasets(&device)?;
     let mut clocks = Clocks::new();
-    let ours = |precision| Box::new(Ours::new(precision, train_ds.clone(), test_ds.clone()));
+    let ours =
+        |precision| Box::new(Ours::new(precision, train_ds.clone(), test_ds.clone()));
     clocks.insert(Who::Ours, ours(Precision::F32));
     if device.is_cuda() {
         clocks.insert(Who::OursInTf32, ours(Precision::Tf32));
@@ -67,8 +68,9 @@ fn main() -> Outcome<()> {
         machine()
     );
     for batch in page::BATCHES {
-        text += &launches(&train_ds, batch)
-            .unwrap_or_else(|error| format!("\nLaunches of a step on {batch} images: {error}\n"));
+        text += &launches(&train_ds, batch).unwrap_or_else(|error| {
+            format!("\nLaunches of a step on {batch} images: {error}\n")
+        });
     }
     println!("{text}");
     std::fs::write(page, text)?;
@@ -96,13 +98,16 @@ fn launches(train_ds: &Dataset, batch: usize) -> Outcome<String> {
     let mut jit = Jit::new();
     let images = train_ds.slice(0, batch)?;
     let mut optimizer = ours::optimizer(images.image().device())?;
-    let tiles = jit.call(|| gpu_tile_times(&Cnn, optimizer.target(), images.image()))?;
+    let tiles =
+        jit.call(|| gpu_tile_times(&Cnn, optimizer.target(), images.image()))?;
     let tiles = tiles.ok_or_else(|| jit.to_string())?;
-    let launches = jit.call(|| gpu_launch_times(&Cnn, &mut optimizer, images.image()))?;
+    let launches =
+        jit.call(|| gpu_launch_times(&Cnn, &mut optimizer, images.image()))?;
     let launches = launches.ok_or_else(|| jit.to_string())?;
 
-    let mut text =
-        format!("\nA step on {batch} images, one graph.\n\n| launch | µs |\n|---|---|\n");
+    let mut text = format!(
+        "\nA step on {batch} images in f32, one graph.\n\n| launch | µs |\n|---|---|\n"
+    );
     let all = ("all".to_owned(), launches.iter().map(|(_, time)| time).sum());
     for (name, time) in launches.iter().chain([&all]) {
         writeln!(text, "| {name} | {time:.1} |")?;

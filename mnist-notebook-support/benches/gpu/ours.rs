@@ -11,6 +11,7 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::time::Instant;
 
+use mnist_notebook_support::linen::matmul_precision;
 use mnist_notebook_support::prelude::*;
 
 use crate::clock::{Answer, Clock, Failure};
@@ -34,7 +35,7 @@ impl Ours {
 
 impl Clock for Ours {
     fn time(&mut self, what: &str, batch: usize, count: usize) -> Answer {
-        set_matmul_precision(self.precision);
+        let _restored = InPrecision::set(self.precision);
         let repeat = match self.prepared.entry((what.to_owned(), batch)) {
             Entry::Occupied(entry) => entry.into_mut(),
             Entry::Vacant(entry) => {
@@ -44,6 +45,25 @@ impl Clock for Ours {
         let start = Instant::now();
         repeat(count)?;
         Ok(start.elapsed().as_secs_f64() * 1e3 / count as f64)
+    }
+}
+
+/// Sets the precision of products until it is dropped.
+struct InPrecision {
+    before: Precision,
+}
+
+impl InPrecision {
+    fn set(precision: Precision) -> Self {
+        let before = matmul_precision();
+        set_matmul_precision(precision);
+        Self { before }
+    }
+}
+
+impl Drop for InPrecision {
+    fn drop(&mut self) {
+        set_matmul_precision(self.before);
     }
 }
 
@@ -85,7 +105,9 @@ fn prepare(
             }))
         }
         "eval" => Ok(Box::new(move |count| {
-            (0..count).try_for_each(|_| eval_model(&Cnn, optimizer.target(), &test_ds).map(drop))
+            (0..count).try_for_each(|_| {
+                eval_model(&Cnn, optimizer.target(), &test_ds).map(drop)
+            })
         })),
         _ => Err(Failure::Request(format!("unknown request `{what}`"))),
     }

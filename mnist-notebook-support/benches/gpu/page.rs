@@ -11,8 +11,10 @@ pub const BATCHES: [usize; 4] = [32, 256, 2048, 16384];
 const TURN: f64 = 100.0;
 
 const OURS: Row = Row::epoch("this crate, whole epoch, f32", Who::Ours, "epoch");
-const OURS_TF32: Row = Row::epoch("this crate, whole epoch, TF32", Who::OursInTf32, "epoch");
-const SCAN: Row = Row::epoch("JAX, whole epoch (`scan`), f32", Who::Jax, "scan_highest");
+const OURS_TF32: Row =
+    Row::epoch("this crate, whole epoch, TF32", Who::OursInTf32, "epoch");
+const SCAN: Row =
+    Row::epoch("JAX, whole epoch (`scan`), f32", Who::Jax, "scan_highest");
 const SCAN_DEFAULT: Row =
     Row::epoch("JAX, whole epoch (`scan`), default (TF32)", Who::Jax, "scan_default");
 /// The peer that takes longest to prepare comes last.
@@ -50,10 +52,11 @@ pub fn steps(clocks: &mut Clocks, examples: usize, until: Instant) -> Table {
         let remaining = until.saturating_duration_since(Instant::now());
         let share = remaining * weights[index] / weights[index..].iter().sum::<u32>();
         // JAX's loop takes an epoch at most.
-        let count = |ms: f64| ((TURN / ms) as usize).clamp(1, steps);
+        let count = |ms: f64| ((TURN / ms) as usize).clamp(1, steps.max(1));
         let times = measure(clocks, &STEPS, batch, count, Instant::now() + share);
         let per_step = |(row, ms): (&Row, Option<f64>)| {
-            ms.map(|ms| if row.is_epoch { ms / steps as f64 } else { ms })
+            ms.filter(|_| steps > 0 || !row.is_epoch)
+                .map(|ms| if row.is_epoch { ms / steps as f64 } else { ms })
         };
         columns.push(STEPS.iter().zip(times).map(per_step).collect::<Vec<_>>());
     }
@@ -61,7 +64,11 @@ pub fn steps(clocks: &mut Clocks, examples: usize, until: Instant) -> Table {
         table.add(row.name, columns.iter().map(|column| column[index]));
     }
     table.add_ratio("f32 against JAX's `scan` in f32", OURS.name, SCAN.name);
-    table.add_ratio("TF32 against JAX's `scan` by default", OURS_TF32.name, SCAN_DEFAULT.name);
+    table.add_ratio(
+        "TF32 against JAX's `scan` by default",
+        OURS_TF32.name,
+        SCAN_DEFAULT.name,
+    );
     table
 }
 
@@ -74,7 +81,9 @@ pub fn runs(clocks: &mut Clocks, until: Instant) -> Table {
     let evaluations = measure(clocks, &rows, BATCHES[0], count, until);
     let rows = RUNS.map(|(name, who, _, what)| Row::epoch(name, who, what));
     let epochs = measure(clocks, &rows, BATCHES[0], |_| 10, until);
-    for ((name, ..), (evaluation, epoch)) in RUNS.iter().zip(evaluations.into_iter().zip(epochs)) {
+    for ((name, ..), (evaluation, epoch)) in
+        RUNS.iter().zip(evaluations.into_iter().zip(epochs))
+    {
         table.add(name, [evaluation, epoch.map(|ms| ms * 10.0 / 1e3)]);
     }
     table

@@ -11,7 +11,11 @@ pub struct Table {
 
 impl Table {
     pub fn new(columns: impl IntoIterator<Item = String>) -> Self {
-        Self { columns: columns.into_iter().collect(), rows: Vec::new(), ratios: Vec::new() }
+        Self {
+            columns: columns.into_iter().collect(),
+            rows: Vec::new(),
+            ratios: Vec::new(),
+        }
     }
 
     /// Adds times, one for each column.
@@ -21,10 +25,14 @@ impl Table {
 
     /// Adds how many times faster the row `ours` is than the row `theirs`.
     pub fn add_ratio(&mut self, name: &str, ours: &str, theirs: &str) {
-        let times = |name| self.rows.iter().find(|(row, _)| row == name).map(|(_, times)| times);
+        let times = |name| {
+            self.rows.iter().find(|(row, _)| row == name).map(|(_, times)| times)
+        };
         let (Some(ours), Some(theirs)) = (times(ours), times(theirs)) else { return };
-        let ratio = |(ours, theirs): (&Option<f64>, &Option<f64>)| Some((*theirs)? / (*ours)?);
-        self.ratios.push((name.to_owned(), ours.iter().zip(theirs).map(ratio).collect()));
+        let ratio =
+            |(ours, theirs): (&Option<f64>, &Option<f64>)| Some((*theirs)? / (*ours)?);
+        self.ratios
+            .push((name.to_owned(), ours.iter().zip(theirs).map(ratio).collect()));
     }
 }
 
@@ -32,11 +40,13 @@ impl fmt::Display for Table {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "| | {} |", self.columns.join(" | "))?;
         writeln!(f, "|---|{}", "---|".repeat(self.columns.len()))?;
-        let mut write = |rows: &[(String, Vec<Option<f64>>)], cell: fn(f64) -> String| {
+        let mut write = |rows: &[(String, Vec<Option<f64>>)],
+                         cell: fn(f64) -> String| {
             for (name, values) in
                 rows.iter().filter(|(_, values)| values.iter().any(Option::is_some))
             {
-                let cells = values.iter().map(|value| value.map(cell).unwrap_or_default());
+                let cells =
+                    values.iter().map(|value| value.map(cell).unwrap_or_default());
                 writeln!(f, "| {name} | {} |", cells.collect::<Vec<_>>().join(" | "))?;
             }
             Ok(())

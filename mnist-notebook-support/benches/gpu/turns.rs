@@ -65,13 +65,17 @@ pub fn measure(
     for row in rows {
         let is_there = clocks.contains_key(&row.who);
         if is_there && row.who.is_peer() && Instant::now() >= prepared {
-            println!("{}, batches of {batch}: left out, because the time is over", row.name);
+            println!(
+                "{}, batches of {batch}: left out, because the time is over",
+                row.name
+            );
             counts.push(None);
             continue;
         }
         // The first repetitions compile and record.
         let first = if row.is_epoch { 1 } else { 3 };
-        let ms = ask(clocks, row, batch, first).and_then(|_| ask(clocks, row, batch, first));
+        let ms =
+            ask(clocks, row, batch, first).and_then(|_| ask(clocks, row, batch, first));
         counts.push(ms.map(&count));
     }
     let mut times = vec![Vec::new(); rows.len()];
@@ -92,7 +96,8 @@ pub fn measure(
             }
         }
     }
-    let medians = counts.iter().zip(times).map(|(count, times)| count.and(median(times)));
+    let medians =
+        counts.iter().zip(times).map(|(count, times)| count.and(median(times)));
     medians.collect()
 }
 
@@ -106,7 +111,9 @@ fn ask(clocks: &mut Clocks, row: &Row, batch: usize, count: usize) -> Option<f64
             None
         }
         Err(Failure::Gone(reason)) => {
-            println!("{name}, batches of {batch}: left out, as all of {who:?} from here: {reason}");
+            println!(
+                "{name}, batches of {batch}: left out, as all of {who:?} from here: {reason}"
+            );
             clocks.remove(&who);
             None
         }

@@ -36,9 +36,13 @@ impl Timeouts {
 /// # Errors
 /// [`DataError::Download`] if no mirror delivers a good file; [`Error::Save`] if saving fails.
 pub(super) fn cached_files(dataset: &DatasetFiles) -> Result<PathBuf> {
-    let strategy = etcetera::base_strategy::choose_native_strategy().map_err(|error| {
-        Error::Save { path: "the user's cache folder".into(), source: std::io::Error::other(error) }
-    })?;
+    let strategy =
+        etcetera::base_strategy::choose_native_strategy().map_err(|error| {
+            Error::Save {
+                path: "the user's cache folder".into(),
+                source: std::io::Error::other(error),
+            }
+        })?;
     let dir = strategy.cache_dir().join("mnist-notebook-support").join(dataset.cache);
     fetch_missing(dataset, &dir, &dataset.mirrors, Timeouts::DEFAULT)?;
     Ok(dir)
@@ -59,7 +63,11 @@ fn fetch_missing(
         let path = dir.join(file.gz_name());
         if !path.exists() && !dir.join(file.name).exists() {
             let content = fetch(file, mirrors, timeouts).map_err(|attempts| {
-                DataError::Download { file: file.gz_name(), attempts, variable: dataset.variable }
+                DataError::Download {
+                    file: file.gz_name(),
+                    attempts,
+                    variable: dataset.variable,
+                }
             })?;
             files::write(&path, &content)?;
         }
@@ -68,7 +76,11 @@ fn fetch_missing(
 }
 
 /// The verified gzipped file, or each mirror's URL with its error.
-fn fetch(file: &IdxFile, mirrors: &[&str], timeouts: Timeouts) -> Result<Vec<u8>, String> {
+fn fetch(
+    file: &IdxFile,
+    mirrors: &[&str],
+    timeouts: Timeouts,
+) -> Result<Vec<u8>, String> {
     let mut attempts = Vec::new();
     for mirror in mirrors {
         match fetch_from(mirror, file, timeouts) {
@@ -80,7 +92,11 @@ fn fetch(file: &IdxFile, mirrors: &[&str], timeouts: Timeouts) -> Result<Vec<u8>
 }
 
 /// The verified gzipped file from one mirror.
-fn fetch_from(mirror: &str, file: &IdxFile, timeouts: Timeouts) -> Result<Vec<u8>, Cause> {
+fn fetch_from(
+    mirror: &str,
+    file: &IdxFile,
+    timeouts: Timeouts,
+) -> Result<Vec<u8>, Cause> {
     let name = file.gz_name();
     println!("▕ downloading {name} from {mirror}");
     let agent: Agent = Agent::config_builder()
@@ -101,7 +117,10 @@ fn fetch_from(mirror: &str, file: &IdxFile, timeouts: Timeouts) -> Result<Vec<u8
 }
 
 /// Reads a response of at most `limit` bytes; prints the progress every few seconds.
-fn read_body(mut response: Response<ureq::Body>, limit: u64) -> std::io::Result<Vec<u8>> {
+fn read_body(
+    mut response: Response<ureq::Body>,
+    limit: u64,
+) -> std::io::Result<Vec<u8>> {
     const INTERVAL: Duration = Duration::from_secs(5);
     let total = response.body().content_length();
     let mut reader = response.body_mut().with_config().limit(limit).reader();
@@ -114,7 +133,8 @@ fn read_body(mut response: Response<ureq::Body>, limit: u64) -> std::io::Result<
             len => content.extend_from_slice(&buffer[..len]),
         }
         if Instant::now() >= next_report {
-            let of_total = total.map_or(String::new(), |total| format!(" of {}", megabytes(total)));
+            let of_total = total
+                .map_or(String::new(), |total| format!(" of {}", megabytes(total)));
             println!("▕ {}{of_total} MB", megabytes(content.len() as u64));
             next_report += INTERVAL;
         }

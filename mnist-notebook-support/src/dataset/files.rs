@@ -91,10 +91,26 @@ const fn idx_files(
     [test_labels, train_labels, test_images, train_images]: [&str; 4],
 ) -> [IdxFile; 4] {
     [
-        IdxFile { name: "t10k-labels-idx1-ubyte", size: 10_008, sha256: hex(test_labels) },
-        IdxFile { name: "train-labels-idx1-ubyte", size: 60_008, sha256: hex(train_labels) },
-        IdxFile { name: "t10k-images-idx3-ubyte", size: 7_840_016, sha256: hex(test_images) },
-        IdxFile { name: "train-images-idx3-ubyte", size: 47_040_016, sha256: hex(train_images) },
+        IdxFile {
+            name: "t10k-labels-idx1-ubyte",
+            size: 10_008,
+            sha256: hex(test_labels),
+        },
+        IdxFile {
+            name: "train-labels-idx1-ubyte",
+            size: 60_008,
+            sha256: hex(train_labels),
+        },
+        IdxFile {
+            name: "t10k-images-idx3-ubyte",
+            size: 7_840_016,
+            sha256: hex(test_images),
+        },
+        IdxFile {
+            name: "train-images-idx3-ubyte",
+            size: 47_040_016,
+            sha256: hex(train_images),
+        },
     ]
 }
 
@@ -103,10 +119,13 @@ const fn idx_files(
 /// The `mnist` crate panics on bad input and takes only a folder, so it reads verified copies.
 pub(super) fn read(dataset: &DatasetFiles, dir: &Path) -> Result<Mnist> {
     let contents = std::thread::scope(|scope| {
-        let threads =
-            dataset.files.each_ref().map(|file| scope.spawn(|| file.read_verified(dataset, dir)));
-        let joined = threads
-            .map(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
+        let threads = dataset
+            .files
+            .each_ref()
+            .map(|file| scope.spawn(|| file.read_verified(dataset, dir)));
+        let joined = threads.map(|thread| {
+            thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        });
         joined.into_iter().collect::<Result<Vec<_>>>()
     })?;
     let mut attempts = Vec::new();
@@ -120,10 +139,17 @@ pub(super) fn read(dataset: &DatasetFiles, dir: &Path) -> Result<Mnist> {
 }
 
 /// Has the `mnist` crate parse copies of the files, in a private folder below `folder`.
-fn parse_copies(files: &[IdxFile], contents: &[Vec<u8>], folder: &Path) -> std::io::Result<Mnist> {
+fn parse_copies(
+    files: &[IdxFile],
+    contents: &[Vec<u8>],
+    folder: &Path,
+) -> std::io::Result<Mnist> {
     let copies = tempfile::tempdir_in(folder)?;
     let Some(base_path) = copies.path().to_str() else {
-        return Err(std::io::Error::new(ErrorKind::InvalidFilename, "its name is not UTF-8"));
+        return Err(std::io::Error::new(
+            ErrorKind::InvalidFilename,
+            "its name is not UTF-8",
+        ));
     };
     for (file, content) in files.iter().zip(contents) {
         std::fs::write(copies.path().join(file.name), content)?;
@@ -172,14 +198,18 @@ impl IdxFile {
     ) -> Result<Option<Vec<u8>>, DataError> {
         let content = match File::open(&path) {
             Err(error)
-                if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) =>
+                if matches!(
+                    error.kind(),
+                    ErrorKind::NotFound | ErrorKind::NotADirectory
+                ) =>
             {
                 return Ok(None);
             }
             file => file.and_then(|file| self.read_content(file)),
         };
         let damaged = |source| DataError::Damaged { path: path.clone(), source };
-        let content = content.map_err(|error| damaged(FileError::from(error).into()))?;
+        let content =
+            content.map_err(|error| damaged(FileError::from(error).into()))?;
         let Err(problem) = self.check(&content) else { return Ok(Some(content)) };
         Err(match self.other_dataset(&content) {
             Some(found) => {
@@ -219,9 +249,11 @@ impl IdxFile {
             return Err(format!("it has more than {} bytes", self.size).into());
         }
         if Sha256::digest(content)[..] != self.sha256 {
-            return Err("its SHA-256 sum differs from that of the published file: bytes have \
+            return Err(
+                "its SHA-256 sum differs from that of the published file: bytes have \
                         changed, or it is of another dataset"
-                .into());
+                    .into(),
+            );
         }
         Ok(())
     }
@@ -230,7 +262,8 @@ impl IdxFile {
     fn other_dataset(&self, content: &[u8]) -> Option<String> {
         let sum = Sha256::digest(content);
         for dataset in [&MNIST, &FASHION_MNIST] {
-            if let Some(file) = dataset.files.iter().find(|file| sum[..] == file.sha256) {
+            if let Some(file) = dataset.files.iter().find(|file| sum[..] == file.sha256)
+            {
                 return Some(format!("{} of {}", file.name, dataset.name));
             }
         }
@@ -260,7 +293,8 @@ fn folders(dir: &Path) -> impl Iterator<Item = PathBuf> {
         let paths = entries.map(|entry| entry.path());
         let mut folders: Vec<_> = paths.filter(|path| path.is_dir()).collect();
         folders.sort();
-        let folders = folders.into_iter().flat_map(|folder| [folder.join("raw"), folder]);
+        let folders =
+            folders.into_iter().flat_map(|folder| [folder.join("raw"), folder]);
         folders.filter(|folder| folder.read_dir().is_ok())
     };
     std::iter::once(dir.to_owned()).chain(std::iter::once_with(below).flatten())
@@ -277,9 +311,11 @@ fn idx_header(content: &[u8]) -> Option<(Vec<u32>, u64)> {
         _ => return None,
     };
     let (rank, (dims, _)) = (usize::from(*rank), dims.as_chunks());
-    let dims: Vec<_> = dims.get(..rank)?.iter().copied().map(u32::from_be_bytes).collect();
+    let dims: Vec<_> =
+        dims.get(..rank)?.iter().copied().map(u32::from_be_bytes).collect();
     let header = 4 + 4 * rank as u64;
-    let values = dims.iter().try_fold(1u64, |count, dim| count.checked_mul(u64::from(*dim)))?;
+    let values =
+        dims.iter().try_fold(1u64, |count, dim| count.checked_mul(u64::from(*dim)))?;
     Some((dims, values.checked_mul(bytes_per_value)?.checked_add(header)?))
 }
 

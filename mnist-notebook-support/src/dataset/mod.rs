@@ -8,11 +8,16 @@ mod files;
 use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
-use linen::{Error, Result, check, memory};
+use linen::{BatchMetrics, Error, Metrics, Result, check, memory};
 use mnist::Mnist;
-use ndarray::{ArrayView1, Zip};
+use ndarray::ArrayView1;
 
 use crate::error::DataError;
+
+/// Enough images to keep every core busy, few enough to need little memory.
+const EVAL_BATCH: usize = 100;
+/// The same for a GPU.
+const EVAL_BATCH_ON_GPU: usize = 2000;
 
 /// Images with their labels: a whole dataset, or a batch of one.
 ///
@@ -41,7 +46,11 @@ impl Dataset {
     /// not one label per image.
     pub fn new(image: Tensor, label: Tensor) -> Result<Self> {
         if image.rank() != 4 {
-            return Err(Error::shape("dataset images", "[N, height, width, channels]", &image));
+            return Err(Error::shape(
+                "dataset images",
+                "[N, height, width, channels]",
+                &image,
+            ));
         }
         if label.rank() != 1 {
             return Err(Error::shape("dataset labels", "[N]", &label));
@@ -82,7 +91,11 @@ impl Dataset {
     /// # Errors
     /// [`Error::Empty`] if there are no examples; [`DataError::BatchSize`] unless
     /// `1 <= batch_size <= len`.
-    pub fn check_batches(&self, purpose: &'static str, batch_size: usize) -> Result<()> {
+    pub fn check_batches(
+        &self,
+        purpose: &'static str,
+        batch_size: usize,
+    ) -> Result<()> {
         let examples = self.len();
         if examples == 0 {
             return Err(Error::Empty(purpose));
@@ -114,7 +127,8 @@ impl Dataset {
             return Ok(());
         }
         // A zero for every finite pixel, a NaN for the others.
-        let zeros = self.image.to_dtype(DType::F32)?.affine(0.0, 0.0)?.flatten_from(1)?;
+        let zeros =
+            self.image.to_dtype(DType::F32)?.affine(0.0, 0.0)?.flatten_from(1)?;
         let sums: Vec<f32> = zeros.sum(1)?.to_vec1()?;
         match sums.iter().position(|sum| sum.is_nan()) {
             Some(index) => Err(DataError::Pixel { index }.into()),
@@ -133,7 +147,12 @@ impl Dataset {
     }
 
     /// Checks that `images` images fit in memory.
-    fn check_memory(&self, what: &'static str, images: usize, dtype: DType) -> Result<()> {
+    fn check_memory(
+        &self,
+        what: &'static str,
+        images: usize,
+        dtype: DType,
+    ) -> Result<()> {
         let mut shape = self.image.dims().to_vec();
         shape[0] = images;
         memory::check(what, &shape, dtype, self.image.device())
@@ -174,14 +193,52 @@ impl Dataset {
     /// # Errors
     /// [`Error::Tensor`] if `start + len` exceeds the number of examples.
     pub fn slice(&self, start: usize, len: usize) -> Result<Batch> {
-        let (image, label) = (self.image.narrow(0, start, len)?, self.label.narrow(0, start, len)?);
+        let (image, label) =
+            (self.image.narrow(0, start, len)?, self.label.narrow(0, start, len)?);
         Ok(Self::with_max_label(image, label, self.max_label))
     }
 
-    /// The examples in order, in batches of `batch_size`; the last one may be smaller.
-    pub(crate) fn batches(&self, batch_size: usize) -> impl Iterator<Item = Result<Batch>> {
-        let starts = (0..self.len()).step_by(batch_size);
-        starts.map(move |start| self.slice(start, batch_size.min(self.len() - start)))
+    /// The same labels with other images, such as varied ones.
+    ///
+    /// # Errors
+    /// Those of [`new`](Dataset::new).
+    pub fn with_image(&self, image: Tensor) -> Result<Dataset> {
+        Dataset::new(image, self.label.clone())
+    }
+
+    /// The mean of the metrics over all examples, evaluated in batches of 100, or 2,000 on a GPU:
+    /// all at once would take much memory.
+    ///
+    /// # Errors
+    /// [`Error::Empty`] if there are no examples; those of `eval_step`. A bad label is named by its
+    /// place in the dataset.
+    pub fn mean_over_batches(
+        &self,
+        mut eval_step: impl FnMut(&Batch) -> Result<BatchMetrics>,
+    ) -> Result<Metrics> {
+        let (mut batch_metrics, mut sizes) = (Vec::new(), Vec::new());
+        for batch in self.eval_batches("evaluate on")? {
+            let batch = batch?;
+            batch_metrics.push(eval_step(&batch).map_err(|error| self.locate(error))?);
+            sizes.push(batch.len());
+        }
+        let batch_metrics = BatchMetrics::get_all(&batch_metrics);
+        let batch_metrics = batch_metrics.map_err(|error| self.locate(error))?;
+        Metrics::weighted_mean(batch_metrics.into_iter().zip(sizes))
+    }
+
+    /// The examples in order, in batches for evaluation; the last one may be smaller. `purpose` is
+    /// that of [`check_batches`](Dataset::check_batches).
+    pub(crate) fn eval_batches(
+        &self,
+        purpose: &'static str,
+    ) -> Result<impl Iterator<Item = Result<Batch>>> {
+        let size =
+            if self.image.device().is_cpu() { EVAL_BATCH } else { EVAL_BATCH_ON_GPU };
+        let size = size.min(self.len());
+        self.check_batches(purpose, size)?;
+        let starts = (0..self.len()).step_by(size);
+        Ok(starts.map(move |start| self.slice(start, size.min(self.len() - start))))
     }
 
     /// The dataset with its images converted to another float type.
@@ -214,8 +271,8 @@ impl Dataset {
 /// - training set: images `[60000, 28, 28, 1]`, f32, 0 to 1; labels `[60000]`, u32
 /// - test set: images `[10000, 28, 28, 1]`, labels `[10000]`
 ///
-/// A pixel is the byte times the f32 nearest to 1/255, which is what XLA makes of the tutorial's
-/// `/ 255.0`. So images are the tutorial's to the bit.
+/// candle's `/ 255.0` multiplies by the f32 nearest to 1/255. That is what XLA makes of the
+/// tutorial's `/ 255.0`, too, so images are the tutorial's to the bit.
 ///
 /// # Errors
 /// [`DataError::Missing`], [`DataError::Damaged`] and [`DataError::OtherDataset`] name the file and
@@ -226,6 +283,28 @@ impl Dataset {
 /// `get_datasets` of the Flax tutorial. The images: Y. LeCun, C. Cortes, C. J. C. Burges,
 /// *The MNIST database of handwritten digits*.
 pub fn get_datasets(device: &Device) -> Result<(Dataset, Dataset)> {
+    let [train, test] = load_mnist(device)?; // pixels from 0 (black) to 255 (white)
+    let train_image = (train.image.to_dtype(DType::F32)? / 255.0)?;
+    let test_image = (test.image.to_dtype(DType::F32)? / 255.0)?;
+    let train_ds = Dataset::new(train_image, train.label)?;
+    let test_ds = Dataset::new(test_image, test.label)?;
+    Ok((train_ds, test_ds))
+}
+
+/// Images of bytes with their labels, as they are in MNIST's files.
+#[derive(Debug, Clone)]
+pub struct Bytes {
+    /// 0 (black) to 255 (white): `[N, 28, 28, 1]`, u8.
+    pub image: Tensor,
+    /// The class of each image: `[N]`, u32.
+    pub label: Tensor,
+}
+
+/// The training set and the test set of MNIST as they are in its files, on `device`.
+///
+/// # Errors
+/// Those of [`get_datasets`], which says where the files are looked for.
+pub fn load_mnist(device: &Device) -> Result<[Bytes; 2]> {
     find(&files::MNIST, &Path::new(env!("CARGO_MANIFEST_DIR")).join("../data"), device)
 }
 
@@ -233,8 +312,11 @@ pub fn get_datasets(device: &Device) -> Result<(Dataset, Dataset)> {
 ///
 /// # Errors
 /// Those of [`get_datasets`], except [`DataError::Download`].
-pub fn get_datasets_from(dir: impl AsRef<Path>, device: &Device) -> Result<(Dataset, Dataset)> {
-    load(&files::MNIST, dir.as_ref(), device)
+pub fn get_datasets_from(
+    dir: impl AsRef<Path>,
+    device: &Device,
+) -> Result<(Dataset, Dataset)> {
+    to_datasets(load(&files::MNIST, dir.as_ref(), device)?)
 }
 
 /// The Fashion-MNIST training set and test set, on `device`: sizes and number of classes are those
@@ -254,12 +336,14 @@ pub fn get_datasets_from(dir: impl AsRef<Path>, device: &Device) -> Result<(Data
 /// H. Xiao, K. Rasul, R. Vollgraf, *Fashion-MNIST: a novel image dataset for benchmarking machine
 /// learning algorithms*, 2017.
 pub fn get_fashion_datasets(device: &Device) -> Result<(Dataset, Dataset)> {
-    find(&files::FASHION_MNIST, Path::new("/usr/share/datasets/fashion-mnist"), device)
+    let folder = Path::new("/usr/share/datasets/fashion-mnist");
+    to_datasets(find(&files::FASHION_MNIST, folder, device)?)
 }
 
 /// The class names of Fashion-MNIST, by label.
 pub const FASHION_CLASSES: [&str; 10] = [
-    "T-shirt", "trousers", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "boot",
+    "T-shirt", "trousers", "pullover", "dress", "coat", "sandal", "shirt", "sneaker",
+    "bag", "boot",
 ];
 
 /// Loads a dataset from the folder that its environment variable names, from `folder`, or from the
@@ -268,40 +352,42 @@ fn find(
     dataset: &files::DatasetFiles,
     folder: &Path,
     device: &Device,
-) -> Result<(Dataset, Dataset)> {
-    if let Some(dir) = std::env::var_os(dataset.variable).filter(|dir| !dir.is_empty()) {
+) -> Result<[Bytes; 2]> {
+    if let Some(dir) = std::env::var_os(dataset.variable).filter(|dir| !dir.is_empty())
+    {
         return load(dataset, dir.as_ref(), device);
     }
     match load(dataset, folder, device) {
         #[cfg(feature = "download")]
-        Err(error) if matches!(error.downcast_ref(), Some(DataError::Missing { .. })) => {
+        Err(error)
+            if matches!(error.downcast_ref(), Some(DataError::Missing { .. })) =>
+        {
             load(dataset, &download::cached_files(dataset)?, device)
         }
         result => result,
     }
 }
 
-fn load(dataset: &files::DatasetFiles, dir: &Path, device: &Device) -> Result<(Dataset, Dataset)> {
+fn load(
+    dataset: &files::DatasetFiles,
+    dir: &Path,
+    device: &Device,
+) -> Result<[Bytes; 2]> {
     let Mnist { trn_img, trn_lbl, tst_img, tst_lbl, .. } = files::read(dataset, dir)?;
-    Ok((to_dataset(&trn_img, &trn_lbl, device)?, to_dataset(&tst_img, &tst_lbl, device)?))
+    let tensors = |images: Vec<u8>, labels: &[u8]| -> Result<Bytes> {
+        let labels = ArrayView1::from(labels).mapv(u32::from);
+        let (labels, _) = labels.into_raw_vec_and_offset();
+        let count = labels.len();
+        let image = Tensor::from_vec(images, (count, 28, 28, 1), device)?;
+        Ok(Bytes { image, label: Tensor::from_vec(labels, count, device)? })
+    };
+    Ok([tensors(trn_img, &trn_lbl)?, tensors(tst_img, &tst_lbl)?])
 }
 
-/// The pixel of a byte: `jnp.float32(byte) / 255.0` of the tutorial, to the bit.
-///
-/// XLA turns a division by a scalar into a multiplication by its f32 reciprocal. A division gives
-/// another last bit for 126 of the 256 bytes.
-fn brightness(byte: u8) -> f32 {
-    const RECIPROCAL: f32 = 1.0 / 255.0;
-    f32::from(byte) * RECIPROCAL
-}
-
-fn to_dataset(images: &[u8], labels: &[u8], device: &Device) -> Result<Dataset> {
-    let images = Zip::from(ArrayView1::from(images)).par_map_collect(|&byte| brightness(byte));
-    let (images, _) = images.into_raw_vec_and_offset();
-    let labels = labels.iter().copied().map(u32::from).collect::<Vec<_>>();
-    let count = labels.len();
-    Dataset::new(
-        Tensor::from_vec(images, (count, 28, 28, 1), device)?,
-        Tensor::from_vec(labels, count, device)?,
-    )
+/// Makes numbers from 0 to 1 of the bytes, as [`get_datasets`] does.
+fn to_datasets(bytes: [Bytes; 2]) -> Result<(Dataset, Dataset)> {
+    let [train, test] = bytes.map(|Bytes { image, label }| {
+        Dataset::new((image.to_dtype(DType::F32)? / 255.0)?, label)
+    });
+    Ok((train?, test?))
 }

@@ -40,12 +40,20 @@ pub struct Gpu {
 /// If the driver fails; the message has its reason.
 pub fn find_gpu() -> Result<Option<Gpu>> {
     // SAFETY: The library is NVIDIA's driver, whose initializers every CUDA program runs.
-    let Ok(library) = (unsafe { Library::new(LIBRARY) }) else {
-        return Ok(None);
+    let library = match unsafe { Library::new(LIBRARY) }.map_err(anyhow::Error::from) {
+        Ok(library) => library,
+        Err(error) if is_absent(&format!("{error:#}")) => return Ok(None),
+        Err(error) => return Err(error),
     };
     // Never unloaded, because the driver may have started threads.
     let driver = Driver { library: Box::leak(Box::new(library)) };
     driver.first_gpu()
+}
+
+/// Whether the loader's error says that there is no driver, and not that something is wrong with it.
+fn is_absent(error: &str) -> bool {
+    let is_missing = error.contains(&format!("{LIBRARY}: ")) && error.contains("No such file");
+    is_missing || cfg!(not(target_os = "linux")) // where NVIDIA has no driver
 }
 
 /// The driver's loaded library.

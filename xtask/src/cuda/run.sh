@@ -51,5 +51,5 @@ peer PyTorch torch_steps.py 'import torch
 assert torch.cuda.is_available()
 print("PyTorch", torch.__version__)'
 # All use the same GPU: JAX must not preallocate its memory.
-XLA_PYTHON_CLIENT_PREALLOCATE=false bin/bench_gpu results/speed.md "$python" "${scripts[@]}" 2>&1 |
+XLA_PYTHON_CLIENT_PREALLOCATE=false bin/bench_gpu results/speed.md "$python" ${scripts[@]+"${scripts[@]}"} 2>&1 |
     tee results/speed.txt

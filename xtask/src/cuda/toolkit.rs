@@ -72,7 +72,9 @@ impl Toolkit {
             let nvcc = fs::canonicalize(folder.join("nvcc")).ok()?;
             Some(nvcc.parent()?.parent()?.to_owned())
         });
-        let mut homes = named.map(PathBuf::from).chain(["/usr/local/cuda".into()]).chain(in_path);
+        // Build scripts run in other folders. There is no absolute path of an empty one.
+        let named = named.filter_map(|home| std::path::absolute(home).ok());
+        let mut homes = named.chain(["/usr/local/cuda".into()]).chain(in_path);
         homes.find_map(|home| {
             let version = version(&home.join("bin/nvcc"))?;
             let fits = (OLDEST..=newest.min(NEWEST)).contains(&version);

@@ -1,10 +1,12 @@
 //! A cache of machine code, and of choices of tiles, on disk. Compiling the kernels takes half a
 //! minute, and without the cache every notebook cell, being a separate library, would repeat it.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 #[cfg(feature = "cuda")]
 use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
 
 use sha2::{Digest, Sha256};
 
@@ -22,24 +24,32 @@ pub(crate) fn compute_cache() -> Option<PathBuf> {
 /// cached. Files begin with a SHA-256 sum.
 ///
 /// # Errors
-/// Those of `compile`. A damaged file is replaced; failure to write one is ignored.
+/// Those of `compile`. A damaged file is replaced. What cannot be written is kept in memory: tiles
+/// that were measured again might be others, and change results.
 pub(crate) fn cached(
     folder: Option<&Path>,
     (source, target): (&str, &str),
     compile: impl FnOnce() -> Result<Vec<u8>>,
 ) -> Result<Vec<u8>> {
-    let Some(folder) = folder else {
-        return compile();
-    };
+    // Where nothing can be written, for as long as the process lives.
+    static KEPT: Mutex<BTreeMap<String, Vec<u8>>> = Mutex::new(BTreeMap::new());
+    let kept = || KEPT.lock().unwrap_or_else(PoisonError::into_inner);
+
     let [a, b, c, d, ..] = sum(source.as_bytes());
     let version = u32::from_be_bytes([a, b, c, d]);
-    let file = folder.join(format!("mnist-notebook-support-{version:08x}-{target}"));
-    if let Some(code) = fs::read(&file).ok().and_then(intact) {
+    let name = format!("mnist-notebook-support-{version:08x}-{target}");
+    let file = folder.map(|folder| folder.join(&name));
+    if let Some(code) = file.as_ref().and_then(|file| fs::read(file).ok()).and_then(intact) {
         return Ok(code);
     }
+    if let Some(code) = kept().get(&name) {
+        return Ok(code.clone());
+    }
     let code = compile()?;
-    if fs::create_dir_all(folder).is_ok() {
-        let _ = files::write(&file, &[&sum(&code), &*code].concat());
+    let is_written = folder.is_some_and(|folder| fs::create_dir_all(folder).is_ok())
+        && file.is_some_and(|file| files::write(&file, &[&sum(&code), &*code].concat()).is_ok());
+    if !is_written {
+        kept().insert(name, code.clone());
     }
     Ok(code)
 }
@@ -94,15 +104,26 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_cached_without_a_folder_or_after_a_failure() {
+    fn what_cannot_be_written_is_kept_in_memory() {
         let dir = tempfile::tempdir().unwrap();
         let a_file = dir.path().join("a file");
         fs::write(&a_file, "").unwrap();
-        for folder in [None, Some(a_file.as_path())] {
-            assert_eq!(cached(folder, KERNEL, || Ok(vec![1])).unwrap(), [1]);
+        for (source, folder) in [("one", None), ("another", Some(a_file.as_path()))] {
+            let code = |compile: Compile| cached(folder, (source, "sm_90"), compile).unwrap();
+            assert_eq!(code(|| Ok(vec![1])), [1]);
+            assert_eq!(code(never), [1]);
         }
-        let failure = || Err(Error::Gpu("no".into()));
-        assert!(cached(Some(dir.path()), KERNEL, failure).is_err());
-        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_failure_is_not_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let kernel = ("a failure", "sm_90");
+        for folder in [None, Some(dir.path())] {
+            let failure = || Err(Error::Gpu("no".into()));
+            assert!(cached(folder, kernel, failure).is_err());
+        }
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+        assert_eq!(cached(Some(dir.path()), kernel, || Ok(vec![1])).unwrap(), [1]);
     }
 }

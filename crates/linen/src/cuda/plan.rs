@@ -657,7 +657,6 @@ impl Stage {
 impl Launch {
     /// Assigns consecutive blocks to the jobs of each kernel.
     fn new(jobs: Vec<Job>) -> Self {
-        let joins = jobs.first().is_some_and(|job| job.kind.joins());
         let mut grids: Vec<Grid> = Vec::new();
         for mut job in jobs {
             // Products on tensor cores each have their own grid, to run side by side.
@@ -674,6 +673,9 @@ impl Launch {
             grid.blocks += job.blocks as u32;
             grid.jobs.push(job);
         }
+        // The first job's grid may have others, and none of them runs beside earlier launches.
+        let main = grids.first().map_or(&[][..], |grid| &grid.jobs);
+        let joins = main.iter().any(|job| job.kind.joins());
         Self { grids, joins }
     }
 }

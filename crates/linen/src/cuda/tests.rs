@@ -397,9 +397,10 @@ fn an_out_of_range_label_is_reported_and_changes_nothing() {
     };
     let emulator = emulator.lock().unwrap();
     let layers = chain(&[conv(2, (3, 3)), RELU, FLATTEN, dense(4), RELU, dense(3), SOFTMAX]);
-    let (shape, key) = ([300, 4, 4, 1], Key::new(5));
-    let (images, mut labels) = (random_values(key, 300 * 16), vec![2; 300]);
+    let (shape, key) = ([530, 4, 4, 1], Key::new(5));
+    let (images, mut labels) = (random_values(key, 530 * 16), vec![2; 530]);
     (labels[270], labels[299]) = (3, u32::MAX);
+    labels[270 + 256] = 4; // in the same thread as the first
     let mut gpu = Planned::new(shape, &layers, CARD, key, (&images, &labels));
     let start = gpu.state();
     for row in [gpu.evaluate(&emulator), gpu.train(&emulator, RULE, false)] {
@@ -410,11 +411,70 @@ fn an_out_of_range_label_is_reported_and_changes_nothing() {
     assert!(start == gpu.state());
 
     // The next batch trains normally.
-    let mut good = Planned::new(shape, &layers, CARD, key, (&images, &[2; 300]));
+    let mut good = Planned::new(shape, &layers, CARD, key, (&images, &[2; 530]));
     gpu.arena.copy_from_slice(&good.arena);
     let rows = [&mut gpu, &mut good].map(|gpu| gpu.train(&emulator, RULE, false));
     assert_eq!(read(&rows[0]).unwrap(), read(&rows[1]).unwrap());
     assert!(gpu.state() == good.state() && start != gpu.state());
+}
+
+#[test]
+fn an_out_of_range_label_changes_nothing_whatever_the_tiles() {
+    let Some(emulator) = Emulator::get(CARD, 3) else {
+        return;
+    };
+    let emulator = emulator.lock().unwrap();
+    let denses = [dense(5), RELU, dense(4), RELU, dense(3), SOFTMAX];
+    let convs = [conv(2, (3, 3)), RELU, conv(3, (3, 3)), FLATTEN];
+    let layers = chain(&[&convs[..], &denses].concat());
+    let (shape, key) = ([3, 4, 4, 1], Key::new(6));
+    let (images, labels) = (random_values(key, 3 * 16), [2, 7, 0]);
+    let new = || Planned::new(shape, &layers, CARD, key, (&images, &labels));
+    let products = new().plan.products();
+    let tensor = Tile::T32x32;
+    let choices = [(tensor, Tile::Scalar), (Tile::Scalar, tensor)];
+    for (product, (tile, others)) in
+        products.iter().flat_map(|product| choices.map(|choice| (*product, choice)))
+    {
+        for backwards in [false, true] {
+            let mut gpu = new();
+            for &other in &products {
+                let tile = if other == product { tile } else { others };
+                assert!(gpu.plan.candidates(other).contains(&tile));
+                gpu.plan.choose(other, tile);
+            }
+            // The metrics of the step before, which had no such label.
+            let metrics = gpu.plan.metrics as usize / 4;
+            gpu.arena[metrics..][..ROW].fill(0.0);
+            let start = gpu.state();
+            assert!(read(&gpu.train(&emulator, RULE, backwards)).is_err());
+            assert!(start == gpu.state(), "{product:?} with {tile:?}, others with {others:?}");
+        }
+    }
+}
+
+#[test]
+fn a_pixel_that_is_not_a_number_survives_pooling() {
+    let Some(emulator) = Emulator::get(CARD, 3) else {
+        return;
+    };
+    let emulator = emulator.lock().unwrap();
+    let key = Key::new(8);
+    for place in [0, 1, 4, 5] {
+        let mut images = random_values(key, 2 * 16);
+        images[place] = f32::NAN; // of the first window, alone
+        for (choice, pooling) in [max(2, 2), average(2, 2)].iter().cycle().take(8).enumerate() {
+            let card = if choice & 2 == 0 { CARD } else { OLD_CARD };
+            let mut layers = vec![conv(3, (1, 1)), pooling.clone(), FLATTEN, dense(2), SOFTMAX];
+            if choice & 4 == 0 {
+                layers.insert(1, RELU);
+            }
+            let data = (&*images, &[0, 1][..]);
+            let mut gpu = Planned::new([2, 4, 4, 1], &chain(&layers), card, key, data);
+            let loss = gpu.evaluate(&emulator)[0];
+            assert!(loss.is_nan(), "{place}, {layers:?}, {card:?}: {loss}");
+        }
+    }
 }
 
 #[test]

@@ -58,7 +58,7 @@ pub struct DrawPanel {
 ///
 /// impl Module for Net {
 ///     fn call(&self, nn: &mut Scope, x: &Tensor) -> Result<Tensor> {
-///         log_softmax(&nn.dense(10, &flatten(x)?)?)
+///         log_softmax(nn.dense(10, flatten(x)))
 ///     }
 /// }
 ///

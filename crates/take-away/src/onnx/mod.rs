@@ -48,7 +48,7 @@ const IR_VERSION: i64 = 8;
 ///
 /// impl Module for Net {
 ///     fn call(&self, nn: &mut Scope, x: &Tensor) -> Result<Tensor> {
-///         log_softmax(&nn.dense(10, &flatten(x)?)?)
+///         log_softmax(nn.dense(10, flatten(x)))
 ///     }
 /// }
 ///

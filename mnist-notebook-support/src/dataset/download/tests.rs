@@ -23,7 +23,9 @@ fn serve(handler: Handler) -> String {
             std::thread::spawn(move || {
                 let mut lines = BufReader::new(connection.try_clone()?).lines();
                 let request = lines.next().transpose()?.unwrap_or_default();
-                lines.by_ref().find(|line| line.as_ref().map_or(true, |line| line.is_empty()));
+                lines
+                    .by_ref()
+                    .find(|line| line.as_ref().map_or(true, |line| line.is_empty()));
                 // Errors are ignored: clients that give up close the connection.
                 handler(request.split(' ').nth(1).unwrap_or_default(), connection)
             });
@@ -38,8 +40,16 @@ fn good_file(path: &str) -> Vec<u8> {
     std::fs::read(data.join(path.trim_start_matches('/'))).unwrap()
 }
 
-fn respond(mut to: TcpStream, head: &str, length: usize, body: &[u8]) -> std::io::Result<()> {
-    write!(to, "HTTP/1.1 {head}\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n")?;
+fn respond(
+    mut to: TcpStream,
+    head: &str,
+    length: usize,
+    body: &[u8],
+) -> std::io::Result<()> {
+    write!(
+        to,
+        "HTTP/1.1 {head}\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n"
+    )?;
     to.write_all(body)
 }
 
@@ -74,7 +84,10 @@ fn error_from(mirror: &str) -> String {
     let dir = tempfile::tempdir().unwrap();
     let error = fetch_missing(&MNIST, dir.path(), &[mirror], SHORT).unwrap_err();
     assert_eq!(entries(dir.path()), Vec::<String>::new(), "files are left behind");
-    assert!(matches!(error.downcast_ref(), Some(DataError::Download { .. })), "{error:?}");
+    assert!(
+        matches!(error.downcast_ref(), Some(DataError::Download { .. })),
+        "{error:?}"
+    );
     error.to_string()
 }
 
@@ -89,7 +102,8 @@ fn assert_says(error: &str, parts: &[&str]) {
 fn downloaded_files_are_the_datasets() {
     let dir = tempfile::tempdir().unwrap();
     let folder = dir.path().join("created/on/demand");
-    fetch_missing(&MNIST, &folder, &[&serve(send_good_file)], Timeouts::DEFAULT).unwrap();
+    fetch_missing(&MNIST, &folder, &[&serve(send_good_file)], Timeouts::DEFAULT)
+        .unwrap();
     let (train_ds, test_ds) = get_datasets_from(&folder, &Device::Cpu).unwrap();
     assert_eq!((train_ds.len(), test_ds.len()), (60_000, 10_000));
     assert_eq!(entries(&folder).len(), 4);
@@ -98,10 +112,13 @@ fn downloaded_files_are_the_datasets() {
 #[test]
 fn existing_files_are_not_downloaded_again() {
     let dir = tempfile::tempdir().unwrap();
-    fetch_missing(&MNIST, dir.path(), &[&serve(send_good_file)], Timeouts::DEFAULT).unwrap();
+    fetch_missing(&MNIST, dir.path(), &[&serve(send_good_file)], Timeouts::DEFAULT)
+        .unwrap();
     fetch_missing(&MNIST, dir.path(), &[], Timeouts::DEFAULT).unwrap();
     std::fs::remove_file(dir.path().join("t10k-images-idx3-ubyte.gz")).unwrap();
-    let error = fetch_missing(&MNIST, dir.path(), &[], Timeouts::DEFAULT).unwrap_err().to_string();
+    let error = fetch_missing(&MNIST, dir.path(), &[], Timeouts::DEFAULT)
+        .unwrap_err()
+        .to_string();
     assert!(error.contains("cannot download t10k-images-idx3-ubyte.gz"), "{error}");
 }
 
@@ -109,7 +126,8 @@ fn existing_files_are_not_downloaded_again() {
 fn a_failing_mirror_is_followed_by_the_next() {
     let dir = tempfile::tempdir().unwrap();
     let broken = serve(|_, to| respond(to, "500 Internal Server Error", 0, b""));
-    fetch_missing(&MNIST, dir.path(), &[&broken, &serve(send_good_file)], SHORT).unwrap();
+    fetch_missing(&MNIST, dir.path(), &[&broken, &serve(send_good_file)], SHORT)
+        .unwrap();
     assert_eq!(entries(dir.path()).len(), 4);
 }
 
@@ -118,8 +136,9 @@ fn the_error_names_every_mirror_and_its_problem() {
     let dir = tempfile::tempdir().unwrap();
     let broken = serve(|_, to| respond(to, "500 Internal Server Error", 0, b""));
     let empty = serve(|_, to| respond(to, "404 Not Found", 0, b""));
-    let error =
-        fetch_missing(&MNIST, dir.path(), &[&broken, &empty], SHORT).unwrap_err().to_string();
+    let error = fetch_missing(&MNIST, dir.path(), &[&broken, &empty], SHORT)
+        .unwrap_err()
+        .to_string();
     assert_says(&error, &[&broken, "500", &empty, "404"]);
 }
 
@@ -160,7 +179,13 @@ fn a_reset_connection_is_an_error() {
     let server = std::thread::spawn(move || {
         let (connection, _) = listener.accept().unwrap();
         connection.peek(&mut [0]).unwrap();
-        respond(connection, "200 OK", 5000, b"The request is never read: closing resets.").unwrap();
+        respond(
+            connection,
+            "200 OK",
+            5000,
+            b"The request is never read: closing resets.",
+        )
+        .unwrap();
     });
     assert_says(&error_from(&url), &["disconnected"]);
     server.join().unwrap();
@@ -198,7 +223,8 @@ fn a_file_with_other_content_is_refused() {
     let error = error_of(|path, to| {
         let name = path.trim_start_matches('/').trim_end_matches(".gz");
         let file = MNIST.files.iter().find(|file| file.name == name).unwrap();
-        let mut body = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        let mut body =
+            flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
         body.write_all(&vec![0; file.size as usize])?;
         let body = body.finish()?;
         respond(to, "200 OK", body.len(), &body)
@@ -208,7 +234,9 @@ fn a_file_with_other_content_is_refused() {
 
 #[test]
 fn a_redirect_loop_ends() {
-    let error = error_of(|path, to| respond(to, &format!("302 Found\r\nLocation: {path}"), 0, b""));
+    let error = error_of(|path, to| {
+        respond(to, &format!("302 Found\r\nLocation: {path}"), 0, b"")
+    });
     assert_says(&error, &["redirects"]);
 }
 
@@ -263,8 +291,12 @@ fn a_folder_that_cannot_be_created_is_named() {
     let file = dir.path().join("a file");
     std::fs::write(&file, "").unwrap();
     let error =
-        fetch_missing(&MNIST, &file.join("cache"), &[&serve(send_good_file)], SHORT).unwrap_err();
-    assert!(matches!(&error, Error::Save { path, .. } if path.starts_with(&file)), "{error:?}");
+        fetch_missing(&MNIST, &file.join("cache"), &[&serve(send_good_file)], SHORT)
+            .unwrap_err();
+    assert!(
+        matches!(&error, Error::Save { path, .. } if path.starts_with(&file)),
+        "{error:?}"
+    );
 }
 
 const FOLDER: &str = "MNIST_TEST_DOWNLOAD_FOLDER";
@@ -273,7 +305,8 @@ const MIRROR: &str = "MNIST_TEST_DOWNLOAD_MIRROR";
 /// Run by the next test in another process; does nothing if the variables are not set.
 #[test]
 fn download_as_another_process() {
-    let (Some(folder), Ok(mirror)) = (std::env::var_os(FOLDER), std::env::var(MIRROR)) else {
+    let (Some(folder), Ok(mirror)) = (std::env::var_os(FOLDER), std::env::var(MIRROR))
+    else {
         return;
     };
     fetch_missing(&MNIST, Path::new(&folder), &[&mirror], Timeouts::DEFAULT).unwrap();

@@ -1,7 +1,7 @@
-"""Draws `photo.png`: a handwritten five as a phone would photograph it.
+"""Draws `five.png` and `four.png`: digits that look as if written on paper and photographed.
 
-The light is uneven, the paper grainy and the pen blurred. Drawn rather than photographed, so that
-anyone may use it. Needs numpy; `python3 photo.py` always writes the same file.
+The light is uneven, the paper grainy and the pen blurred. Both are drawn by this program, so that
+anyone may use them. Needs numpy; `python3 on_paper.py` always writes the same files.
 """
 
 import struct
@@ -12,11 +12,17 @@ import numpy as np
 HEIGHT, WIDTH = 320, 240
 
 # Strokes as Bézier curves of four points each, in pixels from the left and the top.
-STROKES = [
+FIVE = [
     [(108, 92), (104, 112), (99, 130), (95, 152)],
     [(95, 152), (128, 128), (170, 152), (158, 192)],
     [(158, 192), (148, 228), (104, 236), (82, 214)],
     [(106, 94), (126, 92), (146, 91), (170, 82)],
+]
+# Nearly closed at the top, so that it could be a nine.
+FOUR = [
+    [(116, 84), (98, 70), (76, 112), (90, 152)],
+    [(90, 152), (98, 170), (132, 168), (152, 146)],
+    [(160, 88), (157, 132), (152, 180), (138, 236)],
 ]
 
 
@@ -26,13 +32,13 @@ def curve(points, steps=60):
     return (1 - t) ** 3 * a + 3 * (1 - t) ** 2 * t * b + 3 * (1 - t) * t**2 * c + t**3 * d
 
 
-def ink(y, x):
+def ink(strokes, y, x):
     """How much ink covers each pixel, from 0 to 1.
 
     The pen is 9 pixels wide and pressed harder at the start of a stroke.
     """
     cover = np.zeros(y.shape)
-    for points in map(curve, STROKES):
+    for points in map(curve, strokes):
         for step, (px, py) in enumerate(points):
             radius = 4.9 - 1.1 * step / len(points)
             distance = np.hypot(x - px, y - py)
@@ -52,15 +58,17 @@ def png(pixels):
     return b"\x89PNG\r\n\x1a\n" + data
 
 
-def main():
+def draw(strokes, file):
     y, x = np.mgrid[0:HEIGHT, 0:WIDTH].astype(float)
     lamp = 0.88 - 0.42 * np.hypot(y / HEIGHT - 0.15, x / WIDTH - 0.85) ** 1.4
     grain = np.random.default_rng(5).normal(0, 0.018, y.shape)
-    gray = lamp * (1 - 0.72 * ink(y, x)) + grain
+    gray = lamp * (1 - 0.72 * ink(strokes, y, x)) + grain
     # Few shades make a small file.
     shades = np.clip(np.round(gray * 32) * 8, 0, 255).astype(np.uint8)
-    with open("photo.png", "wb") as file:
-        file.write(png(shades))
+    with open(file, "wb") as opened:
+        opened.write(png(shades))
 
 
-main()
+if __name__ == "__main__":
+    draw(FIVE, "five.png")
+    draw(FOUR, "four.png")
