@@ -51,7 +51,7 @@ mod scatter_chart;
 mod scene;
 mod source;
 mod table;
-#[cfg(test)]
+#[cfg(all(test, feature = "figures"))]
 mod tests;
 
 pub use display::display;

@@ -144,7 +144,7 @@ fn columns(count: usize) -> usize {
         _ => {
             let min = ((count as f64).sqrt().ceil() as usize).max(5);
             let mut candidates = min..=(min + 3).min(12);
-            candidates.find(|columns| count % columns == 0).unwrap_or(min)
+            candidates.find(|columns| count.is_multiple_of(*columns)).unwrap_or(min)
         }
     }
 }

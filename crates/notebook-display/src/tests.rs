@@ -425,3 +425,26 @@ fn axes_have_round_ticks() {
     assert_eq!(sizes, "10⁻⁹ 10⁻⁶ 10⁻³ 1 10³ 10⁶ 10⁹");
     assert_eq!(ticks(&around(Scale::Log, (0.95, 0.99))).len(), 5);
 }
+
+#[test]
+fn captions_of_neighbors_do_not_touch() {
+    let picture = |index| {
+        Picture::new(&[0.5; 784], 28, 28).unwrap().caption(format!("6 (is {index}) 99.0 %"))
+    };
+    for count in [4, 12, 24, 60] {
+        let pictures: Vec<_> = (0..count).map(picture).collect();
+        let figure = picture_grid("", &pictures).unwrap();
+        let mut boxes: Vec<Box> = texts(figure.scene()).iter().map(|(found, _)| *found).collect();
+        boxes.sort_by_key(|(left, top, ..)| (*top, *left));
+        let mut neighbors = boxes.windows(2).filter(|pair| pair[0].1 == pair[1].1);
+        assert!(neighbors.all(|pair| pair[1].0 - pair[0].2 >= 60), "{count} pictures");
+    }
+}
+
+#[test]
+fn a_cell_shows_a_png_unless_its_font_lacks_a_letter() {
+    let chart = |title| line_chart(title, "epoch", "loss", &[("test", [1.0, 2.0])]).unwrap();
+    // The signature of a PNG file.
+    assert!(chart("Loss").png().is_some_and(|png| png.starts_with("iVBORw0KGgo")));
+    assert_eq!(chart("損失").png(), None);
+}
