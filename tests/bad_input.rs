@@ -917,7 +917,7 @@ fn no_other_function_panics() {
     check("pictures", &|| {
         drop((notebook::picture_grid("", &[]), notebook::picture_rows("", &[("", Vec::new())])));
         let signed = notebook::Picture::signed(&[f32::MAX, -f32::MAX], 1, 2).unwrap();
-        drop(notebook::picture_rows("", &[("", vec![signed; 36])]));
+        drop(notebook::picture_rows("", &[("", vec![signed; 24])]));
         drop(notebook::Picture::new(&[0.5], usize::MAX, 2));
         let picture = notebook::Picture::new(&[f32::MAX], 1, 1).unwrap();
         drop(notebook::picture_grid("", &vec![picture.caption("").verdict(true); 145]));

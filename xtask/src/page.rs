@@ -9,12 +9,14 @@ use base64::prelude::{BASE64_STANDARD, Engine};
 use crate::process::run;
 use crate::project::Project;
 
-/// What nbconvert's page lacks: a code font for source code in cell outputs, and figures that shrink
-/// to a narrow screen.
+/// What nbconvert's page lacks: a code font for source code in cell outputs, lines that break between
+/// words, and figures that shrink to a narrow screen.
 const STYLE: &str = "<style>
 .jp-OutputArea-output pre, .jp-OutputArea-output code {
   font-family: var(--jp-code-font-family), monospace;
   font-size: var(--jp-code-font-size);
+  word-break: normal;
+  overflow-wrap: anywhere;
 }
 .jp-RenderedSVG img, .jp-RenderedSVG svg, .jp-RenderedImage img {
   max-width: 100%;

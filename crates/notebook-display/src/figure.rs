@@ -86,12 +86,17 @@ impl Figure {
 
     /// Shows the figure as the result of a notebook cell.
     pub fn evcxr_display(&self) {
-        // Without a PNG if its font lacks a letter.
-        let png = crate::png::render(&self.scene).map(|png| BASE64_STANDARD.encode(png));
+        let png = self.png();
         let png = png.as_ref().map(|png| ("image/png", png.as_str()));
         let svg = ("image/svg+xml", self.svg.as_str());
         let text = ("text/plain", self.text.as_str());
         display(&[svg].into_iter().chain(png).chain([text]).collect::<Vec<_>>());
+    }
+
+    /// The PNG file as base64; `None` if its font lacks a letter.
+    pub(crate) fn png(&self) -> Option<String> {
+        let file = crate::png::render(&self.scene).ok()?;
+        Some(BASE64_STANDARD.encode(file))
     }
 
     #[cfg(test)]

@@ -44,12 +44,14 @@ mod png_encoder;
 #[cfg(feature = "progress")]
 mod progress;
 #[cfg(feature = "figures")]
+mod raster;
+#[cfg(feature = "figures")]
 mod scatter_chart;
 #[cfg(feature = "figures")]
 mod scene;
 mod source;
 mod table;
-#[cfg(test)]
+#[cfg(all(test, feature = "figures"))]
 mod tests;
 
 pub use display::display;

@@ -2,9 +2,9 @@
 
 use crate::number::short;
 use crate::pictures::{Grid, Picture};
+use crate::raster::{self, Colors};
 use crate::scene::{
-    self, Anchor, Color, Colors, GRID_COLOR, PADDING, PALETTE, PX, Scene, Shape, TEXT, Text, fit,
-    text_width,
+    Anchor, Color, GRID_COLOR, PADDING, PALETTE, PX, Scene, Shape, TEXT, Text, fit, text_width,
 };
 
 const CAPTION_HEIGHT: i32 = 20 * PX;
@@ -85,7 +85,7 @@ impl Picture {
             (Colors::Gray, self.pixels.iter().map(level).collect())
         };
         let width = self.width;
-        scene.shapes.push(Shape::Picture(scene::Picture { at, pixel, width, colors, levels }));
+        scene.shapes.push(Shape::Picture(raster::Picture { at, pixel, width, colors, levels }));
         self.draw_frame(scene, at, size);
     }
 
@@ -165,7 +165,7 @@ fn draw_scale(scene: &mut Scene, (left, top): (i32, i32), largest: f32) -> i32 {
     scene.text(Text::new(&start, (left, middle), Anchor::Start).centered());
     let levels = (0..LEVELS as u8).collect::<Vec<_>>().repeat(2);
     let colors = Colors::Diverging;
-    scene.shapes.push(Shape::Picture(scene::Picture { at, pixel, width: LEVELS, colors, levels }));
+    scene.shapes.push(Shape::Picture(raster::Picture { at, pixel, width: LEVELS, colors, levels }));
     scene.outline(at, size, GRID_COLOR, PX);
     let right = at.0 + size.0 + gap;
     scene.text(Text::new(&end, (right, middle), Anchor::Start).centered());

@@ -108,7 +108,7 @@ pub fn picture_grid(title: &str, pictures: &[Picture]) -> Result<Figure> {
 /// Draws rows of pictures, each with its name on the left.
 ///
 /// # Errors
-/// [`Error::Figure`] unless there are 1 to 144 pictures, at most 36 in a row.
+/// [`Error::Figure`] unless there are 1 to 144 pictures, at most 24 in a row.
 ///
 /// # Examples
 /// ```
@@ -130,8 +130,8 @@ fn draw(title: &str, rows: Vec<(String, Vec<Picture>)>) -> Result<Figure> {
     if count == 0 || count > 144 {
         return refuse(format!("expected 1 to 144 pictures, found {count}"));
     }
-    if let Some((name, pictures)) = rows.iter().find(|(_, pictures)| pictures.len() > 36) {
-        return refuse(format!("row `{name}` has {} pictures, more than 36", pictures.len()));
+    if let Some((name, pictures)) = rows.iter().find(|(_, pictures)| pictures.len() > 24) {
+        return refuse(format!("row `{name}` has {} pictures, more than 24", pictures.len()));
     }
     Figure::new(Grid { title: title.to_owned(), rows })
 }
@@ -144,7 +144,7 @@ fn columns(count: usize) -> usize {
         _ => {
             let min = ((count as f64).sqrt().ceil() as usize).max(5);
             let mut candidates = min..=(min + 3).min(12);
-            candidates.find(|columns| count % columns == 0).unwrap_or(min)
+            candidates.find(|columns| count.is_multiple_of(*columns)).unwrap_or(min)
         }
     }
 }

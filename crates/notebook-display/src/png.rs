@@ -11,7 +11,8 @@ use ttf_parser::{Face, GlyphId, OutlineBuilder};
 
 use crate::error::{Error, Result};
 use crate::png_encoder;
-use crate::scene::{Anchor, BACKGROUND, Color, HALO, PX, Picture, Scene, Shape, Text};
+use crate::raster::Picture;
+use crate::scene::{Anchor, BACKGROUND, Color, HALO, PX, Scene, Shape, Text};
 
 /// The font of PNG files, so that they do not depend on system fonts.
 const FONT: &[u8] = include_bytes!("font/DejaVuSans-subset.ttf");

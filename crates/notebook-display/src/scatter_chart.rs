@@ -153,27 +153,31 @@ impl ScatterChart {
         to_pixel: impl Fn(f64, f64) -> BackendCoord,
     ) {
         const SIZE: i32 = 18 * PX;
-        // Rows above and below, nearest first.
-        let shifts =
-            (0..).map(|step: i32| (step + 1) / 2 * if step % 2 == 0 { SIZE } else { -SIZE });
-        let mut taken: Vec<(i32, i32, i32)> = Vec::new();
+        let alternating = |steps: i32| (0..=steps).flat_map(|step| [step, -step]);
+        let (top, bottom) = (top + SIZE, top + height - SIZE);
+        let mut taken: Vec<(BackendCoord, i32)> = Vec::new();
         for (name, points) in &self.groups {
             let name = fit(name, width / 4, SIZE, true);
             let half = text_width(&name, SIZE, true) / 2 + 2 * PX;
+            let (first, last) = (left + half, left + width - half);
             let (x, y) = mean(points);
             let (x, y) = to_pixel(x, y);
-            let x = x.clamp(left + half, left + width - half);
-            let rows = top + SIZE..top + height - SIZE;
-            let is_free = |y: &i32| {
-                let apart = |(other, row, other_half): &(i32, i32, i32)| {
-                    (y - row).abs() >= SIZE || (x - other).abs() >= half + other_half
+            let (x, y) = (x.clamp(first, last), y.clamp(top, bottom));
+            let is_free = |&(x, y): &BackendCoord| {
+                let apart = |((other_x, other_y), other_half): &(BackendCoord, i32)| {
+                    (y - other_y).abs() >= SIZE || (x - other_x).abs() >= half + other_half
                 };
-                rows.contains(y) && taken.iter().all(apart)
+                let inside = (first..=last).contains(&x) && (top..=bottom).contains(&y);
+                inside && taken.iter().all(apart)
             };
-            let mut places = shifts.clone().map(|shift| y.clamp(rows.start, rows.end - 1) + shift);
-            let y = places.find(is_free).unwrap_or(y);
-            taken.push((x, y, half));
-            let text = Text::new(&name, (x, y), Anchor::Middle);
+            // The nearest row above or below, if need be in another column.
+            let places = alternating(2).flat_map(|column| {
+                let rows = alternating(height / SIZE);
+                rows.map(move |row| (x + 2 * half * column, y + row * SIZE))
+            });
+            let at = { places }.find(is_free).unwrap_or((x, y));
+            taken.push((at, half));
+            let text = Text::new(&name, at, Anchor::Middle);
             scene.text(Text { size: SIZE, bold: true, halo: true, ..text }.centered());
         }
     }

@@ -11,6 +11,7 @@ use plotters_backend::{
 };
 
 use crate::display::escape;
+use crate::raster::Picture;
 
 /// One CSS pixel.
 pub(crate) const PX: i32 = 10;
@@ -42,7 +43,7 @@ pub(crate) const PALETTE: [Color; 7] = [
     (0x00, 0x00, 0x00),
 ];
 
-/// Colors for ten classes: the palette, a brown, a violet and an aubergine, which are the farthest
+/// Colors for ten classes: the palette, a violet, a brown and an aubergine, which are the farthest
 /// from it for all kinds of color vision. Each also has a marker shape.
 pub(crate) const CLASS_COLORS: [Color; 10] = [
     PALETTE[0],
@@ -52,8 +53,8 @@ pub(crate) const CLASS_COLORS: [Color; 10] = [
     PALETTE[4],
     PALETTE[5],
     PALETTE[6],
-    (0x77, 0x33, 0x00),
     (0x99, 0x55, 0xff),
+    (0x77, 0x33, 0x00),
     (0x55, 0x33, 0x55),
 ];
 
@@ -89,50 +90,6 @@ pub(crate) struct Text {
     pub halo: bool,
     /// The pivot of a quarter turn counter-clockwise, for text that reads upwards.
     pub rotated_about: Option<BackendCoord>,
-}
-
-/// Square pixels in a few colors, row by row.
-#[derive(Clone, Debug)]
-pub(crate) struct Picture {
-    pub at: BackendCoord,
-    /// Side length of one pixel.
-    pub pixel: i32,
-    pub width: usize,
-    pub colors: Colors,
-    /// Indices into the colors.
-    pub levels: Vec<u8>,
-}
-
-/// The colors of a picture.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Colors {
-    /// 16 levels: 0 is black, 15 is white.
-    Gray,
-    /// 31 levels: 0 is blue, 15 is white, 30 is orange.
-    Diverging,
-}
-
-impl Colors {
-    pub fn color(self, level: u8) -> Color {
-        const ENDS: [Color; 2] = [(0x00, 0x4f, 0x94), (0xb8, 0x45, 0x00)];
-        match self {
-            Colors::Gray => (level * 17, level * 17, level * 17),
-            Colors::Diverging => {
-                let (red, green, blue) = ENDS[usize::from(level > 15)];
-                let share = u32::from(level.abs_diff(15));
-                let mix = |end: u8| (255 - (255 - u32::from(end)) * share / 15) as u8;
-                (mix(red), mix(green), mix(blue))
-            }
-        }
-    }
-
-    /// The level of most pixels: a picture is drawn over it.
-    pub fn base(self) -> u8 {
-        match self {
-            Colors::Gray => 0,
-            Colors::Diverging => 15,
-        }
-    }
 }
 
 /// Shapes on a card.
@@ -301,55 +258,8 @@ impl Text {
     }
 }
 
-impl Picture {
-    pub fn height(&self) -> usize {
-        self.levels.len() / self.width.max(1)
-    }
-
-    /// Horizontal runs of equal pixels that differ from the base: level, row, first column, length.
-    pub fn runs(&self) -> Vec<(u8, usize, usize, usize)> {
-        let mut runs = Vec::new();
-        for (row, levels) in self.levels.chunks(self.width.max(1)).enumerate() {
-            let mut column = 0;
-            for run in levels.chunk_by(|a, b| a == b) {
-                if run[0] != self.colors.base() {
-                    runs.push((run[0], row, column, run.len()));
-                }
-                column += run.len();
-            }
-        }
-        runs
-    }
-
-    /// One path per level, stroked one pixel wide along the middle of each row, is the shortest
-    /// SVG.
-    fn write(&self, svg: &mut String) -> std::fmt::Result {
-        write!(
-            svg,
-            "<g transform=\"translate({} {}) scale({})\" shape-rendering=\"crispEdges\">\
-             <rect width=\"{}\" height=\"{}\" fill=\"{}\"/>",
-            Px(self.at.0),
-            Px(self.at.1),
-            Px(self.pixel),
-            self.width,
-            self.height(),
-            Hex(self.colors.color(self.colors.base())),
-        )?;
-        let mut runs = self.runs();
-        runs.sort();
-        for runs in runs.chunk_by(|a, b| a.0 == b.0) {
-            write!(svg, "<path stroke=\"{}\" d=\"", Hex(self.colors.color(runs[0].0)))?;
-            for (_, row, column, length) in runs {
-                write!(svg, "M{column} {row}.5h{length}")?;
-            }
-            write!(svg, "\"/>")?;
-        }
-        writeln!(svg, "</g>")
-    }
-}
-
 /// A length as CSS pixels: `123`, `12.3`.
-struct Px(i32);
+pub(crate) struct Px(pub i32);
 
 impl std::fmt::Display for Px {
     fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
@@ -369,7 +279,8 @@ impl std::fmt::Display for Points<'_> {
     }
 }
 
-struct Hex(Color);
+/// A color as `#rrggbb` or `#rgb`.
+pub(crate) struct Hex(pub Color);
 
 impl std::fmt::Display for Hex {
     fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
@@ -419,7 +330,7 @@ fn advance(c: char, size: i32, bold: bool) -> i32 {
 
 /// Truncates text to a width, with an ellipsis.
 pub(crate) fn fit(text: &str, width: i32, size: i32, bold: bool) -> String {
-    if text_width(text, size, bold) <= width {
+    if text.is_empty() || text_width(text, size, bold) <= width {
         return text.to_owned();
     }
     let mut remaining = width - advance('…', size, bold);

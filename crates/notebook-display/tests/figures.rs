@@ -276,7 +276,7 @@ fn a_table_has_the_same_cells_as_text_and_as_html() {
 fn lines_over_numbers_are_described_with_their_positions_and_marks() {
     let figure = LineChart::new("Range test", "learning rate", "loss")
         .log_x()
-        .line("training", [1e-4, 1e-2], &[2.3_f32, 0.5])
+        .line("training", [1e-4, 1e-2], [2.3_f32, 0.5])
         .reference("chance", [1e-4, 1e-2], [2.3, 2.3])
         .points_with_errors("test", [1e-3], [1.0], [0.25])
         .mark(0.004, "chosen");
