@@ -62,7 +62,6 @@ mod model;
 pub mod on_gpu;
 mod optimizer;
 mod predictions;
-mod source;
 mod train_epoch;
 mod train_step;
 mod trained;
@@ -102,7 +101,6 @@ pub use metrics::compute_metrics;
 pub use model::Cnn;
 pub use optimizer::create_optimizer;
 pub use predictions::{mistakes, prediction_grid};
-pub use source::{source, source_with_docs};
 pub use take_away::save_onnx;
 pub use train_epoch::{eval_model, predict, train_epoch, train_epoch_with};
 pub use train_step::{eval_step, train_step};
@@ -113,13 +111,13 @@ pub mod notebook {
     pub use images::{TensorView, image_grid, pictures, show, signed_pictures};
     // Not its `Error` and `Result`: a notebook's are the prelude's.
     pub use notebook_display::{
-        Figure, LineChart, Number, Picture, Progress, Source, Sources, Table,
-        bar_chart, display, grouped, heat_map, line_chart, picture_grid, picture_rows,
-        scatter_chart, short, side_by_side,
+        Figure, LineChart, Number, Picture, Progress, Table, bar_chart, display,
+        grouped, heat_map, line_chart, picture_grid, picture_rows, scatter_chart,
+        short, side_by_side,
     };
     pub use take_away::{DrawPanel, draw_panel};
 
-    pub use crate::{csv_column, prediction_grid, source, source_with_docs};
+    pub use crate::{csv_column, prediction_grid};
 }
 
 /// Everything the tutorial uses, for a single `use` at the top of a notebook.
@@ -142,10 +140,6 @@ pub mod prelude {
         train_epoch, train_epoch_with, train_step, trained_params, value_and_grad,
     };
 }
-
-/// The files of this crate, for [`source`].
-static SOURCES: include_dir::Dir<'_> =
-    include_dir::include_dir!("$CARGO_MANIFEST_DIR/src");
 
 #[doc = include_str!("../README.md")]
 #[cfg(doctest)]

@@ -144,9 +144,6 @@ pub use program::{Program, StepResult};
 pub use shape::{Conv2d, Padding, saturating_product};
 pub use update_rule::UpdateRule;
 
-/// The source files of this crate, for notebooks that show them.
-pub static SOURCES: include_dir::Dir<'_> = include_dir::include_dir!("$CARGO_MANIFEST_DIR/src");
-
 #[doc = include_str!("../README.md")]
 #[cfg(doctest)]
 struct Readme;

@@ -24,9 +24,6 @@ pub use read_image::read_image;
 pub use show::{TensorView, image_grid, pictures, prediction_grid, show, signed_pictures};
 pub use transform::{add_noise, augment, rotate, shift};
 
-/// The source files of this crate, for [`notebook_display::Sources`].
-pub static SOURCES: include_dir::Dir<'_> = include_dir::include_dir!("$CARGO_MANIFEST_DIR/src");
-
 #[doc = include_str!("../README.md")]
 #[cfg(doctest)]
 struct Readme;

@@ -8,9 +8,6 @@ use nalgebra::{DMatrix, SymmetricEigen};
 // Whoever inspects a network looks at its layers, too.
 pub use linen::{Intermediates, capture_intermediates};
 
-/// The source files of this crate, for notebooks that show them.
-pub static SOURCES: include_dir::Dir<'_> = include_dir::include_dir!("$CARGO_MANIFEST_DIR/src");
-
 /// Counts of true versus predicted classes: rows are true classes, columns predicted ones.
 ///
 /// # Shapes

@@ -20,9 +20,6 @@ pub use draws::{
 };
 pub use key::Key;
 
-/// The source files of this crate, for notebooks that show them.
-pub static SOURCES: include_dir::Dir<'_> = include_dir::include_dir!("$CARGO_MANIFEST_DIR/src");
-
 #[doc = include_str!("../README.md")]
 #[cfg(doctest)]
 struct Readme;

@@ -129,9 +129,6 @@ pub use tabulate::{LayerRow, Tabulated, tabulate};
 pub use train_state::{Train, TrainState};
 pub use variables::{Evaluate, Variables};
 
-/// The source files of this crate, for notebooks that show them.
-pub static SOURCES: include_dir::Dir<'_> = include_dir::include_dir!("$CARGO_MANIFEST_DIR/src");
-
 #[doc = include_str!("../README.md")]
 #[cfg(doctest)]
 struct Readme;

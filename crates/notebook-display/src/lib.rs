@@ -1,4 +1,4 @@
-//! Figures, tables, pictures, source code and progress for Jupyter notebooks on the evcxr kernel.
+//! Figures, tables, pictures and progress for Jupyter notebooks on the evcxr kernel.
 //!
 //! Every value displays itself as the result of a cell, in a rich form and as plain text. A figure
 //! is an SVG with a text alternative for readers who cannot see it:
@@ -49,7 +49,6 @@ mod raster;
 mod scatter_chart;
 #[cfg(feature = "figures")]
 mod scene;
-mod source;
 mod table;
 #[cfg(all(test, feature = "figures"))]
 mod tests;
@@ -57,7 +56,6 @@ mod tests;
 pub use display::display;
 pub use error::{Error, Result};
 pub use number::{Number, grouped, short};
-pub use source::{Source, Sources};
 pub use table::Table;
 
 #[cfg(feature = "figures")]
@@ -72,9 +70,6 @@ pub use {
 
 #[cfg(feature = "progress")]
 pub use progress::Progress;
-
-/// The source files of this crate, for [`Sources`].
-pub static SOURCES: include_dir::Dir<'_> = include_dir::include_dir!("$CARGO_MANIFEST_DIR/src");
 
 #[doc = include_str!("../README.md")]
 #[cfg(doctest)]

@@ -12,9 +12,6 @@ pub use onnx::save_onnx;
 #[cfg(feature = "tensorboard")]
 pub use tensorboard::SummaryWriter;
 
-/// The source files of this crate, for [`notebook_display::Sources`].
-pub static SOURCES: include_dir::Dir<'_> = include_dir::include_dir!("$CARGO_MANIFEST_DIR/src");
-
 #[doc = include_str!("../README.md")]
 #[cfg(doctest)]
 struct Readme;
