@@ -145,7 +145,7 @@ fn largest_difference(found: &[f32], expected: &[f32]) -> f32 {
 
 /// The crate's probabilities, flattened.
 fn probabilities(model: &impl Module, variables: &impl Evaluate, images: &Tensor) -> Vec<f32> {
-    let logits = log_softmax(&model.apply_eval(variables, images).unwrap()).unwrap();
+    let logits = log_softmax(model.apply_eval(variables, images).unwrap()).unwrap();
     logits.exp().unwrap().flatten_all().unwrap().to_vec1().unwrap()
 }
 

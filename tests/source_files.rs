@@ -5,11 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use mnist_notebook_support::source;
 use proc_macro2::{Delimiter, TokenStream, TokenTree};
 use quote::ToTokens;
 use syn::{Item, UseTree, Visibility};
-use tests::{CRATES, root, rust_files};
+use tests::{root, rust_files};
 
 /// A module's path from the crate root; that of the root is empty.
 type Module = Vec<String>;
@@ -289,33 +288,4 @@ fn no_line_of_rust_exceeds_100_columns() {
         long.extend(lines.map(|(_, number)| format!("{}:{number}", path.display())));
     }
     assert_eq!(long, [""; 0]);
-}
-
-#[test]
-fn every_public_item_of_every_crate_can_be_shown() {
-    let files = rust_files(CRATES.map(|name| root().join(name).join("src")));
-    let mut count = 0;
-    for path in files.iter().filter(|path| !path.ends_with("tests.rs")) {
-        let text = fs::read_to_string(path).unwrap();
-        let code = text.split("#[cfg(test)]").next().unwrap();
-        for (name, keyword) in code.lines().filter_map(public_name) {
-            let shown = source(name).unwrap_or_else(|error| panic!("{path:?}: {error}"));
-            assert!(shown.to_string().contains(&format!("{keyword} {name}")), "{shown}");
-            count += 1;
-        }
-    }
-    assert!(count > 100, "{count} public items");
-}
-
-/// The name and keyword of a public item, from a line like `pub fn name(`.
-fn public_name(line: &str) -> Option<(&str, &str)> {
-    let item = line.trim_start().strip_prefix("pub ")?;
-    let (keyword, rest) = item
-        .strip_prefix("const ")
-        .filter(|item| item.starts_with("fn "))
-        .unwrap_or(item)
-        .split_once(' ')?;
-    let is_item = ["fn", "struct", "enum", "trait", "type", "const"].contains(&keyword);
-    let end = rest.find(|c: char| !c.is_alphanumeric() && c != '_')?;
-    is_item.then_some((&rest[..end], keyword))
 }

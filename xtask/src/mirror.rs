@@ -64,7 +64,7 @@ fn find(text: &str, definition: &str) -> Option<Vec<String>> {
     let starts = |line: &&str| {
         line.strip_prefix(definition).is_some_and(|rest| rest.starts_with(['(', '<', ';', ' ']))
     };
-    let start = lines.iter().position(|line| starts(&line))?;
+    let start = lines.iter().position(starts)?;
     let is_end = |line: &&str| *line == "}" || (!line.starts_with(' ') && line.ends_with(';'));
     let length = lines[start..].iter().position(is_end)?;
     let is_jit = start > 0 && lines[start - 1] == "#[jit]";

@@ -174,6 +174,6 @@ fn another_element_type_names_to_dtype() {
         let compiled = Jit::new().call(|| no_grad(|| Cnn.apply(&params, &images())));
         assert_eq!(compiled.unwrap_err().to_string(), message);
     }
-    let error = log_softmax(&Tensor::zeros(3, DType::U8, CPU).unwrap()).unwrap_err().to_string();
+    let error = log_softmax(Tensor::zeros(3, DType::U8, CPU).unwrap()).unwrap_err().to_string();
     assert!(error.ends_with("expected elements of type f32 or another float type, found u8"));
 }

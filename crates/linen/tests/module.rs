@@ -231,7 +231,7 @@ fn inputs_of_the_wrong_rank_are_rejected_with_both_shapes() {
         error.to_string(),
         "conv input: expected shape [B, height, width, channels], found [2, 784]"
     );
-    let error = avg_pool(&images(1), (29, 1)).unwrap_err().to_string();
+    let error = avg_pool(images(1), (29, 1)).unwrap_err().to_string();
     assert!(error.contains("expected shape [B, at least 29, at least 1, C]"), "{error}");
 }
 
