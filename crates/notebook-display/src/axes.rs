@@ -95,8 +95,8 @@ impl Axis {
     }
 }
 
-/// A plotters coordinate with custom ticks: those of plotters' own are not known before the margins,
-/// which depend on their labels.
+/// A plotters coordinate with custom ticks: plotters' own are not known before the margins, which
+/// depend on their labels.
 impl Ranged for Axis {
     type FormatOption = NoDefaultFormatting;
     type ValueType = f64;

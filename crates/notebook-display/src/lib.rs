@@ -18,8 +18,6 @@
 mod axes;
 #[cfg(feature = "figures")]
 mod bar_chart;
-#[cfg(feature = "figures")]
-mod curve;
 mod display;
 mod error;
 #[cfg(feature = "figures")]
@@ -34,9 +32,13 @@ mod line_chart;
 mod markers;
 mod number;
 #[cfg(feature = "figures")]
+mod picture;
+#[cfg(feature = "figures")]
 mod picture_layout;
 #[cfg(feature = "figures")]
 mod pictures;
+#[cfg(feature = "figures")]
+mod plot;
 #[cfg(feature = "figures")]
 mod png;
 #[cfg(feature = "figures")]
@@ -52,6 +54,8 @@ mod scene;
 mod table;
 #[cfg(all(test, feature = "figures"))]
 mod tests;
+#[cfg(feature = "figures")]
+mod units;
 
 pub use display::display;
 pub use error::{Error, Result};
@@ -64,7 +68,8 @@ pub use {
     figure::{Figure, side_by_side},
     heat_map::heat_map,
     line_chart::{LineChart, line_chart},
-    pictures::{Picture, picture_grid, picture_rows},
+    picture::Picture,
+    pictures::{picture_grid, picture_rows},
     scatter_chart::scatter_chart,
 };
 

@@ -1,10 +1,9 @@
 //! Line charts: losses and accuracies over epochs or steps, and curves over any numbers.
 
-use crate::axes::Scale;
-use crate::curve::{Curve, Kind};
 use crate::error::{Error, Result};
 use crate::figure::{Chart, Figure};
 use crate::number::{Number, is_drawable, short, until_end};
+use crate::plot::{Curve, Kind, Plot, extent};
 use crate::scene::{PALETTE, Scene};
 
 /// Draws one line per series over the positions 1, 2, 3, …, such as epochs or steps.
@@ -84,33 +83,23 @@ where
 /// ```
 #[derive(Clone, Debug)]
 #[must_use = "a chart is drawn by `draw`"]
-pub struct LineChart {
-    pub(crate) title: String,
-    pub(crate) x_label: String,
-    pub(crate) y_label: String,
-    log_x: bool,
-    log_y: bool,
-    pub(crate) curves: Vec<Curve>,
-    /// Positions on the x axis and their texts.
-    pub(crate) marks: Vec<(f64, String)>,
-}
+pub struct LineChart(Plot);
 
 impl LineChart {
     /// An empty chart with linear axes.
     pub fn new(title: &str, x_label: &str, y_label: &str) -> Self {
         let [title, x_label, y_label] = [title, x_label, y_label].map(str::to_owned);
-        let (curves, marks) = (Vec::new(), Vec::new());
-        Self { title, x_label, y_label, log_x: false, log_y: false, curves, marks }
+        Self(Plot { title, x_label, y_label, ..Plot::default() })
     }
 
     /// Makes the x axis logarithmic.
     pub fn log_x(self) -> Self {
-        Self { log_x: true, ..self }
+        Self(Plot { log_x: true, ..self.0 })
     }
 
     /// Makes the y axis logarithmic.
     pub fn log_y(self) -> Self {
-        Self { log_y: true, ..self }
+        Self(Plot { log_y: true, ..self.0 })
     }
 
     /// Adds a line. An endless `xs` such as `1..` is as long as `ys`.
@@ -147,7 +136,7 @@ impl LineChart {
 
     /// Marks a position on the x axis by a vertical line with a text above it.
     pub fn mark(mut self, x: impl Number, text: &str) -> Self {
-        self.marks.push((x.to_f64(), text.to_owned()));
+        self.0.marks.push((x.to_f64(), text.to_owned()));
         self
     }
 
@@ -160,7 +149,7 @@ impl LineChart {
     ) -> Self {
         let ys: Vec<f64> = ys.into_iter().map(Number::to_f64).collect();
         let xs = until_end(xs, ys.len()).map(Number::to_f64).collect();
-        self.curves.push(Curve { name: name.to_owned(), xs, ys, kind });
+        self.0.curves.push(Curve { name: name.to_owned(), xs, ys, kind });
         self
     }
 
@@ -171,21 +160,22 @@ impl LineChart {
     /// positions differ in number; and for a number that is not finite or, on a logarithmic axis,
     /// not positive. The message names the series and the position.
     pub fn draw(self) -> Result<Figure> {
-        self.check().map_err(|reason| Error::Figure(format!("`{}`: {reason}", self.title)))?;
+        let title = &self.0.title;
+        self.check().map_err(|reason| Error::Figure(format!("`{title}`: {reason}")))?;
         Figure::new(self)
     }
 
     fn check(&self) -> Result<(), String> {
-        let (count, max) = (self.curves.len(), PALETTE.len());
+        let (count, max) = (self.0.curves.len(), PALETTE.len());
         if count == 0 || count > max {
             return Err(format!("expected 1 to {max} series, found {count}"));
         }
-        for curve in &self.curves {
+        for curve in &self.0.curves {
             self.check_curve(curve)
                 .map_err(|reason| format!("series `{}` {reason}", curve.name))?;
         }
         let refused =
-            self.marks.iter().find_map(|(x, text)| Some((text, refusal(*x, self.log_x)?)));
+            self.0.marks.iter().find_map(|(x, text)| Some((text, refusal(*x, self.0.log_x)?)));
         refused.map_or(Ok(()), |(text, reason)| Err(format!("the mark `{text}` is at {reason}")))
     }
 
@@ -201,10 +191,10 @@ impl LineChart {
             let mut numbers = numbers.iter().zip(1..);
             numbers.find_map(|(number, position)| Some((refusal(*number, log)?, position)))
         };
-        if let Some((reason, position)) = refused(ys, self.log_y) {
+        if let Some((reason, position)) = refused(ys, self.0.log_y) {
             return Err(format!("is {reason} at position {position}"));
         }
-        if let Some((reason, position)) = refused(xs, self.log_x) {
+        if let Some((reason, position)) = refused(xs, self.0.log_x) {
             return Err(format!("has the position {reason} (number {position})"));
         }
         let Kind::Points { errors } = kind else { return Ok(()) };
@@ -215,34 +205,6 @@ impl LineChart {
             Some(error) => Err(format!("has the error {error}, but must be finite and 0 or more")),
             None => Ok(()),
         }
-    }
-
-    pub(crate) fn x_scale(&self) -> Scale {
-        let mut xs = self.curves.iter().flat_map(|curve| &curve.xs);
-        match self.log_x {
-            true => Scale::Log,
-            false if xs.all(|x| x.fract() == 0.0) => Scale::Whole,
-            false => Scale::Linear,
-        }
-    }
-
-    pub(crate) fn y_scale(&self) -> Scale {
-        if self.log_y { Scale::Log } else { Scale::Linear }
-    }
-
-    /// The smallest and largest position.
-    pub(crate) fn x_extent(&self) -> (f64, f64) {
-        let marks = self.marks.iter().map(|(x, _)| *x);
-        extent(self.curves.iter().flat_map(|curve| curve.xs.iter().copied()).chain(marks))
-    }
-
-    /// The smallest and largest value, with the error bars as far as the axis can show them.
-    pub(crate) fn y_extent(&self) -> (f64, f64) {
-        let ends = self.curves.iter().flat_map(|curve| {
-            (0..curve.ys.len())
-                .flat_map(|index| curve.ends(index).into_iter().chain([curve.ys[index]]))
-        });
-        extent(ends.filter(|end| !self.log_y || *end > 0.0))
     }
 }
 
@@ -259,15 +221,15 @@ fn refusal(number: f64, log: bool) -> Option<String> {
 
 impl Chart for LineChart {
     fn title(&self) -> &str {
-        &self.title
+        &self.0.title
     }
 
     fn describe(&self) -> String {
-        let Self { title, x_label, y_label, .. } = self;
-        let (first, last) = extent(self.curves.iter().flat_map(|curve| curve.xs.iter().copied()));
+        let Plot { title, x_label, y_label, .. } = &self.0;
+        let (first, last) = extent(self.0.curves.iter().flat_map(|curve| curve.xs.iter().copied()));
         let (first, last) = (short(first), short(last));
         let mut text = format!("{title}: {y_label} by {x_label}, {first} to {last}");
-        for Curve { name, ys, kind, .. } in &self.curves {
+        for Curve { name, ys, kind, .. } in &self.0.curves {
             let (low, high) = extent(ys.iter().copied());
             let [first, last, low, high] = [ys[0], ys[ys.len() - 1], low, high].map(short);
             text += &format!("\n  {name}: {first} to {last}, between {low} and {high}");
@@ -276,19 +238,13 @@ impl Chart for LineChart {
                 text += &format!(", errors up to {}", short(largest));
             }
         }
-        for (x, name) in &self.marks {
+        for (x, name) in &self.0.marks {
             text += &format!("\n  at {}: {name}", short(*x));
         }
         text
     }
 
     fn scene(&self, width: i32) -> Result<Scene> {
-        crate::curve::scene(self, width)
+        self.0.scene(width)
     }
-}
-
-fn extent(values: impl Iterator<Item = f64>) -> (f64, f64) {
-    values.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), value| {
-        (low.min(value), high.max(value))
-    })
 }

@@ -77,8 +77,9 @@ pub fn short(value: f64) -> String {
 #[cfg(feature = "figures")]
 pub(crate) fn comparable(values: &[f64]) -> Vec<String> {
     let largest = values.iter().fold(0.0, |largest, value| f64::max(largest, value.abs()));
+    let are_whole = values.iter().all(|value| value.fract() == 0.0) && largest < 1e9;
     let format = |value: &f64| {
-        if values.iter().all(|value| value.fract() == 0.0) && largest < 1e9 {
+        if are_whole {
             return grouped(&value.to_string());
         }
         if !(1e-3..1e7).contains(&largest) {

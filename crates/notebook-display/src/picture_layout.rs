@@ -1,7 +1,7 @@
 //! Draws pictures in rows, with their captions and the scale of signed ones.
 
 use crate::number::short;
-use crate::pictures::{Grid, Picture};
+use crate::picture::Picture;
 use crate::raster::{self, Colors};
 use crate::scene::{
     Anchor, Color, GRID_COLOR, PADDING, PALETTE, PX, Scene, Shape, TEXT, Text, fit, text_width,
@@ -15,6 +15,26 @@ const SIGN_WIDTH: i32 = 13 * PX;
 const MAX_SIDE: i32 = 112 * PX;
 const RIGHT_COLOR: Color = PALETTE[2];
 const WRONG_COLOR: Color = PALETTE[1];
+
+/// Pictures in rows with names, which may be empty.
+#[derive(Debug)]
+pub(crate) struct Grid {
+    pub title: String,
+    pub rows: Vec<(String, Vec<Picture>)>,
+}
+
+impl Grid {
+    pub fn pictures(&self) -> impl Iterator<Item = &Picture> {
+        self.rows.iter().flat_map(|(_, pictures)| pictures)
+    }
+
+    /// The largest magnitude of the signed pictures; `None` if there are none.
+    pub fn largest(&self) -> Option<f32> {
+        let signed = self.pictures().filter(|picture| picture.signed);
+        let values = signed.flat_map(|picture| &picture.pixels);
+        values.map(|value| value.abs()).reduce(f32::max)
+    }
+}
 
 /// The drawing of a checked grid.
 pub(crate) fn scene(grid: &Grid, width: i32) -> Scene {
@@ -31,6 +51,7 @@ pub(crate) fn scene(grid: &Grid, width: i32) -> Scene {
     let name_height = if names > 0 { TEXT } else { 0 };
     let (column_step, row_step) = (cell + gap, (side + captions.height).max(name_height) + gap);
     let top = scene.title(&grid.title) + 4 * PX;
+    let largest = grid.largest();
     for ((name, pictures), row) in grid.rows.iter().zip(0..) {
         let y = top + row * row_step;
         let name = fit(name, names, TEXT, false);
@@ -38,13 +59,13 @@ pub(crate) fn scene(grid: &Grid, width: i32) -> Scene {
         scene.text(Text::new(&name, at, Anchor::End).centered());
         for (picture, column) in pictures.iter().zip(0..) {
             let middle = (left + column * column_step + cell / 2, y + side / 2);
-            picture.draw(&mut scene, middle, side, grid.largest());
+            picture.draw(&mut scene, middle, side, largest);
             captions.draw(&mut scene, picture, (middle.0, y + side));
         }
     }
     let bottom = top + grid.rows.len() as i32 * row_step - gap;
     let right = left + columns * column_step - gap;
-    match grid.largest() {
+    match largest {
         Some(largest) => {
             let end = draw_scale(&mut scene, (left, bottom + 12 * PX), largest);
             scene.height = bottom + 12 * PX + TEXT + PADDING;

@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use plotters_backend::BackendCoord;
 
-use crate::scene::{Color, Hex, Px};
+use crate::units::{Color, Hex, Px};
 
 /// Square pixels in a few colors, row by row.
 #[derive(Clone, Debug)]

@@ -17,8 +17,8 @@ const MAX_POINTS: usize = 5000;
 /// Half the width of a point.
 const RADIUS: i32 = 24;
 
-/// Draws points `[x, y]`, with one marker and color per class, whose name also stands at the mean of
-/// its points.
+/// Draws points `[x, y]`, with one marker and color per class, whose name also stands at the mean
+/// of its points.
 ///
 /// The legend is above the plot.
 ///

@@ -1,6 +1,4 @@
 //! The shapes that make up a figure, and their SVG form.
-//!
-//! Lengths are tenths of a CSS pixel because plotters' coordinates are integers.
 
 use std::fmt::Write;
 
@@ -12,9 +10,9 @@ use plotters_backend::{
 
 use crate::display::escape;
 use crate::raster::Picture;
+pub(crate) use crate::units::{Color, PX};
+use crate::units::{Hex, Px};
 
-/// One CSS pixel.
-pub(crate) const PX: i32 = 10;
 /// Space between the edge of a figure and its content.
 pub(crate) const PADDING: i32 = 16 * PX;
 /// Font size of tick labels, legends and captions.
@@ -24,8 +22,6 @@ pub(crate) const HALO: i32 = 4 * PX;
 /// Font size of titles.
 pub(crate) const TITLE: i32 = 15 * PX;
 
-/// An opaque color: red, green, blue.
-pub(crate) type Color = (u8, u8, u8);
 pub(crate) const TEXT_COLOR: Color = (0x24, 0x29, 0x2f);
 pub(crate) const MUTED: Color = (0x57, 0x60, 0x6a);
 pub(crate) const GRID_COLOR: Color = (0xd0, 0xd5, 0xdb);
@@ -258,15 +254,6 @@ impl Text {
     }
 }
 
-/// A length as CSS pixels: `123`, `12.3`.
-pub(crate) struct Px(pub i32);
-
-impl std::fmt::Display for Px {
-    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
-        write!(f, "{}", f64::from(self.0) / f64::from(PX))
-    }
-}
-
 struct Points<'a>(&'a [BackendCoord]);
 
 impl std::fmt::Display for Points<'_> {
@@ -276,19 +263,6 @@ impl std::fmt::Display for Points<'_> {
             write!(f, "{space}{},{}", Px(*x), Px(*y))?;
         }
         Ok(())
-    }
-}
-
-/// A color as `#rrggbb` or `#rgb`.
-pub(crate) struct Hex(pub Color);
-
-impl std::fmt::Display for Hex {
-    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
-        let (red, green, blue) = self.0;
-        if [red, green, blue].iter().all(|channel| channel % 17 == 0) {
-            return write!(f, "#{:x}{:x}{:x}", red / 17, green / 17, blue / 17);
-        }
-        write!(f, "#{red:02x}{green:02x}{blue:02x}")
     }
 }
 

@@ -1,11 +1,10 @@
-//! Draws a line chart: its curves, legend and marks.
+//! The content of a line chart and its drawing: curves, legend and marks.
 
 use plotters_backend::BackendCoord;
 
 use crate::axes::{self, Axis, Scale};
 use crate::error::Result;
 use crate::legend::draw_legend;
-use crate::line_chart::LineChart;
 use crate::markers::draw_marker;
 use crate::scene::{
     Anchor, BACKGROUND, Color, MUTED, PADDING, PALETTE, PX, Scene, Shape, TEXT, TEXT_COLOR, Text,
@@ -21,6 +20,19 @@ const SAMPLE: i32 = 34 * PX;
 /// Height of a row of texts above the plot.
 const ROW: i32 = 17 * PX;
 const SHORT_DASH: &[i32] = &[3 * PX, 3 * PX];
+
+/// A line chart.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Plot {
+    pub title: String,
+    pub x_label: String,
+    pub y_label: String,
+    pub log_x: bool,
+    pub log_y: bool,
+    pub curves: Vec<Curve>,
+    /// Positions on the x axis and their texts.
+    pub marks: Vec<(f64, String)>,
+}
 
 /// A series of a line chart.
 #[derive(Clone, Debug)]
@@ -38,64 +50,94 @@ pub(crate) enum Kind {
     Points { errors: Vec<f64> },
 }
 
-/// The drawing of a checked chart.
-pub(crate) fn scene(chart: &LineChart, width: i32) -> Result<Scene> {
-    let mut scene = Scene::new(width, 0);
-    let styles = styles(&chart.curves);
-    let below_title = scene.title(&chart.title);
-    let below_legend = if styles.len() > 1 {
-        let names = chart.curves.iter().map(|curve| curve.name.as_str());
-        draw_legend(&mut scene, below_title, names, SAMPLE + 8 * PX, |scene, index, at| {
-            styles[index].draw_sample(scene, at);
-        })
-    } else {
-        below_title
-    };
-    let height = (width * 2 / 5).clamp(190 * PX, 270 * PX);
+impl Plot {
+    /// The drawing, if the chart has been checked.
+    pub fn scene(&self, width: i32) -> Result<Scene> {
+        let mut scene = Scene::new(width, 0);
+        let styles = styles(&self.curves);
+        let below_title = scene.title(&self.title);
+        let below_legend = if styles.len() > 1 {
+            let names = self.curves.iter().map(|curve| curve.name.as_str());
+            draw_legend(&mut scene, below_title, names, SAMPLE + 8 * PX, |scene, index, at| {
+                styles[index].draw_sample(scene, at);
+            })
+        } else {
+            below_title
+        };
+        let height = (width * 2 / 5).clamp(190 * PX, 270 * PX);
 
-    let y = y_axis(chart, height / (44 * PX));
-    let left = PADDING + axes::left_margin(&y);
-    let (x_scale, x_extent) = (chart.x_scale(), chart.x_extent());
-    let x_axis = |steps| Axis::around(&chart.x_label, x_scale, x_extent, steps);
-    let x = Axis::fitting(width - PADDING - left, x_axis);
-    let right = PADDING.max(x.label_width() / 2 + 4 * PX);
-    let size = (width - right - left, height);
+        let y = self.y_axis(height / (44 * PX));
+        let left = PADDING + axes::left_margin(&y);
+        let (x_scale, x_extent) = (self.x_scale(), self.x_extent());
+        let x_axis = |steps| Axis::around(&self.x_label, x_scale, x_extent, steps);
+        let x = Axis::fitting(width - PADDING - left, x_axis);
+        let right = PADDING.max(x.label_width() / 2 + 4 * PX);
+        let size = (width - right - left, height);
 
-    let marks = place_marks(&chart.marks, &x, (left, size.0));
-    let rows = marks.iter().map(|mark| mark.row + 1).max().unwrap_or(0);
-    let top = below_legend + 12 * PX + rows * ROW;
-    scene.height = top + height + axes::BOTTOM_MARGIN + PADDING;
+        let marks = place_marks(&self.marks, &x, (left, size.0));
+        let rows = marks.iter().map(|mark| mark.row + 1).max().unwrap_or(0);
+        let top = below_legend + 12 * PX + rows * ROW;
+        scene.height = top + height + axes::BOTTOM_MARGIN + PADDING;
 
-    let to_pixel = axes::draw(&mut scene, (left, top), size, &x, &y)?;
-    marks.iter().for_each(|mark| mark.draw_line(&mut scene, top, height));
-    marks.iter().for_each(|mark| mark.draw_text(&mut scene, top));
-    let clamped = |x: f64, y: f64| {
-        let (x, y) = to_pixel(x, y);
-        (x, y.clamp(top, top + height))
-    };
-    let lines: Vec<_> = chart.curves.iter().map(|curve| curve.points(&to_pixel)).collect();
-    for ((curve, style), points) in chart.curves.iter().zip(&styles).zip(&lines) {
-        match &curve.kind {
-            Kind::Line | Kind::Reference => style.draw_line(&mut scene, points),
-            Kind::Points { .. } => {
-                for (index, x) in curve.xs.iter().enumerate() {
-                    let [low, high] = curve.ends(index).map(|y| clamped(*x, y));
-                    style.draw_error_bar(&mut scene, low, high);
+        let to_pixel = axes::draw(&mut scene, (left, top), size, &x, &y)?;
+        marks.iter().for_each(|mark| mark.draw_line(&mut scene, top, height));
+        marks.iter().for_each(|mark| mark.draw_text(&mut scene, top));
+        let clamped = |x: f64, y: f64| {
+            let (x, y) = to_pixel(x, y);
+            (x, y.clamp(top, top + height))
+        };
+        let lines: Vec<_> = self.curves.iter().map(|curve| curve.points(&to_pixel)).collect();
+        for ((curve, style), points) in self.curves.iter().zip(&styles).zip(&lines) {
+            match &curve.kind {
+                Kind::Line | Kind::Reference => style.draw_line(&mut scene, points),
+                Kind::Points { .. } => {
+                    for (index, x) in curve.xs.iter().enumerate() {
+                        let [low, high] = curve.ends(index).map(|y| clamped(*x, y));
+                        style.draw_error_bar(&mut scene, low, high);
+                    }
                 }
             }
         }
+        for (style, points) in styles.iter().zip(&lines) {
+            style.draw_markers(&mut scene, points);
+        }
+        Ok(scene)
     }
-    for (style, points) in styles.iter().zip(&lines) {
-        style.draw_markers(&mut scene, points);
-    }
-    Ok(scene)
-}
 
-fn y_axis(chart: &LineChart, max_steps: i32) -> Axis {
-    let (low, high) = chart.y_extent();
-    match chart.y_scale() {
-        Scale::Log => Axis::around(&chart.y_label, Scale::Log, (low, high), max_steps),
-        Scale::Linear | Scale::Whole => Axis::enclosing(&chart.y_label, low, high, max_steps),
+    fn y_axis(&self, max_steps: i32) -> Axis {
+        let (low, high) = self.y_extent();
+        match self.y_scale() {
+            Scale::Log => Axis::around(&self.y_label, Scale::Log, (low, high), max_steps),
+            Scale::Linear | Scale::Whole => Axis::enclosing(&self.y_label, low, high, max_steps),
+        }
+    }
+
+    fn x_scale(&self) -> Scale {
+        let mut xs = self.curves.iter().flat_map(|curve| &curve.xs);
+        match self.log_x {
+            true => Scale::Log,
+            false if xs.all(|x| x.fract() == 0.0) => Scale::Whole,
+            false => Scale::Linear,
+        }
+    }
+
+    fn y_scale(&self) -> Scale {
+        if self.log_y { Scale::Log } else { Scale::Linear }
+    }
+
+    /// The smallest and largest position.
+    fn x_extent(&self) -> (f64, f64) {
+        let marks = self.marks.iter().map(|(x, _)| *x);
+        extent(self.curves.iter().flat_map(|curve| curve.xs.iter().copied()).chain(marks))
+    }
+
+    /// The smallest and largest value, with the error bars as far as the axis can show them.
+    fn y_extent(&self) -> (f64, f64) {
+        let ends = self.curves.iter().flat_map(|curve| {
+            (0..curve.ys.len())
+                .flat_map(|index| curve.ends(index).into_iter().chain([curve.ys[index]]))
+        });
+        extent(ends.filter(|end| !self.log_y || *end > 0.0))
     }
 }
 
@@ -256,4 +298,11 @@ impl Style {
             draw_marker(scene, index % 4, at, radius, fill);
         }
     }
+}
+
+/// The smallest and largest value.
+pub(crate) fn extent(values: impl Iterator<Item = f64>) -> (f64, f64) {
+    values.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), value| {
+        (low.min(value), high.max(value))
+    })
 }
