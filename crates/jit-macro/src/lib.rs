@@ -2,8 +2,6 @@
 //!
 //! It names `::mnist_notebook_support`, so it works where that is a dependency.
 
-mod text;
-
 use proc_macro::{Delimiter, TokenStream, TokenTree};
 
 /// The files with the tutorial's own steps.
@@ -35,10 +33,10 @@ const ON_GPU: [(&str, &str); 3] = [
 /// as it is written.
 #[proc_macro_attribute]
 pub fn jit(_: TokenStream, function: TokenStream) -> TokenStream {
-    let on_gpu = text::name(&function.to_string()).and_then(|name| {
-        let (name, arguments) = ON_GPU.into_iter().find(|(known, _)| *known == name)?;
-        let tutorials = TUTORIAL.iter().find_map(|file| tutorials_own(file, name))?;
-        text::is_same(&function.to_string(), &tutorials).then(|| {
+    let on_gpu = functions(function.clone()).pop().and_then(|(name, text)| {
+        let (_, arguments) = ON_GPU.into_iter().find(|(known, _)| *known == name)?;
+        let is_tutorials = |file| functions(parse(file)).contains(&(name.clone(), text.clone()));
+        TUTORIAL.into_iter().any(is_tutorials).then(|| {
             let call = format!("::mnist_notebook_support::on_gpu::{name}{arguments}");
             format!("if let Some(result) = {call}? {{ return Ok(result); }}")
         })
@@ -69,12 +67,17 @@ fn parse(text: &str) -> TokenStream {
     text.parse().expect("the macro's own text is Rust")
 }
 
-/// The text of a function in a file, from `fn` to the end of its body.
-fn tutorials_own(file: &str, name: &str) -> Option<String> {
-    let tokens = parse(file).into_iter().collect::<Vec<_>>();
-    let is = |token: &TokenTree, word: &str| token.to_string() == word;
-    let start = tokens.windows(2).position(|pair| is(&pair[0], "fn") && is(&pair[1], name))?;
+/// The functions among tokens: the name and the text of each, from `fn` to the end of its body,
+/// without spaces, so that neither line breaks nor comments count.
+fn functions(tokens: TokenStream) -> Vec<(String, String)> {
+    let tokens = tokens.into_iter().collect::<Vec<_>>();
     let is_body = |token: &TokenTree| matches!(token, TokenTree::Group(body) if is_block(body));
-    let end = start + tokens[start..].iter().position(is_body)?;
-    Some(tokens[start..=end].iter().cloned().collect::<TokenStream>().to_string())
+    let function = |start: usize| {
+        let length = tokens[start..].iter().position(is_body)?;
+        let function = tokens[start..=start + length].iter().cloned().collect::<TokenStream>();
+        let text = function.to_string().split_whitespace().collect();
+        Some((tokens.get(start + 1)?.to_string(), text))
+    };
+    let starts = (0..tokens.len()).filter(|start| tokens[*start].to_string() == "fn");
+    starts.filter_map(function).collect()
 }
