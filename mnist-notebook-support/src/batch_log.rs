@@ -1,9 +1,9 @@
 //! The metrics of an epoch's batches, as they come.
 
 use linen::{BatchMetrics, Metrics, Result};
-use notebook_display::Progress;
+use notebook_display::{Progress, println};
 
-use crate::dataset::Dataset;
+use crate::dataset::{Batch, Dataset};
 use crate::error::Diverged;
 
 /// The metrics of an epoch's batches, with a progress line: the tutorial's list `batch_metrics`.
@@ -56,6 +56,23 @@ impl<'a> BatchLog<'a> {
         Ok(())
     }
 
+    /// Takes a step on each batch of `order`, the indices of examples.
+    ///
+    /// # Errors
+    /// Those of [`Dataset::batch`] and [`push`](BatchLog::push).
+    pub(crate) fn take_steps<S>(
+        &mut self,
+        state: &mut S,
+        order: &[u32],
+        mut step: impl FnMut(&mut S, &Batch) -> Result<BatchMetrics>,
+    ) -> Result<()> {
+        for perm in order.chunks_exact(self.batch_size) {
+            let batch = self.dataset.batch(perm)?;
+            self.push(step(state, &batch))?;
+        }
+        Ok(())
+    }
+
     /// Adds steps whose metrics are on the host.
     pub(crate) fn extend(&mut self, metrics: Vec<Metrics>) {
         self.fetched.extend(metrics);
@@ -79,6 +96,17 @@ impl<'a> BatchLog<'a> {
             }
         }
         Metrics::mean(&metrics)
+    }
+
+    /// Prints and returns the [`mean`](BatchLog::mean).
+    ///
+    /// # Errors
+    /// Those of [`mean`](BatchLog::mean).
+    pub(crate) fn report(self) -> Result<Metrics> {
+        let epoch = self.epoch;
+        let metrics = self.mean()?;
+        println!("Training - epoch: {epoch}, {metrics}");
+        Ok(metrics)
     }
 }
 

@@ -13,7 +13,6 @@ use linen::{
     BatchMetrics, Evaluate, Key, Metrics, Module, Result, Train, gpu_eval_step,
     gpu_train_epoch, gpu_train_step, jitted,
 };
-use notebook_display::println;
 
 use crate::batch_log::BatchLog;
 use crate::dataset::{Batch, Dataset};
@@ -95,7 +94,7 @@ pub fn train_epoch<S: Train>(
     let order = permutation(rng, train_ds.len());
     let order = &order[..train_ds.len() / batch_size * batch_size];
     let (first, rest) = order.split_at(batch_size);
-    batch_metrics.push(step(state, &train_ds.batch(first)?))?;
+    batch_metrics.take_steps(state, first, &mut step)?;
     let data = (train_ds.image(), train_ds.label());
     let recorded = match state.as_optimizer().filter(|_| IS_RECORDED.get()) {
         Some(optimizer) => {
@@ -105,15 +104,9 @@ pub fn train_epoch<S: Train>(
     };
     match recorded.map_err(|error| train_ds.locate(error))? {
         Some(metrics) => batch_metrics.extend(metrics),
-        None => {
-            for perm in rest.chunks_exact(batch_size) {
-                batch_metrics.push(step(state, &train_ds.batch(perm)?))?;
-            }
-        }
+        None => batch_metrics.take_steps(state, rest, step)?,
     }
-    let metrics = batch_metrics.mean()?;
-    println!("Training - epoch: {epoch}, {metrics}");
-    Ok(Some(metrics))
+    batch_metrics.report().map(Some)
 }
 
 fn is_cross_entropy(loss: Loss) -> bool {

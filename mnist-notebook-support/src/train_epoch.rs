@@ -76,15 +76,11 @@ pub fn train_epoch_with<S>(
     rng: Key,
     mut step: impl FnMut(&mut S, &Batch) -> Result<BatchMetrics>,
 ) -> Result<Metrics> {
-    let perms = permutation(rng, train_ds.len());
+    let order = permutation(rng, train_ds.len());
     let mut batch_metrics = BatchLog::new(epoch, train_ds, batch_size)?;
-    for perm in perms.chunks_exact(batch_size) {
-        let batch = train_ds.batch(perm)?;
-        batch_metrics.push(jitted(|| step(state, &batch)))?;
-    }
-    let metrics = batch_metrics.mean()?;
-    println!("Training - epoch: {epoch}, {metrics}");
-    Ok(metrics)
+    batch_metrics
+        .take_steps(state, &order, |state, batch| jitted(|| step(state, batch)))?;
+    batch_metrics.report()
 }
 
 /// Loss and accuracy on a whole dataset.
