@@ -32,7 +32,7 @@ use crate::{check, custom_ops, memory};
 /// #         residual_block(nn, x)
 /// #     }
 /// # }
-/// # assert_eq!(linen::tabulate(&Net, &images)?.rows[3].layer, "add");
+/// # assert_eq!(linen::tabulate(&Net, &images)?.rows[3].layer, "add_0");
 /// # Ok::<(), linen::Error>(())
 /// ```
 ///

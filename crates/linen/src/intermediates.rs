@@ -34,8 +34,8 @@ impl Intermediates {
 /// norm and dropout are in evaluation mode.
 ///
 /// Layers are named by path, such as `Conv_0`, or by function and number, such as `relu_1`, as in
-/// the [table of layers](crate::tabulate()). Only the layers of this crate are listed, not other tensor
-/// operations.
+/// the [table of layers](crate::tabulate()). Only the layers of this crate are listed, not other
+/// tensor operations.
 ///
 /// # Errors
 /// Those of [`apply_eval`](Module::apply_eval).

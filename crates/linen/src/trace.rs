@@ -7,6 +7,7 @@
 //! come about, as `jax.jit` works from traced operations.
 
 use std::cell::RefCell;
+use std::collections::HashMap;
 
 use candle_core::{Tensor, TensorId};
 pub use cpu_kernels::Layer;
@@ -31,13 +32,35 @@ pub struct TracedOp {
 
 /// The layer's path, or the name of its function.
 pub fn layer_name(layer: &Layer<String>) -> &str {
-    match layer {
+    match path(layer) {
+        Ok(name) | Err(name) => name,
+    }
+}
+
+/// A name for each evaluated layer, different from all others: its path, or its function numbered
+/// from zero, such as `relu_1`.
+pub fn layer_names(ops: &[TracedOp]) -> Vec<String> {
+    let mut counts = HashMap::new();
+    let name = |op: &TracedOp| match path(&op.layer) {
+        Ok(path) => path.to_owned(),
+        Err(function) => {
+            let count = counts.entry(function).or_insert(0);
+            *count += 1;
+            format!("{function}_{}", *count - 1)
+        }
+    };
+    ops.iter().map(name).collect()
+}
+
+/// The layer's path or, if it has none, the name of its function.
+fn path(layer: &Layer<String>) -> Result<&str, &'static str> {
+    Err(match layer {
         Layer::Conv { params: path, .. }
         | Layer::GeneralConv { params: path, .. }
         | Layer::Dense { params: path, .. }
         | Layer::BatchNorm { params: path }
         | Layer::LayerNorm { params: path }
-        | Layer::Dropout { name: path, .. } => path,
+        | Layer::Dropout { name: path, .. } => return Ok(path),
         Layer::Relu => "relu",
         Layer::Gelu => "gelu",
         Layer::AvgPool { .. } => "avg_pool",
@@ -47,32 +70,7 @@ pub fn layer_name(layer: &Layer<String>) -> &str {
         Layer::Add => "add",
         Layer::Concatenate => "concatenate",
         Layer::LogSoftmax => "log_softmax",
-    }
-}
-
-/// A name for each evaluated layer, different from all others: its path, or its function numbered
-/// from zero, such as `relu_1`.
-pub fn layer_names(ops: &[TracedOp]) -> Vec<String> {
-    let mut counts = std::collections::HashMap::new();
-    let name = |op: &TracedOp| {
-        let name = layer_name(&op.layer);
-        let is_function = !matches!(
-            op.layer,
-            Layer::Conv { .. }
-                | Layer::GeneralConv { .. }
-                | Layer::Dense { .. }
-                | Layer::BatchNorm { .. }
-                | Layer::LayerNorm { .. }
-                | Layer::Dropout { .. }
-        );
-        if !is_function {
-            return name.to_owned();
-        }
-        let count = counts.entry(name.to_owned()).or_insert(0);
-        *count += 1;
-        format!("{name}_{}", *count - 1)
-    };
-    ops.iter().map(name).collect()
+    })
 }
 
 /// Runs `f` and returns its result and the layers it evaluated. A trace around this one does not
