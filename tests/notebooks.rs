@@ -179,6 +179,7 @@ fn cells_that_train_work_when_they_are_run_again() {
         "parameters-code",
         "split-code",
         "network-code",
+        "augment-figure",
         "augment-code",
         "state-code",
         "step-code",

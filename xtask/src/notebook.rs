@@ -344,7 +344,10 @@ mod tests {
     #[test]
     fn parameters_are_replaced_by_name_only_in_their_cell() {
         let source = "// Lengths\nlet epochs: usize = 8; // of training\nlet images = 55_000;\n";
-        let cell = |tags: &[&str]| json!({"cell_type": "code", "metadata": {"tags": tags}, "source": source});
+        let cell = |tags: &[&str]| {
+            let metadata = json!({ "tags": tags });
+            json!({"cell_type": "code", "metadata": metadata, "source": source})
+        };
         let cells = json!({"cells": [cell(&["parameters"]), cell(&[])]});
         let notebook = Notebook::parse(&cells.to_string()).unwrap();
         let mut short = notebook.clone();

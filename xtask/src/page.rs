@@ -9,8 +9,8 @@ use base64::prelude::{BASE64_STANDARD, Engine};
 use crate::process::run;
 use crate::project::Project;
 
-/// What nbconvert's page lacks: a code font for source code in cell outputs, lines that break between
-/// words, and figures that shrink to a narrow screen.
+/// What nbconvert's page lacks: a code font for source code in cell outputs, lines that break
+/// between words, and figures that shrink to a narrow screen.
 const STYLE: &str = "<style>
 .jp-OutputArea-output pre, .jp-OutputArea-output code {
   font-family: var(--jp-code-font-family), monospace;

@@ -31,8 +31,8 @@ pub struct Statistics {
 
 /// Sums of values and of their squares over `rows` rows, given those of the values less a `shift`.
 ///
-/// The variance is a difference of squares. Where it is small beside the mean, the digits that count
-/// are lost from squares summed in f32. Values less one of them are as small as their deviations.
+/// The variance is a difference of squares. Where it is small beside the mean, squares summed in
+/// f32 lose the digits that count. Values less one of them are as small as their deviations.
 pub(crate) fn unshifted(shift: f32, rows: usize, sum: f32, square: f32) -> (f64, f64) {
     let [shift, sum, square] = [shift, sum, square].map(f64::from);
     let rows = rows as f64;
@@ -236,9 +236,9 @@ impl BatchNorm {
         Ok(channels.map(|(var, scale)| scale / Self::std(var)).collect())
     }
 
-    /// Two sums per channel over all rows. `add` adds the terms of one row of `a` and `b`, given the
-    /// first row of `a` among those that are added in f32; `finish` makes f64 of such sums, given
-    /// a value of that first row and the number of rows.
+    /// Two sums per channel over all rows. `add` adds the terms of one row of `a` and `b`, given
+    /// the first row of `a` among those that are added in f32; `finish` makes f64 of such sums,
+    /// given a value of that first row and the number of rows.
     ///
     /// The partial sums depend only on the shape and are added in order, so that the result does
     /// not depend on the number of threads.

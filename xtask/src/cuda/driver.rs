@@ -50,7 +50,7 @@ pub fn find_gpu() -> Result<Option<Gpu>> {
     driver.first_gpu()
 }
 
-/// Whether the loader's error says that there is no driver, and not that something is wrong with it.
+/// Whether the loader's error says that there is no driver, not that something is wrong with it.
 fn is_absent(error: &str) -> bool {
     let is_missing = error.contains(&format!("{LIBRARY}: ")) && error.contains("No such file");
     is_missing || cfg!(not(target_os = "linux")) // where NVIDIA has no driver
