@@ -21,6 +21,15 @@ pub const CRATES: [&str; 9] = [
     "crates/take-away",
 ];
 
+/// The code in the project's pages is compiled, and run where that is quick.
+#[cfg(doctest)]
+mod pages {
+    #[doc = include_str!("../../README.md")]
+    struct Readme;
+    #[doc = include_str!("../../docs/library.md")]
+    struct Library;
+}
+
 /// The project's folder.
 pub fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the package is in a folder")
