@@ -54,6 +54,7 @@ pub mod project;
 pub mod python;
 pub mod script;
 pub mod setup;
+pub mod site;
 pub mod speed;
 pub mod tidy;
 pub mod ui;
