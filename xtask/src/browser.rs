@@ -58,7 +58,7 @@ pub fn is_there() -> Result<(), &'static str> {
 }
 
 /// The project's Python with a script appended to `webdriver.py`.
-fn script(project: &Project, text: &str) -> Command {
+pub fn script(project: &Project, text: &str) -> Command {
     let mut python = project.jupyter();
     python.args(["-c", &format!("{WEBDRIVER}{text}")]);
     python

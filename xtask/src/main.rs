@@ -261,7 +261,8 @@ fn test(project: &Project, allowed: Allowed) -> Result<()> {
     println!("All notebooks ran without failures.");
     browser::test(project, &project.notebooks().join(WALKTHROUGH))?;
     let drawing = project.output().join(DRAWING);
-    browser::test_panel(project, &drawing, &page::convert(project, &drawing)?)
+    browser::test_panel(project, &drawing, &page::convert(project, &drawing)?)?;
+    site::check(project, &site::build(project)?)
 }
 
 fn inject_faults(project: &Project, long: bool) -> Result<()> {
@@ -292,7 +293,9 @@ fn script(project: &Project, notebook: PathBuf) -> Result<()> {
 }
 
 fn build_site(project: &Project) -> Result<()> {
-    println!("\nThe site: {}", site::build(project)?.join("index.html").display());
+    let site = site::build(project)?;
+    site::document(project, &site)?;
+    println!("\nThe site: {}", site.join("index.html").display());
     Ok(())
 }
 

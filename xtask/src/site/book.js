@@ -7,3 +7,10 @@ function tellTheme() {
 }
 new MutationObserver(tellTheme).observe(page, { attributeFilter: ["class"] });
 tellTheme();
+
+// For readers without a mouse: what scrolls sideways can be reached with the keyboard, and mdBook's
+// button for the list of chapters is one.
+for (const wide of document.querySelectorAll("pre > code, .table-wrapper, .output")) {
+  wide.tabIndex = 0;
+}
+document.getElementById("mdbook-sidebar-toggle").setAttribute("role", "button");

@@ -54,6 +54,7 @@ language = "en"
 [output.html]
 default-theme = "light"
 preferred-dark-theme = "navy"
+no-section-label = true
 additional-css = ["site.css"]
 additional-js = ["site.js"]
 
@@ -119,7 +120,7 @@ fn write_chapter(project: &Project, file: &str, source: &Path) -> Result<()> {
     let (from, to) = (project.root().join(file), source.join(file));
     let text = fs::read_to_string(&from)?;
     if !file.ends_with(".ipynb") {
-        return Ok(files::write(&to, &text.replace(".ipynb)", ".md)"))?);
+        return files::write(&to, &links(&text));
     }
     files::write(&to, &text)?; // to download
     let name = to.file_stem().unwrap_or_default().to_string_lossy().into_owned();
@@ -131,6 +132,11 @@ fn write_chapter(project: &Project, file: &str, source: &Path) -> Result<()> {
         fs::write(to.with_file_name(file), content)?;
     }
     Ok(())
+}
+
+/// A page with its links to other pages as mdBook wants them.
+fn links(page: &str) -> String {
+    page.replace(".ipynb)", ".md)").replace("/README.md", "/index.md")
 }
 
 /// Copies the pictures, and the programs that the notebooks show.

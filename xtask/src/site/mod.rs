@@ -2,6 +2,9 @@
 
 mod book;
 mod chapter;
+mod check;
+
+pub use check::check;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,8 +15,8 @@ use warm_evcxr::files;
 use crate::process::{command, run};
 use crate::project::Project;
 
-/// Makes the site in `target/site`: the notebooks and pages as a book, and the documentation of the
-/// crates. Returns its folder.
+/// Makes the site in `target/site`, all but [`document`]: the notebooks and pages as a book.
+/// Returns its folder.
 ///
 /// # Errors
 /// If a tool is missing or fails.
@@ -22,16 +25,18 @@ pub fn build(project: &Project) -> Result<PathBuf> {
     files::remove(&site)?;
     fs::create_dir_all(&site)?;
     book::build(project, &site.join("book"))?;
-    document(project, &site.join("api"))?;
     Ok(site)
 }
 
-/// The documentation of the crates.
-fn document(project: &Project, folder: &Path) -> Result<()> {
+/// Adds the documentation of the crates.
+///
+/// # Errors
+/// If `cargo doc` fails.
+pub fn document(project: &Project, site: &Path) -> Result<()> {
     let target = project.root().join("target/api");
     let mut cargo = command("cargo");
     cargo.args(["doc", "--workspace", "--no-deps", "--exclude", "xtask", "--exclude", "tests"]);
     run(cargo.arg("--target-dir").arg(&target).current_dir(project.root()))?;
-    fs::rename(target.join("doc"), folder)?;
+    fs::rename(target.join("doc"), site.join("api"))?;
     Ok(())
 }
