@@ -17,7 +17,7 @@ use crate::site::chapter::chapter;
 const MDBOOK: &str = "0.5.4";
 
 /// The chapters with their files, as they follow each other; a headline has no file.
-const CHAPTERS: [(&str, &str); 26] = [
+const CHAPTERS: [(&str, &str); 27] = [
     ("The project", "README.md"),
     ("The course", ""),
     ("The walkthrough", "notebooks/annotated_mnist.ipynb"),
@@ -26,6 +26,7 @@ const CHAPTERS: [(&str, &str); 26] = [
     ("Take it away", "notebooks/take_it_away.ipynb"),
     ("How to", ""),
     ("Set-up and troubleshooting", "docs/set-up.md"),
+    ("Ready-made environments", "docs/environments.md"),
     ("The tutorial as a library", "docs/library.md"),
     ("On a GPU", "docs/gpu.md"),
     ("Facts", ""),
@@ -122,7 +123,6 @@ fn write_chapter(project: &Project, file: &str, source: &Path) -> Result<()> {
     if !file.ends_with(".ipynb") {
         return files::write(&to, &links(&text));
     }
-    files::write(&to, &text)?; // to download
     let name = to.file_stem().unwrap_or_default().to_string_lossy().into_owned();
     let page = chapter(&name, &Notebook::parse(&text)?)?;
     let download =
@@ -136,16 +136,18 @@ fn write_chapter(project: &Project, file: &str, source: &Path) -> Result<()> {
 
 /// A page with its links to other pages as mdBook wants them.
 fn links(page: &str) -> String {
-    page.replace(".ipynb)", ".md)").replace("/README.md", "/index.md")
+    page.replace(".ipynb)", ".md)")
+        .replace("colab.md)", "colab.ipynb)")
+        .replace("/README.md", "/index.md")
 }
 
-/// Copies the pictures, and the programs that the notebooks show.
+/// Copies the pictures, and the programs and notebooks to download.
 fn copy_pictures(from: &Path, to: &Path) -> Result<()> {
     for entry in fs::read_dir(from)? {
         let path = entry?.path();
         if path
             .extension()
-            .is_some_and(|it| ["png", "svg", "py", "csv"].iter().any(|own| it == *own))
+            .is_some_and(|it| ["png", "svg", "py", "ipynb"].iter().any(|own| it == *own))
         {
             fs::copy(&path, to.join(path.file_name().unwrap_or_default()))?;
         }
