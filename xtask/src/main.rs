@@ -29,7 +29,7 @@ use xtask::println;
 use xtask::process::run;
 use xtask::project::Project;
 use xtask::script::{self, Scripts};
-use xtask::setup::{self, minutes, set_up};
+use xtask::setup::{self, minutes, set_up, usable_notebooks};
 use xtask::speed::compare;
 use xtask::tidy;
 
@@ -194,8 +194,9 @@ fn run_as_set_up(project: &Project, source: &Path) -> Result<Notebook> {
 }
 
 fn lab(project: &Project, arguments: Vec<OsString>, allowed: Allowed) -> Result<()> {
-    set_up(project, &project.notebook_files()?, allowed)?;
-    browser::trust(project, &project.notebook_files()?)?;
+    let notebooks = usable_notebooks(project)?;
+    set_up(project, &notebooks, allowed)?;
+    browser::trust(project, &notebooks)?;
     let mut lab = project.jupyter();
     lab.args(["-m", "jupyterlab"]).args(lab_arguments(arguments));
     if is_root(project)? {
@@ -205,7 +206,7 @@ fn lab(project: &Project, arguments: Vec<OsString>, allowed: Allowed) -> Result<
 }
 
 fn set_up_only(project: &Project, user: bool, allowed: Allowed) -> Result<()> {
-    set_up(project, &project.notebook_files()?, allowed)?;
+    set_up(project, &usable_notebooks(project)?, allowed)?;
     if user {
         let name = setup::register(project)?;
         println!("Registered the kernel `{name}` for your own Jupyter and VS Code.");
@@ -270,7 +271,7 @@ fn inject_faults(project: &Project, long: bool) -> Result<()> {
 }
 
 fn bench_notebook(project: &Project) -> Result<()> {
-    set_up(project, &project.notebook_files()?, Allowed::Auto)?;
+    set_up(project, &usable_notebooks(project)?, Allowed::Auto)?;
     let table = bench::measure(project, &project.notebooks().join(WALKTHROUGH))?;
     let path = project.output().join("bench.md");
     files::write(&path, &table)?;
