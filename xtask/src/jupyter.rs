@@ -1,13 +1,16 @@
-//! Installs JupyterLab's Python environment.
+//! Installs JupyterLab's Python environment, and starts JupyterLab.
 
 use std::ffi::OsStr;
 use std::fs;
+use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use warm_evcxr::files;
 
 use crate::project::Project;
 use crate::python::{Environment, OLDEST, package_names};
+
+const LAB: &str = include_str!("lab.py");
 
 /// What shows that the environment is complete; the first one has native code.
 const MODULES: [&str; 4] = ["zmq", "jupyter_client", "jupyterlab", "nbconvert"];
@@ -59,4 +62,38 @@ pub(crate) fn set_up(project: &Project) -> Result<()> {
     }
     files::write(&project.venv().join("share/jupyter/lab/settings/overrides.json"), LAB_SETTINGS)?;
     environment.finish()
+}
+
+/// JupyterLab, to be given its arguments.
+pub fn lab(project: &Project) -> Command {
+    let mut lab = project.jupyter();
+    lab.args(["-c", LAB]);
+    lab
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::process::{command, output};
+
+    #[test]
+    fn the_end_of_the_terminal_stops_jupyter_lab_unless_it_is_ignored() {
+        const STAND_IN: &str = r#"
+import os, signal, sys, types
+
+def main():
+    signal.signal(signal.SIGTERM, lambda *_: print("stopping"))
+    os.kill(os.getpid(), signal.SIGHUP)
+    print("end")
+
+sys.modules["jupyterlab"] = types.ModuleType("jupyterlab")
+sys.modules["jupyterlab.labapp"] = types.SimpleNamespace(main=main)
+"#;
+        let printed = |before: &str| {
+            let script = format!("{STAND_IN}{before}{LAB}");
+            output(command("python3").args(["-c", &script])).unwrap()
+        };
+        assert_eq!(printed("signal.signal(signal.SIGHUP, signal.SIG_DFL)\n"), "stopping\nend");
+        assert_eq!(printed("signal.signal(signal.SIGHUP, signal.SIG_IGN)\n"), "end");
+    }
 }

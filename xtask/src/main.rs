@@ -21,12 +21,13 @@ use xtask::device::{Allowed, Device};
 use xtask::emulate;
 use xtask::execute::{SHORT, Screen, execute};
 use xtask::faults;
+use xtask::jupyter;
 use xtask::kernel::Kernel;
 use xtask::lock;
 use xtask::notebook::{self, CodeCell, Notebook, joined};
 use xtask::page;
 use xtask::println;
-use xtask::process::run;
+use xtask::process::exec;
 use xtask::project::Project;
 use xtask::script::{self, Scripts};
 use xtask::setup::{self, minutes, set_up, usable_notebooks};
@@ -197,12 +198,12 @@ fn lab(project: &Project, arguments: Vec<OsString>, allowed: Allowed) -> Result<
     let notebooks = usable_notebooks(project)?;
     set_up(project, &notebooks, allowed)?;
     browser::trust(project, &notebooks)?;
-    let mut lab = project.jupyter();
-    lab.args(["-m", "jupyterlab"]).args(lab_arguments(arguments));
+    let mut lab = jupyter::lab(project);
+    lab.args(lab_arguments(arguments));
     if is_root(project)? {
         lab.arg("--allow-root");
     }
-    run(lab.current_dir(project.notebooks()))
+    match exec(lab.current_dir(project.notebooks()))? {}
 }
 
 fn set_up_only(project: &Project, user: bool, allowed: Allowed) -> Result<()> {
