@@ -217,8 +217,8 @@ fn bad_datasets_are_refused() {
             &Dataset::new(f32s(&[4, 10, 10, 1]), labels(4)).unwrap(), 2) =>
             Error::ParamShape { .. }, "call `init` with a sample of the shape you train on";
         "f64 images for an f32 network": train_on(
-            &Dataset::new(dark(DType::F64), labels(4)).unwrap(), 2) => Error::DTypeMismatch { .. },
-            "conv2d: one tensor has elements of type f64, another of type f32";
+            &Dataset::new(dark(DType::F64), labels(4)).unwrap(), 2) => Error::LayerDType { .. },
+            "Conv_0: the input has elements of type f64, the parameters of type f32";
         "a folder without data": get_datasets_from("/no/such/folder", CPU) =>
             DataError::Missing { .. }, "MNIST_DATA_DIR";
     }

@@ -15,6 +15,20 @@ use crate::project::Project;
 const WEBDRIVER: &str = include_str!("webdriver.py");
 const WALKTHROUGH: &str = include_str!("browser.py");
 const PANEL: &str = include_str!("panel.py");
+/// `jupyter trust`, which would end at the first file that it cannot read.
+const TRUST: &str = r#"
+import sys
+from nbformat.sign import TrustNotebookApp
+
+app = TrustNotebookApp()
+app.initialize([])
+with app.notary:
+    for path in sys.argv[1:]:
+        try:
+            app.sign_notebook_file(path)
+        except Exception as error:
+            print(f"JupyterLab cannot read {path}: {error}")
+"#;
 /// The beginnings of the titles of figures that must appear: a grid of digits and a curve.
 const FIGURES: [&str; 2] = ["The first images", "Loss"];
 
@@ -65,12 +79,12 @@ pub fn script(project: &Project, text: &str) -> Command {
 }
 
 /// Marks notebooks as trusted, without which JupyterLab shows no figures or pages that it did not
-/// produce.
+/// produce. Names those that it cannot read, and why.
 ///
 /// # Errors
 /// If Jupyter fails.
 pub fn trust(project: &Project, notebooks: &[PathBuf]) -> Result<()> {
-    run(project.jupyter().args(["-m", "jupyter", "trust"]).args(notebooks))
+    run(project.jupyter().args(["-c", TRUST]).args(notebooks))
 }
 
 /// The kind of device that shows a panel.
@@ -191,6 +205,33 @@ os.environ["PATH"] = f"{sys.argv[1]}:{os.environ['PATH']}"
 print(start_driver(), len(Path(f"{fake}.starts").read_text()))
 "##;
         assert_eq!(run_script(script), "4444 3");
+    }
+
+    #[test]
+    fn a_notebook_that_cannot_be_read_does_not_keep_others_from_being_trusted() {
+        let project = Project::new();
+        if !project.kernelspec().is_file() {
+            println!("skipped: JupyterLab is not set up");
+            return;
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let good = r#"{"cells": [], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}"#;
+        let texts = [("good", good), ("bad", "{"), ("marked", &format!("\u{feff}{good}"))];
+        let paths = texts.map(|(name, text)| {
+            std::fs::write(folder.path().join(name), text).unwrap();
+            folder.path().join(name)
+        });
+        let [good, bad, marked] = &paths;
+        let mut trust = project.jupyter();
+        trust.env("JUPYTER_DATA_DIR", folder.path()).args(["-c", TRUST]);
+        let printed = output(trust.args([bad, marked, good])).unwrap();
+        for line in [
+            format!("JupyterLab cannot read {}: ", bad.display()),
+            format!("JupyterLab cannot read {}: ", marked.display()),
+            format!("Signing notebook: {}", good.display()),
+        ] {
+            assert!(printed.contains(&line), "{line:?} is not in: {printed}");
+        }
     }
 
     #[test]

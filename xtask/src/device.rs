@@ -51,7 +51,7 @@ impl Choice {
         match driver::find_gpu() {
             Ok(Some(gpu)) => Self::for_gpu(project, gpu),
             Ok(None) => Self::Cpu,
-            Err(error) => Self::CpuBecause(format!("NVIDIA's driver fails: {error:#}")),
+            Err(error) => Self::CpuBecause(format!("{error:#}")),
         }
     }
 

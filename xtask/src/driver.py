@@ -8,6 +8,7 @@ the start, then for each request any number of `{"output": <nbformat output>}` a
 
 import json
 import queue
+import signal
 import sys
 import threading
 import time
@@ -78,6 +79,11 @@ def start(name, folder):
 
 
 def main():
+    # Ctrl+C, `timeout` and the end of a terminal signal the whole process group. The signal ends
+    # xtask, and with it standard input: this program stays until it has stopped the kernel. It does
+    # not ignore the signals, because the kernel would inherit that.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda *_: None)
     requests = queue.Queue()
     threading.Thread(target=read_requests, args=(requests,), daemon=True).start()
     manager, client = start(sys.argv[1], sys.argv[2])

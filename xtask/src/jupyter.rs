@@ -1,13 +1,19 @@
-//! Installs JupyterLab's Python environment.
+//! Installs JupyterLab's Python environment, and starts JupyterLab.
 
 use std::ffi::OsStr;
 use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::net::TcpStream;
+use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
 use warm_evcxr::files;
 
+use crate::process::run;
 use crate::project::Project;
 use crate::python::{Environment, OLDEST, package_names};
+
+const LAB: &str = include_str!("lab.py");
 
 /// What shows that the environment is complete; the first one has native code.
 const MODULES: [&str; 4] = ["zmq", "jupyter_client", "jupyterlab", "nbconvert"];
@@ -59,4 +65,67 @@ pub(crate) fn set_up(project: &Project) -> Result<()> {
     }
     files::write(&project.venv().join("share/jupyter/lab/settings/overrides.json"), LAB_SETTINGS)?;
     environment.finish()
+}
+
+/// JupyterLab, to be given its arguments.
+pub fn lab(project: &Project) -> Command {
+    let mut lab = project.jupyter();
+    lab.args(["-c", LAB]);
+    lab
+}
+
+/// Starts JupyterLab by a command, as a reader does, looks whether it answers with a notebook, and
+/// ends it.
+///
+/// # Errors
+/// If it does not start, answer or end.
+pub fn test_lab(command: &mut Command) -> Result<()> {
+    let mut lab = command.stderr(Stdio::piped()).spawn()?;
+    let mut log = BufReader::new(lab.stderr.take().context("no pipe from JupyterLab")?).lines();
+    let mut before = String::new();
+    let address = loop {
+        let line = log.next().with_context(|| format!("JupyterLab ended:\n{before}"))??;
+        match line.split_once("http://").filter(|_| line.contains("/lab/tree/")) {
+            Some((_, address)) => break address.trim().to_owned(),
+            None => before += &format!("{line}\n"),
+        }
+    };
+    let (host, path) = address.split_once('/').context("an address without a path")?;
+    let mut connection = TcpStream::connect(host)?;
+    write!(connection, "GET /{path} HTTP/1.0\r\nHost: {host}\r\n\r\n")?;
+    let mut answer = String::new();
+    BufReader::new(connection).read_line(&mut answer)?;
+    ensure!(answer.contains(" 200 "), "JupyterLab answers {answer}");
+    run(crate::process::command("kill").arg(lab.id().to_string()))?;
+    log.for_each(drop); // it would wait for a reader of its last words
+    lab.wait()?;
+    ensure!(TcpStream::connect(host).is_err(), "JupyterLab has not ended");
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::process::{command, output};
+
+    #[test]
+    fn the_end_of_the_terminal_stops_jupyter_lab_unless_it_is_ignored() {
+        const STAND_IN: &str = r#"
+import os, signal, sys, types
+
+def main():
+    signal.signal(signal.SIGTERM, lambda *_: print("stopping"))
+    os.kill(os.getpid(), signal.SIGHUP)
+    print("end")
+
+sys.modules["jupyterlab"] = types.ModuleType("jupyterlab")
+sys.modules["jupyterlab.labapp"] = types.SimpleNamespace(main=main)
+"#;
+        let printed = |before: &str| {
+            let script = format!("{STAND_IN}{before}{LAB}");
+            output(command("python3").args(["-c", &script])).unwrap()
+        };
+        assert_eq!(printed("signal.signal(signal.SIGHUP, signal.SIG_DFL)\n"), "stopping\nend");
+        assert_eq!(printed("signal.signal(signal.SIGHUP, signal.SIG_IGN)\n"), "end");
+    }
 }

@@ -209,6 +209,7 @@ fn follow(stderr: ChildStderr, last: Arc<Mutex<Vec<String>>>, on_build: OnBuild)
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::process::{command, output};
 
     #[test]
     fn out_of_memory_messages_are_recognized() {
@@ -231,6 +232,42 @@ mod tests {
             let before = other.clone();
             assert!(!strip_end_marker(&mut other));
             assert_eq!(other, before);
+        }
+    }
+
+    #[test]
+    fn signals_to_the_process_group_do_not_keep_the_driver_from_stopping_the_kernel() {
+        const STAND_INS: &str = r#"
+import sys, types
+
+class Kernel:
+    def __getattr__(self, name):
+        return lambda *_, **__: self
+
+class KernelManager(Kernel):
+    def __init__(self, kernel_name):
+        pass
+
+    def shutdown_kernel(self, now):
+        print("stopped", flush=True)
+
+for name, items in [("jupyter_client", {}), ("jupyter_client.manager", vars()),
+                    ("nbformat", {}), ("nbformat.v4", {"output_from_msg": None})]:
+    sys.modules[name] = types.SimpleNamespace(**items)
+"#;
+        for signal in ["INT", "TERM", "HUP"] {
+            let mut driver = command("python3")
+                .args(["-c", &format!("{STAND_INS}{DRIVER}"), "rust", "."])
+                .stdin(Stdio::piped())
+                .stdout(Stdio::piped())
+                .spawn()
+                .unwrap();
+            let mut lines = BufReader::new(driver.stdout.take().unwrap()).lines();
+            assert_eq!(lines.next().unwrap().unwrap(), "{\"ready\": true}");
+            output(command("kill").args(["-s", signal, &driver.id().to_string()])).unwrap();
+            drop(driver.stdin.take());
+            assert_eq!(lines.next().map(Result::unwrap).as_deref(), Some("stopped"), "{signal}");
+            assert!(driver.wait().unwrap().success(), "{signal}");
         }
     }
 }

@@ -5,7 +5,7 @@
 //! | [`process`] | starts other programs |
 //! | [`mod@python`] | finds Python and makes isolated environments |
 //! | [`project`] | paths in the project folder |
-//! | [`jupyter`] | installs JupyterLab's Python environment |
+//! | [`jupyter`] | installs JupyterLab's Python environment, and starts JupyterLab |
 //! | [`device`] | chooses the GPU or the CPU, and fetches what it needs |
 //! | [`setup`] | sets up that environment, the evcxr kernel and its warm build folder |
 //! | [`lock`] | pins Python packages for every supported Python version |

@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 use std::slice;
 use std::time::{Duration, Instant};
 
@@ -21,15 +21,16 @@ use xtask::device::{Allowed, Device};
 use xtask::emulate;
 use xtask::execute::{SHORT, Screen, execute};
 use xtask::faults;
+use xtask::jupyter;
 use xtask::kernel::Kernel;
 use xtask::lock;
 use xtask::notebook::{self, CodeCell, Notebook, joined};
 use xtask::page;
 use xtask::println;
-use xtask::process::run;
+use xtask::process::exec;
 use xtask::project::Project;
 use xtask::script::{self, Scripts};
-use xtask::setup::{self, minutes, set_up};
+use xtask::setup::{self, minutes, set_up, usable_notebooks};
 use xtask::site;
 use xtask::speed::compare;
 use xtask::tidy;
@@ -198,18 +199,19 @@ fn run_as_set_up(project: &Project, source: &Path) -> Result<Notebook> {
 }
 
 fn lab(project: &Project, arguments: Vec<OsString>, allowed: Allowed) -> Result<()> {
-    set_up(project, &project.notebook_files()?, allowed)?;
-    browser::trust(project, &project.notebook_files()?)?;
-    let mut lab = project.jupyter();
-    lab.args(["-m", "jupyterlab"]).args(lab_arguments(arguments));
+    let notebooks = usable_notebooks(project)?;
+    set_up(project, &notebooks, allowed)?;
+    browser::trust(project, &notebooks)?;
+    let mut lab = jupyter::lab(project);
+    lab.args(lab_arguments(arguments));
     if is_root(project)? {
         lab.arg("--allow-root");
     }
-    run(lab.current_dir(project.notebooks()))
+    match exec(lab.current_dir(project.notebooks()))? {}
 }
 
 fn set_up_only(project: &Project, user: bool, allowed: Allowed) -> Result<()> {
-    set_up(project, &project.notebook_files()?, allowed)?;
+    set_up(project, &usable_notebooks(project)?, allowed)?;
     if user {
         let name = setup::register(project)?;
         println!("Registered the kernel `{name}` for your own Jupyter and VS Code.");
@@ -259,6 +261,10 @@ fn test(project: &Project, allowed: Allowed) -> Result<()> {
     }
     ensure!(failed.is_empty(), "notebooks failed: {}", failed.join(", "));
     println!("All notebooks ran without failures.");
+    println!("\nStarting `cargo xtask lab`");
+    let mut lab = Command::new(std::env::current_exe()?);
+    let device = if allowed == Allowed::Cpu { "cpu" } else { "auto" };
+    jupyter::test_lab(lab.args(["lab", "--device", device, "--no-browser"]))?;
     browser::test(project, &project.notebooks().join(WALKTHROUGH))?;
     let drawing = project.output().join(DRAWING);
     browser::test_panel(project, &drawing, &page::convert(project, &drawing)?)?;
@@ -275,7 +281,7 @@ fn inject_faults(project: &Project, long: bool) -> Result<()> {
 }
 
 fn bench_notebook(project: &Project) -> Result<()> {
-    set_up(project, &project.notebook_files()?, Allowed::Auto)?;
+    set_up(project, &usable_notebooks(project)?, Allowed::Auto)?;
     let table = bench::measure(project, &project.notebooks().join(WALKTHROUGH))?;
     let path = project.output().join("bench.md");
     files::write(&path, &table)?;

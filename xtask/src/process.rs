@@ -1,6 +1,8 @@
 //! Starts other programs.
 
+use std::convert::Infallible;
 use std::ffi::OsStr;
+use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
@@ -35,6 +37,15 @@ pub fn run(command: &mut Command) -> Result<()> {
     Ok(())
 }
 
+/// Becomes a program: signals reach it, not a process that only waits for it.
+///
+/// # Errors
+/// If it cannot be started.
+pub fn exec(command: &mut Command) -> Result<Infallible> {
+    let name = command.get_program().to_string_lossy().into_owned();
+    Err(command.exec()).with_context(|| format!("cannot start `{name}`"))
+}
+
 /// Runs `cargo build` and returns the names and paths of the programs, as reported by Cargo: the
 /// user's settings may change where they are.
 ///
@@ -51,4 +62,35 @@ pub fn build(cargo: &mut Command) -> Result<Vec<(String, PathBuf)>> {
         Some((name, message["executable"].as_str()?.into()))
     };
     Ok(messages.filter_map(program).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Tells the process that the test starts to become another program.
+    const STEP: &str = "XTASK_TEST_EXEC";
+
+    /// Run by the test in another process; does nothing if the variable is not set.
+    #[test]
+    fn exec_as_another_process() {
+        if std::env::var_os(STEP).is_some() {
+            let Err(error) = exec(command("sh").args(["-c", "echo process $$"]));
+            panic!("{error:#}");
+        }
+    }
+
+    #[test]
+    fn exec_keeps_the_process() {
+        let process = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "process::tests::exec_as_another_process", "--nocapture"])
+            .env(STEP, "")
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let last = format!("process {}\n", process.id());
+        let output = process.wait_with_output().unwrap();
+        let stdout = String::from_utf8_lossy(&output.stdout);
+        assert!(stdout.ends_with(&last), "{last:?} is not at the end of {stdout:?}");
+    }
 }

@@ -80,6 +80,12 @@ impl Project {
             files::remove(&folder)
                 .with_context(|| format!("cannot remove {}", folder.display()))?;
         }
+        // It requests the crates of the old folder, which a copy must not compile again.
+        let manifest = self.pool().template().join("Cargo.toml");
+        if manifest.exists() {
+            std::fs::remove_file(&manifest)
+                .with_context(|| format!("cannot remove {}", manifest.display()))?;
+        }
         files::write(&stamp, &here)
     }
 
@@ -168,5 +174,24 @@ mod tests {
         fs::rename(old.root(), new.root()).unwrap();
         new.claim_tools().unwrap();
         assert_eq!(exist(&new), [false, false, false, true, false]);
+    }
+
+    #[test]
+    fn a_copied_project_does_not_compile_the_crates_of_the_original() {
+        let folder = tempfile::tempdir().unwrap();
+        let [original, copy] = ["original", "copy"].map(|it| Project::at(folder.path().join(it)));
+        let template = |project: &Project| {
+            let parts = ["Cargo.toml", "target/compiled"];
+            parts.map(|part| project.pool().template().join(part))
+        };
+        original.claim_tools().unwrap();
+        for file in template(&original) {
+            files::write(&file, "").unwrap();
+        }
+        original.claim_tools().unwrap();
+        assert!(template(&original).iter().all(|file| file.exists()), "in the same place");
+        files::copy(original.root(), copy.root()).unwrap();
+        copy.claim_tools().unwrap();
+        assert_eq!(template(&copy).map(|file| file.exists()), [false, true]);
     }
 }

@@ -5,6 +5,7 @@
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
+use std::slice;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -248,6 +249,23 @@ pub fn created_folders(project: &Project) -> Result<Vec<PathBuf>> {
     Ok(folders)
 }
 
+/// The project's notebooks, without those that cannot be used: a line has the reason, and a bad file
+/// keeps nobody from the others.
+///
+/// # Errors
+/// If the folder cannot be read.
+pub fn usable_notebooks(project: &Project) -> Result<Vec<PathBuf>> {
+    let mut notebooks = project.notebook_files()?;
+    notebooks.retain(|path| {
+        let read = dependencies(slice::from_ref(path));
+        if let Err(error) = &read {
+            println!("Going on without a notebook: {error:#}");
+        }
+        read.is_ok()
+    });
+    Ok(notebooks)
+}
+
 /// Compiles all dependencies of the notebooks, also those that differ only in their features.
 fn warm(pool: &Pool, dependencies: &[Dependencies], build: &Build) -> Result<()> {
     let spinner = Spinner::new("");
@@ -301,6 +319,28 @@ mod tests {
             plain.map(|(key, _)| key.clone()).collect()
         };
         assert_eq!(keys(CARGO_CONFIG), keys(warm_evcxr::pool::CARGO_CONFIG));
+    }
+
+    #[test]
+    fn bad_notebooks_are_left_out() {
+        let folder = tempfile::tempdir().unwrap();
+        let project = Project::at(folder.path());
+        let good = r#"{"cells": [{"cell_type": "code", "source": ":dep rand"}]}"#;
+        let bad_dep = good.replace("rand", "mine = { path = 'gone' }");
+        for (name, text) in [
+            ("good", good),
+            ("marked", &format!("\u{feff}{good}")),
+            ("half", &good[..30]),
+            ("empty", ""),
+            ("list", "[1]"),
+            ("bad_dep", &bad_dep),
+        ] {
+            files::write(&project.notebooks().join(name).with_extension("ipynb"), text).unwrap();
+        }
+        fs::write(project.notebooks().join("binary.ipynb"), [0xff, 0xfe]).unwrap();
+        let found = usable_notebooks(&project).unwrap();
+        let expected = ["good.ipynb", "marked.ipynb"].map(|it| project.notebooks().join(it));
+        assert_eq!(found, expected);
     }
 
     #[test]

@@ -77,6 +77,16 @@ fn notebooks_in_other_languages_are_refused_before_set_up() {
 }
 
 #[test]
+fn a_file_that_is_not_a_notebook_is_named_before_set_up() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("half.ipynb"), "{\"cells\": [").unwrap();
+    let output = xtask(&["run", "half.ipynb"]).current_dir(&folder).output().unwrap();
+    let stderr = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    assert!(stderr.starts_with("error: half.ipynb is not a notebook: "), "{stderr}");
+}
+
+#[test]
 #[cfg(target_os = "linux")]
 fn write_errors_do_not_stop_commands() {
     let _guard = SCRIPT.lock().unwrap_or_else(PoisonError::into_inner);

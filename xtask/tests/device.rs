@@ -69,6 +69,7 @@ impl Machine {
             .env("PATH", "/usr/bin:/bin")
             .env_remove("CUDA_HOME")
             .env_remove("CUDA_PATH")
+            .env_remove("CUDA_VISIBLE_DEVICES")
             .envs(variables.iter().copied())
             .output()
             .unwrap();
@@ -112,6 +113,21 @@ fn without_a_gpu_nothing_is_said() {
         assert_eq!(machine.run("auto", &[]), "Cpu");
         assert_eq!(machine.prepare("none"), CPU);
     }
+}
+
+#[test]
+fn a_variable_that_hides_the_gpu_is_named() {
+    for (driver, value) in [("INIT=100", ""), ("COUNT=0", "-1")] {
+        let variable = ("CUDA_VISIBLE_DEVICES", Path::new(value));
+        let printed = Machine::with_driver(&[driver]).run("prepare", &[variable]);
+        let expected = format!(
+            "Using the CPU: with CUDA_VISIBLE_DEVICES={value:?}, NVIDIA's driver shows no GPU: \
+             unset the variable if it hides yours.\n{CPU}"
+        );
+        assert_eq!(printed, expected);
+    }
+    let chosen = Machine::with_driver(&[]).run("auto", &[("CUDA_VISIBLE_DEVICES", Path::new("0"))]);
+    assert!(chosen.starts_with("Cuda"), "{chosen}");
 }
 
 #[test]

@@ -84,8 +84,8 @@ impl Scope<'_> {
     /// - result: `[B, H, W, features]`
     ///
     /// # Errors
-    /// [`Error::Shape`] unless `x` has four dimensions; [`Error::Hyperparameter`] for 0 features or
-    /// an empty kernel.
+    /// [`Error::Shape`] unless `x` has four dimensions; [`Error::LayerDType`] unless its element
+    /// type is that of the parameters; [`Error::Hyperparameter`] for 0 features or an empty kernel.
     ///
     /// # Source
     /// `flax.linen.Conv(features, kernel_size)(x)`: a cross-correlation, as everywhere in deep
@@ -110,7 +110,8 @@ impl Scope<'_> {
     ///
     /// # Errors
     /// [`Error::Shape`] unless `x` has four dimensions and, with `VALID` padding, the kernel fits
-    /// into it; [`Error::Hyperparameter`] for 0 features, an empty kernel or a stride of 0.
+    /// into it; [`Error::LayerDType`] unless its element type is that of the parameters;
+    /// [`Error::Hyperparameter`] for 0 features, an empty kernel or a stride of 0.
     ///
     /// # Examples
     /// ```
@@ -143,6 +144,7 @@ impl Scope<'_> {
         let shape = (height, width, x.dims()[3], conv.features);
         let kernel = nn.param("kernel", lecun_normal, shape, x.device())?;
         let bias = nn.param("bias", zeros, conv.features, x.device())?;
+        nn.check_dtype(x, &kernel)?;
         let y = if !custom_ops::are_for(x) || !custom_ops::are_for(&kernel) {
             of_candle(x, &kernel, &bias, conv)?
         } else if conv.is_plain() {

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use candle_core::{DeviceLocation, Error as Candle, Tensor};
+use candle_core::{DType, DeviceLocation, Error as Candle, Tensor};
 use cpu_kernels::KernelError;
 
 /// The result of every fallible function of this crate.
@@ -89,6 +89,22 @@ pub enum Error {
         one: &'static str,
         /// The element type of the other.
         other: &'static str,
+    },
+
+    /// A layer's input and its parameters have different element types.
+    #[error(
+        "{layer}: the input has elements of type {}, the parameters of type {}: {}",
+        input.as_str(),
+        params.as_str(),
+        advice_on_types(*input, *params)
+    )]
+    LayerDType {
+        /// The path of the layer, such as `Conv_0`.
+        layer: String,
+        /// The element type of its input.
+        input: DType,
+        /// The element type of its parameters.
+        params: DType,
     },
 
     /// A label is out of range.
@@ -272,13 +288,25 @@ fn gigabytes(bytes: usize) -> String {
     format!("{:.1} GB", bytes as f64 / 1e9)
 }
 
+/// Which side of a layer to convert: the one that is not f32, else the input.
+fn advice_on_types(input: DType, params: DType) -> String {
+    let (side, dtype) = if input == DType::F32 { ("parameters", input) } else { ("input", params) };
+    format!("convert the {side} with `to_dtype(DType::{dtype:?})?`")
+}
+
 /// The likely reason why a parameter is missing, and what to do.
 fn advice_on_names(path: &str, known: &str) -> String {
     let dotted = path.replace('/', ".");
+    let has = |last| known.split(", ").any(|name| name.rsplit(['/', '.']).next() == Some(last));
     match known.split(", ").find(|name| *name == dotted || name.ends_with(&format!(".{dotted}"))) {
         Some(name) => format!(
             "here {name:?} may be the one: its parts are separated by dots, and those of Flax by \
              slashes; rename it to {path:?}, and the others alike"
+        ),
+        None if has("weight") && !has("kernel") => format!(
+            "these look like PyTorch's names, and Flax's are expected, such as {path:?}; kernels \
+             are [height, width, in, out] instead of [out, in, height, width], and [in, out] \
+             instead of [out, in], with a `flatten` of [height, width, channels] before them"
         ),
         None => "the parameters come from another network; call `init` on this one, \
                  `init_variables` if it has batch norm"

@@ -37,6 +37,7 @@ impl Scope<'_> {
     ///
     /// # Errors
     /// [`Error::Shape`] unless `x` has two dimensions ([`flatten`](crate::flatten) images first);
+    /// [`Error::LayerDType`] unless its element type is that of the parameters;
     /// [`Error::Hyperparameter`] for 0 features.
     ///
     /// # Source
@@ -51,6 +52,7 @@ impl Scope<'_> {
         let mut nn = self.sub_scope("Dense");
         let kernel = nn.param("kernel", lecun_normal, (inputs, features), x.device())?;
         let bias = nn.param("bias", zeros, features, x.device())?;
+        nn.check_dtype(x, &kernel)?;
         dense(x, &kernel, &bias, &nn.path())
     }
 
@@ -69,6 +71,7 @@ impl Scope<'_> {
     ///
     /// # Errors
     /// [`Error::Shape`] unless `x` has at least two dimensions and is not empty;
+    /// [`Error::LayerDType`] unless its element type is that of the parameters;
     /// [`Error::Mode`] under [`apply`](crate::Module::apply).
     ///
     /// # Source
@@ -85,6 +88,7 @@ impl Scope<'_> {
         let mut nn = self.sub_scope("BatchNorm");
         let scale = nn.param("scale", ones, features, x.device())?;
         let bias = nn.param("bias", zeros, features, x.device())?;
+        nn.check_dtype(x, &scale)?;
         let running_mean = nn.batch_stat("mean", zeros, features, x.device())?;
         let running_var = nn.batch_stat("var", ones, features, x.device())?;
         let path = nn.path();
@@ -111,7 +115,8 @@ impl Scope<'_> {
     /// - result: as `x`
     ///
     /// # Errors
-    /// [`Error::Shape`] for a scalar or a `C` of 0; [`Error::DType`] unless `x` is of a float type.
+    /// [`Error::Shape`] for a scalar or a `C` of 0; [`Error::DType`] unless `x` is of a float type;
+    /// [`Error::LayerDType`] unless that is the type of the parameters.
     ///
     /// # Source
     /// `flax.linen.LayerNorm()(x)`; J. L. Ba et al., *Layer Normalization*, 2016. Flax computes the
@@ -125,6 +130,7 @@ impl Scope<'_> {
         let mut nn = self.sub_scope("LayerNorm");
         let scale = nn.param("scale", ones, features, x.device())?;
         let bias = nn.param("bias", zeros, features, x.device())?;
+        nn.check_dtype(x, &scale)?;
         let contiguous = custom_ops::contiguous(x)?;
         let centered = contiguous.broadcast_sub(&contiguous.mean_keepdim(D::Minus1)?)?;
         let var = centered.sqr()?.mean_keepdim(D::Minus1)?;

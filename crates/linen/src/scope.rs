@@ -126,6 +126,18 @@ impl<'a> Scope<'a> {
         }
     }
 
+    /// Checks that this layer's input has the element type of one of its parameters.
+    ///
+    /// # Errors
+    /// [`Error::LayerDType`] otherwise: candle's error would name neither layer nor side.
+    pub(crate) fn check_dtype(&self, x: &Tensor, param: &Tensor) -> Result<()> {
+        let (input, params) = (x.dtype(), param.dtype());
+        if input == params {
+            return Ok(());
+        }
+        Err(Error::LayerDType { layer: self.path(), input, params })
+    }
+
     /// The scope of the next child of a kind, `Conv_0`, `Conv_1`, ….
     pub(crate) fn sub_scope(&mut self, kind: &'static str) -> Scope<'_> {
         let count = self.children.entry(kind).or_default();

@@ -23,6 +23,15 @@ impl Module for Cnn {
     }
 }
 
+/// A network of one layer.
+struct OneLayer(fn(&mut Scope, &Tensor) -> Result<Tensor>);
+
+impl Module for OneLayer {
+    fn call(&self, nn: &mut Scope, x: &Tensor) -> Result<Tensor> {
+        (self.0)(nn, x)
+    }
+}
+
 /// [B, height, width, 1].
 fn images() -> Tensor {
     uniform(Key::new(1), (2, 8, 8, 1), 0.0, 1.0, CPU).unwrap()
@@ -125,6 +134,26 @@ fn names_with_dots_are_recognized() {
 }
 
 #[test]
+fn names_of_pytorch_are_recognized() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let rename = |path: &str| path.replace('_', "").to_lowercase().replace("kernel", "weight");
+    write(file.path(), renamed(&params(), |path| rename(path).replace('/', ".")));
+    let loaded = Params::load(file.path(), CPU).unwrap();
+    let message = Cnn.apply(&loaded, &images()).unwrap_err().to_string();
+    for words in [
+        "no parameter \"Conv_0/kernel\" among [conv0/bias, conv0/weight, ",
+        "these look like PyTorch's names, and Flax's are expected, such as \"Conv_0/kernel\"; ",
+        "[height, width, in, out] instead of [out, in, height, width]",
+    ] {
+        assert!(message.contains(words), "{words:?} is not in: {message}");
+    }
+    // Names of this crate's own, of another network.
+    let other = OneLayer(|nn, x| nn.dense(2, flatten(x))).init(Key::new(0), &images()).unwrap();
+    let message = Cnn.apply(&other, &images()).unwrap_err().to_string();
+    assert!(message.contains("the parameters come from another network"), "{message}");
+}
+
+#[test]
 fn kernels_in_pytorch_s_layout_are_recognized() {
     let message = message_with(|path, var| match path {
         "Conv_1/kernel" => var.permute((3, 2, 0, 1)),
@@ -167,13 +196,32 @@ fn another_element_type_names_to_dtype() {
     for (dtype, name) in [(DType::BF16, "bf16"), (DType::F16, "f16"), (DType::F64, "f64")] {
         let params = params().to_dtype(dtype).unwrap();
         let error = Cnn.apply(&params, &images()).unwrap_err();
-        assert!(matches!(error, Error::DTypeMismatch { .. }), "{error:?}");
         let message = error.to_string();
-        assert!(message.contains("type f32, another of type"), "{message}");
-        assert!(message.contains(name) && message.contains("with `to_dtype`"), "{message}");
+        let words = "convert the parameters with `to_dtype(DType::F32)?`";
+        let expected = format!(
+            "Conv_0: the input has elements of type f32, the parameters of type {name}: {words}"
+        );
+        assert_eq!(message, expected);
         let compiled = Jit::new().call(|| no_grad(|| Cnn.apply(&params, &images())));
         assert_eq!(compiled.unwrap_err().to_string(), message);
     }
+    for (dtype, name) in [(DType::F64, "f64"), (DType::BF16, "bf16"), (DType::U8, "u8")] {
+        let other = images().to_dtype(dtype).unwrap();
+        let words = "the parameters of type f32: convert the input with `to_dtype(DType::F32)?`";
+        let expected = |layer| format!("{layer}: the input has elements of type {name}, {words}");
+        let conv = Cnn.init(Key::new(0), &other).unwrap_err();
+        assert_eq!(conv.to_string(), expected("Conv_0"));
+        let conv = Cnn.apply(&params(), &other).unwrap_err();
+        assert_eq!(conv.to_string(), expected("Conv_0"));
+        let dense =
+            OneLayer(|nn, x| nn.dense(2, flatten(x))).init(Key::new(0), &other).unwrap_err();
+        assert_eq!(dense.to_string(), expected("Dense_0"));
+        let norm = OneLayer(|nn, x| nn.batch_norm(x)).init(Key::new(0), &other).unwrap_err();
+        assert_eq!(norm.to_string(), expected("BatchNorm_0"));
+    }
+    let both = params().to_dtype(DType::F64).unwrap();
+    let error = Cnn.apply(&both, &images().to_dtype(DType::BF16).unwrap()).unwrap_err();
+    assert!(error.to_string().ends_with("convert the input with `to_dtype(DType::F64)?`"));
     let error = log_softmax(Tensor::zeros(3, DType::U8, CPU).unwrap()).unwrap_err().to_string();
     assert!(error.ends_with("expected elements of type f32 or another float type, found u8"));
 }

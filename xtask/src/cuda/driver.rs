@@ -8,6 +8,8 @@ use libloading::Library;
 
 /// The driver's library.
 const LIBRARY: &str = "libcuda.so.1";
+/// CUDA's variable that names the GPUs that the driver shows.
+const VISIBLE: &str = "CUDA_VISIBLE_DEVICES";
 /// `CUDA_ERROR_NO_DEVICE`.
 const NO_DEVICE: c_int = 100;
 /// `CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR` and `…_MINOR`.
@@ -37,17 +39,25 @@ pub struct Gpu {
 /// The first NVIDIA GPU, the one that the notebooks use; `None` without a driver or a GPU.
 ///
 /// # Errors
-/// If the driver fails; the message has its reason.
+/// If the driver fails, or a variable may hide the GPU; the message has the reason.
 pub fn find_gpu() -> Result<Option<Gpu>> {
+    const FAILS: &str = "NVIDIA's driver fails";
     // SAFETY: The library is NVIDIA's driver, whose initializers every CUDA program runs.
     let library = match unsafe { Library::new(LIBRARY) }.map_err(anyhow::Error::from) {
         Ok(library) => library,
         Err(error) if is_absent(&format!("{error:#}")) => return Ok(None),
-        Err(error) => return Err(error),
+        Err(error) => return Err(error).context(FAILS),
     };
     // Never unloaded, because the driver may have started threads.
     let driver = Driver { library: Box::leak(Box::new(library)) };
-    driver.first_gpu()
+    let gpu = driver.first_gpu().context(FAILS)?;
+    if let (None, Some(value)) = (&gpu, std::env::var_os(VISIBLE)) {
+        bail!(
+            "with {VISIBLE}={value:?}, NVIDIA's driver shows no GPU: unset the variable if it hides \
+             yours"
+        );
+    }
+    Ok(gpu)
 }
 
 /// Whether the loader's error says that there is no driver, not that something is wrong with it.

@@ -19,8 +19,7 @@ use anyhow::{Context, Result, bail, ensure};
 use crate::device::Allowed;
 use crate::process::{self, command, output};
 use crate::project::Project;
-use crate::setup::PERFORMANCE_VARIABLES;
-use crate::setup::set_up;
+use crate::setup::{PERFORMANCE_VARIABLES, set_up, usable_notebooks};
 use crate::ui::Spinner;
 use clock::{Cell, Clock, Process};
 use report::{Row, Target};
@@ -53,7 +52,7 @@ const STEP_FLOP: f64 = 2.0 * 13.7e6;
 /// # Errors
 /// If something cannot be installed or built, or does not answer.
 pub fn compare(project: &Project, full: bool) -> Result<()> {
-    set_up(project, &project.notebook_files()?, Allowed::Cpu)?;
+    set_up(project, &usable_notebooks(project)?, Allowed::Cpu)?;
     peers::install(project)?;
     let bench = Bench::new(project)?;
     let mut times = Times::default();
