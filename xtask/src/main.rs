@@ -30,6 +30,7 @@ use xtask::process::run;
 use xtask::project::Project;
 use xtask::script::{self, Scripts};
 use xtask::setup::{self, minutes, set_up};
+use xtask::site;
 use xtask::speed::compare;
 use xtask::tidy;
 
@@ -98,6 +99,8 @@ enum Arguments {
         /// The notebook
         notebook: PathBuf,
     },
+    /// Build the page that trains in the browser under target/site
+    Site,
     /// Renew the pins of Python packages for every supported Python; keeps versions that still fit
     Lock {
         /// Use the newest versions
@@ -150,6 +153,7 @@ fn main() -> ExitCode {
         Arguments::Bench { full, what: None } => compare(&Project::new(), full),
         Arguments::Bench { what: Some(Bench::Notebook), .. } => bench_notebook(&Project::new()),
         Arguments::Script { notebook } => script(&Project::new(), notebook),
+        Arguments::Site => site(&Project::new()),
         Arguments::Lock { upgrade } => lock::renew(&Project::new(), upgrade),
         Arguments::CudaBuild { notebook } => cuda_build(&Project::new(), notebook),
         Arguments::SetUpCarried { notebook } => carried::set_up(&Project::new(), notebook),
@@ -284,6 +288,13 @@ fn script(project: &Project, notebook: PathBuf) -> Result<()> {
     for program in scripts.build()? {
         println!("Built:  {} (start it in the notebook's folder)", program.display());
     }
+    Ok(())
+}
+
+fn site(project: &Project) -> Result<()> {
+    let folder = project.root().join("target/site");
+    site::build_training_page(project, &folder)?;
+    println!("Built {}", folder.display());
     Ok(())
 }
 
