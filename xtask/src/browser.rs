@@ -1,5 +1,6 @@
 //! Tests the notebooks in headless Chromium: runs the walkthrough in JupyterLab by keyboard
-//! (`browser.py`) and draws on the draw-a-digit panel (`panel.py`).
+//! (`browser.py`), draws on the draw-a-digit panel (`panel.py`) and trains on the training page
+//! (`train_page.py`).
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -29,6 +30,7 @@ with app.notary:
         except Exception as error:
             print(f"JupyterLab cannot read {path}: {error}")
 "#;
+const TRAIN_PAGE: &str = include_str!("train_page.py");
 /// The beginnings of the titles of figures that must appear: a grid of digits and a curve.
 const FIGURES: [&str; 2] = ["The first images", "Loss"];
 
@@ -174,6 +176,57 @@ pub fn test_panel(project: &Project, notebook: &Path, page: &Path) -> Result<()>
         );
     }
     Ok(())
+}
+
+/// Trains on the training page in `folder`: an epoch with threads, and some steps on one thread, with
+/// and without SIMD. Skipped without chromedriver.
+///
+/// # Errors
+/// If the losses are not Flax's, or the page does not show, keep or recognize what it should.
+pub fn test_training_page(project: &Project, folder: &Path) -> Result<()> {
+    if let Err(reason) = is_there() {
+        println!("skipped the training page in a browser: {reason}");
+        return Ok(());
+    }
+    let trace = std::fs::read_to_string(project.root().join("tests/golden/trace_epoch_1.csv"))?;
+    let losses = trace.lines().skip(1).filter_map(|line| line.split_once(',')?.1.parse().ok());
+    let expected: Vec<f64> = losses.collect();
+    let cases = [
+        ("with threads", "?threads=2", "isolated", "epoch"),
+        ("on one thread", "", "plain", "steps"),
+        ("without relaxed SIMD", "?simd=simd128", "isolated", "steps"),
+        ("without SIMD", "?simd=none", "plain", "steps"),
+    ];
+    for (name, query, isolation, extent) in cases {
+        let screenshot = project.output().join(format!("training {name}.png"));
+        let mut driver = script(project, TRAIN_PAGE);
+        driver.arg(folder).arg(&screenshot).args([query, isolation, extent]);
+        let answer = output(&mut driver).with_context(|| format!("the training page {name}"))?;
+        let answer: Value = serde_json::from_str(&answer)?;
+        println!("The training page {name}: {}", answer["kind"].as_str().unwrap_or_default());
+        let found = answer["losses"].as_array().map_or(&[][..], Vec::as_slice);
+        ensure!(found.len() == 10, "the training page {name} reports {} losses", found.len());
+        for (found, expected) in found.iter().zip(&expected) {
+            let difference = (found.as_f64().unwrap_or(f64::NAN) / expected - 1.0).abs();
+            ensure!(difference <= 1e-3, "the training page {name}: {found} is not {expected}");
+        }
+        ensure!(is_seven(&answer["answer"]), "the training page {name} did not recognize a seven");
+        ensure!(answer["console"] == json!([]), "the training page {name}: {}", answer["console"]);
+        ensure!(answer["overflow"] == 0, "the training page {name} is too wide for a phone");
+        if extent == "epoch" {
+            let epoch = &answer["epoch"];
+            println!("{}", epoch["shown"].as_str().unwrap_or_default());
+            let accuracy = epoch["kept"][1].as_str().and_then(|text| text.split(' ').next());
+            let accuracy: f64 = accuracy.unwrap_or_default().parse()?;
+            ensure!(accuracy >= 98.0, "the training page {name}: {accuracy} % after an epoch");
+            ensure!(epoch["kept"][3] == "Go on" && is_seven(&epoch["answer"]), "{epoch}");
+        }
+    }
+    Ok(())
+}
+
+fn is_seven(answer: &Value) -> bool {
+    answer == "This looks like a 7."
 }
 
 #[cfg(test)]

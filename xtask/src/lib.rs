@@ -17,6 +17,7 @@
 //! | [`mirror`] | compares the walkthrough's definitions with the crate's |
 //! | [`tidy`] | checks the form of committed notebooks |
 //! | [`mod@bench`] | measures how long a reader waits |
+//! | [`site`] | makes the website, with the page that trains in the browser |
 //! | [`speed`] | compares training speed with JAX and PyTorch |
 //! | [`page`] | converts an executed notebook into an HTML page |
 //! | [`script`] | converts a notebook into a Rust program |

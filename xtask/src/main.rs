@@ -268,7 +268,9 @@ fn test(project: &Project, allowed: Allowed) -> Result<()> {
     browser::test(project, &project.notebooks().join(WALKTHROUGH))?;
     let drawing = project.output().join(DRAWING);
     browser::test_panel(project, &drawing, &page::convert(project, &drawing)?)?;
-    site::check(project, &site::build(project)?)
+    let site = site::build(project)?;
+    browser::test_training_page(project, &site)?;
+    site::check(project, &site)
 }
 
 fn inject_faults(project: &Project, long: bool) -> Result<()> {

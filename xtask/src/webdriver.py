@@ -51,13 +51,13 @@ def start_driver():
 class Browser:
     """A chromedriver session, which saves a screenshot when it ends."""
 
-    def __init__(self, screenshot, **options):
+    def __init__(self, screenshot, capabilities={}, **options):
         self.screenshot = Path(screenshot)
         self.address = f"http://127.0.0.1:{start_driver()}/session"
         arguments = ["--headless=new", "--window-size=1400,1600", "--disable-dev-shm-usage"]
         if IS_ROOT:
             arguments.append("--no-sandbox")  # required to run Chromium as root
-        options = {"goog:chromeOptions": {"args": arguments, **options}}
+        options = {"goog:chromeOptions": {"args": arguments, **options}, **capabilities}
         session = self.call("POST", "", capabilities={"alwaysMatch": options})
         self.address += "/" + session["sessionId"]
 

@@ -6,13 +6,15 @@
 
 use std::ptr::NonNull;
 
-use pulp::{Arch, MemMask, Simd, WithSimd};
+use pulp::{MemMask, Simd, WithSimd};
+
+use crate::instruction_set::dispatch;
 
 /// Compiles `work` for each instruction set and runs the best version that this machine supports.
 ///
 /// Functions called by `work` must be inlined into it (`#[inline(always)]`) to benefit.
 pub(crate) fn vectorized<R>(work: impl FnOnce() -> R) -> R {
-    Arch::new().dispatch(work)
+    dispatch(work)
 }
 
 /// The initial value of C, to which the product is added.
@@ -134,7 +136,7 @@ impl Gemm<'_> {
             assert!(n <= bias.len(), "bias is too short: {self:?}");
         }
         let lens = [a_len, b_len, c_len];
-        Arch::new().dispatch(CheckedBatch { gemm: Self { k_outer, ..self }, count, lens, a, b, c });
+        dispatch(CheckedBatch { gemm: Self { k_outer, ..self }, count, lens, a, b, c });
     }
 }
 
@@ -178,7 +180,8 @@ impl CheckedGemm<'_> {
     /// `ROWS · VECTORS` multiply-adds, which must be the bottleneck.
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
-        if S::REGISTER_COUNT < 32 {
+        // A WebAssembly program does not know its processor; most have no more than 16.
+        if S::REGISTER_COUNT < 32 || cfg!(target_arch = "wasm32") {
             self.panels::<S, 6, 2>(simd);
         } else if S::F32_LANES < 8 {
             self.panels::<S, 6, 4>(simd);

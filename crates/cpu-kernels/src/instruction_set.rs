@@ -1,6 +1,32 @@
-//! The name of the instruction set for which the kernels are selected.
+//! The choice of the instruction set.
 
+#[cfg(not(target_arch = "wasm32"))]
 use pulp::Arch;
+use pulp::WithSimd;
+
+/// Compiles `work` for each instruction set and runs the best version that this machine supports.
+#[cfg(not(target_arch = "wasm32"))]
+#[inline(always)]
+pub(crate) fn dispatch<W: WithSimd>(work: W) -> W::Output {
+    Arch::new().dispatch(work)
+}
+
+/// Compiles `work` for the instruction set of the build alone: a browser refuses a program with
+/// instructions that it does not know, even if they are never run.
+#[cfg(target_arch = "wasm32")]
+#[inline(always)]
+pub(crate) fn dispatch<W: WithSimd>(work: W) -> W::Output {
+    use pulp::Simd;
+    #[cfg(target_feature = "relaxed-simd")]
+    // SAFETY: the program would not have started without these instructions.
+    let simd = unsafe { pulp::wasm::RelaxedSimd::new_unchecked() };
+    #[cfg(all(target_feature = "simd128", not(target_feature = "relaxed-simd")))]
+    // SAFETY: as above.
+    let simd = unsafe { pulp::wasm::Simd128::new_unchecked() };
+    #[cfg(not(target_feature = "simd128"))]
+    let simd = pulp::Scalar;
+    Simd::vectorize(simd, work)
+}
 
 /// The instruction set that the kernels use on this processor: `AVX-512`, `AVX2`, `NEON`, or
 /// `scalar`, without vectors.
@@ -11,6 +37,7 @@ use pulp::Arch;
 /// ```
 /// println!("computed with {}", cpu_kernels::instruction_set());
 /// ```
+#[cfg(not(target_arch = "wasm32"))]
 pub fn instruction_set() -> &'static str {
     match Arch::new() {
         #[cfg(any(target_arch = "x86", target_arch = "x86_64"))]
@@ -20,6 +47,18 @@ pub fn instruction_set() -> &'static str {
         #[cfg(target_arch = "aarch64")]
         Arch::Neon(_) => "NEON",
         _ => "scalar",
+    }
+}
+
+/// The instruction set that the program is compiled for: `relaxed SIMD`, `SIMD128` or `scalar`.
+#[cfg(target_arch = "wasm32")]
+pub fn instruction_set() -> &'static str {
+    if cfg!(target_feature = "relaxed-simd") {
+        "relaxed SIMD"
+    } else if cfg!(target_feature = "simd128") {
+        "SIMD128"
+    } else {
+        "scalar"
     }
 }
 

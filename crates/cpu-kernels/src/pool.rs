@@ -1,10 +1,11 @@
 //! Pooling without padding and with stride = window. Rows and columns that do not fill a window are
 //! dropped.
 
-use pulp::{Arch, Simd, WithSimd};
+use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
 use crate::error::{Result, check_len, check_window};
+use crate::instruction_set::dispatch;
 use crate::lanes::{Lanes, for_each_vector};
 use crate::shape::saturating_product;
 
@@ -199,7 +200,7 @@ impl Pooling {
 
     /// Pools a row band of the input into a row of the output. Saves the masks if asked to.
     pub(crate) fn forward_row(&self, band: &[f32], output: &mut [f32], masks: Option<&mut [u32]>) {
-        Arch::new().dispatch(ForwardRow { pooling: self, band, output, masks });
+        dispatch(ForwardRow { pooling: self, band, output, masks });
     }
 
     /// Gradient of a row band, given that of its row of the output. `d_row` is the stride between
@@ -211,7 +212,7 @@ impl Pooling {
         d_band: &mut [f32],
         d_row: usize,
     ) {
-        Arch::new().dispatch(BackwardRow { pooling: self, d_output, mask, d_band, d_row });
+        dispatch(BackwardRow { pooling: self, d_output, mask, d_band, d_row });
     }
 
     /// Whether not every pixel of a window gets a gradient.

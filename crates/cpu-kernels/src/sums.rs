@@ -1,8 +1,9 @@
 //! Sums and transposes shared by several layers.
 
-use pulp::{Arch, Simd, WithSimd};
+use pulp::{Simd, WithSimd};
 
 use crate::gemm::vectorized;
+use crate::instruction_set::dispatch;
 use crate::lanes::for_each_vector;
 
 /// The most partial gradients that are computed in parallel and then added in order. It does not
@@ -34,7 +35,7 @@ pub(crate) fn add(from: &[f32], to: &mut [f32]) {
 /// Adds every row of `rows` to `sum`.
 pub(crate) fn add_rows(rows: &[f32], sum: &mut [f32]) {
     if !sum.is_empty() {
-        Arch::new().dispatch(AddRows { rows, sum });
+        dispatch(AddRows { rows, sum });
     }
 }
 

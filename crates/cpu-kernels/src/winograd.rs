@@ -32,10 +32,11 @@
 use std::f32::consts::{FRAC_1_SQRT_2, SQRT_2};
 use std::ptr::NonNull;
 
-use pulp::{Arch, MemMask, Simd, WithSimd};
+use pulp::{MemMask, Simd, WithSimd};
 
 use crate::buffer::{LINE_VALUES, with_scratch};
 use crate::gemm::{Gemm, Init, KStrides, RowStrides, pointer, pointer_mut, read, write};
+use crate::instruction_set::dispatch;
 use crate::purpose::Purpose;
 use crate::shape::Conv2d;
 
@@ -524,7 +525,7 @@ fn transform<M: Matrix<TO, FROM>, const FROM: usize, const TO: usize>(
     bias: Option<&[f32]>,
     target: &mut [f32],
 ) {
-    Arch::new().dispatch(Transform {
+    dispatch(Transform {
         matrix: std::marker::PhantomData::<M>,
         tiles,
         channels,

@@ -17,7 +17,7 @@ use crate::site::chapter::chapter;
 const MDBOOK: &str = "0.5.4";
 
 /// The chapters with their files, as they follow each other; a headline has no file.
-const CHAPTERS: [(&str, &str); 27] = [
+const CHAPTERS: [(&str, &str); 28] = [
     ("The project", "README.md"),
     ("The course", ""),
     ("The walkthrough", "notebooks/annotated_mnist.ipynb"),
@@ -42,6 +42,7 @@ const CHAPTERS: [(&str, &str); 27] = [
     ("linen", "crates/linen/README.md"),
     ("cpu-kernels", "crates/cpu-kernels/README.md"),
     ("jax-random", "crates/jax-random/README.md"),
+    ("in-browser", "crates/in-browser/README.md"),
     ("images", "crates/images/README.md"),
     ("inspect", "crates/inspect/README.md"),
     ("warm-evcxr", "crates/warm-evcxr/README.md"),

@@ -61,6 +61,8 @@ def wrong_links(site):
             if link is None or is_elsewhere(link):
                 continue
             parts = urllib.parse.urlsplit(link)
+            if parts.path.startswith("api/") and not (site / "api").exists():
+                continue  # made without the documentation
             target = (path.parent / urllib.parse.unquote(parts.path)).resolve() if parts.path else path
             if target.is_dir():
                 target /= "index.html"

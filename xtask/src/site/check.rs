@@ -13,7 +13,8 @@ const CHECK: &str = include_str!("check.py");
 /// The Python package that holds axe, https://github.com/dequelabs/axe-core.
 const AXE: &str = "axe-playwright-python==0.1.8";
 /// The pages that axe looks at, one of each kind.
-const PAGES: [&str; 4] = [
+const PAGES: [&str; 5] = [
+    "index.html",
     "book/index.html",
     "book/notebooks/annotated_mnist.html",
     "book/notebooks/take_it_away.html",

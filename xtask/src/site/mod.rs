@@ -3,6 +3,7 @@
 mod book;
 mod chapter;
 mod check;
+mod training_page;
 
 pub use check::check;
 
@@ -15,8 +16,8 @@ use warm_evcxr::files;
 use crate::process::{command, run};
 use crate::project::Project;
 
-/// Makes the site in `target/site`, all but [`document`]: the notebooks and pages as a book.
-/// Returns its folder.
+/// Makes the site in `target/site`, all but [`document`]: the page that trains, and the notebooks
+/// and pages as a book. Returns its folder.
 ///
 /// # Errors
 /// If a tool is missing or fails.
@@ -24,6 +25,7 @@ pub fn build(project: &Project) -> Result<PathBuf> {
     let site = project.root().join("target/site");
     files::remove(&site)?;
     fs::create_dir_all(&site)?;
+    training_page::build(project, &site)?;
     book::build(project, &site.join("book"))?;
     Ok(site)
 }

@@ -1,8 +1,9 @@
 //! The batch norm of a stage. Each pass over rows treats one example while it is in the cache.
 
-use pulp::{Arch, Simd, WithSimd};
+use pulp::{Simd, WithSimd};
 
 use crate::batch_norm::{BatchNorm, Statistics, unshifted, variance};
+use crate::instruction_set::dispatch;
 use crate::lanes::{Lanes, for_each_vector};
 use crate::parameters::Parameters;
 
@@ -68,7 +69,7 @@ impl Norm {
         let mut sums = Sums::zeros(channels);
         let (mut first, mut second) = (vec![0.0; channels], vec![0.0; channels]);
         for y in y.chunks(ROWS * channels) {
-            Arch::new().dispatch(SumValues { y, first: &mut first, second: &mut second });
+            dispatch(SumValues { y, first: &mut first, second: &mut second });
             let rows = y.len() / channels;
             sums.add(
                 y.iter()
@@ -103,7 +104,7 @@ impl Norm {
 
     /// Normalizes rows.
     pub(crate) fn forward(&self, y: &[f32], z: &mut [f32]) {
-        Arch::new().dispatch(Forward { norm: self, y, z });
+        dispatch(Forward { norm: self, y, z });
     }
 
     /// The sums of an example's gradients, and of those times the centered values, given the
@@ -114,7 +115,7 @@ impl Norm {
         let (mut first, mut second) = (vec![0.0; channels], vec![0.0; channels]);
         for (y, d_output) in y.chunks(ROWS * channels).zip(d_output.chunks(ROWS * channels)) {
             let (first, second) = (&mut first[..], &mut second[..]);
-            Arch::new().dispatch(SumGradients { norm: self, y, d_output, first, second });
+            dispatch(SumGradients { norm: self, y, d_output, first, second });
             let parts = first.iter().zip(&*second);
             sums.add(parts.map(|(&first, &second)| (first.into(), second.into())));
         }
@@ -142,7 +143,7 @@ impl Norm {
 
     /// The gradient of rows of y, given the one after the ReLU, after [`update`](Self::update).
     pub(crate) fn backward(&self, y: &[f32], d_output: &[f32], dy: &mut [f32]) {
-        Arch::new().dispatch(Backward { norm: self, y, d_output, dy });
+        dispatch(Backward { norm: self, y, d_output, dy });
     }
 }
 
