@@ -178,8 +178,8 @@ pub fn test_panel(project: &Project, notebook: &Path, page: &Path) -> Result<()>
     Ok(())
 }
 
-/// Trains on the training page in `folder`: an epoch with threads, and some steps on one thread, with
-/// and without SIMD. Skipped without chromedriver.
+/// Trains on the training page in `folder`: an epoch with threads, and some steps on one thread,
+/// with and without SIMD. Skipped without chromedriver.
 ///
 /// # Errors
 /// If the losses are not Flax's, or the page does not show, keep or recognize what it should.

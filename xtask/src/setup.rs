@@ -249,8 +249,8 @@ pub fn created_folders(project: &Project) -> Result<Vec<PathBuf>> {
     Ok(folders)
 }
 
-/// The project's notebooks, without those that cannot be used: a line has the reason, and a bad file
-/// keeps nobody from the others.
+/// The project's notebooks, without those that cannot be used: a line has the reason, and a bad
+/// file keeps nobody from the others.
 ///
 /// # Errors
 /// If the folder cannot be read.

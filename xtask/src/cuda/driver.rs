@@ -53,8 +53,8 @@ pub fn find_gpu() -> Result<Option<Gpu>> {
     let gpu = driver.first_gpu().context(FAILS)?;
     if let (None, Some(value)) = (&gpu, std::env::var_os(VISIBLE)) {
         bail!(
-            "with {VISIBLE}={value:?}, NVIDIA's driver shows no GPU: unset the variable if it hides \
-             yours"
+            "with {VISIBLE}={value:?}, NVIDIA's driver shows no GPU: unset the variable if it \
+             hides yours"
         );
     }
     Ok(gpu)
