@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use crate::notebook::Notebook;
 use crate::process::{command, output, run};
 use crate::project::Project;
+use crate::site;
 
 const WEBDRIVER: &str = include_str!("webdriver.py");
 const WALKTHROUGH: &str = include_str!("browser.py");
@@ -164,16 +165,21 @@ pub fn test_panel(project: &Project, notebook: &Path, page: &Path) -> Result<()>
     Ok(())
 }
 
-/// Trains on the training page in `folder`: an epoch with threads, and some steps on one thread, with
-/// and without SIMD. Skipped without chromedriver.
+/// Builds the training page in `folder` and trains on it: an epoch with threads, and some steps on
+/// one thread, with and without SIMD. Skipped without chromedriver or Rust's libraries for
+/// WebAssembly.
 ///
 /// # Errors
-/// If the losses are not Flax's, or the page does not show, keep or recognize what it should.
+/// If the page cannot be built, the losses are not Flax's, or the page does not show, keep or
+/// recognize what it should.
 pub fn test_training_page(project: &Project, folder: &Path) -> Result<()> {
-    if let Err(reason) = is_there() {
+    let ready = is_there().map_err(anyhow::Error::msg).and_then(|()| site::is_buildable());
+    if let Err(reason) = ready {
         println!("skipped the training page in a browser: {reason}");
         return Ok(());
     }
+    println!("\nTraining in a browser");
+    site::build_training_page(project, folder)?;
     let trace = std::fs::read_to_string(project.root().join("tests/golden/trace_epoch_1.csv"))?;
     let losses = trace.lines().skip(1).filter_map(|line| line.split_once(',')?.1.parse().ok());
     let expected: Vec<f64> = losses.collect();
@@ -204,7 +210,7 @@ pub fn test_training_page(project: &Project, folder: &Path) -> Result<()> {
             println!("{}", epoch["shown"].as_str().unwrap_or_default());
             let accuracy = epoch["kept"][1].as_str().and_then(|text| text.split(' ').next());
             let accuracy: f64 = accuracy.unwrap_or_default().parse()?;
-            ensure!(accuracy >= 98.0, "the training page {name}: {accuracy} % after an epoch");
+            ensure!(accuracy >= 97.0, "the training page {name}: {accuracy} % after an epoch");
             ensure!(epoch["kept"][3] == "Go on" && is_seven(&epoch["answer"]), "{epoch}");
         }
     }

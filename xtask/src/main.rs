@@ -261,7 +261,8 @@ fn test(project: &Project, allowed: Allowed) -> Result<()> {
     println!("All notebooks ran without failures.");
     browser::test(project, &project.notebooks().join(WALKTHROUGH))?;
     let drawing = project.output().join(DRAWING);
-    browser::test_panel(project, &drawing, &page::convert(project, &drawing)?)
+    browser::test_panel(project, &drawing, &page::convert(project, &drawing)?)?;
+    browser::test_training_page(project, &project.site())
 }
 
 fn inject_faults(project: &Project, long: bool) -> Result<()> {
@@ -292,9 +293,8 @@ fn script(project: &Project, notebook: PathBuf) -> Result<()> {
 }
 
 fn site(project: &Project) -> Result<()> {
-    let folder = project.root().join("target/site");
-    site::build_training_page(project, &folder)?;
-    println!("Built {}", folder.display());
+    site::build_training_page(project, &project.site())?;
+    println!("Built {}", project.site().display());
     Ok(())
 }
 

@@ -107,6 +107,11 @@ impl Project {
         self.root.join("target/notebooks")
     }
 
+    /// The folder for the page that trains in the browser.
+    pub fn site(&self) -> PathBuf {
+        self.root.join("target/site")
+    }
+
     /// The Python environment's interpreter, isolated from the user's, with Jupyter's files in
     /// `.tools`.
     pub fn jupyter(&self) -> Command {

@@ -58,12 +58,11 @@ const PROGRAMS: [Program; 5] = [
 /// The notebook whose draw-a-digit panel holds trained weights.
 const DRAWING: &str = "take_it_away.ipynb";
 
-/// Builds the page into a folder, which is created if it is missing.
+/// Checks that Rust's libraries for WebAssembly are installed.
 ///
 /// # Errors
-/// If Rust's libraries for WebAssembly are missing, with how to install them; if something does not
-/// compile or cannot be written.
-pub fn build_training_page(project: &Project, folder: &Path) -> Result<()> {
+/// If they are missing, with how to install them.
+pub fn is_buildable() -> Result<()> {
     for target in [SINGLE.target, THREADS.target] {
         let libraries =
             output(command("rustc").args(["--print", "target-libdir", "--target", target]))?;
@@ -74,6 +73,15 @@ pub fn build_training_page(project: &Project, folder: &Path) -> Result<()> {
             THREADS.target
         );
     }
+    Ok(())
+}
+
+/// Builds the page into a folder, which is created if it is missing.
+///
+/// # Errors
+/// Those of [`is_buildable`]; if something does not compile or cannot be written.
+pub fn build_training_page(project: &Project, folder: &Path) -> Result<()> {
+    is_buildable()?;
     files::make_folder(&folder.join("data"))?;
     for program in &PROGRAMS {
         program.build(project, folder)?;
@@ -121,11 +129,11 @@ fn trained_weights(project: &Project) -> Result<Vec<u8>> {
         .flat_map(|cell| &cell.outputs)
         .filter(|output| output["data"]["text/html"] != Value::Null)
         .map(|output| joined(&output["data"]["text/html"]));
-    let weights = pages.filter_map(|page| {
+    let mut weights = pages.filter_map(|page| {
         let (_, rest) = page.split_once("id=&quot;parameters&quot;>")?;
         Some(rest.split_once('<')?.0.to_owned())
     });
-    let weights = weights.last().with_context(|| format!("{} has no panel", path.display()))?;
+    let weights = weights.next().with_context(|| format!("{} has no panel", path.display()))?;
     Ok(BASE64_STANDARD.decode(weights)?)
 }
 
