@@ -113,6 +113,11 @@ impl Project {
         self.root.join("target/notebooks")
     }
 
+    /// The folder for the website.
+    pub fn site(&self) -> PathBuf {
+        self.root.join("target/site")
+    }
+
     /// The Python environment's interpreter, isolated from the user's, with Jupyter's files in
     /// `.tools`.
     pub fn jupyter(&self) -> Command {

@@ -180,8 +180,10 @@ impl CheckedGemm<'_> {
     /// `ROWS · VECTORS` multiply-adds, which must be the bottleneck.
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
-        // A WebAssembly program does not know its processor; most have no more than 16.
-        if S::REGISTER_COUNT < 32 || cfg!(target_arch = "wasm32") {
+        if cfg!(target_arch = "wasm32") {
+            // Most processors that a browser runs on have 16 registers, and it keeps some of them.
+            self.panels::<S, 4, 2>(simd);
+        } else if S::REGISTER_COUNT < 32 {
             self.panels::<S, 6, 2>(simd);
         } else if S::F32_LANES < 8 {
             self.panels::<S, 6, 4>(simd);

@@ -21,7 +21,7 @@ use crate::training::{STATE_LEN, Training};
 /// Memory for the page to write to, initially zero.
 #[unsafe(no_mangle)]
 pub extern "C" fn allocate(len: usize) -> *mut u8 {
-    Box::into_raw(vec![0; len].into_boxed_slice()).cast()
+    Box::into_raw(vec![0u8; len].into_boxed_slice()).cast()
 }
 
 /// Releases memory of [`allocate`].

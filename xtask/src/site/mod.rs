@@ -22,7 +22,7 @@ use crate::project::Project;
 /// # Errors
 /// If a tool is missing or fails.
 pub fn build(project: &Project) -> Result<PathBuf> {
-    let site = project.root().join("target/site");
+    let site = project.site();
     files::remove(&site)?;
     fs::create_dir_all(&site)?;
     training_page::build(project, &site)?;

@@ -58,7 +58,7 @@ const PROGRAMS: [Program; 5] = [
 /// The notebook whose draw-a-digit panel holds trained weights.
 const DRAWING: &str = "take_it_away.ipynb";
 
-/// Builds the page into a folder, which is created if it is missing.
+/// Checks that Rust's libraries for WebAssembly are installed.
 ///
 /// # Errors
 /// If Rust's libraries for WebAssembly are missing, with how to install them; if something does not
@@ -129,11 +129,11 @@ fn trained_weights(project: &Project) -> Result<Vec<u8>> {
         .flat_map(|cell| &cell.outputs)
         .filter(|output| output["data"]["text/html"] != Value::Null)
         .map(|output| joined(&output["data"]["text/html"]));
-    let weights = pages.filter_map(|page| {
+    let mut weights = pages.filter_map(|page| {
         let (_, rest) = page.split_once("id=&quot;parameters&quot;>")?;
         Some(rest.split_once('<')?.0.to_owned())
     });
-    let weights = weights.last().with_context(|| format!("{} has no panel", path.display()))?;
+    let weights = weights.next().with_context(|| format!("{} has no panel", path.display()))?;
     Ok(BASE64_STANDARD.decode(weights)?)
 }
 
