@@ -268,6 +268,10 @@ fn test(project: &Project, allowed: Allowed) -> Result<()> {
     browser::test(project, &project.notebooks().join(WALKTHROUGH))?;
     let drawing = project.output().join(DRAWING);
     browser::test_panel(project, &drawing, &page::convert(project, &drawing)?)?;
+    if let Err(error) = site::add_targets() {
+        println!("skipped the site: {error:#}");
+        return Ok(());
+    }
     let site = site::build(project)?;
     browser::test_training_page(project, &site)?;
     site::check(project, &site)
@@ -301,6 +305,7 @@ fn script(project: &Project, notebook: PathBuf) -> Result<()> {
 }
 
 fn build_site(project: &Project) -> Result<()> {
+    site::add_targets()?;
     let site = site::build(project)?;
     site::document(project, &site)?;
     println!("\nThe site: {}", site.join("index.html").display());

@@ -6,6 +6,7 @@ mod check;
 mod training_page;
 
 pub use check::check;
+pub use training_page::add_targets;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -18,6 +19,8 @@ use crate::project::Project;
 
 /// Makes the site in `target/site`, all but [`document`]: the page that trains, and the notebooks
 /// and pages as a book. Returns its folder.
+///
+/// Needs [`add_targets`].
 ///
 /// # Errors
 /// If a tool is missing or fails.

@@ -64,7 +64,6 @@ const DRAWING: &str = "take_it_away.ipynb";
 /// If Rust's libraries for WebAssembly are missing, with how to install them; if something does not
 /// compile or cannot be written.
 pub fn build(project: &Project, folder: &Path) -> Result<()> {
-    add_targets()?;
     files::make_folder(&folder.join("data"))?;
     for program in &PROGRAMS {
         program.build(project, folder)?;
@@ -86,7 +85,10 @@ pub fn build(project: &Project, folder: &Path) -> Result<()> {
 }
 
 /// Adds Rust's libraries for WebAssembly where they are missing.
-fn add_targets() -> Result<()> {
+///
+/// # Errors
+/// If rustup is missing or fails, as it does without a network.
+pub fn add_targets() -> Result<()> {
     let targets = [SINGLE.target, THREADS.target];
     let is_there = |target: &&str| {
         let folder =
