@@ -40,7 +40,8 @@ class Site:
         class Handler(http.server.SimpleHTTPRequestHandler):
             extensions_map = {
                 ".html": "text/html", ".css": "text/css", ".js": "text/javascript",
-                ".svg": "image/svg+xml", ".wasm": "application/wasm", "": "application/octet-stream",
+                ".svg": "image/svg+xml", ".wasm": "application/wasm",
+                "": "application/octet-stream",
             }
 
             def end_headers(self):
@@ -86,7 +87,8 @@ def draw_seven(browser):
     move = lambda x, y: {"type": "pointerMove", "duration": 0, "origin": canvas, "x": x, "y": y}
     actions = [move(*points[0]), {"type": "pointerDown", "button": 0}]
     actions += [move(*point) for point in points[1:]] + [{"type": "pointerUp", "button": 0}]
-    browser.call("POST", "/actions", actions=[{"type": "pointer", "id": "mouse", "actions": actions}])
+    mouse = {"type": "pointer", "id": "mouse", "actions": actions}
+    browser.call("POST", "/actions", actions=[mouse])
     wait("an answer", lambda: "looks like" in text(browser, "answer"), LIMIT)
     return text(browser, "answer")
 

@@ -82,6 +82,12 @@
 //! order. So results are bit-identical for any number of threads. They may differ between
 //! instruction sets.
 //!
+//! # WebAssembly
+//!
+//! A browser refuses a program with instructions that it does not know, so there the instruction
+//! set is that of the build: `relaxed-simd`, `simd128` or neither among its target features. Without
+//! threads in the target, everything runs on the calling one.
+//!
 //! # Unsafe code
 //!
 //! The inner loops of `gemm` and `winograd` load and store without bounds checks, because the last

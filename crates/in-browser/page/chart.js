@@ -25,9 +25,14 @@ function smoothed(losses) {
 export const latestLoss = losses => smoothed(losses).at(-1)?.[1];
 
 const number = value => value.toFixed(1);
-const text = (x, y, content, rest = "") => `<text x="${number(x)}" y="${number(y)}" ${rest}>${content}</text>`;
-const grid = (x1, y1, x2, y2) =>
-  `<line class="grid" x1="${number(x1)}" y1="${number(y1)}" x2="${number(x2)}" y2="${number(y2)}"/>`;
+const text = (x, y, content, rest) =>
+  `<text x="${number(x)}" y="${number(y)}" ${rest}>${content}</text>`;
+const across = (x1, x2, y) =>
+  `<path class="grid" d="M${number(x1)},${number(y)}H${number(x2)}"/>`;
+const curve = points => {
+  const pairs = points.map(([x, y]) => `${number(x)},${number(y)}`);
+  return `<polyline class="curve" points="${pairs.join(" ")}"/>`;
+};
 
 /** Draws `losses`, one per step, and `accuracies`, one per epoch, as wide as the element is. */
 export function drawChart(svg, losses, accuracies, stepsPerEpoch) {
@@ -35,7 +40,7 @@ export function drawChart(svg, losses, accuracies, stepsPerEpoch) {
   svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
   svg.setAttribute("height", height);
   const epochs = Math.max(1, Math.ceil(losses.length / stepsPerEpoch));
-  const across = epoch => LEFT + (width - LEFT - RIGHT) * epoch / epochs;
+  const right = epoch => LEFT + (width - LEFT - RIGHT) * epoch / epochs;
   const points = smoothed(losses);
 
   // Loss, with a logarithmic axis.
@@ -44,30 +49,28 @@ export function drawChart(svg, losses, accuracies, stepsPerEpoch) {
   const part = loss => Math.log(LOSS_TICKS[0] / loss) / Math.log(LOSS_TICKS[0] / floor);
   const down = loss => TOP + LOSS_HEIGHT * Math.min(Math.max(part(loss), 0), 1);
   const ticks = LOSS_TICKS.filter(tick => tick >= floor);
-  const path = points.map(([step, loss]) =>
-    `${number(across(step / stepsPerEpoch))},${number(down(loss))}`);
 
   // Accuracy.
   const bottom = TOP + LOSS_HEIGHT + GAP + ACCURACY_HEIGHT;
   const least = Math.min(0.97, ...accuracies);
   const from = least < 0.9 ? 0 : least < 0.97 ? 0.9 : 0.97;
   const up = accuracy => bottom - ACCURACY_HEIGHT * (accuracy - from) / (1 - from);
-  const dots = accuracies.map((accuracy, i) => [across(i + 1), up(accuracy), accuracy]);
+  const dots = accuracies.map((accuracy, i) => [right(i + 1), up(accuracy), accuracy]);
   const percent = value => `${(100 * value).toFixed(2)} %`;
   const [x, y, latest] = dots.at(-1) ?? [];
 
   const every = Math.ceil(epochs / Math.max(1, Math.floor((width - LEFT - RIGHT) / 34)));
   svg.innerHTML = [
-    ...ticks.map(tick => grid(LEFT, down(tick), width - RIGHT, down(tick))
+    ...ticks.map(tick => across(LEFT, width - RIGHT, down(tick))
       + text(LEFT - 8, down(tick) + 4, tick, 'text-anchor="end"')),
-    ...[from, 1].map(value => grid(LEFT, up(value), width - RIGHT, up(value))
+    ...[from, 1].map(value => across(LEFT, width - RIGHT, up(value))
       + text(LEFT - 8, up(value) + 4, `${Math.round(100 * value)} %`, 'text-anchor="end"')),
     ...Array.from({ length: epochs + 1 }, (_, epoch) => epoch).filter(epoch => epoch % every === 0)
-      .map(epoch => text(across(epoch), bottom + 17, epoch, 'text-anchor="middle"')),
-    `<polyline class="curve" points="${path.join(" ")}"/>`,
-    `<polyline class="curve" points="${dots.map(([x, y]) => `${number(x)},${number(y)}`).join(" ")}"/>`,
+      .map(epoch => text(right(epoch), bottom + 17, epoch, 'text-anchor="middle"')),
+    curve(points.map(([step, loss]) => [right(step / stepsPerEpoch), down(loss)])),
+    curve(dots),
     ...dots.map(([x, y]) => `<circle cx="${number(x)}" cy="${number(y)}" r="4"/>`),
-    latest === undefined ? "" : text(x - 8, y + 20, percent(latest), 'class="value" text-anchor="end"'),
+    latest && text(x - 8, y + 20, percent(latest), 'class="value" text-anchor="end"'),
   ].join("");
   const told = accuracies.map((accuracy, i) => `epoch ${i + 1}: ${percent(accuracy)}`).join(", ");
   svg.setAttribute("aria-label", `Training loss and test accuracy. ${told}`);

@@ -77,7 +77,8 @@ export function makeDrawing(canvas, penMark, onChange) {
     /** The drawing as a picture for `prepare`. */
     read() {
       const { data } = pen.getImageData(0, 0, width, height);
-      return { width, height, data: Float32Array.from(data.filter((_, i) => i % 4 === 0), v => v / 255) };
+      const red = data.filter((_, i) => i % 4 === 0);
+      return { width, height, data: Float32Array.from(red, value => value / 255) };
     },
   };
 }

@@ -43,17 +43,12 @@ async function attempt(task) {
 /** Tells the page of a run that it has begun before. */
 async function recall() {
   const found = await readRun();
-  if (!found || run) return;
-  run = found;
-  const parameters = await restored();
-  postMessage({ recalled: { ...run, state: null }, parameters });
-}
-
-async function restored() {
+  if (!found) return;
   await prepare();
-  training = program.restore(run.state);
-  left = 0;
-  return program.params(training);
+  if (command > 0) return; // the visitor was faster
+  training = program.restore(found.state);
+  run = found;
+  postMessage({ recalled: { ...run, state: null }, parameters: program.params(training) });
 }
 
 /** Loads the program, once. */
