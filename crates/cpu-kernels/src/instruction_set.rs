@@ -31,15 +31,24 @@ pub(crate) fn dispatch<W: WithSimd>(work: W) -> W::Output {
 /// The instruction set that the kernels use on this processor: `AVX-512`, `AVX2`, `NEON`, or
 /// `scalar`, without vectors.
 ///
-/// It is the best one of these that the processor has and that the kernels are compiled for.
+/// It is the best one of these that the processor has and that the kernels are compiled for. A
+/// WebAssembly program has the one that it is compiled for: `relaxed SIMD`, `SIMD128` or `scalar`.
 ///
 /// # Examples
 /// ```
 /// println!("computed with {}", cpu_kernels::instruction_set());
 /// ```
-#[cfg(not(target_arch = "wasm32"))]
 pub fn instruction_set() -> &'static str {
-    match Arch::new() {
+    #[cfg(target_arch = "wasm32")]
+    let name = if cfg!(target_feature = "relaxed-simd") {
+        "relaxed SIMD"
+    } else if cfg!(target_feature = "simd128") {
+        "SIMD128"
+    } else {
+        "scalar"
+    };
+    #[cfg(not(target_arch = "wasm32"))]
+    let name = match Arch::new() {
         #[cfg(any(target_arch = "x86", target_arch = "x86_64"))]
         Arch::V4(_) => "AVX-512",
         #[cfg(any(target_arch = "x86", target_arch = "x86_64"))]
@@ -47,19 +56,8 @@ pub fn instruction_set() -> &'static str {
         #[cfg(target_arch = "aarch64")]
         Arch::Neon(_) => "NEON",
         _ => "scalar",
-    }
-}
-
-/// The instruction set that the program is compiled for: `relaxed SIMD`, `SIMD128` or `scalar`.
-#[cfg(target_arch = "wasm32")]
-pub fn instruction_set() -> &'static str {
-    if cfg!(target_feature = "relaxed-simd") {
-        "relaxed SIMD"
-    } else if cfg!(target_feature = "simd128") {
-        "SIMD128"
-    } else {
-        "scalar"
-    }
+    };
+    name
 }
 
 #[cfg(test)]
