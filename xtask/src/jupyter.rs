@@ -74,8 +74,7 @@ pub fn lab(project: &Project) -> Command {
     lab
 }
 
-/// Starts JupyterLab by a command, as a reader does, looks whether it answers with a notebook, and
-/// ends it.
+/// Starts JupyterLab by a command, as a reader does, looks whether it answers, and ends it.
 ///
 /// # Errors
 /// If it does not start, answer or end.
@@ -85,7 +84,7 @@ pub fn test_lab(command: &mut Command) -> Result<()> {
     let mut before = String::new();
     let address = loop {
         let line = log.next().with_context(|| format!("JupyterLab ended:\n{before}"))??;
-        match line.split_once("http://").filter(|_| line.contains("/lab/tree/")) {
+        match line.split_once("http://").filter(|_| line.contains("/lab?token=")) {
             Some((_, address)) => break address.trim().to_owned(),
             None => before += &format!("{line}\n"),
         }
