@@ -85,8 +85,8 @@
 //! # WebAssembly
 //!
 //! A browser refuses a program with instructions that it does not know, so there the instruction
-//! set is that of the build: `relaxed-simd`, `simd128` or neither among its target features. Without
-//! threads in the target, everything runs on the calling one.
+//! set is that of the build: `relaxed-simd`, `simd128` or neither among its target features.
+//! Without threads in the target, everything runs on the calling one.
 //!
 //! # Unsafe code
 //!
