@@ -7,7 +7,6 @@ Reads {"images": [[pixel, …], …], "strokes": [[[x, y], …], …]} from stan
 from 0 to 1, and writes the panel's results to standard output as JSON.
 """
 
-PHONE = {"deviceMetrics": {"width": 360, "height": 760, "pixelRatio": 2, "touch": True}}
 TAB, ENTER = "\ue004", "\ue007"
 BARS = "[...document.querySelectorAll('#bars li')]"
 PERCENTS = f"{BARS}.map(bar => parseFloat(bar.lastChild.textContent))"
@@ -34,10 +33,6 @@ FRAMES = """
 const frames = [...document.querySelectorAll('iframe')];
 return document.querySelector('#drawing')
     ? [null] : frames.filter(frame => frame.title === 'Draw a digit');
-"""
-OVERFLOW = """
-const page = document.documentElement;
-return page.scrollWidth - page.clientWidth;
 """
 THEME = "parent.document.body.dataset.jpThemeLight"
 BACKGROUND = "return getComputedStyle(document.body).backgroundColor"

@@ -6,20 +6,11 @@ page's address; "isolated" for a server that isolates the page, which may then u
 as JSON.
 """
 
-import functools
-import http.server
-import threading
-
-PHONE = {"deviceMetrics": {"width": 360, "height": 760, "pixelRatio": 2, "touch": True}}
 # The strokes of a seven, from 0 (left, top) to 1.
 SEVEN = [[0.25, 0.2], [0.5, 0.2], [0.75, 0.2], [0.65, 0.4], [0.55, 0.6], [0.45, 0.85]]
 STEPS = 10
 # Enough for a busy machine without SIMD.
 EPOCH_LIMIT = 1200  # seconds
-OVERFLOW = """
-const page = document.documentElement;
-return page.scrollWidth - page.clientWidth;
-"""
 # Collects the losses that the worker reports.
 WATCH = """
 window.losses = [];
@@ -31,34 +22,6 @@ window.Worker = class extends Original {
     }
 };
 """
-
-
-class Site:
-    """A server for the page's folder."""
-
-    def __init__(self, folder, is_isolated):
-        class Handler(http.server.SimpleHTTPRequestHandler):
-            extensions_map = {
-                ".html": "text/html", ".css": "text/css", ".js": "text/javascript",
-                ".svg": "image/svg+xml", ".wasm": "application/wasm",
-                "": "application/octet-stream",
-            }
-
-            def end_headers(self):
-                if is_isolated:
-                    self.send_header("Cross-Origin-Opener-Policy", "same-origin")
-                    self.send_header("Cross-Origin-Embedder-Policy", "require-corp")
-                super().end_headers()
-
-            def log_message(self, *_):
-                pass
-
-        handler = functools.partial(Handler, directory=folder)
-        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
-
-    def address(self, query=""):
-        return f"http://127.0.0.1:{self.server.server_address[1]}/index.html{query}"
 
 
 def text(browser, name):
@@ -139,20 +102,21 @@ def save(browser, name):
 
 
 def main(folder, screenshot, query, isolation, extent):
-    site = Site(folder, isolation == "isolated")
     options = {"goog:loggingPrefs": {"browser": "WARNING"}}
-    with Browser(screenshot, capabilities=options) as browser:
-        watch_losses(browser)
-        browser.open(site.address(query))
-        found = {"answer": draw_seven(browser), "losses": train_steps(browser)}
-        found["kind"] = text(browser, "kind")
-        if extent == "epoch":
-            found["epoch"] = train_epoch(browser)
-        found["console"] = console(browser)
-    with Browser(screenshot, mobileEmulation=PHONE) as browser:
-        browser.open(site.address(query))
-        wait("the network", lambda: "Draw" in text(browser, "answer"), LIMIT)
-        found["overflow"] = browser.js(OVERFLOW)
+    with served(folder, isolation == "isolated") as server:
+        address = f"{server}/index.html{query}"
+        with Browser(screenshot, capabilities=options) as browser:
+            watch_losses(browser)
+            browser.open(address)
+            found = {"answer": draw_seven(browser), "losses": train_steps(browser)}
+            found["kind"] = text(browser, "kind")
+            if extent == "epoch":
+                found["epoch"] = train_epoch(browser)
+            found["console"] = console(browser)
+        with Browser(screenshot, mobileEmulation=PHONE) as browser:
+            browser.open(address)
+            wait("the network", lambda: "Draw" in text(browser, "answer"), LIMIT)
+            found["overflow"] = browser.js(OVERFLOW)
     json.dump(found, sys.stdout)
 
 

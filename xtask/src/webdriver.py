@@ -6,12 +6,15 @@ Uses WebDriver (https://www.w3.org/TR/webdriver2), which is JSON over HTTP, with
 import atexit
 import base64
 import contextlib
+import functools
+import http.server
 import json
 import os
 import re
 import secrets
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from pathlib import Path
@@ -21,6 +24,12 @@ IS_ROOT = os.geteuid() == 0
 STARTS = 10
 # Long enough for a busy machine.
 LIMIT = 300  # seconds
+PHONE = {"deviceMetrics": {"width": 360, "height": 760, "pixelRatio": 2, "touch": True}}
+# How many pixels a page is wider than its window.
+OVERFLOW = """
+const page = document.documentElement;
+return page.scrollWidth - page.clientWidth;
+"""
 
 
 def wait(what, check, limit):
@@ -140,4 +149,31 @@ class Lab:
     def address(self, notebook):
         return f"http://127.0.0.1:{self.port}/lab/tree/{notebook}?token={self.token}"
 
+
+@contextlib.contextmanager
+def served(folder, is_isolated=False):
+    """The address of a server for a folder, which may isolate its pages, so that they can use
+    threads."""
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        extensions_map = {
+            ".html": "text/html", ".css": "text/css", ".js": "text/javascript",
+            ".svg": "image/svg+xml", ".wasm": "application/wasm",
+            "": "application/octet-stream",
+        }
+
+        def end_headers(self):
+            if is_isolated:
+                self.send_header("Cross-Origin-Opener-Policy", "same-origin")
+                self.send_header("Cross-Origin-Embedder-Policy", "require-corp")
+            super().end_headers()
+
+        def log_message(self, *_):
+            pass
+
+    handler = functools.partial(Handler, directory=folder)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
 

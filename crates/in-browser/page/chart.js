@@ -21,9 +21,6 @@ function smoothed(losses) {
   return points;
 }
 
-/** The latest smoothed loss. */
-export const latestLoss = losses => smoothed(losses).at(-1)?.[1];
-
 const number = value => value.toFixed(1);
 const text = (x, y, content, rest) =>
   `<text x="${number(x)}" y="${number(y)}" ${rest}>${content}</text>`;
@@ -34,7 +31,10 @@ const curve = points => {
   return `<polyline class="curve" points="${pairs.join(" ")}"/>`;
 };
 
-/** Draws `losses`, one per step, and `accuracies`, one per epoch, as wide as the element is. */
+/**
+ * Draws `losses`, one per step, and `accuracies`, one per epoch, as wide as the element is.
+ * Returns the latest smoothed loss.
+ */
 export function drawChart(svg, losses, accuracies, stepsPerEpoch) {
   const width = svg.clientWidth, height = TOP + LOSS_HEIGHT + GAP + ACCURACY_HEIGHT + BOTTOM;
   svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
@@ -74,4 +74,5 @@ export function drawChart(svg, losses, accuracies, stepsPerEpoch) {
   ].join("");
   const told = accuracies.map((accuracy, i) => `epoch ${i + 1}: ${percent(accuracy)}`).join(", ");
   svg.setAttribute("aria-label", `Training loss and test accuracy. ${told}`);
+  return points.at(-1)?.[1];
 }

@@ -1,6 +1,6 @@
 // The page: reads drawings, and shows what the worker reports of training.
 
-import { drawChart, latestLoss } from "./chart.js";
+import { drawChart } from "./chart.js";
 import { makeDrawing } from "./drawing.js";
 import { loadProgram } from "./program.js";
 import { fetchWeights } from "./weights.js";
@@ -175,10 +175,10 @@ function showCurves() {
   chartDue = true;
   requestAnimationFrame(() => {
     chartDue = false;
-    element("loss").textContent = latestLoss(losses)?.toFixed(4) ?? "–";
     const accuracies = epochs.map(({ accuracy }) => accuracy);
     element("accuracy").textContent = accuracies.length ? percent(accuracies.at(-1), 2) : "–";
-    drawChart(element("chart"), losses, accuracies, stepsPerEpoch);
+    const loss = drawChart(element("chart"), losses, accuracies, stepsPerEpoch);
+    element("loss").textContent = loss?.toFixed(4) ?? "–";
   });
 }
 

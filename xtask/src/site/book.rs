@@ -11,7 +11,7 @@ use warm_evcxr::files;
 use crate::notebook::Notebook;
 use crate::process::{command, output, run};
 use crate::project::Project;
-use crate::site::chapter::chapter;
+use crate::site::chapter::{chapter, links};
 
 /// The version of mdBook. A test looks at the pages that it makes.
 const MDBOOK: &str = "0.5.4";
@@ -133,13 +133,6 @@ fn write_chapter(project: &Project, file: &str, source: &Path) -> Result<()> {
         fs::write(to.with_file_name(file), content)?;
     }
     Ok(())
-}
-
-/// A page with its links to other pages as mdBook wants them.
-fn links(page: &str) -> String {
-    page.replace(".ipynb)", ".md)")
-        .replace("colab.md)", "colab.ipynb)")
-        .replace("/README.md", "/index.md")
 }
 
 /// Copies the pictures, and the programs and notebooks to download.

@@ -1,7 +1,5 @@
 //! An executed notebook as a chapter of a book: Markdown, and the files that it shows.
 
-use std::mem;
-
 use anyhow::{Context, Result};
 use base64::prelude::{BASE64_STANDARD, Engine};
 use serde_json::Value;
@@ -39,6 +37,13 @@ pub fn chapter(name: &str, notebook: &Notebook) -> Result<Chapter> {
     Ok(Chapter { markdown: writer.markdown, files: writer.files })
 }
 
+/// A page with its links to other pages as mdBook wants them.
+pub fn links(page: &str) -> String {
+    page.replace(".ipynb)", ".md)")
+        .replace("colab.md)", "colab.ipynb)")
+        .replace("/README.md", "/index.md")
+}
+
 struct Writer<'a> {
     name: &'a str,
     markdown: String,
@@ -59,7 +64,7 @@ impl Writer<'_> {
     }
 
     fn text(&mut self, index: usize, source: &str, attachments: &Value) -> Result<()> {
-        let mut text = source.replace(".ipynb)", ".md)");
+        let mut text = links(source);
         for (attached, data) in attachments.as_object().into_iter().flatten() {
             let content = BASE64_STANDARD.decode(joined(&data["image/png"]))?;
             let file = self.file(&format!("{index}.png"), content);
@@ -94,14 +99,14 @@ impl Writer<'_> {
 
     /// HTML, where a page in a frame becomes a file.
     fn html(&mut self, index: usize, html: &str) -> Result<()> {
-        let mut html = html.to_owned();
-        if let Some((before, rest)) = html.split_once("srcdoc=\"") {
-            let (page, after) = rest.split_once('"').context("a frame without an end")?;
-            let page = unescaped(page).into_bytes();
-            let (before, after) = (before.to_owned(), after.to_owned());
-            let file = self.file(&format!("{index}.html"), page);
-            html = format!("{before}src=\"{file}\" loading=\"lazy\"{after}");
-        }
+        let html = match html.split_once("srcdoc=\"") {
+            Some((before, rest)) => {
+                let (page, after) = rest.split_once('"').context("a frame without an end")?;
+                let file = self.file(&format!("{index}.html"), unescaped(page).into_bytes());
+                format!("{before}src=\"{file}\" loading=\"lazy\"{after}")
+            }
+            None => html.to_owned(),
+        };
         // An empty line would end the block.
         let lines: Vec<&str> = html.lines().filter(|line| !line.trim().is_empty()).collect();
         self.push(&format!("<div class=\"output\">\n{}\n</div>", lines.join("\n")));
@@ -115,18 +120,7 @@ fn one_line(text: &str) -> String {
     text.replace('&', "&amp;").replace('"', "&quot;").replace('<', "&lt;")
 }
 
-/// The text of an attribute.
+/// The text of an attribute: a frame escapes quotes and ampersands.
 fn unescaped(attribute: &str) -> String {
-    let mut text = attribute.to_owned();
-    for (escape, character) in [
-        ("&lt;", "<"),
-        ("&gt;", ">"),
-        ("&quot;", "\""),
-        ("&#x27;", "'"),
-        ("&#39;", "'"),
-        ("&amp;", "&"),
-    ] {
-        text = mem::take(&mut text).replace(escape, character);
-    }
-    text
+    attribute.replace("&quot;", "\"").replace("&amp;", "&")
 }

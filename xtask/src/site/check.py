@@ -7,13 +7,10 @@ console, pages wider than a phone, and what axe finds serious.
 
 import functools
 import html.parser
-import http.server
-import threading
 import urllib.parse
 
 # What a page loads by itself, without a click.
 LOADS = {("script", "src"), ("img", "src"), ("iframe", "src"), ("link", "href")}
-PHONE = {"deviceMetrics": {"width": 360, "height": 760, "pixelRatio": 1, "touch": True}}
 AXE = """
 const done = arguments[arguments.length - 1];
 axe.run(document, { resultTypes: ["violations"] }).then(found => done(found.violations
@@ -73,20 +70,6 @@ def wrong_links(site):
                     yield f"{path.relative_to(site)} links to {link}, where there is no such heading"
 
 
-class Handler(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, *_):
-        pass
-
-
-@contextlib.contextmanager
-def served(site):
-    handler = functools.partial(Handler, directory=site)
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
-
-
 def wrong_in_browser(address, axe, name, browser, is_phone):
     for theme in ["light", "dark"]:
         media = DARK if theme == "dark" else {"features": []}
@@ -96,8 +79,7 @@ def wrong_in_browser(address, axe, name, browser, is_phone):
         script = {"script": AXE, "args": []}
         for found in browser.call("POST", "/execute/async", **script):
             yield f"{name} ({theme}): {found}"
-    overflow = "const page = document.documentElement; return page.scrollWidth - page.clientWidth"
-    if is_phone and (pixels := browser.js(overflow)):
+    if is_phone and (pixels := browser.js(OVERFLOW)):
         yield f"{name} is {pixels} pixels wider than a phone"
 
 
