@@ -4,7 +4,9 @@ use std::ffi::OsStr;
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpStream;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use warm_evcxr::files;
@@ -17,6 +19,9 @@ const LAB: &str = include_str!("lab.py");
 
 /// What shows that the environment is complete; the first one has native code.
 const MODULES: [&str; 4] = ["zmq", "jupyter_client", "jupyterlab", "nbconvert"];
+
+/// How long JupyterLab may take to listen; long enough for a busy machine.
+const START_LIMIT: Duration = Duration::from_secs(300);
 
 /// Keeps JupyterLab off the network: no news, no update checks.
 const LAB_SETTINGS: &str = r#"{
@@ -102,10 +107,61 @@ pub fn test_lab(command: &mut Command) -> Result<()> {
     Ok(())
 }
 
+/// Connects to a server that has printed its address: JupyterLab does so before it listens.
+fn connect(host: &str, server: &mut Child) -> Result<TcpStream> {
+    let start = Instant::now();
+    loop {
+        match TcpStream::connect(host) {
+            Ok(connection) => return Ok(connection),
+            Err(error) => {
+                let ended = server.try_wait()?;
+                let waits = ended.is_none() && start.elapsed() < START_LIMIT;
+                ensure!(waits, "JupyterLab does not listen ({error}); it has ended: {ended:?}");
+            }
+        }
+        thread::sleep(Duration::from_millis(100));
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::process::{command, output};
+
+    /// Prints an address, as JupyterLab does, and goes on with the script.
+    fn stand_in(after_address: &str) -> Command {
+        const PRINT_ADDRESS: &str = r#"
+import http.server, socket, sys, time
+
+with socket.socket() as free:
+    free.bind(("127.0.0.1", 0))
+    address = free.getsockname()
+print(f"http://127.0.0.1:{address[1]}/lab?token=0", file=sys.stderr, flush=True)
+"#;
+        let mut python = command("python3");
+        python.args(["-c", &format!("{PRINT_ADDRESS}{after_address}")]);
+        python
+    }
+
+    #[test]
+    fn jupyter_lab_may_listen_after_it_has_printed_its_address() {
+        let late = r#"
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+
+time.sleep(0.5)  # longer than it takes to connect
+http.server.HTTPServer(address, Handler).serve_forever()
+"#;
+        test_lab(&mut stand_in(late)).unwrap();
+    }
+
+    #[test]
+    fn jupyter_lab_that_ends_before_it_listens_is_an_error() {
+        let error = test_lab(&mut stand_in("raise SystemExit(1)")).unwrap_err();
+        assert!(error.to_string().starts_with("JupyterLab does not listen"), "{error}");
+    }
 
     #[test]
     fn the_end_of_the_terminal_stops_jupyter_lab_unless_it_is_ignored() {
