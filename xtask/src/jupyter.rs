@@ -85,6 +85,15 @@ pub fn lab(project: &Project) -> Command {
 /// If it does not start, answer or end.
 pub fn test_lab(command: &mut Command) -> Result<()> {
     let mut lab = command.stderr(Stdio::piped()).spawn()?;
+    let tested = test_server(&mut lab);
+    if tested.is_err() {
+        lab.kill()?;
+        lab.wait()?;
+    }
+    tested
+}
+
+fn test_server(lab: &mut Child) -> Result<()> {
     let mut log = BufReader::new(lab.stderr.take().context("no pipe from JupyterLab")?).lines();
     let mut before = String::new();
     let address = loop {
@@ -95,7 +104,7 @@ pub fn test_lab(command: &mut Command) -> Result<()> {
         }
     };
     let (host, path) = address.split_once('/').context("an address without a path")?;
-    let mut connection = TcpStream::connect(host)?;
+    let mut connection = connect(host, lab)?;
     write!(connection, "GET /{path} HTTP/1.0\r\nHost: {host}\r\n\r\n")?;
     let mut answer = String::new();
     BufReader::new(connection).read_line(&mut answer)?;
