@@ -203,6 +203,7 @@ fn a_drawing_is_prepared_and_predicted_as_in_the_crate() {
         let difference = largest_difference(&shown, &percents);
         assert!(difference <= 0.1 + 0.05, "{screen:?}: {difference}"); // 1e-3, and rounding
         assert_eq!(answer["answer"], "This looks like a 7.", "{screen:?}");
+        assert_eq!(answer["by_keyboard"], "This looks like a 1.", "{screen:?}");
     }
 }
 

@@ -7,7 +7,7 @@ Reads {"images": [[pixel, …], …], "strokes": [[[x, y], …], …]} from stan
 from 0 to 1, and writes the panel's results to standard output as JSON.
 """
 
-TAB, ENTER = "\ue004", "\ue007"
+TAB, ENTER, SHIFT, DOWN = "\ue004", "\ue007", "\ue008", "\ue015"
 BARS = "[...document.querySelectorAll('#bars li')]"
 PERCENTS = f"{BARS}.map(bar => parseFloat(bar.lastChild.textContent))"
 # Records the percentages whenever they change.
@@ -34,7 +34,11 @@ const frames = [...document.querySelectorAll('iframe')];
 return document.querySelector('#drawing')
     ? [null] : frames.filter(frame => frame.title === 'Draw a digit');
 """
+# The panel shows a change in the next frame, before what asks for that frame later.
+NEXT_FRAME = "requestAnimationFrame(() => arguments[0]())"
+INK = "return drawing.read().data.reduce((sum, value) => sum + value)"
 THEME = "parent.document.body.dataset.jpThemeLight"
+ANSWER = "return document.querySelector('#answer').textContent"
 BACKGROUND = "return getComputedStyle(document.body).backgroundColor"
 # Milliseconds per update of the bars.
 TIMING = """
@@ -53,7 +57,7 @@ def enter_panel(browser):
 
 
 def percents(browser):
-    wait("the bars", lambda: browser.js("return !due"), LIMIT)
+    browser.call("POST", "/execute/async", script=NEXT_FRAME, args=[])
     return browser.js(f"return {PERCENTS}")
 
 
@@ -85,13 +89,14 @@ def draw(browser, strokes, pointer):
     side = browser.js("return arguments[0].clientWidth", canvas)
     browser.js("window.states.length = 0")
     for stroke in strokes:
+        before = browser.js(INK)
         points = [[round((value - 0.5) * side) for value in point] for point in stroke]
         for action, point in zip(["press"] + ["move"] * (len(points) - 1), points):
             pointer(browser, canvas, action, *point)
             percents(browser)
-        if browser.js("return last === null"):
-            sys.exit("the panel did not follow the pointer")
         pointer(browser, canvas, "release", *points[-1])
+        if browser.js(INK) <= before:
+            sys.exit("the panel did not follow the pointer")
     return browser.js("return window.states")
 
 
@@ -104,6 +109,17 @@ def clear_by_keyboard(browser):
             return percents(browser)
         press(browser, TAB)
     sys.exit("the button cannot be reached with the keyboard")
+
+
+def draw_one_by_keyboard(browser):
+    """Draws a vertical line with the arrow keys. Returns the answer."""
+    browser.js("drawing.clear()")
+    browser.js("document.querySelector('#drawing').focus()")
+    down = [{"type": kind, "value": DOWN} for kind in ["keyDown", "keyUp"]]
+    shift = [{"type": kind, "value": SHIFT} for kind in ["keyDown", "keyUp"]]
+    browser.press_keys([shift[0]] + 14 * down + [shift[1]])
+    percents(browser)
+    return browser.js(ANSWER)
 
 
 def press(browser, key):
@@ -132,13 +148,14 @@ def use_panel(browser, pointer, images, strokes):
         "probabilities": browser.js("return arguments[0].map(predict)", images),
         "cleared": cleared,
         "states": states,
-        "answer": browser.js("return document.querySelector('#answer').textContent"),
-        "drawing": browser.js("return Array.from(readDrawing().data)"),
-        "image": browser.js("return Array.from(prepare(readDrawing()))"),
-        "drawn": browser.js("return predict(prepare(readDrawing()))"),
+        "answer": browser.js(ANSWER),
+        "drawing": browser.js("return Array.from(drawing.read().data)"),
+        "image": browser.js("return Array.from(prepare(drawing.read()))"),
+        "drawn": browser.js("return predict(prepare(drawing.read()))"),
         "overflow": browser.js(OVERFLOW),
         "backgrounds": backgrounds(browser),
         "milliseconds": browser.js(TIMING),
+        "by_keyboard": draw_one_by_keyboard(browser),
     }
 
 

@@ -68,12 +68,13 @@ def train_steps(browser):
     wait("steps", lambda: len(browser.js(losses)) >= STEPS or problem(browser), LIMIT)
     click(browser, "go")
     wait("the pause", lambda: text(browser, "go") == "Go on", LIMIT)
-    time.sleep(0.5)  # the worker ends the steps that it reports together
-    paused = len(browser.js(losses))
-    time.sleep(0.5)
-    if len(browser.js(losses)) != paused:
+    paused = browser.js(losses)
+    click(browser, "clear")
+    wait("the empty area", lambda: text(browser, "answer") == "Draw a digit.", LIMIT)
+    draw_seven(browser)
+    if browser.js(losses) != paused:
         sys.exit("training goes on while it is paused")
-    return browser.js(losses)[:STEPS]
+    return paused[:STEPS]
 
 
 def problem(browser):

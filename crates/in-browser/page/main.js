@@ -1,7 +1,6 @@
 // The page: reads drawings, and shows what the worker reports of training.
 
 import { drawChart } from "./chart.js";
-import { makeDrawing } from "./drawing.js";
 import { loadProgram } from "./program.js";
 import { fetchWeights } from "./weights.js";
 
@@ -16,7 +15,7 @@ const bars = Array.from({ length: 10 }, (_, digit) => {
     aria-valuemax="100" aria-valuenow="0"><div></div></div><span></span>`;
   return element("bars").appendChild(bar);
 });
-const drawing = makeDrawing(element("drawing"), element("pen"), read);
+const drawing = makeDrawing(element("drawing"), element("pen"), read); // of drawing.js
 element("clear").addEventListener("click", () => drawing.clear());
 
 let network = null;
@@ -71,9 +70,12 @@ const STATES = {
   ready: { label: "Start", editable: true },
   loading: { label: "Loading …" },
   training: { label: "Pause" },
+  pausing: { label: "Pausing …" },
   paused: { label: "Go on" },
   finished: { label: "Train for ten more" },
 };
+/** The states that end by themselves. */
+const BUSY = ["loading", "pausing"];
 const worker = new Worker(new URL("worker.js", import.meta.url) + location.search, {
   type: "module",
 });
@@ -87,8 +89,9 @@ function enter(next) {
   state = next;
   const { label, editable = false } = STATES[state];
   element("go").textContent = label;
-  element("go").disabled = state === "loading";
-  element("over").hidden = editable || state === "loading";
+  const isBusy = BUSY.includes(state);
+  element("go").ariaDisabled = isBusy; // `disabled` would take the focus from it
+  element("over").hidden = editable || isBusy;
   for (const id of ["seed", "rate", "batch"]) element(id).disabled = !editable;
 }
 
@@ -99,10 +102,10 @@ function say(text, isProblem = false) {
 
 element("settings").addEventListener("submit", event => {
   event.preventDefault();
+  if (BUSY.includes(state)) return;
   if (state === "training") {
     worker.postMessage({ pause: true });
-    enter("paused");
-    say("Paused.");
+    enter("pausing");
   } else if (state === "ready") {
     const [seed, rate, batch] = ["seed", "rate", "batch"].map(id => element(id).valueAsNumber);
     [losses, epochs] = [[], []];
@@ -126,7 +129,11 @@ worker.onerror = event => say(`Training cannot run here: ${event.message}`, true
 worker.onmessage = ({ data: report }) => {
   if (report.kind) element("kind").textContent = `Your browser runs it with ${report.kind}.`;
   if (report.loaded !== undefined && state === "loading") showLoading(report.loaded);
-  if (report.losses && ["loading", "training"].includes(state)) showSteps(report);
+  if (report.losses && ["loading", "training", "pausing"].includes(state)) showSteps(report);
+  if (report.paused && state === "pausing") {
+    enter("paused");
+    say("Paused.");
+  }
   if (report.tested && state === "training") element("progress").value = report.tested;
   if (report.epochs && state !== "ready") showEpoch(report);
   if (report.recalled && state === "ready") showRecalled(report);

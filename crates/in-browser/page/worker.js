@@ -1,4 +1,5 @@
-// Trains. The page sends { start: settings }, { pause: true } and { resume: true }.
+// Trains. The page sends { start: settings }, { pause: true } and { resume: true }. After the answer
+// { paused: true } there are no more steps.
 
 import { loadData } from "./data.js";
 import { loadProgram } from "./program.js";
@@ -27,6 +28,7 @@ let command = 0;
 
 onmessage = ({ data: message }) => {
   command++;
+  if (message.pause) postMessage({ paused: true }); // the loop waits, and will end
   if (message.start) attempt(() => start(message.start));
   if (message.resume) attempt(resume);
 };

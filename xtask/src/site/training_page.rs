@@ -55,6 +55,9 @@ const PROGRAMS: [Program; 5] = [
     Program { name: "threads-relaxed.wasm", features: "+simd128,+relaxed-simd", ..THREADS },
 ];
 
+/// What the page has in common with the notebooks' draw-a-digit panel.
+const SHARED_SCRIPTS: [&str; 3] = ["parameters.js", "prepare.js", "drawing.js"];
+
 /// The notebook whose draw-a-digit panel holds trained weights.
 const DRAWING: &str = "take_it_away.ipynb";
 
@@ -77,9 +80,10 @@ pub fn build(project: &Project, folder: &Path) -> Result<()> {
             copy(&file.path(), &folder.join(target).join(file.file_name()))?;
         }
     }
-    let prepare = "prepare.js";
     let panel = project.root().join("crates/take-away/src/draw_panel");
-    copy(&panel.join(prepare), &folder.join(prepare))?;
+    for script in SHARED_SCRIPTS {
+        copy(&panel.join(script), &folder.join(script))?;
+    }
     fs::write(folder.join("weights.safetensors"), trained_weights(project)?)?;
     Ok(())
 }

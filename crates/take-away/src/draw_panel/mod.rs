@@ -13,7 +13,15 @@ use linen::{
 use notebook_display::display;
 
 const PAGE: &str = include_str!("panel.html");
-const SCRIPT: &str = concat!(include_str!("prepare.js"), "\n", include_str!("panel.js"));
+const SCRIPT: &str = concat!(
+    include_str!("parameters.js"),
+    "\n",
+    include_str!("prepare.js"),
+    "\n",
+    include_str!("drawing.js"),
+    "\n",
+    include_str!("panel.js"),
+);
 /// The shape of the image for which the network is traced.
 const IMAGE: [usize; 4] = [1, 28, 28, 1];
 /// Parameters with more elements than this are stored in half precision: they dominate the size of

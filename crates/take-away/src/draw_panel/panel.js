@@ -1,8 +1,8 @@
-// Prepares the drawing as MNIST's digits were prepared (`prepare.js`, which comes before this),
-// evaluates the network, and shows the ten probabilities. A tensor is { shape, data } without a
-// batch dimension; images are [height, width, channels], row by row.
+// Prepares the drawing as MNIST's digits were prepared, evaluates the network, and shows the ten
+// probabilities. `parameters.js`, `prepare.js` and `drawing.js` come before this. A tensor is
+// { shape, data } without a batch dimension; images are [height, width, channels], row by row.
 
-// ---- The network: its layers in order; their parameters are in safetensors format ----
+// ---- The network: its layers in order ----
 
 const element = id => document.getElementById(id);
 const layers = JSON.parse(element("layers").textContent);
@@ -11,24 +11,10 @@ addParameters(element("parameters").textContent);
 /** Adds the parameters to the layers: "0/kernel" to layer 0, as its property `kernel`. */
 function addParameters(base64) {
   const bytes = Uint8Array.from(atob(base64), character => character.charCodeAt(0));
-  const start = 8 + Number(new DataView(bytes.buffer).getBigUint64(0, true));
-  const header = JSON.parse(new TextDecoder().decode(bytes.subarray(8, start)));
-  delete header.__metadata__;
-  for (const [path, { dtype, data_offsets: [from, to] }] of Object.entries(header)) {
+  for (const [path, values] of Object.entries(readParameters(bytes))) {
     const [layer, name] = path.split("/");
-    const content = bytes.buffer.slice(start + from, start + to);
-    layers[layer][name] = dtype === "F32"
-      ? new Float32Array(content)
-      : Float32Array.from(new Uint16Array(content), halfToNumber);
+    layers[layer][name] = values;
   }
-}
-
-/** Decodes IEEE 754 binary16, except for infinities and NaN. */
-function halfToNumber(bits) {
-  const sign = bits & 0x8000 ? -1 : 1;
-  const exponent = (bits >> 10) & 0x1f;
-  const fraction = bits & 0x3ff;
-  return sign * (exponent ? 2 ** (exponent - 25) * (1024 + fraction) : 2 ** -24 * fraction);
 }
 
 // ---- Layers: each function takes the inputs and the layer, and returns the output's data ----
@@ -160,8 +146,6 @@ function predict(image) {
 
 // ---- The page ----
 
-const canvas = element("drawing");
-const pen = canvas.getContext("2d", { willReadFrequently: true });
 const bars = Array.from({ length: 10 }, (_, digit) => {
   const bar = document.createElement("li");
   bar.innerHTML =
@@ -170,18 +154,11 @@ const bars = Array.from({ length: 10 }, (_, digit) => {
     "<div></div></div><span></span>";
   return element("bars").appendChild(bar);
 });
-let last = null; // the position of the pen while it is down
-let due = false; // whether an update is scheduled for the next frame
-
-function readDrawing() {
-  const { height, width, data } = pen.getImageData(0, 0, canvas.width, canvas.height);
-  const red = Float32Array.from({ length: height * width }, (_, i) => data[4 * i] / 255);
-  return { height, width, data: red };
-}
+const drawing = makeDrawing(element("drawing"), element("pen"), show);
+element("clear").addEventListener("click", () => drawing.clear());
 
 function show() {
-  due = false;
-  const image = prepare(readDrawing());
+  const image = prepare(drawing.read());
   const probabilities = image ? predict(image) : Array(10).fill(0);
   const best = probabilities.indexOf(Math.max(...probabilities));
   const percent = digit => (100 * probabilities[digit]).toFixed(1);
@@ -201,44 +178,6 @@ function show() {
   });
   element("seen").getContext("2d").putImageData(seen, 0, 0);
 }
-
-function showSoon() {
-  if (!due) requestAnimationFrame(show);
-  due = true;
-}
-
-function drawTo(event) {
-  const area = canvas.getBoundingClientRect();
-  const scale = canvas.width / area.width;
-  const [x, y] = [(event.clientX - area.left) * scale, (event.clientY - area.top) * scale];
-  pen.beginPath();
-  pen.moveTo(...(last ?? [x, y]));
-  pen.lineTo(x, y + 0.01); // a line of length 0 would not leave a dot
-  pen.stroke();
-  last = [x, y];
-  showSoon();
-}
-
-function clear() {
-  pen.fillStyle = "black";
-  pen.fillRect(0, 0, canvas.width, canvas.height);
-  Object.assign(pen, { strokeStyle: "white", lineWidth: 20, lineCap: "round", lineJoin: "round" });
-  show();
-}
-
-canvas.addEventListener("pointerdown", event => {
-  if (!event.isPrimary || event.button !== 0) return;
-  canvas.setPointerCapture(event.pointerId);
-  drawTo(event);
-});
-canvas.addEventListener("pointermove", event => {
-  if (last && event.isPrimary) (event.getCoalescedEvents?.() ?? [event]).forEach(drawTo);
-});
-for (const end of ["pointerup", "pointercancel"]) {
-  canvas.addEventListener(end, () => { last = null; });
-}
-element("clear").addEventListener("click", clear);
-clear();
 
 // In a notebook: fits the frame's height to the page, and removes the fallback text.
 if (frameElement) {

@@ -1,4 +1,4 @@
-// The area to draw on, for mouse, pen, finger and keyboard.
+// The area to draw on, for mouse, pen, finger and keyboard: the panel's and the training page's.
 
 const PEN_WIDTH = 20;
 /** How far an arrow key moves the pen. */
@@ -7,8 +7,11 @@ const ARROWS = {
   ArrowLeft: [-STEP, 0], ArrowRight: [STEP, 0], ArrowUp: [0, -STEP], ArrowDown: [0, STEP],
 };
 
-/** Lets the visitor draw. Calls `onChange` at most once per frame. */
-export function makeDrawing(canvas, penMark, onChange) {
+/**
+ * Lets the reader draw. `penMark` shows where the arrow keys have moved the pen. Calls `onChange` at
+ * most once per frame.
+ */
+function makeDrawing(canvas, penMark, onChange) {
   const pen = canvas.getContext("2d", { willReadFrequently: true });
   const { width, height } = canvas;
   let last = null; // the position of the pen while it is down
