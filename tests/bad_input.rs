@@ -1028,6 +1028,7 @@ fn no_building_block_panics() {
         let key = Key::new(i64::MAX);
         let _ = (key.bits_at(usize::MAX), jax_random::bernoulli_at(key, 0, f32::NAN));
         assert_eq!(key.bits_from(usize::MAX), [key.bits_at(usize::MAX), key.bits_at(0)]);
+        assert_eq!(jax_random::lecun_normal(key, 0, 0).len(), 0); // no inputs, no weights
         let none: [bool; 0] = jax_random::bernoulli_from(key, usize::MAX, f32::NAN);
         assert!(none.is_empty());
     });

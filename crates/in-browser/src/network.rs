@@ -1,7 +1,7 @@
 //! The tutorial's network.
 
 use cpu_kernels::{Layer, Program};
-use jax_random::{Key, truncated_normal};
+use jax_random::{Key, lecun_normal};
 
 use crate::error::Result;
 
@@ -92,13 +92,10 @@ pub(crate) fn most_probable(log_probs: &[f32]) -> impl Iterator<Item = u8> {
 
 /// The initial parameters of `init(key, …)` in Flax: LeCun normal kernels and zero biases.
 pub(crate) fn initial_params(key: Key) -> Vec<f32> {
-    // The standard deviation of a standard normal distribution truncated to (-2, 2).
-    const TRUNCATED_STD: f32 = 0.879_625_661_034_239_8_f64 as f32;
     let mut params = Vec::with_capacity(PARAMS);
     for (layer, lens) in PARAM_LENS.chunks_exact(2).enumerate() {
-        let scale = (1.0 / FAN_IN[layer] as f32).sqrt() / TRUNCATED_STD;
-        let draws = truncated_normal(key.fold_in(LAYER_KEYS[layer]), lens[0], -2.0, 2.0);
-        params.extend(draws.map(|draw| draw * scale));
+        let layer_key = key.fold_in(LAYER_KEYS[layer]);
+        params.extend(lecun_normal(layer_key, lens[0], FAN_IN[layer]));
         params.resize(params.len() + lens[1], 0.0);
     }
     params

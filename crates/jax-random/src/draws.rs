@@ -56,6 +56,26 @@ pub fn truncated_normal(
     uniform(key, n, minval, maxval).map(move |u| clamp(sqrt2 * erf_inv(u)))
 }
 
+/// LeCun normal numbers for a kernel of `n` weights with `fan_in` inputs per output: truncated at two
+/// standard deviations, with variance `1 / fan_in`.
+///
+/// ```
+/// use jax_random::{Key, lecun_normal};
+///
+/// // jax.nn.initializers.lecun_normal()(jax.random.key(0), (4, 1))
+/// let kernel: Vec<f32> = lecun_normal(Key::new(0), 4, 4).collect();
+/// assert_eq!(kernel, [0.8276016, 0.9747037, -0.23457442, -0.042650778]);
+/// ```
+///
+/// # Source
+/// `jax.nn.initializers.lecun_normal`; Y. LeCun et al., *Efficient BackProp*, 1998.
+pub fn lecun_normal(key: Key, n: usize, fan_in: usize) -> impl ExactSizeIterator<Item = f32> {
+    // The standard deviation of a standard normal distribution truncated to (-2, 2).
+    const TRUNCATED_STD: f32 = 0.879_625_661_034_239_8_f64 as f32;
+    let stddev = (1.0 / fan_in as f32).sqrt() / TRUNCATED_STD;
+    truncated_normal(key, n, -2.0, 2.0).map(move |draw| draw * stddev)
+}
+
 /// The numbers `0..n` in random order, `jax.random.permutation(key, n)`.
 ///
 /// Sorts stably by random 32-bit keys, often enough that equal keys do not matter.

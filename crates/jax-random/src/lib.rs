@@ -16,7 +16,8 @@ mod erf_inv;
 mod key;
 
 pub use draws::{
-    bernoulli_at, bernoulli_from, bits, normal, permutation, truncated_normal, uniform,
+    bernoulli_at, bernoulli_from, bits, lecun_normal, normal, permutation, truncated_normal,
+    uniform,
 };
 pub use key::Key;
 

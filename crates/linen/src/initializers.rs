@@ -5,7 +5,7 @@ use cpu_kernels::saturating_product;
 
 use crate::error::{Error, Result};
 use crate::memory;
-use crate::random::{Key, truncated_normal};
+use crate::random::{Key, draw};
 
 /// LeCun normal: a normal distribution truncated at two standard deviations, with variance
 /// `1 / fan_in`. Flax's default for the kernels of `Conv` and `Dense`.
@@ -19,15 +19,12 @@ use crate::random::{Key, truncated_normal};
 /// # Source
 /// `jax.nn.initializers.lecun_normal`; Y. LeCun et al., *Efficient BackProp*, 1998.
 pub fn lecun_normal(key: Key, shape: &Shape, device: &Device) -> Result<Tensor> {
-    // The standard deviation of a standard normal distribution truncated to (-2, 2).
-    const TRUNCATED_STD: f32 = 0.879_625_661_034_239_8_f64 as f32;
     let (2.., [inputs @ .., _]) = (shape.rank(), shape.dims()) else {
         let (what, expected) = ("kernel to draw", "[…, inputs, outputs]".into());
         return Err(Error::Shape { what, expected, found: shape.dims().to_vec() });
     };
     let fan_in = saturating_product(inputs);
-    let stddev = (1.0 / fan_in as f32).sqrt() / TRUNCATED_STD;
-    Ok((truncated_normal(key, -2.0, 2.0, shape, device)? * f64::from(stddev))?)
+    draw(shape, device, |n| jax_random::lecun_normal(key, n, fan_in))
 }
 
 /// Ones, Flax's default for the scale of batch norm. Ignores the key.

@@ -69,7 +69,7 @@ pub fn truncated_normal(
     draw(shape, device, |n| jax_random::truncated_normal(key, n, lower, upper))
 }
 
-fn draw<T: WithDType, I: Iterator<Item = T>>(
+pub(crate) fn draw<T: WithDType, I: Iterator<Item = T>>(
     shape: impl Into<Shape>,
     device: &Device,
     values: impl FnOnce(usize) -> I,
