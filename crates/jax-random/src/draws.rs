@@ -56,7 +56,7 @@ pub fn truncated_normal(
     uniform(key, n, minval, maxval).map(move |u| clamp(sqrt2 * erf_inv(u)))
 }
 
-/// LeCun normal numbers for a kernel of `n` weights with `fan_in` inputs per output: truncated at two
+/// LeCun normal numbers, `n` weights of a kernel with `fan_in` inputs per output: truncated at two
 /// standard deviations, with variance `1 / fan_in`.
 ///
 /// ```
