@@ -8,9 +8,9 @@ use std::collections::{HashMap, HashSet, VecDeque};
 
 use serde_json::Value;
 
-/// Crates further than this from the cells are dropped: 3 keeps a crate whose types a dependency's
-/// own dependency exposes, as `linen` does with the keys of `jax-random`.
-const MAX_DISTANCE: usize = 3;
+/// Crates of a registry further than this from the cells are dropped. Those in a folder of their
+/// own, as in the notebook's project, are few and expose one another's types: they are kept.
+const MAX_DISTANCE: usize = 2;
 /// The name of the package that evcxr writes for each cell.
 const CELL_PACKAGE: &str = "ctx";
 
@@ -51,10 +51,11 @@ fn near_packages(metadata: &Value) -> Option<HashSet<String>> {
     let mut next = VecDeque::from([(root, 0)]);
     while let Some((id, distance)) = next.pop_front() {
         let dependencies = nodes.get(id).and_then(|node| node["deps"].as_array());
-        for dependency in dependencies.into_iter().flatten().filter(|_| distance < MAX_DISTANCE) {
+        for dependency in dependencies.into_iter().flatten().filter(|it| is_normal(it)) {
             let Some(id) = dependency["pkg"].as_str() else { continue };
-            let is_library = packages.get(id).is_some_and(|package| !is_proc_macro(package));
-            if is_library && is_normal_dependency(dependency) && kept.insert(id.to_owned()) {
+            let Some(package) = packages.get(id).filter(|it| !is_proc_macro(it)) else { continue };
+            let is_near = distance < MAX_DISTANCE || package["source"].is_null();
+            if is_near && kept.insert(id.to_owned()) {
                 next.push_back((id, distance + 1));
             }
         }
@@ -68,7 +69,7 @@ fn by_id(list: &Value) -> HashMap<&str, &Value> {
 }
 
 /// Whether this is a normal dependency, not only one of tests or a build script.
-fn is_normal_dependency(dependency: &Value) -> bool {
+fn is_normal(dependency: &Value) -> bool {
     let kinds = dependency["dep_kinds"].as_array();
     kinds.is_none_or(|kinds| kinds.iter().any(|kind| kind["kind"].is_null()))
 }
@@ -86,9 +87,13 @@ mod tests {
 
     use super::*;
 
-    /// The metadata of a chain of packages, each a dependency of the one before.
+    /// The metadata of a chain of packages, each a dependency of the one before. They are of a
+    /// registry, but for those with a name that starts with "own".
     fn chain(names: &[&str]) -> Value {
-        let packages = names.iter().map(|name| json!({"id": name, "name": name, "targets": []}));
+        let packages = names.iter().map(|name| {
+            let source = (!name.starts_with("own")).then_some("registry");
+            json!({"id": name, "name": name, "source": source, "targets": []})
+        });
         let nodes = (0..names.len()).map(|i| {
             let next = names.get(i + 1);
             let deps = next.map(|name| json!({"pkg": name, "dep_kinds": [{"kind": null}]}));
@@ -109,9 +114,17 @@ mod tests {
 
     #[test]
     fn distant_crates_are_dropped() {
-        let reduced = near(&chain(&["ctx", "one", "two", "three", "four"]).to_string());
-        assert_eq!(names(&reduced), ["ctx", "one", "two", "three"]);
-        assert!(!reduced.contains("four"), "{reduced}");
+        let reduced = near(&chain(&["ctx", "one", "two", "three"]).to_string());
+        assert_eq!(names(&reduced), ["ctx", "one", "two"]);
+        assert!(!reduced.contains("three"), "{reduced}");
+    }
+
+    #[test]
+    fn crates_in_folders_are_kept_at_any_distance() {
+        let own = ["ctx", "own 1", "own 2", "own 3"];
+        assert_eq!(names(&near(&chain(&own).to_string())), own);
+        let below = chain(&["ctx", "own 1", "own 2", "own 3", "four"]);
+        assert_eq!(names(&near(&below.to_string())), own);
     }
 
     #[test]
