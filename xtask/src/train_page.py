@@ -11,14 +11,19 @@ SEVEN = [[0.25, 0.2], [0.5, 0.2], [0.75, 0.2], [0.65, 0.4], [0.55, 0.6], [0.45, 
 STEPS = 10
 # Enough for a busy machine without SIMD.
 EPOCH_LIMIT = 1200  # seconds
-# Collects the losses that the worker reports.
+# Collects the losses that the worker reports, and when.
 WATCH = """
 window.losses = [];
+window.reports = [];
 const Original = window.Worker;
 window.Worker = class extends Original {
     constructor(...options) {
         super(...options);
-        this.addEventListener('message', ({ data }) => window.losses.push(...data.losses ?? []));
+        this.addEventListener('message', ({ data }) => {
+            if (!data.losses) return;
+            window.losses.push(...data.losses);
+            window.reports.push([performance.now() / 1000, window.losses.length]);
+        });
     }
 };
 """
@@ -85,16 +90,25 @@ def problem(browser):
 def train_epoch(browser):
     """Goes on to the end of the epoch. Returns what the page then shows, also after it was loaded
     again."""
+    paused = len(browser.js("return window.losses"))
     click(browser, "go")
     ended = lambda: "Epoch 1:" in text(browser, "status")
     wait("an epoch", lambda: ended() or problem(browser), EPOCH_LIMIT)
-    seconds = browser.js("return performance.now() / 1000")
-    shown = text(browser, "status")
+    shown = f"{text(browser, 'status')} {speed(browser, paused)}"
     save(browser, "epoch")
     browser.open(browser.js("return location.href"))
     wait("the kept run", lambda: "is back" in text(browser, "status"), LIMIT)
     kept = [text(browser, name) for name in ["status", "accuracy", "source", "go"]]
-    return {"shown": shown, "kept": kept, "answer": draw_seven(browser), "seconds": seconds}
+    return {"shown": shown, "kept": kept, "answer": draw_seven(browser)}
+
+
+def speed(browser, paused):
+    """How long steps took after the first ones, which end with a pause."""
+    reports = [report for report in browser.js("return window.reports") if report[1] >= paused]
+    pairs = list(zip(reports[1:], reports[2:]))
+    steps = [(end - start) / (after - before) for (start, before), (end, after) in pairs]
+    (start, before), (end, after) = reports[1], reports[-1]
+    return f"{after - before} steps in {end - start:.1f} s, median {1000 * median(steps):.1f} ms."
 
 
 def save(browser, name):

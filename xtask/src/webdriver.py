@@ -18,6 +18,7 @@ import threading
 import time
 import urllib.request
 from pathlib import Path
+from statistics import median
 
 IS_ROOT = os.geteuid() == 0
 # How often to retry a server that loses its port to another program while it starts.
