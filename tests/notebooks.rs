@@ -227,6 +227,13 @@ impl Module for MyNet {
 }
 
 #[test]
+fn a_network_that_a_cell_changes_is_the_one_that_trains() {
+    let limit = Duration::from_secs(120);
+    let Some((_, failures)) = execute_fixture("changed_cells", limit) else { return };
+    assert!(failures.is_empty(), "{failures:#?}");
+}
+
+#[test]
 fn a_good_notebook_is_never_reported() {
     let Some((executed, failures)) = execute_fixture("good", Duration::from_secs(120)) else {
         return;

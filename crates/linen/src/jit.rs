@@ -42,8 +42,9 @@ thread_local! {
 /// Runs functions with their networks compiled, once per network, input shape, and way to evaluate.
 ///
 /// As with `jax.jit`, a network may depend on shapes but not on values: the plan of its first
-/// evaluation is replayed. To make the plan, and to see whether its fields have changed it, the
-/// network is also called with an all-zero input, of the same shape or of a single example.
+/// evaluation is replayed. To make the plan, and to see whether its fields or a new definition in a
+/// notebook's cell have changed it, the network is also called with an all-zero input, of the same
+/// shape or of a single example.
 /// Networks that cannot be compiled run as without a `Jit`; `Display` shows the plans, and why
 /// there is none.
 ///
@@ -108,6 +109,8 @@ const MAX_PLANS: usize = 8;
 /// The plan of a network for an input shape, or why there is none.
 struct Planned {
     network: Identity,
+    /// The addresses of the network's code that has been seen to follow the plan.
+    codes: Vec<usize>,
     kind: Kind,
     input_shape: Vec<usize>,
     plan: Result<Arc<Plan>, String>,
@@ -118,13 +121,17 @@ struct Planned {
     on_gpu: Option<crate::cuda::Program>,
 }
 
-/// A network's type. Two types may have the same name, such as those of two closures.
+/// A network's type and code. Two types may have the same name, such as those of two closures; and
+/// one type may have several codes: in a notebook each cell is compiled on its own, with all that
+/// was defined before, and a cell that defines a network anew gives the same type another code.
 #[doc(hidden)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug)]
 pub struct Identity {
     pub(crate) id: TypeId,
     pub(crate) name: &'static str,
     pub(crate) size_of_fields: usize,
+    /// The address of [`Module::call`](crate::Module::call).
+    pub(crate) code: usize,
 }
 
 /// The kinds of an [`Evaluation`].
@@ -502,14 +509,18 @@ impl Plans {
         x: &Tensor,
         network: impl Fn(&Tensor) -> Result<Tensor>,
     ) -> Result<&mut Planned> {
+        let is_alike = |planned: &Planned| {
+            (planned.network.id, planned.kind) == (identity.id, kind)
+                && planned.input_shape == x.dims()
+        };
         for index in 0..self.0.len() {
-            let planned = &self.0[index];
-            let is_known = (planned.network, planned.kind) == (identity, kind)
-                && planned.input_shape == x.dims();
-            if is_known && planned.is_for(&network, params)? {
+            let planned = &mut self.0[index];
+            if is_alike(planned) && planned.is_for(identity.code, &network, params)? {
                 return Ok(&mut self.0[index]);
             }
         }
+        // What only other code has followed is of a network that has been defined anew.
+        self.0.retain(|planned| !is_alike(planned) || planned.codes.contains(&identity.code));
         let planned = Planned::new((identity, kind), params, x, network)?;
         if self.0.len() == MAX_PLANS {
             self.0.remove(0);
@@ -550,6 +561,7 @@ impl Planned {
         });
         Ok(Planned {
             network: network_type,
+            codes: vec![network_type.code],
             kind,
             input_shape,
             plan,
@@ -559,14 +571,27 @@ impl Planned {
         })
     }
 
-    /// Whether the plan is for these parameters, and the network's fields have not changed it.
-    /// Where nothing could be planned, nothing is tried again.
-    fn is_for(&self, network: impl Fn(&Tensor) -> Result<Tensor>, params: &Params) -> Result<bool> {
-        let Ok(plan) = &self.plan else { return Ok(true) };
+    /// Whether the plan is for these parameters, and neither the network's code nor its fields have
+    /// changed it. Where nothing could be planned, nothing is tried again with the same code.
+    fn is_for(
+        &mut self,
+        code: usize,
+        network: impl Fn(&Tensor) -> Result<Tensor>,
+        params: &Params,
+    ) -> Result<bool> {
+        let is_known = self.codes.contains(&code);
+        let Ok(plan) = &self.plan else { return Ok(is_known) };
         if plan.vars(params).is_none() {
             return Ok(false);
         }
-        Ok(self.network.size_of_fields == 0 || planning(|| plan.is_still_of(network, params))?)
+        if is_known && self.network.size_of_fields == 0 {
+            return Ok(true);
+        }
+        let is_same = planning(|| plan.is_still_of(network, params))?;
+        if is_same && !is_known {
+            self.codes.push(code);
+        }
+        Ok(is_same)
     }
 
     /// A program that follows the plan, and whose latest result is not needed any more.
@@ -739,5 +764,57 @@ fn short_name(type_name: &str) -> &str {
 impl Running {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::DType;
+
+    use super::*;
+    use crate::layers::{avg_pool, flatten, max_pool};
+    use crate::module::Module;
+    use crate::scope::Scope;
+
+    thread_local! {
+        /// The address of the network's code, which decides on its pooling.
+        static CODE: Cell<usize> = const { Cell::new(0) };
+    }
+
+    /// A network that seems to be defined anew, as one cannot within a program.
+    struct Net;
+
+    impl Module for Net {
+        fn call(&self, nn: &mut Scope, x: &Tensor) -> Result<Tensor> {
+            let pool = if CODE.get() < 2 { avg_pool } else { max_pool };
+            let x = nn.conv(4, (3, 3), x);
+            nn.dense(10, flatten(pool(x, (2, 2))))
+        }
+
+        fn identity(&self) -> Identity {
+            let (id, code) = (TypeId::of::<Self>(), CODE.get());
+            Identity { id, name: "Net", size_of_fields: 0, code }
+        }
+    }
+
+    #[test]
+    fn a_network_that_is_defined_anew_is_planned_anew() {
+        let x = Tensor::randn(0.0, 1.0, (2, 8, 8, 1), &Device::Cpu).unwrap();
+        let x = x.to_dtype(DType::F32).unwrap();
+        let params = Net.init(Key::new(0), &x).unwrap();
+        let mut jit = Jit::new();
+        let mut results = Vec::new();
+        for (code, codes) in [(0, vec![0]), (1, vec![0, 1]), (2, vec![2]), (0, vec![0])] {
+            CODE.set(code);
+            let values = |y: Result<Tensor>| y.unwrap().to_vec2::<f32>().unwrap().concat();
+            let compiled = values(jit.call(|| Net.evaluate(&params, &x)));
+            let plain = values(disable_jit(|| Net.evaluate(&params, &x)));
+            assert!(jit.is_compiled(), "{jit}");
+            assert!(compiled.iter().zip(&plain).all(|(a, b)| (a - b).abs() < 1e-5), "{code}");
+            let Plans(plans) = &jit.plans;
+            assert_eq!(plans.iter().map(|plan| plan.codes.clone()).collect::<Vec<_>>(), [codes]);
+            results.push(plain);
+        }
+        assert_ne!(results[1], results[2]);
     }
 }

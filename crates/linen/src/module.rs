@@ -36,6 +36,7 @@ pub trait Module {
             id: typeid::of::<Self>(),
             name: std::any::type_name::<Self>(),
             size_of_fields: size_of_val(self),
+            code: (Self::call as fn(&Self, &mut Scope, &Tensor) -> Result<Tensor>) as usize,
         }
     }
 
