@@ -3,6 +3,7 @@
 //! Installs only to the project's `.tools` and Cargo's home, except for rustup's component
 //! `rust-src`.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::slice;
@@ -104,10 +105,27 @@ fn furnish(project: &Project, device: &Device) -> Result<(Pool, Build)> {
     pool.furnish(CARGO_CONFIG)?;
     let build = Build {
         lock: Some(project.root().join("Cargo.lock")),
-        features: device.feature.iter().map(|feature| format!("{SUPPORT}/{feature}")).collect(),
+        features: features(project, device)?,
         environment: device.environment.clone(),
     };
     Ok((pool, build))
+}
+
+/// The device's feature of the support crate, and what any of the project's notebooks asks of a
+/// crate, as `crate/feature`. All kernels have all of them: the support crate is a shared library,
+/// of which there is one file, so that notebooks with other features would compile it anew in turn.
+fn features(project: &Project, device: &Device) -> Result<Vec<String>> {
+    let mut features: BTreeSet<String> =
+        device.feature.iter().map(|feature| format!("{SUPPORT}/{feature}")).collect();
+    for path in project.notebook_files()? {
+        // Whoever starts a notebook that cannot be read is told so.
+        for (name, spec) in dependencies(&[path]).unwrap_or_default().into_iter().flatten() {
+            let asked = spec.get("features").and_then(|it| it.as_array()).cloned();
+            let asked = asked.unwrap_or_default();
+            features.extend(asked.iter().filter_map(|it| Some(format!("{name}/{}", it.as_str()?))));
+        }
+    }
+    Ok(features.into_iter().collect())
 }
 
 /// A part of set-up: its name and the function that runs it.
@@ -341,6 +359,23 @@ mod tests {
         let found = usable_notebooks(&project).unwrap();
         let expected = ["good.ipynb", "marked.ipynb"].map(|it| project.notebooks().join(it));
         assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn all_kernels_have_the_features_that_a_notebook_asks_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let project = Project::at(folder.path());
+        for (name, dep) in [
+            ("plain", "rand"),
+            ("more", "rand = { version = '1', features = ['serde', 'log'] }"),
+            ("bad", "mine = { path = 'gone', features = ['no'] }"),
+        ] {
+            let text = format!(r#"{{"cells": [{{"cell_type": "code", "source": ":dep {dep}"}}]}}"#);
+            files::write(&project.notebooks().join(name).with_extension("ipynb"), &text).unwrap();
+        }
+        let device = Device { feature: Some("cuda"), ..Device::default() };
+        let expected = ["mnist-notebook-support/cuda", "rand/log", "rand/serde"];
+        assert_eq!(features(&project, &device).unwrap(), expected);
     }
 
     #[test]
