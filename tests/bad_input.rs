@@ -865,6 +865,12 @@ fn no_other_function_panics() {
     check("files of the notebooks", &|| {
         drop((load_mnist(CPU), notebook::csv_column("/no/such/file", "")));
         drop(trained_params("/dev/null", CPU));
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let other =
+            Params::try_from([("Dense_0/bias", Tensor::zeros(3, DType::F32, CPU).unwrap())]);
+        other.unwrap().save(file.path()).unwrap();
+        let error = trained_params(file.path(), CPU).unwrap_err().to_string();
+        assert!(error.contains("another network"), "{error}");
     });
     check("History", &|| {
         let mut history = History::new();

@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-use candle_core::Device;
-use linen::{Key, Params, Result};
+use candle_core::{DType, Device, Tensor};
+use linen::{Key, Module, Params, Result};
 use notebook_display::println;
 
 use crate::dataset::get_datasets;
@@ -16,12 +16,13 @@ use crate::train_epoch::train_epoch;
 /// three epochs from key 0 and saves it. Says which.
 ///
 /// # Errors
-/// [`Error::Load`](linen::Error::Load) for a damaged file or one of another network; those of
-/// training and of [`Params::save`].
+/// [`Error::Load`](linen::Error::Load) for a damaged file; those of [`Module::apply`] for one of
+/// another network; those of training and of [`Params::save`].
 pub fn trained_params(file: impl AsRef<Path>, device: &Device) -> Result<Params> {
     let file = file.as_ref();
     if file.exists() {
         let params = Params::load(file, device)?;
+        Cnn.apply(&params, &Tensor::zeros((1, 28, 28, 1), DType::F32, device)?)?;
         println!("Loaded {}.", file.display());
         return Ok(params);
     }

@@ -141,8 +141,8 @@ fn launch(pool: &Pool, control_file: &Path) -> Result<Infallible> {
         .env("WARM_EVCXR_RUSTC", rustc)
         .envs(find("rustup", &outer).map(|path| ("WARM_EVCXR_RUSTUP", path)))
         .env("WARM_EVCXR_LOCK", settings.build.lock.unwrap_or_default())
-        // rustup sets it for what it starts, such as `cargo xtask`. Then rust-analyzer would use that
-        // toolchain's own Cargo instead of the one that lists only crates near the cells.
+        // rustup sets it for what it starts, such as `cargo xtask`. Then rust-analyzer would use
+        // that toolchain's own Cargo instead of the one that lists only crates near the cells.
         .env_remove("RUSTUP_TOOLCHAIN")
         .env("PATH", &path)
         // Cells must load the shared libraries of their own build first: Cargo sets this variable
