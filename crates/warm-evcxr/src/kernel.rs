@@ -14,6 +14,7 @@ use serde_json::json;
 use crate::files;
 use crate::metadata;
 use crate::pool::Pool;
+use crate::template;
 use crate::toolchain::{
     LIBRARY_PATH, cargo_home, command, find, host, library_path, output, program_folders, tool,
 };
@@ -37,6 +38,9 @@ pub enum Call {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true)]
         cargo: Vec<String>,
     },
+    /// Turn the kernel's features on in the cells' Cargo.toml
+    #[command(hide = true)]
+    Features,
 }
 
 /// A kernelspec to write.
@@ -102,6 +106,10 @@ pub fn run(call: &Call) -> Result<()> {
     match call {
         Call::Kernel { pool, control_file } => match launch(&Pool::new(pool), control_file)? {},
         Call::Metadata { cargo } => print_near_metadata(cargo),
+        Call::Features => {
+            let features = std::env::var("WARM_EVCXR_FEATURES").unwrap_or_default();
+            template::turn_on_in_manifest(Path::new("Cargo.toml"), &features)
+        }
     }
 }
 

@@ -35,7 +35,8 @@ pub fn warm(
     files::write(&template.join("src/lib.rs"), "")?;
     let manifest = template.join("Cargo.toml");
     let old = fs::read_to_string(&manifest).unwrap_or_default();
-    let all = all_dependencies(&old, dependencies);
+    let mut all = all_dependencies(&old, dependencies);
+    turn_on(build.features.iter().map(String::as_str), &mut all);
     files::write(&manifest, &manifest_of(&all)?)?;
     if let Some(lock) = &build.lock {
         fs::copy(lock, template.join("Cargo.lock"))
@@ -53,9 +54,6 @@ pub fn warm(
         }
     };
     let mut cargo = cargo_build(&template)?;
-    for feature in features_for(&all, &build.features) {
-        cargo.args(["--features", feature]);
-    }
     cargo.envs(build.environment.iter().cloned());
     run_cargo(&mut cargo, &on_compile).context("cannot compile the notebooks' dependencies")?;
     let has_changed = has_changed.into_inner();
@@ -97,13 +95,37 @@ fn all_dependencies(old: &str, new: &Dependencies) -> Dependencies {
     all
 }
 
-/// The features that belong to one of the dependencies, as in `shims/cargo.sh`.
-fn features_for<'a>(
-    dependencies: &Dependencies,
-    features: &'a [String],
-) -> impl Iterator<Item = &'a String> {
-    let name = |feature: &'a str| feature.split('/').next().unwrap_or_default();
-    features.iter().filter(move |feature| dependencies.contains_key(name(feature)))
+/// Turns features on, written `crate/feature`, in those of the dependencies that are such crates.
+///
+/// Not with Cargo's `--features`: the lock file is then without what only these features need, so
+/// every build would ask the registry for it.
+fn turn_on<'a>(features: impl IntoIterator<Item = &'a str>, dependencies: &mut Dependencies) {
+    for (name, feature) in features.into_iter().filter_map(|it| it.split_once('/')) {
+        let Some(spec) = dependencies.get_mut(name) else { continue };
+        if let Value::String(version) = spec {
+            *spec = Value::Table(Table::from_iter([("version".into(), version.as_str().into())]));
+        }
+        let Some(spec) = spec.as_table_mut() else { continue };
+        let asked = spec.entry("features").or_insert_with(|| Value::Array(Vec::new()));
+        let Some(asked) = asked.as_array_mut() else { continue };
+        if !asked.iter().any(|it| it.as_str() == Some(feature)) {
+            asked.push(feature.into());
+        }
+    }
+}
+
+/// Turns features on, separated by spaces, in a manifest that evcxr has written.
+///
+/// # Errors
+/// If the manifest cannot be read or written.
+pub(crate) fn turn_on_in_manifest(manifest: &Path, features: &str) -> Result<()> {
+    let text = fs::read_to_string(manifest).context("cannot read the cells' Cargo.toml")?;
+    let mut table: Table = text.parse().context("the cells' Cargo.toml is damaged")?;
+    let before = table.clone();
+    if let Some(Value::Table(dependencies)) = table.get_mut("dependencies") {
+        turn_on(features.split_whitespace(), dependencies);
+    }
+    if table == before { Ok(()) } else { files::write(manifest, &table.to_string()) }
 }
 
 /// A manifest like those that evcxr writes.
@@ -198,11 +220,27 @@ mod tests {
     }
 
     #[test]
-    fn features_of_other_crates_are_left_out() {
-        let dependencies: Table = "rand = \"1\"\nmy-image = \"1\"".parse().unwrap();
-        let features = ["image/png", "rand/serde", "rand_core/std"].map(str::to_owned);
-        let kept: Vec<&String> = features_for(&dependencies, &features).collect();
-        assert_eq!(kept, ["rand/serde"]);
+    fn features_are_turned_on_only_in_the_dependencies_that_have_them() {
+        let features = "image/png rand/serde rand/log rand_core/std";
+        for (before, after) in [
+            ("", ""),
+            ("my-rand = '1'\nrand-core = '1'", "my-rand = '1'\nrand-core = '1'"),
+            ("rand = '1'", "rand = { version = '1', features = ['serde', 'log'] }"),
+            (
+                "rand = { path = '..', features = ['log', 'std'] }",
+                "rand = { path = '..', features = ['log', 'std', 'serde'] }",
+            ),
+            ("[dependencies.image]\ngit = '..'", "image = { git = '..', features = ['png'] }"),
+        ] {
+            let folder = tempfile::tempdir().unwrap();
+            let manifest = folder.path().join("Cargo.toml");
+            let text = |dependencies: &str| format!("[dependencies]\n{dependencies}\n");
+            let before = if before.starts_with('[') { before.to_owned() } else { text(before) };
+            fs::write(&manifest, before).unwrap();
+            turn_on_in_manifest(&manifest, features).unwrap();
+            let found: Table = fs::read_to_string(&manifest).unwrap().parse().unwrap();
+            assert_eq!(found, text(after).parse().unwrap());
+        }
     }
 
     #[test]

@@ -20,6 +20,9 @@ case "$*" in
     "metadata "*" --manifest-path "*) exec "${0%/*/*}/sysroot/bin/cargo" "$@" ;;
 esac
 [ "$(pwd -P)" = "$(cd "$EVCXR_TMPDIR" && pwd -P)" ] || exec "$WARM_EVCXR_CARGO" "$@"
+if [ -n "$WARM_EVCXR_FEATURES" ]; then
+    "$WARM_EVCXR" features || exit
+fi
 if [ -f "$WARM_EVCXR_LOCK" ] && ! cmp -s Cargo.toml .locked-manifest; then
     cp "$WARM_EVCXR_LOCK" Cargo.lock && cp Cargo.toml .locked-manifest
 fi
@@ -29,16 +32,6 @@ if [ "$1" = check ]; then
 fi
 if [ "$1" = build ] && ! grep -q WARM_EVCXR_PANIC_HOOK src/lib.rs; then
     cat "${0%/*}/panic-hook.rs" >> src/lib.rs
-fi
-if [ "$1" = build ]; then
-    shift
-    for feature in $WARM_EVCXR_FEATURES; do
-        name=${feature%%/*}
-        if grep -Eq "^(\"?$name\"? *=|\[dependencies\.\"?$name\"?\])" Cargo.toml; then
-            set -- --features "$feature" "$@"
-        fi
-    done
-    set -- build "$@"
 fi
 : > .building
 # EVCXR_TMPDIR may be a link. Keep it as it is: evcxr finds no library in a path with a space.
