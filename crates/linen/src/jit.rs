@@ -510,7 +510,8 @@ impl Plans {
         network: impl Fn(&Tensor) -> Result<Tensor>,
     ) -> Result<&mut Planned> {
         let is_alike = |planned: &Planned| {
-            (planned.network.id, planned.kind) == (identity.id, kind)
+            let Identity { id, size_of_fields, .. } = planned.network;
+            (id, size_of_fields, planned.kind) == (identity.id, identity.size_of_fields, kind)
                 && planned.input_shape == x.dims()
         };
         for index in 0..self.0.len() {
@@ -779,6 +780,8 @@ mod tests {
     thread_local! {
         /// The address of the network's code, which decides on its pooling.
         static CODE: Cell<usize> = const { Cell::new(0) };
+        /// The network's field, if its code has one.
+        static FIELD: Cell<Option<bool>> = const { Cell::new(None) };
     }
 
     /// A network that seems to be defined anew, as one cannot within a program.
@@ -786,14 +789,16 @@ mod tests {
 
     impl Module for Net {
         fn call(&self, nn: &mut Scope, x: &Tensor) -> Result<Tensor> {
-            let pool = if CODE.get() < 2 { avg_pool } else { max_pool };
+            let is_mean = FIELD.get().unwrap_or(CODE.get() < 2);
+            let pool = if is_mean { avg_pool } else { max_pool };
             let x = nn.conv(4, (3, 3), x);
             nn.dense(10, flatten(pool(x, (2, 2))))
         }
 
         fn identity(&self) -> Identity {
             let (id, code) = (TypeId::of::<Self>(), CODE.get());
-            Identity { id, name: "Net", size_of_fields: 0, code }
+            let size_of_fields = usize::from(FIELD.get().is_some());
+            Identity { id, name: "Net", size_of_fields, code }
         }
     }
 
@@ -816,5 +821,20 @@ mod tests {
             results.push(plain);
         }
         assert_ne!(results[1], results[2]);
+    }
+
+    #[test]
+    fn a_network_that_is_given_a_field_is_planned_for_each_value() {
+        let x = Tensor::ones((2, 8, 8, 1), DType::F32, &Device::Cpu).unwrap();
+        let params = Net.init(Key::new(0), &x).unwrap();
+        let mut jit = Jit::new();
+        for (code, field) in [(0, None), (1, Some(true)), (1, Some(false))] {
+            CODE.set(code);
+            FIELD.set(field);
+            let values = |y: Result<Tensor>| y.unwrap().to_vec2::<f32>().unwrap().concat();
+            let compiled = values(jit.call(|| Net.evaluate(&params, &x)));
+            let plain = values(disable_jit(|| Net.evaluate(&params, &x)));
+            assert!(compiled.iter().zip(&plain).all(|(a, b)| (a - b).abs() < 1e-5), "{field:?}");
+        }
     }
 }
