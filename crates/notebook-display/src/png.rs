@@ -36,7 +36,8 @@ pub(crate) fn render(scene: &Scene) -> Result<Vec<u8>> {
         let letters = letters.join(", ");
         return Err(fail(&format!("its font lacks {letters}; save the figure as .svg")));
     }
-    painter.rect((0, 0), (scene.width, scene.height), BACKGROUND);
+    // All of it: the last row and column may lie partly beyond the scene.
+    painter.pixmap.fill(solid_color(BACKGROUND));
     for shape in &scene.shapes {
         painter.shape(shape);
     }
@@ -159,9 +160,13 @@ impl Painter {
     }
 }
 
-fn solid_paint((red, green, blue): Color) -> Paint<'static> {
+fn solid_color((red, green, blue): Color) -> tiny_skia::Color {
+    tiny_skia::Color::from_rgba8(red, green, blue, 255)
+}
+
+fn solid_paint(color: Color) -> Paint<'static> {
     let mut paint = Paint::default();
-    paint.set_color_rgba8(red, green, blue, 255);
+    paint.set_color(solid_color(color));
     paint
 }
 
@@ -202,5 +207,24 @@ impl OutlineBuilder for Glyphs {
 
     fn close(&mut self) {
         self.builder.close();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fraction_of_a_pixel_at_the_edges_is_background() {
+        let scene = Scene::new(10 * PX + 1, 10 * PX + 1);
+        let file = render(&scene).unwrap();
+        let mut decoder = png::Decoder::new(std::io::Cursor::new(file));
+        decoder.set_transformations(png::Transformations::EXPAND);
+        let mut reader = decoder.read_info().unwrap();
+        let mut pixels = vec![0; reader.output_buffer_size().unwrap()];
+        reader.next_frame(&mut pixels).unwrap();
+        assert_eq!(pixels.len(), 21 * 21 * 3);
+        let (red, green, blue) = BACKGROUND;
+        assert!(pixels.chunks(3).all(|pixel| *pixel == [red, green, blue]));
     }
 }

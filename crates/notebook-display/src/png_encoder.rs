@@ -6,8 +6,9 @@ use std::collections::HashMap;
 use png::{BitDepth, ColorType, Compression, EncodingError, Filter};
 use tiny_skia::Pixmap;
 
-/// A figure has a dozen colors and their mixtures along edges: of these, few are enough.
-const COLORS: usize = 32;
+/// A figure has at most some sixty colors, those of pictures and their scales, and mixtures of them
+/// along edges: of these, few are enough.
+const COLORS: usize = 128;
 
 type Color = [u8; 3];
 
@@ -55,11 +56,11 @@ mod tests {
     fn frequent_colors_are_kept_and_rare_ones_replaced_by_the_nearest() {
         let mut pixmap = Pixmap::new(100, 10).unwrap();
         for (index, pixel) in pixmap.pixels_mut().iter_mut().enumerate() {
-            // White, red, and 100 shades of nearly red.
+            // White, red, and 200 shades of nearly red.
             let (green, blue) = match index {
                 0..500 => (255, 255),
-                500..900 => (0, 0),
-                _ => (0, (index - 900) as u8),
+                500..800 => (0, 0),
+                _ => (0, (index - 800) as u8),
             };
             *pixel = tiny_skia::ColorU8::from_rgba(255, green, blue, 255).premultiply();
         }
@@ -72,9 +73,9 @@ mod tests {
         let found: Vec<&[u8]> = pixels.chunks(3).collect();
         assert_eq!(found.len(), 1000);
         assert!(found[..500].iter().all(|color| *color == [255, 255, 255]));
-        assert!(found[500..900].iter().all(|color| *color == [255, 0, 0]));
+        assert!(found[500..800].iter().all(|color| *color == [255, 0, 0]));
         assert!(
-            found[900..].iter().all(|color| color[0] == 255 && color[1] == 0 && color[2] < 100)
+            found[800..].iter().all(|color| color[0] == 255 && color[1] == 0 && color[2] < 200)
         );
         let colors: std::collections::HashSet<_> = found.iter().collect();
         assert_eq!(colors.len(), COLORS);

@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, ensure};
 use warm_evcxr::evcxr;
 use warm_evcxr::files;
-use warm_evcxr::toolchain::{self, cargo_home, host};
+use warm_evcxr::toolchain::{LIBRARY_PATH, cargo_home, host};
 
 use super::machine::{compute_cap, with_checks};
 use super::toolkit::{CUDART, LIBRARIES, Toolkit};
@@ -37,13 +37,17 @@ const PART: u64 = 60_000_000;
 const RUN: &str = include_str!("run-notebook.sh");
 /// The packages that run a kernel and make a page.
 const PINS: &str = include_str!("../../carried/requirements.txt");
-/// Packs a folder without what only builds need. Arguments: the folder, the size of a part, and the
-/// start of the parts' names.
+/// What only builds need.
+const LEFT_OUT: [&str; 3] =
+    ["project/.tools/cuda/compiler", "project/.tools/kernels/slots", "project/.tools/pip"];
+/// Packs a folder. Arguments: the folder, the size of a part, the start of the parts' names, and
+/// what is left out.
 const PACK: &str = "set -o pipefail
-tar --create --format=posix --pax-option=delete=atime,delete=ctime --sort=name --directory=\"$1\" \
-    --exclude=./project/.tools/cuda/compiler --exclude=./project/.tools/kernels/slots \
-    --exclude=./project/.tools/pip --exclude=incremental . |
-    gzip | split --bytes=\"$2\" --numeric-suffixes - \"$3\"";
+root=$1 part=$2 parts=$3
+shift 3
+tar --create --format=posix --pax-option=delete=atime,delete=ctime --sort=name \
+    --directory=\"$root\" --exclude=incremental \"${@/#/--exclude=./}\" . |
+    gzip | split --bytes=\"$part\" --numeric-suffixes - \"$parts\"";
 /// Stands in for rustup: the carried toolchain is used even where there is another one.
 const RUSTUP: &str = "#!/bin/sh
 [ \"$1\" = which ] && echo \"${0%/*}/$2\"
@@ -92,9 +96,7 @@ pub fn build(project: &Project, notebook: &Path) -> Result<()> {
 /// If something cannot be downloaded or built.
 pub fn set_up(project: &Project, notebook: PathBuf) -> Result<()> {
     let device = Device::cuda(project, &Toolkit::fetched(project), &compute_cap())?;
-    set_up_kernel(project, &[notebook], &device)?;
-    // evcxr asks Cargo about all packages, also those for other systems.
-    output(toolchain::cargo()?.arg("fetch").current_dir(project.pool().template())).map(drop)
+    set_up_kernel(project, &[notebook], &device)
 }
 
 /// Fails unless an executed notebook says that it ran on the GPU.
@@ -196,7 +198,10 @@ fn set_up_elsewhere(root: &Path, notebook: &Path) -> Result<()> {
         .env("CARGO_HOME", root.join("cargo"))
         .env("CARGO_MANIFEST_DIR", project.join("xtask"))
         // The script does not set it, so Cargo would compile the kernels again.
-        .env_remove("NVCC_CCBIN");
+        .env_remove("NVCC_CCBIN")
+        // rustup sets it for what it starts, to libraries with which the compiler in `root` would
+        // take itself for the one that is installed here.
+        .env_remove(LIBRARY_PATH);
     run(&mut program)
 }
 
@@ -267,12 +272,31 @@ fn bring_runtime(toolkit: &Toolkit) -> Result<()> {
 
 /// Packs `root` into a new folder of files of at most `part` bytes, and returns their number.
 fn pack(root: &Path, folder: &Path, part: u64) -> Result<usize> {
+    ensure_no_way_out(root, root)?;
     files::remove(folder)?;
     files::make_folder(folder)?;
     let mut bash = command("bash");
     bash.args(["-c", PACK, "bash"]).arg(root).arg(part.to_string()).arg(folder.join("part-"));
-    run(&mut bash).context("cannot pack the bundle")?;
+    run(bash.args(LEFT_OUT)).context("cannot pack the bundle")?;
     Ok(fs::read_dir(folder)?.count())
+}
+
+/// Fails if a link in `folder` leads out of `root`: the other machine has nothing there.
+fn ensure_no_way_out(root: &Path, folder: &Path) -> Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let (entry_type, path) = entry.and_then(|it| Ok((it.file_type()?, it.path())))?;
+        if LEFT_OUT.iter().any(|left_out| path == root.join(left_out)) {
+            continue;
+        }
+        if entry_type.is_dir() {
+            ensure_no_way_out(root, &path)?;
+        } else if entry_type.is_symlink() {
+            let target = folder.join(fs::read_link(&path)?);
+            let (path, target_name) = (path.display(), target.display());
+            ensure!(target.starts_with(root), "{path} leads out of the bundle, to {target_name}");
+        }
+    }
+    Ok(())
 }
 
 /// Writes the script for the parts in `folder`, which needs `space` bytes to unpack and run them.
@@ -383,6 +407,19 @@ exit ${LANG#C.}
             assert_eq!(line.lines().count(), 1, "{line}");
             line.to_owned()
         }
+    }
+
+    #[test]
+    fn a_bundle_with_a_link_to_this_machine_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let (root, bundle) = (folder.path().join("root"), folder.path().join("bundle"));
+        files::link(Path::new("/usr/bin/cc"), &root.join(LEFT_OUT[0]).join("bin/cc")).unwrap();
+        files::link(&root.join("toolchain/lib"), &root.join("project/lib")).unwrap();
+        files::link(Path::new("lib"), &root.join("project/lib64")).unwrap();
+        pack(&root, &bundle, PART).unwrap();
+        files::link(Path::new("/usr/lib"), &root.join("project/sysroot/lib")).unwrap();
+        let message = pack(&root, &bundle, PART).unwrap_err().to_string();
+        assert!(message.ends_with("sysroot/lib leads out of the bundle, to /usr/lib"), "{message}");
     }
 
     #[test]
