@@ -246,7 +246,11 @@ impl CheckedGemm<'_> {
 
     /// The tile of C whose first element is at `row` and `column`. Its first row of A starts at
     /// `a`. With `TAIL` the last vector is masked to the columns of C.
-    #[inline(always)]
+    ///
+    /// In WebAssembly, where every function has the same instructions, each tile is a function of
+    /// its own: in a single large one, browsers keep the sums in memory.
+    #[cfg_attr(not(target_arch = "wasm32"), inline(always))]
+    #[cfg_attr(target_arch = "wasm32", inline(never))]
     fn tile<S: Simd, const ROWS: usize, const VECTORS: usize, const TAIL: bool>(
         &mut self,
         simd: S,

@@ -10,8 +10,8 @@ const EPOCHS = 10;
 const TEST_LENGTH = 10000;
 /** Test images evaluated between two looks at the page's messages. */
 const PIECE = 500;
-/** Milliseconds of steps between two reports. */
-const REPORT_EVERY = 60;
+/** Milliseconds of steps between two reports: drawing them takes time from the threads. */
+const REPORT_EVERY = 250;
 const MISTAKES = 24;
 
 let program = null;
