@@ -67,12 +67,12 @@ pub fn prepare_digit(picture: &Tensor) -> Result<Tensor> {
     let gray = if gray.longer_side() > WORKING_SIDE { gray.fit(WORKING_SIDE) } else { gray };
     let gray = if has_light_ink(&gray) { gray.map(|pixel| 1.0 - pixel) } else { gray };
     let digit = find_digit(&gray).ok_or(ImageError::NoDigit(
-        "nothing in it stands out from the paper: the digit must be darker or lighter, not tiny, \
+        "nothing in it stands out from the paper; the digit must be darker or lighter, not tiny, \
          and have a margin of paper around it",
     ))?;
     let digit = at_full_strength(&digit.fit(DIGIT_SIDE));
     if digit.pixels.iter().sum::<f32>() < TOO_LITTLE_INK {
-        let problem = "only specks stand out from the paper: draw the digit with a thicker pen, or \
+        let problem = "only specks stand out from the paper; draw the digit with a thicker pen, or \
                        cut the picture more closely around it";
         return Err(ImageError::NoDigit(problem).into());
     }

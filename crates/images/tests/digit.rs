@@ -42,7 +42,7 @@ fn refusal(picture: &Tensor) -> String {
 
 #[test]
 fn pictures_without_a_digit_are_refused() {
-    let nothing = "no digit can be found in the picture: nothing in it stands out from the paper: \
+    let nothing = "no digit can be found in the picture: nothing in it stands out from the paper; \
                    the digit must be darker or lighter, not tiny, and have a margin of paper \
                    around it";
     for gray in [0.0, 0.5, 1.0] {
