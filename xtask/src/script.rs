@@ -281,6 +281,8 @@ fn imported_names(tree: &UseTree) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::process::Stdio;
+
     use serde_json::json;
 
     use super::*;
@@ -299,14 +301,30 @@ mod tests {
         Program::new(&path)
     }
 
-    /// Runs the program of these cells and returns its output.
-    fn run_cells(cells: &[&str]) -> String {
-        let folder = tempfile::tempdir().unwrap();
-        let (source, built) = (folder.path().join("main.rs"), folder.path().join("main"));
+    /// Compiles the program of these cells.
+    fn build_cells(cells: &[&str], folder: &Path) -> Command {
+        let (source, built) = (folder.join("main.rs"), folder.join("main"));
         fs::write(&source, program(cells).unwrap().source("small")).unwrap();
         output(command("rustc").args(["--edition", "2024", "-o"]).arg(&built).arg(&source))
             .unwrap();
-        output(&mut command(built)).unwrap()
+        command(built)
+    }
+
+    /// Runs the program of these cells and returns its output.
+    fn run_cells(cells: &[&str]) -> String {
+        let folder = tempfile::tempdir().unwrap();
+        output(&mut build_cells(cells, folder.path())).unwrap()
+    }
+
+    #[test]
+    fn lines_that_cannot_be_written_do_not_end_a_program() {
+        let folder = tempfile::tempdir().unwrap();
+        let cell = "for i in 0..100_000 {\n    println!(\"line {i}\");\n}\nprintln!();\n\"shown\"";
+        let mut program = build_cells(&[cell], folder.path());
+        let mut running = program.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        drop(running.stdout.take()); // as `head` does
+        let output = running.wait_with_output().unwrap();
+        assert!(output.status.success(), "{output:?}");
     }
 
     #[test]
