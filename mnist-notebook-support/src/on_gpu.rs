@@ -7,7 +7,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 
-use candle_core::{Device, Tensor, Var};
+use candle_core::{Device, Tensor, TensorId, Var};
 use linen::random::permutation;
 use linen::{
     BatchMetrics, Evaluate, Key, Metrics, Module, Result, Train, gpu_eval_step,
@@ -23,8 +23,8 @@ type Loss = fn(&Tensor, &Tensor) -> Result<Tensor>;
 type MetricsOf = fn(&Tensor, &Tensor) -> Result<BatchMetrics>;
 
 thread_local! {
-    /// Whether the latest step was a recording.
-    static IS_RECORDED: Cell<bool> = const { Cell::new(false) };
+    /// The images of the latest step of the tutorial's text, if it was a recording.
+    static RECORDED: Cell<Option<TensorId>> = const { Cell::new(None) };
     /// The losses and metrics that have been tried out, by their addresses.
     static TRIED: RefCell<HashMap<usize, bool>> = RefCell::default();
 }
@@ -40,7 +40,7 @@ pub fn train_step(
     loss: Loss,
     metrics: MetricsOf,
 ) -> Result<Option<BatchMetrics>> {
-    IS_RECORDED.set(false);
+    RECORDED.set(None);
     if !batch.image().device().is_cuda()
         || !is_cross_entropy(loss)
         || !are_metrics(metrics)
@@ -50,7 +50,7 @@ pub fn train_step(
     let Some(optimizer) = state.as_optimizer() else { return Ok(None) };
     let metrics =
         jitted(|| gpu_train_step(model, optimizer, batch.image(), batch.label()))?;
-    IS_RECORDED.set(metrics.is_some());
+    RECORDED.set(metrics.is_some().then(|| batch.image().id()));
     Ok(metrics)
 }
 
@@ -94,9 +94,14 @@ pub fn train_epoch<S: Train>(
     let order = permutation(rng, train_ds.len());
     let order = &order[..train_ds.len() / batch_size * batch_size];
     let (first, rest) = order.split_at(batch_size);
-    batch_metrics.take_steps(state, first, &mut step)?;
+    let mut is_tutorials = false;
+    batch_metrics.take_steps(state, first, |state: &mut S, batch: &Batch| {
+        let metrics;
+        (metrics, is_tutorials) = watched(state, batch, &mut step)?;
+        Ok(metrics)
+    })?;
     let data = (train_ds.image(), train_ds.label());
-    let recorded = match state.as_optimizer().filter(|_| IS_RECORDED.get()) {
+    let recorded = match state.as_optimizer().filter(|_| is_tutorials) {
         Some(optimizer) => {
             jitted(|| gpu_train_epoch(model, optimizer, data, batch_size, rest))
         }
@@ -107,6 +112,26 @@ pub fn train_epoch<S: Train>(
         None => batch_metrics.take_steps(state, rest, step)?,
     }
     batch_metrics.report().map(Some)
+}
+
+/// Takes a step, and tells whether it was a recording of the tutorial's and nothing more: of this
+/// very batch, once, with the optimizer's settings as they were. One that wraps the tutorial's, to
+/// vary its images or to follow a schedule, is not.
+fn watched<S: Train>(
+    state: &mut S,
+    batch: &Batch,
+    step: impl FnOnce(&mut S, &Batch) -> Result<BatchMetrics>,
+) -> Result<(BatchMetrics, bool)> {
+    let settings = |state: &mut S| {
+        let optimizer = state.as_optimizer()?;
+        Some((optimizer.learning_rate(), optimizer.rule(), optimizer.step_count()))
+    };
+    let before = settings(state).map(|(rate, rule, steps)| (rate, rule, steps + 1));
+    // What an earlier step has left says nothing about this one.
+    RECORDED.set(None);
+    let metrics = step(state, batch)?;
+    let is_recorded = RECORDED.get() == Some(batch.image().id());
+    Ok((metrics, is_recorded && settings(state) == before))
 }
 
 fn is_cross_entropy(loss: Loss) -> bool {
@@ -167,8 +192,10 @@ fn are_close(a: &[f32], b: &[f32]) -> bool {
 mod tests {
     use candle_core::{D, DType};
 
+    use linen::Optimizer;
+
     use super::*;
-    use crate::{compute_metrics, cross_entropy_loss, onehot};
+    use crate::{Cnn, compute_metrics, cross_entropy_loss, onehot};
 
     #[test]
     fn the_tutorials_loss_is_told_from_others() {
@@ -196,6 +223,48 @@ mod tests {
         for other in [smoothed, clamped, summed, without_slope, ones] {
             assert!(!is_cross_entropy(other));
         }
+    }
+
+    /// Stands in for a step that a GPU has recorded.
+    fn recorded(state: &mut Optimizer, batch: &Batch) -> Result<BatchMetrics> {
+        let metrics = crate::train_step(&Cnn, state, batch)?;
+        RECORDED.set(Some(batch.image().id()));
+        Ok(metrics)
+    }
+
+    #[test]
+    fn only_the_tutorials_step_and_nothing_more_stands_for_a_whole_epoch() {
+        let image = Tensor::zeros((2, 28, 28, 1), DType::F32, &Device::Cpu).unwrap();
+        let data = Dataset::new(image, Tensor::new(&[1u32, 2], &Device::Cpu).unwrap())
+            .unwrap();
+        let batch = data.batch(&[0, 1]).unwrap();
+        let params =
+            crate::get_initial_params(&Cnn, Key::new(0), &Device::Cpu).unwrap();
+        let mut state = crate::create_optimizer(&params, 0.1, 0.9).unwrap();
+        let varied = |state: &mut Optimizer, batch: &Batch| {
+            let image = (batch.image() * 0.5)?;
+            recorded(state, &Batch::new(image, batch.label().clone())?)
+        };
+        let scheduled = |state: &mut Optimizer, batch: &Batch| {
+            state.set_learning_rate(0.05)?;
+            recorded(state, batch)
+        };
+        let twice = |state: &mut Optimizer, batch: &Batch| {
+            recorded(state, batch)?;
+            recorded(state, batch)
+        };
+        let is_tutorials =
+            |state: &mut Optimizer, step: Step| watched(state, &batch, step).unwrap().1;
+        type Step<'a> = &'a dyn Fn(&mut Optimizer, &Batch) -> Result<BatchMetrics>;
+        assert!(is_tutorials(&mut state, &recorded));
+        // Not recorded, after one that was.
+        assert!(!is_tutorials(&mut state, &|state, batch| crate::train_step(
+            &Cnn, state, batch
+        )));
+        for other in [&varied as Step, &scheduled, &twice] {
+            assert!(!is_tutorials(&mut state, other));
+        }
+        assert!(is_tutorials(&mut state, &recorded));
     }
 
     #[test]
