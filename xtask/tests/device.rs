@@ -49,13 +49,17 @@ impl Machine {
 
     /// Adds a toolkit of this version; its compiler fails with `error` if that is not empty.
     fn add_toolkit(&self, version: &str, error: &str) {
+        self.add_toolkit_in("toolkit", version, error);
+    }
+
+    fn add_toolkit_in(&self, folder: &str, version: &str, error: &str) {
         let script = format!(
             "#!/bin/sh\n\
              [ \"$*\" = --version ] && exec echo 'release {version}, V{version}.99'\n\
              echo '{error}' >&2\n\
              [ -z '{error}' ]\n"
         );
-        write_program(&self.path("toolkit/bin/nvcc"), &script).unwrap();
+        write_program(&self.path(folder).join("bin/nvcc"), &script).unwrap();
     }
 
     /// What a process on this machine prints about its choice or its device.
@@ -234,6 +238,20 @@ fn the_toolkit_of_the_compiler_in_path_is_found() {
     let chosen = machine.run("auto", &[("PATH", Path::new(&path))]);
     let home = machine.path("toolkit").canonicalize().unwrap();
     assert!(chosen.contains(&format!("home: {home:?}")), "{chosen}");
+}
+
+#[test]
+fn a_compiler_that_is_too_old_for_the_gpu_gives_way_to_the_next() {
+    let machine = Machine::with_driver(&["MAJOR=12", "VERSION=12080"]);
+    machine.add_toolkit("12.4", "nvcc fatal: Unsupported gpu architecture");
+    machine.add_toolkit_in("newer", "12.8", "");
+    fs::create_dir_all(machine.path("newer/lib64")).unwrap();
+    fs::write(machine.path("newer/lib64/libcublas.so"), "").unwrap();
+    let folders = [machine.path("newer/bin"), "/usr/bin".into(), "/bin".into()];
+    let path = std::env::join_paths(folders).unwrap();
+    let home = machine.path("toolkit");
+    let printed = machine.run("prepare", &[("CUDA_HOME", &home), ("PATH", Path::new(&path))]);
+    assert!(printed.contains("with CUDA 12.8 in newer"), "{printed}");
 }
 
 #[test]

@@ -87,7 +87,10 @@ fn model(_: &Device) -> String {
 
 /// A GPU that exists but that this build cannot use, and the feature it needs.
 fn unused_gpu() -> Option<(&'static str, &'static str)> {
-    if !cfg!(feature = "cuda") && Path::new("/proc/driver/nvidia/version").exists() {
+    // The second file is the driver's in Windows Subsystem for Linux.
+    let of_drivers = ["/proc/driver/nvidia/version", "/usr/lib/wsl/lib/libcuda.so.1"];
+    let has_driver = || of_drivers.iter().any(|file| Path::new(file).exists());
+    if !cfg!(feature = "cuda") && has_driver() {
         Some(("an NVIDIA GPU", "cuda"))
     } else if !cfg!(feature = "metal") && cfg!(all(target_os = "macos", target_arch = "aarch64")) {
         Some(("a Mac's GPU", "metal"))

@@ -1,5 +1,6 @@
 //! A CUDA toolkit: an installed one, or NVIDIA's Python wheels in `.tools/cuda`, arranged like one.
 
+use std::collections::HashSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -63,9 +64,9 @@ pub struct Toolkit {
 }
 
 impl Toolkit {
-    /// The first installed toolkit that is not newer than `newest`: in `CUDA_HOME`, `CUDA_PATH`,
-    /// `/usr/local/cuda`, or that of the `nvcc` in `PATH`.
-    pub fn installed(newest: Version) -> Option<Self> {
+    /// The installed toolkits that are not newer than `newest`: in `CUDA_HOME`, `CUDA_PATH`,
+    /// `/usr/local/cuda`, and those of the `nvcc`s in `PATH`.
+    pub fn installed(newest: Version) -> Vec<Self> {
         let named = ["CUDA_HOME", "CUDA_PATH"].into_iter().filter_map(std::env::var_os);
         let path = std::env::var_os("PATH").unwrap_or_default();
         let in_path = std::env::split_paths(&path).filter_map(|folder| {
@@ -74,12 +75,15 @@ impl Toolkit {
         });
         // Build scripts run in other folders. There is no absolute path of an empty one.
         let named = named.filter_map(|home| std::path::absolute(home).ok());
-        let mut homes = named.chain(["/usr/local/cuda".into()]).chain(in_path);
-        homes.find_map(|home| {
+        let mut seen = HashSet::new();
+        let homes = named.chain(["/usr/local/cuda".into()]).chain(in_path);
+        let homes = homes.filter(|home: &PathBuf| seen.insert(home.clone()));
+        let toolkits = homes.filter_map(|home| {
             let version = version(&home.join("bin/nvcc"))?;
             let fits = (OLDEST..=newest.min(NEWEST)).contains(&version);
             fits.then_some(Self { home, version, is_fetched: false })
-        })
+        });
+        toolkits.collect()
     }
 
     /// The toolkit of wheels in `.tools/cuda`, which may not be there yet.

@@ -16,7 +16,8 @@ use crate::files;
 /// The folder where NVIDIA's driver caches compiled kernels.
 #[cfg(feature = "cuda")]
 pub(crate) fn compute_cache() -> Option<PathBuf> {
-    let named = std::env::var_os("CUDA_CACHE_PATH").map(PathBuf::from);
+    let named = std::env::var_os("CUDA_CACHE_PATH").filter(|path| !path.is_empty());
+    let named = named.map(PathBuf::from);
     named.or_else(|| Some(std::env::home_dir()?.join(".nv/ComputeCache")))
 }
 

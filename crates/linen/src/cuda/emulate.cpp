@@ -71,7 +71,8 @@ static int exchanges[256]; // of each thread with its warp
 static void multiply_add(float (&sums)[4], const float (&a)[4], const float (&b)[2]) {
     const int lane = threadIdx.x % 32;
     auto &all = operands[exchanges[threadIdx.x]++ % 2][threadIdx.x / 32];
-    const auto tf32 = [](float value) { return from_bits(bits_of(value) & ~0x1fffu); };
+    // Cards may cut or round; rounding shows whether a kernel relies on a cut.
+    const auto tf32 = [](float value) { return from_bits((bits_of(value) + 0x1000u) & ~0x1fffu); };
     for (int i = 0; i < 4; i++) all.a[lane][i] = tf32(a[i]);
     for (int i = 0; i < 2; i++) all.b[lane][i] = tf32(b[i]);
     yield_thread(AT_WARP);

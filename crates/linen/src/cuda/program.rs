@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::ffi::{CString, c_void};
 use std::sync::{Mutex, PoisonError};
+use std::thread::{self, ThreadId};
 
 use candle_core::cuda_backend::cudarc::driver::{
     CudaFunction, CudaSlice, DevicePtr, DeviceRepr, DriverError, result, sys,
@@ -50,6 +51,8 @@ pub(crate) struct Program {
     gpu: Gpu,
     planned: Planned,
     rows: Rows,
+    /// The thread that queued the latest work.
+    thread: ThreadId,
 }
 
 /// Images `[B, height, width, channels]` with their labels `[B]`.
@@ -72,6 +75,13 @@ struct Planned {
 struct Gpu {
     device: CudaDevice,
     kernels: Vec<CudaFunction>,
+}
+
+impl Drop for Gpu {
+    fn drop(&mut self) {
+        // The kernels may still run, and their code is unloaded with the last of them.
+        let _ = self.device.cuda_stream().context().synchronize();
+    }
 }
 
 /// What a recording depends on.
@@ -121,13 +131,20 @@ impl Program {
         let arena = gpu.device.alloc_zeros(plan.words);
         let arena = arena.map_err(|error| Error::from(error).to_string())?;
         let planned = Planned { plan, arena, training: None, evaluation: None };
-        let mut program = Self { shape, layers: layers.to_vec(), precision, gpu, planned, rows };
+        let (layers, thread) = (layers.to_vec(), thread::current().id());
+        let mut program = Self { shape, layers, precision, gpu, planned, rows, thread };
         program.choose_tiles().map_err(|error| error.to_string())?;
         Ok(program)
     }
 
-    /// Adopts a precision that was set since the program was made.
-    fn follow_precision(&mut self) -> Result<()> {
+    /// Waits for what another thread has queued, as candle's stream is one of the calling thread,
+    /// and adopts a precision that was set since the program was made.
+    fn prepare(&mut self) -> Result<()> {
+        let thread = thread::current().id();
+        if thread != self.thread {
+            self.gpu.device.cuda_stream().context().synchronize().w()?;
+            self.thread = thread;
+        }
         let precision = matmul_precision();
         if precision != self.precision {
             self.gpu = Gpu::new(&self.gpu.device.clone(), precision)?;
@@ -171,7 +188,7 @@ impl Program {
         batch: Batch,
         rule: MomentumRule,
     ) -> Result<BatchMetrics> {
-        self.follow_precision()?;
+        self.prepare()?;
         let Self { gpu, planned, rows, .. } = self;
         let at = planned.addresses(gpu, params, momenta)?;
         let subject = Subject { at, rule: Some(rule) };
@@ -193,7 +210,7 @@ impl Program {
         order: &[u32],
         rule: MomentumRule,
     ) -> Result<Vec<Result<Metrics>>> {
-        self.follow_precision()?;
+        self.prepare()?;
         let Self { gpu, planned, .. } = self;
         let plan = &planned.plan;
         let at = planned.addresses(gpu, params, momenta)?;
@@ -241,7 +258,7 @@ impl Program {
 
     /// Loss and accuracy of a batch, asynchronous.
     pub(crate) fn eval_step(&mut self, params: &[&Var], batch: Batch) -> Result<BatchMetrics> {
-        self.follow_precision()?;
+        self.prepare()?;
         let Self { gpu, planned, rows, .. } = self;
         let subject = Subject { at: planned.addresses(gpu, params, &[])?, rule: None };
         if !planned.evaluation.as_ref().is_some_and(|known| known.subject == subject) {
@@ -260,7 +277,7 @@ impl Program {
         rule: MomentumRule,
     ) -> Result<Vec<(String, f32)>> {
         const REPEATED: u32 = 100;
-        self.follow_precision()?;
+        self.prepare()?;
         let Self { gpu, planned, .. } = self;
         let launches = planned.plan.training(&planned.addresses(gpu, params, momenta)?, rule);
         let grids = launches.iter().flat_map(|launch| &launch.grids);
@@ -275,7 +292,7 @@ impl Program {
     /// Describes each tile that was a candidate for a product of a training step, with its time in
     /// microseconds, measured again.
     pub(crate) fn tile_times(&mut self) -> Result<Vec<(String, f32)>> {
-        self.follow_precision()?;
+        self.prepare()?;
         let times = self.planned.tile_times(&self.gpu)?;
         self.choose_tiles()?;
         let named = self.planned.plan.products().into_iter().zip(times);

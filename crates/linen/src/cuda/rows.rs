@@ -2,7 +2,7 @@
 //!
 //! So a step allocates no GPU memory, and a few transfers fetch the metrics of an epoch.
 
-use candle_core::cuda_backend::CudaDevice;
+use candle_core::cuda_backend::{CudaDevice, WrapErr};
 use candle_core::{DType, Device, Storage, Tensor};
 
 use crate::cuda::plan::{ROW, read};
@@ -60,6 +60,8 @@ pub(crate) fn fetch(batches: &[BatchMetrics]) -> Result<Option<Vec<Metrics>>> {
         match cuda.as_cuda_slice::<f32>() {
             Ok(values) if is_row && values.len() == ROWS * ROW => {
                 if !std::ptr::eq(array.0, at) {
+                    // The step may have been queued by another thread, on a stream of its own.
+                    cuda.device.cuda_stream().context().synchronize().w()?;
                     array = (at, cuda.device.clone_dtoh(values)?);
                 }
             }

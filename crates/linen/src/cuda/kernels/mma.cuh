@@ -9,7 +9,7 @@ __device__ unsigned bits_of(float value) { return __float_as_uint(value); }
 __device__ float from_bits(unsigned bits) { return __uint_as_float(bits); }
 
 // sums += A·B for A [16, 8] and B [8, 8] by the 32 threads of a warp. TF32 has the sign, exponent
-// and first 10 bits of the mantissa of f32; tensor cores ignore the other 13 bits of the factors.
+// and first 10 bits of the mantissa of f32; tensor cores cut or round the factors to it.
 // Thread 4·g + t holds A at (g, t), (g + 8, t), (g, t + 4) and (g + 8, t + 4), B at (t, g) and
 // (t + 4, g), and the sums at (g, 2t), (g, 2t + 1), (g + 8, 2t) and (g + 8, 2t + 1).
 __device__ void multiply_add(float (&sums)[4], const float (&a)[4], const float (&b)[2]) {

@@ -174,8 +174,9 @@ template <int LENGTH> struct Fragment {
     float large[LENGTH], small[LENGTH];
 
     __device__ void set(int index, float value) {
-        large[index] = value; // cut to TF32 by the tensor cores
-        if (PRODUCTS == 3) small[index] = value - from_bits(bits_of(value) & ~0x1fffu);
+        // How tensor cores make a TF32 number of an f32 is not defined: leave them no choice.
+        large[index] = PRODUCTS == 3 ? from_bits(bits_of(value) & ~0x1fffu) : value;
+        if (PRODUCTS == 3) small[index] = value - large[index];
     }
 };
 
