@@ -213,16 +213,12 @@ impl OutlineBuilder for Glyphs {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::png_encoder::tests::decoded;
 
     #[test]
     fn a_fraction_of_a_pixel_at_the_edges_is_background() {
         let scene = Scene::new(10 * PX + 1, 10 * PX + 1);
-        let file = render(&scene).unwrap();
-        let mut decoder = png::Decoder::new(std::io::Cursor::new(file));
-        decoder.set_transformations(png::Transformations::EXPAND);
-        let mut reader = decoder.read_info().unwrap();
-        let mut pixels = vec![0; reader.output_buffer_size().unwrap()];
-        reader.next_frame(&mut pixels).unwrap();
+        let pixels = decoded(render(&scene).unwrap());
         assert_eq!(pixels.len(), 21 * 21 * 3);
         let (red, green, blue) = BACKGROUND;
         assert!(pixels.chunks(3).all(|pixel| *pixel == [red, green, blue]));

@@ -49,8 +49,18 @@ fn distance(a: Color, b: Color) -> u32 {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
+
+    /// The red, green and blue of all pixels of a file.
+    pub(crate) fn decoded(file: Vec<u8>) -> Vec<u8> {
+        let mut decoder = png::Decoder::new(std::io::Cursor::new(file));
+        decoder.set_transformations(png::Transformations::EXPAND);
+        let mut reader = decoder.read_info().unwrap();
+        let mut pixels = vec![0; reader.output_buffer_size().unwrap()];
+        reader.next_frame(&mut pixels).unwrap();
+        pixels
+    }
 
     #[test]
     fn frequent_colors_are_kept_and_rare_ones_replaced_by_the_nearest() {
@@ -64,12 +74,7 @@ mod tests {
             };
             *pixel = tiny_skia::ColorU8::from_rgba(255, green, blue, 255).premultiply();
         }
-        let file = encode(&pixmap).unwrap();
-        let mut decoder = png::Decoder::new(std::io::Cursor::new(file));
-        decoder.set_transformations(png::Transformations::EXPAND);
-        let mut reader = decoder.read_info().unwrap();
-        let mut pixels = vec![0; reader.output_buffer_size().unwrap()];
-        reader.next_frame(&mut pixels).unwrap();
+        let pixels = decoded(encode(&pixmap).unwrap());
         let found: Vec<&[u8]> = pixels.chunks(3).collect();
         assert_eq!(found.len(), 1000);
         assert!(found[..500].iter().all(|color| *color == [255, 255, 255]));
