@@ -191,7 +191,6 @@ fn are_close(a: &[f32], b: &[f32]) -> bool {
 #[cfg(test)]
 mod tests {
     use candle_core::{D, DType};
-
     use linen::Optimizer;
 
     use super::*;

@@ -10,7 +10,7 @@ use toml::{Table, Value};
 
 use crate::files;
 use crate::pool::{Build, Pool, STAMP};
-use crate::toolchain::{cargo, command, find, host, output, program_folders, run_cargo, tool};
+use crate::toolchain::{cargo, find, host, output, program_folders, run_cargo, tool};
 
 /// What cells may request with `:dep`, as in the `[dependencies]` table of a manifest.
 pub type Dependencies = Table;
@@ -58,7 +58,7 @@ pub fn warm(
     run_cargo(&mut cargo, &on_compile).context("cannot compile the notebooks' dependencies")?;
     let has_changed = has_changed.into_inner();
     if has_changed || !stamp.exists() {
-        fetch(&template).context("cannot download the notebooks' dependencies")?;
+        fetch(pool).context("cannot download the notebooks' dependencies")?;
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?;
         files::write(&stamp, &format!("{}\n", now.as_nanos()))?;
     }
@@ -68,11 +68,10 @@ pub fn warm(
 /// Downloads what is not compiled, so that kernels start without a network: evcxr asks Cargo about
 /// all packages, also those for other systems, and rust-analyzer about those of the standard
 /// library. Without the latter it knows few types; so does it without the library's source.
-fn fetch(template: &Path) -> Result<()> {
-    output(cargo()?.arg("fetch").current_dir(template))?;
+fn fetch(pool: &Pool) -> Result<()> {
+    output(cargo()?.arg("fetch").current_dir(pool.template()))?;
     let rustc = tool("rustc", &program_folders()?)?;
-    let sysroot = output(command(&rustc).args(["--print", "sysroot"]))?;
-    let library = Path::new(&sysroot).join("lib/rustlib/src/rust/library/Cargo.toml");
+    let library = pool.folder().join("sysroot/lib/rustlib/src/rust/library/Cargo.toml");
     let mut fetch = cargo()?;
     fetch.args(["fetch", "--locked", "--target", &host(&rustc)?, "--manifest-path"]).arg(library);
     // The library's manifest uses features of Cargo that are not stable.
