@@ -6,6 +6,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
+use std::panic::Location;
 
 use candle_core::{Device, Tensor, TensorId, Var};
 use linen::random::permutation;
@@ -22,14 +23,23 @@ type Loss = fn(&Tensor, &Tensor) -> Result<Tensor>;
 /// Metrics of log-probabilities and labels.
 type MetricsOf = fn(&Tensor, &Tensor) -> Result<BatchMetrics>;
 
+/// A place in a source file that calls something.
+pub type Place = &'static Location<'static>;
+
 thread_local! {
-    /// The images of the latest step of the tutorial's text, if it was a recording.
-    static RECORDED: Cell<Option<TensorId>> = const { Cell::new(None) };
+    /// The latest step of the tutorial's text, if it was a recording: its images, and its caller.
+    static RECORDED: Cell<Option<(TensorId, Place)>> = const { Cell::new(None) };
     /// The losses and metrics that have been tried out, by their addresses.
     static TRIED: RefCell<HashMap<usize, bool>> = RefCell::default();
 }
 
-/// The tutorial's training step, if the GPU takes it as a whole.
+/// The place that calls this function.
+#[track_caller]
+pub fn here() -> Place {
+    Location::caller()
+}
+
+/// The tutorial's training step, called at `caller`, if the GPU takes it as a whole.
 ///
 /// # Errors
 /// Those of [`gpu_train_step`].
@@ -39,6 +49,7 @@ pub fn train_step(
     batch: &Batch,
     loss: Loss,
     metrics: MetricsOf,
+    caller: Place,
 ) -> Result<Option<BatchMetrics>> {
     RECORDED.set(None);
     if !batch.image().device().is_cuda()
@@ -50,7 +61,7 @@ pub fn train_step(
     let Some(optimizer) = state.as_optimizer() else { return Ok(None) };
     let metrics =
         jitted(|| gpu_train_step(model, optimizer, batch.image(), batch.label()))?;
-    RECORDED.set(metrics.is_some().then(|| batch.image().id()));
+    RECORDED.set(metrics.is_some().then(|| (batch.image().id(), caller)));
     Ok(metrics)
 }
 
@@ -73,7 +84,7 @@ pub fn eval_step(
     jitted(|| gpu_eval_step(model, variables.params(), batch.image(), batch.label()))
 }
 
-/// The tutorial's epoch on a GPU: without the host, if its first step, the one in scope, was a
+/// The tutorial's epoch on a GPU: without the host, if its first step, which is called `here`, was a
 /// recording, otherwise step by step.
 ///
 /// # Errors
@@ -85,6 +96,7 @@ pub fn train_epoch<S: Train>(
     batch_size: usize,
     epoch: usize,
     rng: Key,
+    here: Place,
     mut step: impl FnMut(&mut S, &Batch) -> Result<BatchMetrics>,
 ) -> Result<Option<Metrics>> {
     if !train_ds.image().device().is_cuda() {
@@ -97,7 +109,7 @@ pub fn train_epoch<S: Train>(
     let mut is_tutorials = false;
     batch_metrics.take_steps(state, first, |state: &mut S, batch: &Batch| {
         let metrics;
-        (metrics, is_tutorials) = watched(state, batch, &mut step)?;
+        (metrics, is_tutorials) = watched(state, batch, here, &mut step)?;
         Ok(metrics)
     })?;
     let data = (train_ds.image(), train_ds.label());
@@ -114,12 +126,13 @@ pub fn train_epoch<S: Train>(
     batch_metrics.report().map(Some)
 }
 
-/// Takes a step, and tells whether it was a recording of the tutorial's and nothing more: of this
-/// very batch, once, with the optimizer's settings as they were. One that wraps the tutorial's, to
-/// vary its images or to follow a schedule, is not.
+/// Takes a step, and tells whether it was a recording of the tutorial's and nothing more: called
+/// `here`, of this very batch, once, with the optimizer's settings as they were. One that wraps the
+/// tutorial's, to vary its images or to follow a schedule, is not, whatever it does at first.
 fn watched<S: Train>(
     state: &mut S,
     batch: &Batch,
+    here: Place,
     step: impl FnOnce(&mut S, &Batch) -> Result<BatchMetrics>,
 ) -> Result<(BatchMetrics, bool)> {
     let settings = |state: &mut S| {
@@ -130,7 +143,7 @@ fn watched<S: Train>(
     // What an earlier step has left says nothing about this one.
     RECORDED.set(None);
     let metrics = step(state, batch)?;
-    let is_recorded = RECORDED.get() == Some(batch.image().id());
+    let is_recorded = RECORDED.get() == Some((batch.image().id(), here));
     Ok((metrics, is_recorded && settings(state) == before))
 }
 
@@ -225,9 +238,13 @@ mod tests {
     }
 
     /// Stands in for a step that a GPU has recorded.
-    fn recorded(state: &mut Optimizer, batch: &Batch) -> Result<BatchMetrics> {
+    fn recorded(
+        state: &mut Optimizer,
+        batch: &Batch,
+        caller: Place,
+    ) -> Result<BatchMetrics> {
         let metrics = crate::train_step(&Cnn, state, batch)?;
-        RECORDED.set(Some(batch.image().id()));
+        RECORDED.set(Some((batch.image().id(), caller)));
         Ok(metrics)
     }
 
@@ -240,30 +257,36 @@ mod tests {
         let params =
             crate::get_initial_params(&Cnn, Key::new(0), &Device::Cpu).unwrap();
         let mut state = crate::create_optimizer(&params, 0.1, 0.9).unwrap();
+        type Step<'a> = &'a dyn Fn(&mut Optimizer, &Batch) -> Result<BatchMetrics>;
+        let place = here();
+        let tutorials =
+            |state: &mut Optimizer, batch: &Batch| recorded(state, batch, place);
         let varied = |state: &mut Optimizer, batch: &Batch| {
             let image = (batch.image() * 0.5)?;
-            recorded(state, &Batch::new(image, batch.label().clone())?)
+            tutorials(state, &Batch::new(image, batch.label().clone())?)
         };
         let scheduled = |state: &mut Optimizer, batch: &Batch| {
             state.set_learning_rate(0.05)?;
-            recorded(state, batch)
+            tutorials(state, batch)
         };
         let twice = |state: &mut Optimizer, batch: &Batch| {
-            recorded(state, batch)?;
-            recorded(state, batch)
+            tutorials(state, batch)?;
+            tutorials(state, batch)
         };
-        let is_tutorials =
-            |state: &mut Optimizer, step: Step| watched(state, &batch, step).unwrap().1;
-        type Step<'a> = &'a dyn Fn(&mut Optimizer, &Batch) -> Result<BatchMetrics>;
-        assert!(is_tutorials(&mut state, &recorded));
+        let wrapped =
+            |state: &mut Optimizer, batch: &Batch| recorded(state, batch, here());
+        let is_tutorials = |state: &mut Optimizer, step: Step| {
+            watched(state, &batch, place, step).unwrap().1
+        };
+        assert!(is_tutorials(&mut state, &tutorials));
         // Not recorded, after one that was.
         assert!(!is_tutorials(&mut state, &|state, batch| crate::train_step(
             &Cnn, state, batch
         )));
-        for other in [&varied as Step, &scheduled, &twice] {
+        for other in [&varied as Step, &scheduled, &twice, &wrapped] {
             assert!(!is_tutorials(&mut state, other));
         }
-        assert!(is_tutorials(&mut state, &recorded));
+        assert!(is_tutorials(&mut state, &tutorials));
     }
 
     #[test]

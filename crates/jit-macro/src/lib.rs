@@ -10,13 +10,19 @@ const TUTORIAL: [&str; 2] = [
     include_str!("../../../mnist-notebook-support/src/train_epoch.rs"),
 ];
 
-/// What a GPU does in place of the tutorial's own functions, and what it has to know.
+/// What a GPU does in place of the tutorial's own functions, and what it has to know. An epoch knows
+/// whether its step is the tutorial's, and not one that wraps it, by the place that calls it: what
+/// a macro writes is where the macro stands.
 const ON_GPU: [(&str, &str); 3] = [
-    ("train_step", "(model, state, batch, cross_entropy_loss, compute_metrics)"),
+    (
+        "train_step",
+        "(model, state, batch, cross_entropy_loss, compute_metrics, \
+         ::core::panic::Location::caller())",
+    ),
     ("eval_step", "(model, variables, batch, compute_metrics)"),
     (
         "train_epoch",
-        "(model, state, train_ds, batch_size, epoch, rng, \
+        "(model, state, train_ds, batch_size, epoch, rng, ::mnist_notebook_support::on_gpu::here(), \
          |state: &mut _, batch: &_| train_step(model, state, batch))",
     ),
 ];
@@ -47,12 +53,14 @@ pub fn jit(_: TokenStream, function: TokenStream) -> TokenStream {
     else {
         return parse("compile_error!(\"`#[jit]` stands above a function\");");
     };
+    // Those that are known by their text also tell who calls them.
+    let attribute = if on_gpu.is_some() { "#[track_caller]" } else { "" };
     let mut compiled = parse(&on_gpu.unwrap_or_default());
     let closure = parse("||").into_iter().chain([TokenTree::Group(body)]).collect();
     compiled.extend(parse("::mnist_notebook_support::linen::jitted"));
     compiled.extend([group(Delimiter::Parenthesis, closure)]);
     tokens.push(group(Delimiter::Brace, compiled));
-    tokens.into_iter().collect()
+    parse(attribute).into_iter().chain(tokens).collect()
 }
 
 fn is_block(group: &proc_macro::Group) -> bool {

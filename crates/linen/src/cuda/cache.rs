@@ -2,7 +2,7 @@
 //! minute, and without the cache every notebook cell, being a separate library, would repeat it.
 
 use std::collections::BTreeMap;
-use std::fs;
+use std::fs::{self, File};
 use std::path::Path;
 #[cfg(feature = "cuda")]
 use std::path::PathBuf;
@@ -25,8 +25,9 @@ pub(crate) fn compute_cache() -> Option<PathBuf> {
 /// cached. Files begin with a SHA-256 sum.
 ///
 /// # Errors
-/// Those of `compile`. A damaged file is replaced. What cannot be written is kept in memory: tiles
-/// that were measured again might be others, and change results.
+/// Those of `compile`. A damaged file is replaced. What cannot be written is kept in memory, and
+/// processes that want the same at once wait for the first: tiles that were measured again might be
+/// others, and change results.
 pub(crate) fn cached(
     folder: Option<&Path>,
     (source, target): (&str, &str),
@@ -40,19 +41,29 @@ pub(crate) fn cached(
     let version = u32::from_be_bytes([a, b, c, d]);
     let name = format!("mnist-notebook-support-{version:08x}-{target}");
     let file = folder.map(|folder| folder.join(&name));
-    if let Some(code) = file.as_ref().and_then(|file| fs::read(file).ok()).and_then(intact) {
+    let in_file = || intact(fs::read(file.as_ref()?).ok()?);
+    if let Some(code) = in_file() {
         return Ok(code);
     }
-    if let Some(code) = kept().get(&name) {
-        return Ok(code.clone());
+    let _lock = folder.and_then(locked);
+    if let Some(code) = in_file().or_else(|| kept().get(&name).cloned()) {
+        return Ok(code);
     }
     let code = compile()?;
-    let is_written = folder.is_some_and(|folder| fs::create_dir_all(folder).is_ok())
-        && file.is_some_and(|file| files::write(&file, &[&sum(&code), &*code].concat()).is_ok());
+    let content = [&sum(&code), &*code].concat();
+    let is_written = file.is_some_and(|file| files::write(&file, &content).is_ok());
     if !is_written {
         kept().insert(name, code.clone());
     }
     Ok(code)
+}
+
+/// Makes a folder and locks it until the result is dropped, where the system can.
+fn locked(folder: &Path) -> Option<File> {
+    fs::create_dir_all(folder).ok()?;
+    let lock = File::open(folder).ok()?;
+    lock.lock().ok()?;
+    Some(lock)
 }
 
 /// The code in a file, if its sum is right.
@@ -102,6 +113,25 @@ mod tests {
             assert_eq!(code(|| Ok(vec![7; 9])), [7; 9]);
             assert_eq!(fs::read(&file).unwrap(), good);
         }
+    }
+
+    #[test]
+    fn what_another_process_is_compiling_is_waited_for() {
+        let [dir, other] = [(); 2].map(|()| tempfile::tempdir().unwrap());
+        // As the other process writes it.
+        cached(Some(other.path()), KERNEL, || Ok(vec![1])).unwrap();
+        let file = fs::read_dir(other.path()).unwrap().next().unwrap().unwrap();
+        let lock = locked(dir.path()).unwrap();
+        let (sender, receiver) = std::sync::mpsc::channel();
+        let path = dir.path().to_owned();
+        let this = std::thread::spawn(move || {
+            sender.send(()).unwrap();
+            cached(Some(&path), KERNEL, || Ok(vec![2])).unwrap()
+        });
+        receiver.recv().unwrap();
+        fs::copy(file.path(), dir.path().join(file.file_name())).unwrap();
+        drop(lock);
+        assert_eq!(this.join().unwrap(), [1]);
     }
 
     #[test]

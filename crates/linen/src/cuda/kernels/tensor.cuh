@@ -234,6 +234,7 @@ __device__ void multiply_stage(const float *stage, float (&sums)[T::DEEP][T::WID
             }
             for (int part = 0; part < 4; part++) b[j + part / 2].set(part % 2, values[part]);
         }
+#pragma unroll
         for (int product = 0; product < PRODUCTS; product++)
             for (int i = 0; i < T::DEEP; i++)
                 for (int j = 0; j < T::WIDE; j++)
