@@ -36,7 +36,6 @@ static void yield_thread(State state);
 
 template <class T> static T min(T a, T b) { return a < b ? a : b; }
 template <class T> static T max(T a, T b) { return a > b ? a : b; }
-static unsigned __umulhi(unsigned a, unsigned b) { return (uint64_t)a * b >> 32; }
 
 constexpr int MOST_SHARED = 227 * 1024; // of an H200
 alignas(16) static float dynamic_shared[MOST_SHARED / 4];

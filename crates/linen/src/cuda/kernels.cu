@@ -7,7 +7,8 @@
 //
 // Arrays are laid out as in Flax: images [image, y, x, channel], kernels [y, x, in, out] and
 // [in, out]. Pixels of a convolution's output are numbered window by window, so that a tile holds
-// whole pooling windows. Pixels that do not fill a window are skipped.
+// whole pooling windows. Pixels that do not fill a window are skipped. The gradient of that output
+// is stored as it is before pooling and ReLU, so that both are undone once, and not at every tap.
 //
 // Compiled at run time by NVRTC, which gets the files in this order as one. The tests compile it
 // with a C++ compiler and run it on the CPU (emulate.cpp).

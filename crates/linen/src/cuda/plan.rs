@@ -64,6 +64,18 @@ pub(super) struct Epoch {
     pub(super) steps: i32,
 }
 
+/// The convolution below a layer; the same struct as `Below` in `job.cuh`.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub(super) struct Below {
+    mask: u64,
+    features: i32,
+    columns: i32,
+    window_height: i32,
+    window_width: i32,
+    max: i32,
+}
+
 /// The work of one layer; the same struct as `Job` in `job.cuh`.
 ///
 /// During planning, pointers into the plan's memory are byte offsets, and 0 is a null pointer.
@@ -83,6 +95,7 @@ pub(super) struct Job {
     metrics: u64,
     labels: u64,
     epoch: u64,
+    below: Below,
     mask: u64,
     pub(super) kind: Kind,
     first_block: i32,
@@ -262,8 +275,14 @@ impl Plan {
         let job = Job {
             input: self.latest_output(),
             output: self.array(&pooled)?,
-            gradient: self.array(&pooled)?,
+            gradient: self.array(&[
+                self.batch,
+                rows * window.0,
+                columns * window.1,
+                features,
+            ])?,
             input_gradient: self.convs.last().map_or(0, |stage| stage.job.gradient),
+            below: self.latest_conv(),
             metrics: self.metrics,
             mask: self.array(&[words(&pooled)?.div_ceil(4)])?,
             batch: self.batch as i32,
@@ -306,6 +325,7 @@ impl Plan {
             output: self.array(&[self.batch, features])?,
             gradient: self.array(&[self.batch, features])?,
             input_gradient,
+            below: if self.denses.is_empty() { self.latest_conv() } else { Below::default() },
             losses: self.losses,
             metrics: self.metrics,
             labels: self.labels,
@@ -327,6 +347,18 @@ impl Plan {
     /// The output of the latest layer, which the next one reads.
     fn latest_output(&self) -> u64 {
         self.denses.last().or(self.convs.last()).map_or(self.images, |stage| stage.job.output)
+    }
+
+    /// The latest convolution, if any, to which the next layer passes its gradient.
+    fn latest_conv(&self) -> Below {
+        self.convs.last().map_or(Below::default(), |Stage { job, .. }| Below {
+            mask: job.mask,
+            features: job.features,
+            columns: job.columns,
+            window_height: job.window_height,
+            window_width: job.window_width,
+            max: job.max,
+        })
     }
 
     /// Allocates an array of 4-byte words; returns its byte offset.
@@ -609,6 +641,7 @@ impl Stage {
             losses: address(offsets.losses),
             metrics: address(offsets.metrics),
             labels: address(offsets.labels),
+            below: Below { mask: address(offsets.below.mask), ..offsets.below },
             mask: address(offsets.mask),
             ..offsets
         };

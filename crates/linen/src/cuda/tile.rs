@@ -76,7 +76,7 @@ impl Tile {
         };
         let slice = |count: usize| (count * (terms + 4)).max(terms * (count + 8));
         let values = (STAGES * (slice(rows) + slice(columns))).max(slices * rows * (columns + 8));
-        values * 4 + (rows + STAGES * terms) * 16
+        values * 4 + (rows + STAGES * terms) * 8
     }
 
     /// Rows and columns. The scalar tile's are the largest that it has.

@@ -36,14 +36,23 @@ struct Epoch {
     int step, steps;
 };
 
+// The convolution below a layer.
+struct Below {
+    unsigned char *mask; // null if there is none
+    int features;
+    int columns; // of windows
+    int window_height, window_width;
+    int max;
+};
+
 // The work of one layer, filled in by plan.rs. Pointers that a kind does not use are null.
 struct Job {
     float *input;    // of the layer
     float *kernel;
     float *bias;
     float *output;   // of the layer: pooled, if it pools
-    float *gradient; // with respect to that output
-    float *input_gradient;
+    float *gradient; // of a dense layer's output; of a convolution's before ReLU and pooling
+    float *input_gradient; // the gradient of the layer below
     float *momentum; // of the kernel
     float *bias_momentum;
     float *partials; // partial sums, one array per part
@@ -51,6 +60,7 @@ struct Job {
     Metrics *metrics;
     unsigned *labels;
     Epoch *epoch; // null if the host supplies each batch
+    Below below;
     unsigned char *mask; // per window: the index of the maximum, or the pixels that passed the ReLU
     int kind;
     int first_block, blocks;

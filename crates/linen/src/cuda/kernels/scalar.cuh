@@ -97,12 +97,58 @@ __device__ float input_at(const Job &job, const Pixel &pixel, const Tap &tap) {
     return job.input[((pixel.image * job.height + y) * job.width + x) * job.channels + tap.channel];
 }
 
-// The gradient of a convolution's output before ReLU and pooling, from the gradient after them.
-__device__ float unpooled(const Job &job, int window, int within, int feature) {
-    const int index = window * job.features + feature;
-    const int mask = job.mask[index];
-    if (job.max) return mask == within ? job.gradient[index] : 0;
-    return mask >> within & 1 ? job.gradient[index] / (job.window_height * job.window_width) : 0;
+// The height and width of the pixels of a convolution's output that fill windows.
+__device__ int covered_height(const Job &job) { return job.rows * job.window_height; }
+__device__ int covered_width(const Job &job) { return job.columns * job.window_width; }
+
+// Pixel `number` of those, counted row by row.
+__device__ Pixel covered_pixel(const Job &job, int number) {
+    const int line = number / covered_width(job);
+    return {line / covered_height(job), line % covered_height(job), number % covered_width(job)};
+}
+
+// Pixel `number` of a convolution's input.
+__device__ Pixel input_pixel(const Job &job, int number) {
+    const int line = number / job.width;
+    return {line / job.height, line % job.height, number % job.width};
+}
+
+struct alignas(16) Four {
+    float at[4];
+};
+
+// Stores the gradient of neighboring values of a convolution's output, from value `index`, as the
+// gradient before its pooling and ReLU: `Values` is `float` or `Four`.
+template <class Values>
+__device__ void unpool(const Job &job, int index, const Values &gradient) {
+    constexpr int COUNT = sizeof(Values) / sizeof(float);
+    const Below &below = job.below;
+    const int window = index / below.features, feature = index % below.features;
+    const int line = window / below.columns, column = window % below.columns;
+    const int width = below.columns * below.window_width;
+    const float share = below.max ? 1 : 1.0f / (below.window_height * below.window_width);
+    unsigned masks = 0;
+    if constexpr (COUNT == 4) masks = *(const unsigned *)(below.mask + index);
+    else masks = below.mask[index];
+    for (int i = 0; i < below.window_height; i++)
+        for (int j = 0; j < below.window_width; j++) {
+            const int within = i * below.window_width + j;
+            const int pixel = (line * below.window_height + i) * width +
+                              column * below.window_width + j;
+            Values values;
+            for (int k = 0; k < COUNT; k++) {
+                const int mask = masks >> 8 * k & 255;
+                const bool passes = below.max ? mask == within : mask >> within & 1;
+                ((float *)&values)[k] = passes ? ((const float *)&gradient)[k] * share : 0;
+            }
+            *(Values *)(job.input_gradient + pixel * below.features + feature) = values;
+        }
+}
+
+// Stores the gradient of value `index` of a layer's input: of what its ReLU and pooling got.
+__device__ void input_gradient(const Job &job, int index, float gradient) {
+    if (job.below.mask != nullptr) return unpool(job, index, gradient);
+    job.input_gradient[index] = job.relu && job.input[index] <= 0 ? 0 : gradient;
 }
 
 // Forward: the input values under the kernel, for each pixel [pixels, taps] (im2col).
@@ -223,28 +269,11 @@ template <int TM, int TN> __device__ void conv(const Job &job, float *tiles, int
 }
 
 // Kernel and bias gradient of a convolution; each block sums over a part of the pixels.
-struct UnpooledColumns {
-    const Job &job;
-    static constexpr bool ALONG_SUM = false;
-    struct Sum {
-        int window, within;
-    };
-    using Column = int;
-    __device__ int column(int j) const { return j; }
-    __device__ Sum sum(int k) const {
-        const int size = job.window_height * job.window_width;
-        return {k / size, k % size};
-    }
-    __device__ float at(const Sum &sum, int column) const {
-        return column < job.features ? unpooled(job, sum.window, sum.within, column) : 0;
-    }
-};
-
 struct TransposedPatches {
     const Job &job;
     using Row = Tap;
     __device__ Tap row(int i) const { return tap(job, i <= job.inputs ? i : 0); }
-    __device__ Pixel sum(int k) const { return pixel(job, k); }
+    __device__ Pixel sum(int k) const { return covered_pixel(job, k); }
     __device__ float at(const Tap &tap, const Pixel &pixel) const {
         return tap.is_bias ? 1 : input_at(job, pixel, tap);
     }
@@ -260,8 +289,8 @@ template <int TM, int TN> __device__ void conv_kernel(const Job &job, float *til
         if (top + i <= job.inputs && left + j < job.features)
             partial[(top + i) * job.features + left + j] = sum;
     };
-    matmul_tile<TM, TN>(tiles, top, left, begin, end, TransposedPatches{job}, UnpooledColumns{job},
-                        store);
+    matmul_tile<TM, TN>(tiles, top, left, begin, end, TransposedPatches{job},
+                        Matrix{job.gradient, job.features}, store);
 }
 
 // Input gradient of a convolution: the output gradients that each input pixel contributed to.
@@ -271,10 +300,7 @@ struct OutputPatches {
     struct Sum {
         int y, x, feature;
     };
-    __device__ Pixel row(int i) const {
-        const int line = i / job.width;
-        return {line / job.height, line % job.height, i % job.width};
-    }
+    __device__ Pixel row(int i) const { return input_pixel(job, i); }
     __device__ Sum sum(int k) const {
         const int offset = k / job.features;
         return {(job.kernel_height - 1) / 2 - offset / job.kernel_width,
@@ -282,12 +308,9 @@ struct OutputPatches {
     }
     __device__ float at(const Pixel &pixel, const Sum &sum) const {
         const int y = pixel.y + sum.y, x = pixel.x + sum.x;
-        const int row = y / job.window_height, column = x / job.window_width;
-        if (pixel.image >= job.batch || y < 0 || x < 0 || row >= job.rows || column >= job.columns)
-            return 0;
-        const int window = (pixel.image * job.rows + row) * job.columns + column;
-        const int within = y % job.window_height * job.window_width + x % job.window_width;
-        return unpooled(job, window, within, sum.feature);
+        const int height = covered_height(job), width = covered_width(job);
+        if (pixel.image >= job.batch || y < 0 || x < 0 || y >= height || x >= width) return 0;
+        return job.gradient[((pixel.image * height + y) * width + x) * job.features + sum.feature];
     }
 };
 
@@ -312,7 +335,7 @@ template <int TM, int TN> __device__ void conv_input(const Job &job, float *tile
     const auto store = [&](int i, int j, float sum) {
         const int row = top + i, column = left + j;
         if (row < job.batch * job.height * job.width && column < job.channels)
-            job.input_gradient[row * job.channels + column] = sum;
+            input_gradient(job, row * job.channels + column, sum);
     };
     matmul_tile<TM, TN>(tiles, top, left, 0, end, OutputPatches{job}, KernelByInput{job}, store);
 }
@@ -338,9 +361,8 @@ template <int TM, int TN> __device__ void dense_input(const Job &job, float *til
     const int left = block % job.tiles_across * SIDE * TN;
     const auto store = [&](int i, int j, float sum) {
         const int row = top + i, column = left + j;
-        if (row >= job.batch || column >= job.inputs) return;
-        const int index = row * job.inputs + column;
-        job.input_gradient[index] = job.relu && job.input[index] <= 0 ? 0 : sum;
+        if (row < job.batch && column < job.inputs)
+            input_gradient(job, row * job.inputs + column, sum);
     };
     matmul_tile<TM, TN>(tiles, top, left, 0, job.features,
                         Rows{job.gradient, job.batch, job.features},

@@ -17,16 +17,10 @@
 constexpr int WORKERS = 128; // threads per block
 constexpr int STAGES = 3;
 
-struct alignas(16) Four {
-    float at[4];
-};
-
 // A pixel or a tap, decoded.
-struct alignas(16) Place {
-    int offset; // in the input; of a tap: relative to the pixel
+struct alignas(8) Place {
+    int offset; // in the array; of a tap: relative to the pixel
     short y, x;
-    int window; // of the output pixel: offset of its window in the gradient
-    int within; // of the output pixel: index in its window; of a tap: whether it is the bias
 };
 
 constexpr short NOWHERE = -16384; // a `y` that no tap brings back into the image
@@ -83,10 +77,10 @@ template <class T> struct Shared {
 
 // Loads slices of an operand into shared memory, stage by stage.
 //
-// An operand is `ALONG` if its values are contiguous along the sum. If it is `chunked`, four
-// contiguous values are loaded at a time: `load` begins, and `finish` ends what cannot be copied
-// asynchronously. Otherwise `value` is called for each. `side` is a row or column of the tile. A
-// term is walked by `start` and `advance` along the sum; else it is a number and its place.
+// An operand is `ALONG` if its values are contiguous along the sum. If it is `chunked`, `load`
+// begins to copy four contiguous values. Otherwise `value` is called for each. `side` is a row or
+// column of the tile. A term is walked by `start` and `advance` along the sum; else it is a number
+// and its place.
 template <class T, int COUNT, class Operand> struct Loader {
     using S = Slice<COUNT, T::TERMS>;
     static constexpr bool ALONG = Operand::ALONG;
@@ -96,7 +90,6 @@ template <class T, int COUNT, class Operand> struct Loader {
     const Place *places; // of the terms
     const int begin, end;
     typename Operand::Term term;
-    typename Operand::Held held[S::ROUNDS];
 
     __device__ Loader(const Operand &operand, const Place *places, int begin, int end)
         : operand(operand), places(places), begin(begin), end(end) {
@@ -119,10 +112,10 @@ template <class T, int COUNT, class Operand> struct Loader {
             float *to = slice + S::template at<ALONG>(side(round), depth(round));
             const bool exists = start + depth(round) < end;
             if constexpr (ALONG) {
-                operand.load(to, side(round), term, exists, held[round]);
+                operand.load(to, side(round), term, exists);
             } else {
                 operand.load(to, side(round), start + depth(round),
-                             places[step % STAGES * T::TERMS + depth(round)], exists, held[round]);
+                             places[step % STAGES * T::TERMS + depth(round)], exists);
             }
         }
         if constexpr (ALONG) operand.advance(term, T::TERMS);
@@ -160,12 +153,6 @@ template <class T, int COUNT, class Operand> struct Loader {
                     slice[S::template at<false>(side, depth)] = values[i];
             }
         }
-    }
-
-    __device__ void finish(float *slice) const {
-        if (!operand.chunked) return;
-        for (int round = 0; round < S::ROUNDS; round++)
-            operand.finish(slice + S::template at<ALONG>(side(round), depth(round)), held[round]);
     }
 };
 
@@ -264,19 +251,11 @@ __device__ void multiply(const Shared<T> &shared, int begin, int end, const A &a
         }
         commit_copies(); // even if empty: groups are counted
     };
-    const auto finish = [&](int step) {
-        if (step >= steps) return;
-        load_a.finish(stage(step));
-        load_b.finish(stage(step) + T::ASlice::SIZE);
-    };
     float sums[T::DEEP][T::WIDE][4] = {};
 
     for (int step = 0; step < STAGES; step++) prepare(step);
     __syncthreads();
-    for (int step = 0; step < STAGES - 1; step++) {
-        load(step);
-        finish(step);
-    }
+    for (int step = 0; step < STAGES - 1; step++) load(step);
     for (int step = 0; step < steps; step++) {
         wait_copies<STAGES - 2>();
         __syncthreads(); // the step has arrived, and all are done with the one before it
@@ -284,7 +263,6 @@ __device__ void multiply(const Shared<T> &shared, int begin, int end, const A &a
         prepare(next + 1);
         load(next);
         multiply_stage<T, A, B>(stage(step), sums);
-        finish(next);
     }
     wait_copies<0>();
     __syncthreads();
@@ -307,15 +285,11 @@ __device__ void store_tile(const Shared<T> &shared, const Store &store) {
         store(at / T::N, at % T::N, shared.sum(at / T::N, at % T::N));
 }
 
-struct Nothing {}; // is held by operands that are copied asynchronously
-
 // Terms that are their own number.
 struct NumberedTerms {
     using Term = int;
-    using Held = Nothing;
     __device__ int start(int k) const { return k; }
     __device__ void advance(int &k, int by) const { k += by; }
-    __device__ void finish(float *, Nothing) const {}
 };
 
 // A matrix [sides, sum].
@@ -327,7 +301,7 @@ struct AlongMatrix : NumberedTerms {
     __device__ AlongMatrix(const float *values, int first, int count, int length, bool aligned)
         : values(values), first(first), count(count), length(length),
           chunked(aligned && length % 4 == 0) {}
-    __device__ void load(float *to, int side, int k, bool exists, Nothing &) const {
+    __device__ void load(float *to, int side, int k, bool exists) const {
         exists = exists && first + side < count;
         copy_async(to, values + (exists ? (first + side) * length + k : 0), exists);
     }
@@ -335,6 +309,9 @@ struct AlongMatrix : NumberedTerms {
         return first + side < count ? values[(first + side) * length + k] : 0;
     }
 };
+
+// The side after the last of an operand that has ones there, and what is beside it in a chunk.
+alignas(16) __device__ const float ONE[] = {1, 0, 0, 0};
 
 // A matrix [sum, sides], with an additional row of ones if it is asked for.
 template <bool ONES> struct AcrossMatrix : NumberedTerms {
@@ -344,13 +321,11 @@ template <bool ONES> struct AcrossMatrix : NumberedTerms {
     bool chunked;
     __device__ AcrossMatrix(const float *values, int first, int count, bool aligned)
         : values(values), first(first), count(count), chunked(aligned && count % 4 == 0) {}
-    __device__ void load(float *to, int side, int k, const Place &, bool exists, Nothing &) const {
-        if (ONES && first + side == count) {
-            *(Four *)to = {1, 0, 0, 0};
-            return;
-        }
-        exists = exists && first + side < count;
-        copy_async(to, values + (exists ? k * count + first + side : 0), exists);
+    __device__ void load(float *to, int side, int k, const Place &, bool exists) const {
+        const bool is_one = ONES && first + side == count;
+        exists &= first + side < count;
+        const float *from = values + (exists ? k * count + first + side : 0);
+        copy_async(to, is_one ? ONE : from, exists | is_one);
     }
     __device__ float value(int side, int k, const Place &) const {
         if (ONES && first + side == count) return 1;
@@ -385,47 +360,55 @@ template <bool BACK> struct Taps {
             }
         }
     }
-    __device__ int y(const WalkedTap &tap, int y) const {
-        return y + from_center(tap.y, job.kernel_height);
+    __device__ int y(const WalkedTap &tap) const { return from_center(tap.y, job.kernel_height); }
+    __device__ int x(const WalkedTap &tap) const { return from_center(tap.x, job.kernel_width); }
+};
+
+// The places of a job's pixels in an array [image, height, width, channels].
+struct Layout {
+    int height, width, channels;
+    __device__ bool is_inside(int y, int x) const {
+        return (unsigned)y < (unsigned)height & (unsigned)x < (unsigned)width; // without a branch
     }
-    __device__ int x(const WalkedTap &tap, int x) const {
-        return x + from_center(tap.x, job.kernel_width);
+    __device__ Place place(const Pixel &pixel) const {
+        return {((pixel.image * height + pixel.y) * width + pixel.x) * channels, (short)pixel.y,
+                (short)pixel.x};
     }
 };
 
-__device__ bool is_inside(const Job &job, int y, int x) {
-    return (unsigned)y < (unsigned)job.height && (unsigned)x < (unsigned)job.width;
+__device__ Layout input_layout(const Job &job) { return {job.height, job.width, job.channels}; }
+
+// The gradient of a convolution's output covers the pixels that fill windows.
+__device__ Layout gradient_layout(const Job &job) {
+    return {covered_height(job), covered_width(job), job.features};
 }
 
-__device__ Place place_of(const Job &job, const Pixel &pixel, int window, int within) {
-    const int offset = ((pixel.image * job.height + pixel.y) * job.width + pixel.x) * job.channels;
-    return {offset, (short)pixel.y, (short)pixel.x, window * job.features, within};
-}
-
-// The input values under the kernel [pixels, taps].
-struct PatchesAlong : Taps<false> {
+// The values of an array under the kernel [pixels, taps], or those that it leads back to.
+template <bool BACK> struct PatchesAlong : Taps<BACK> {
     static constexpr bool ALONG = true;
-    using Held = Nothing;
+    const float *values;
+    Layout layout;
     const Place *pixels;
     bool chunked;
-    __device__ PatchesAlong(const Job &job, const Place *pixels)
-        : Taps<false>{job, job.channels}, pixels(pixels), chunked(job.channels % 4 == 0) {}
-    // The index of a value of the input; -1 outside.
-    __device__ int index(int side, const WalkedTap &tap) const {
-        const Place &pixel = pixels[side];
-        const int y = this->y(tap, 0), x = this->x(tap, 0);
-        if (!is_inside(job, pixel.y + y, pixel.x + x)) return -1;
-        return pixel.offset + (y * job.width + x) * channels + tap.channel;
+    __device__ PatchesAlong(const Job &job, const float *values, Layout layout, const Place *pixels)
+        : Taps<BACK>{job, layout.channels}, values(values), layout(layout), pixels(pixels),
+          chunked(layout.channels % 4 == 0) {}
+    __device__ bool is_inside(const Place &pixel, const WalkedTap &tap) const {
+        return layout.is_inside(pixel.y + this->y(tap), pixel.x + this->x(tap));
     }
-    __device__ void load(float *to, int side, const WalkedTap &tap, bool exists, Nothing &) const {
-        const int index = exists ? this->index(side, tap) : -1;
-        copy_async(to, job.input + max(index, 0), index >= 0);
+    __device__ int index(const Place &pixel, const WalkedTap &tap) const {
+        const int offset = this->y(tap) * layout.width + this->x(tap);
+        return pixel.offset + offset * layout.channels + tap.channel;
+    }
+    __device__ void load(float *to, int side, const WalkedTap &tap, bool exists) const {
+        const Place &pixel = pixels[side];
+        exists &= is_inside(pixel, tap);
+        copy_async(to, values + (exists ? index(pixel, tap) : 0), exists);
     }
     __device__ float value(int side, const WalkedTap &tap) const {
-        const int index = this->index(side, tap);
-        return index >= 0 ? job.input[index] : 0;
+        const Place &pixel = pixels[side];
+        return is_inside(pixel, tap) ? values[index(pixel, tap)] : 0;
     }
-    __device__ void finish(float *, Nothing) const {}
 };
 
 template <class T> __device__ void conv_tile(const Job &job, float *memory, int block) {
@@ -433,91 +416,21 @@ template <class T> __device__ void conv_tile(const Job &job, float *memory, int 
     const int size = job.window_height * job.window_width, windows = T::M / size;
     const int first = block / job.tiles_across * windows;
     const int left = block % job.tiles_across * T::N;
+    const Layout layout = input_layout(job);
     for (int i = threadIdx.x; i < T::M; i += WORKERS) {
         const int number = first * size + i;
         const bool exists = i < windows * size && number < pixels(job);
-        shared.sides[i] = exists ? place_of(job, pixel(job, number), 0, 0) : Place{0, NOWHERE};
+        shared.sides[i] = exists ? layout.place(pixel(job, number)) : Place{0, NOWHERE};
     }
-    multiply(shared, 0, job.inputs, PatchesAlong(job, shared.sides),
+    multiply(shared, 0, job.inputs, PatchesAlong<false>(job, job.input, layout, shared.sides),
              AcrossMatrix<false>(job.kernel, left, job.features, job.aligned), [](int) {});
     pool(job, first, windows, left, T::N, WORKERS,
          [&](int i, int j) { return shared.sum(i, j); });
 }
 
-// Four neighboring features of a gradient before ReLU and pooling, which wait for their values.
-struct HeldGradient {
-    Four gradient;
-    unsigned mask; // four bytes
-    int within;
-};
-
-__device__ HeldGradient hold_gradient(const Job &job, int index, int within) {
-    if (index < 0) return {{}, 0, job.max ? 256 : 0};
-    return {*(const Four *)(job.gradient + index), *(const unsigned *)(job.mask + index), within};
-}
-
-// The share of a window's gradient that a pixel gets.
-__device__ float share_of_pixel(const Job &job) {
-    return job.max ? 1 : 1.0f / (job.window_height * job.window_width);
-}
-
-__device__ void unpool(const Job &job, const HeldGradient &held, float share, float *to) {
-    Four values;
-    for (int i = 0; i < 4; i++) {
-        const int mask = held.mask >> 8 * i & 255;
-        const bool passes = job.max ? mask == held.within : mask >> held.within & 1;
-        values.at[i] = passes ? held.gradient.at[i] * share : 0;
-    }
-    *(Four *)to = values;
-}
-
-// The output gradients that an input pixel contributed to [input pixels, (taps, features)].
-struct GradientsAlong : Taps<true> {
-    static constexpr bool ALONG = true;
-    using Held = HeldGradient;
-    const Place *pixels; // their offset is that of the image in the windows
-    bool chunked;
-    float share;
-    unsigned height_share, width_share; // of a pixel in a window, of 2^32; 0 for one pixel
-    __device__ GradientsAlong(const Job &job, const Place *pixels)
-        : Taps<true>{job, job.features}, pixels(pixels), chunked(job.features % 4 == 0),
-          share(share_of_pixel(job)), height_share(0xffffffffu / job.window_height + 1),
-          width_share(0xffffffffu / job.window_width + 1) {}
-    // `value` over the size of a window, exactly, for values below 2^16.
-    __device__ static int over(int value, unsigned share) {
-        return share == 0 ? value : __umulhi(value, share);
-    }
-    // The index in the pooled gradient, -1 outside, and the pixel's index in its window.
-    __device__ int index(int side, const WalkedTap &tap, int &within) const {
-        const Place &pixel = pixels[side];
-        const int y = this->y(tap, pixel.y), x = this->x(tap, pixel.x);
-        if (y < 0 || x < 0) return -1;
-        const int row = over(y, height_share), column = over(x, width_share);
-        if (row >= job.rows || column >= job.columns) return -1;
-        within = (y - row * job.window_height) * job.window_width + x - column * job.window_width;
-        return (pixel.offset + row * job.columns + column) * job.features + tap.channel;
-    }
-    __device__ void load(float *, int side, const WalkedTap &tap, bool exists,
-                         HeldGradient &held) const {
-        int within = 0;
-        const int index = exists ? this->index(side, tap, within) : -1;
-        held = hold_gradient(job, index, within);
-    }
-    __device__ void finish(float *to, const HeldGradient &held) const {
-        unpool(job, held, share, to);
-    }
-    __device__ float value(int side, const WalkedTap &tap) const {
-        int within = 0;
-        const int index = this->index(side, tap, within);
-        if (index < 0) return 0;
-        return unpooled(job, index / job.features, within, tap.channel);
-    }
-};
-
 // A convolution's kernel [y, x, in, out] as [in, (y, x, out)].
 struct KernelAlong : Taps<true> {
     static constexpr bool ALONG = true;
-    using Held = Nothing;
     int first;
     bool chunked;
     __device__ KernelAlong(const Job &job, int first)
@@ -527,32 +440,47 @@ struct KernelAlong : Taps<true> {
         const int number = tap.y * job.kernel_width + tap.x;
         return (number * job.channels + first + side) * job.features + tap.channel;
     }
-    __device__ void load(float *to, int side, const WalkedTap &tap, bool exists, Nothing &) const {
+    __device__ void load(float *to, int side, const WalkedTap &tap, bool exists) const {
         exists = exists && first + side < job.channels;
         copy_async(to, job.kernel + (exists ? index(side, tap) : 0), exists);
     }
     __device__ float value(int side, const WalkedTap &tap) const {
         return first + side < job.channels ? job.kernel[index(side, tap)] : 0;
     }
-    __device__ void finish(float *, Nothing) const {}
 };
+
+// Stores a tile of the gradient of a layer's input [rows, columns].
+template <class T>
+__device__ void store_input_gradient(const Job &job, const Shared<T> &shared, int top, int left,
+                                     int rows, int columns) {
+    if (job.below.mask == nullptr || columns % 4 != 0 || job.below.features % 4 != 0) {
+        store_tile(shared, [&](int i, int j, float sum) {
+            if (top + i < rows && left + j < columns)
+                input_gradient(job, (top + i) * columns + left + j, sum);
+        });
+        return;
+    }
+    for (int at = threadIdx.x; at < T::M * T::N / 4; at += WORKERS) {
+        const int i = at / (T::N / 4), j = at % (T::N / 4) * 4;
+        if (top + i >= rows || left + j >= columns) continue;
+        Four sums;
+        for (int k = 0; k < 4; k++) sums.at[k] = shared.sum(i, j + k);
+        unpool(job, (top + i) * columns + left + j, sums);
+    }
+}
 
 template <class T> __device__ void conv_input_tile(const Job &job, float *memory, int block) {
     const Shared<T> shared(memory);
     const int top = block / job.tiles_across * T::M, left = block % job.tiles_across * T::N;
+    const Layout layout = gradient_layout(job);
     for (int i = threadIdx.x; i < T::M; i += WORKERS) {
-        const int line = (top + i) / job.width, image = line / job.height;
-        shared.sides[i] = {image * job.rows * job.columns,
-                           image < job.batch ? (short)(line % job.height) : NOWHERE,
-                           (short)((top + i) % job.width)};
+        const Pixel pixel = input_pixel(job, top + i);
+        shared.sides[i] = pixel.image < job.batch ? layout.place(pixel) : Place{0, NOWHERE};
     }
     multiply(shared, 0, job.kernel_height * job.kernel_width * job.features,
-             GradientsAlong(job, shared.sides), KernelAlong(job, left), [](int) {});
-    store_tile(shared, [&](int i, int j, float sum) {
-        const int row = top + i, column = left + j;
-        if (row < job.batch * job.height * job.width && column < job.channels)
-            job.input_gradient[row * job.channels + column] = sum;
-    });
+             PatchesAlong<true>(job, job.gradient, layout, shared.sides), KernelAlong(job, left),
+             [](int) {});
+    store_input_gradient(job, shared, top, left, job.batch * job.height * job.width, job.channels);
 }
 
 // The input values under the kernel [pixels, taps], with an additional tap of ones for the bias.
@@ -560,51 +488,26 @@ struct PatchesAcross : NumberedTerms {
     static constexpr bool ALONG = false;
     const Job &job;
     const Place *taps;
+    int bias; // its side
+    Layout layout;
     bool chunked;
-    __device__ PatchesAcross(const Job &job, const Place *taps)
-        : job(job), taps(taps), chunked(job.channels % 4 == 0) {}
-    __device__ int index(int side, const Place &pixel) const {
+    __device__ PatchesAcross(const Job &job, const Place *taps, int first)
+        : job(job), taps(taps), bias(job.inputs - first), layout(input_layout(job)),
+          chunked(job.channels % 4 == 0) {}
+    __device__ bool is_inside(const Place &pixel, const Place &tap) const {
+        return layout.is_inside(pixel.y + tap.y, pixel.x + tap.x);
+    }
+    // A pixel that does not exist is not inside.
+    __device__ void load(float *to, int side, int, const Place &pixel, bool) const {
         const Place &tap = taps[side];
-        if (!is_inside(job, pixel.y + tap.y, pixel.x + tap.x)) return -1;
-        return pixel.offset + tap.offset;
-    }
-    __device__ void load(float *to, int side, int, const Place &pixel, bool exists,
-                         Nothing &) const {
-        if (taps[side].within) {
-            *(Four *)to = {1, 0, 0, 0};
-            return;
-        }
-        const int index = exists ? this->index(side, pixel) : -1;
-        copy_async(to, job.input + max(index, 0), index >= 0);
+        const bool exists = is_inside(pixel, tap), is_one = side == bias;
+        const float *from = job.input + (exists ? pixel.offset + tap.offset : 0);
+        copy_async(to, is_one ? ONE : from, exists | is_one);
     }
     __device__ float value(int side, int, const Place &pixel) const {
-        if (taps[side].within) return 1;
-        const int index = this->index(side, pixel);
-        return index >= 0 ? job.input[index] : 0;
-    }
-};
-
-// The gradient of a convolution's output before ReLU and pooling [pixels, features].
-struct GradientsAcross : NumberedTerms {
-    static constexpr bool ALONG = false;
-    using Held = HeldGradient;
-    const Job &job;
-    int first;
-    bool chunked;
-    float share;
-    __device__ GradientsAcross(const Job &job, int first)
-        : job(job), first(first), chunked(job.features % 4 == 0), share(share_of_pixel(job)) {}
-    __device__ void load(float *, int side, int, const Place &pixel, bool exists,
-                         HeldGradient &held) const {
-        exists = exists && first + side < job.features;
-        held = hold_gradient(job, exists ? pixel.window + first + side : -1, pixel.within);
-    }
-    __device__ void finish(float *to, const HeldGradient &held) const {
-        unpool(job, held, share, to);
-    }
-    __device__ float value(int side, int, const Place &pixel) const {
-        if (first + side >= job.features) return 0;
-        return unpooled(job, pixel.window / job.features, pixel.within, first + side);
+        if (side == bias) return 1;
+        const Place &tap = taps[side];
+        return is_inside(pixel, tap) ? job.input[pixel.offset + tap.offset] : 0;
     }
 };
 
@@ -614,37 +517,27 @@ template <class T> __device__ void conv_kernel_tile(const Job &job, float *memor
     const int part = block / (job.tiles_across * down), tile = block % (job.tiles_across * down);
     const int top = tile / job.tiles_across * T::M, left = tile % job.tiles_across * T::N;
     const int begin = part * job.part, end = min(begin + job.part, pixels(job));
+    const Layout layout = input_layout(job);
     for (int i = threadIdx.x; i < T::M; i += WORKERS) {
         const Tap tap = ::tap(job, top + i);
         shared.sides[i] = {(tap.y * job.width + tap.x) * job.channels + tap.channel,
-                           top + i < job.inputs ? (short)tap.y : NOWHERE, (short)tap.x, 0,
-                           tap.is_bias};
+                           top + i < job.inputs ? (short)tap.y : NOWHERE, (short)tap.x};
     }
     // The first threads each walk along the pixels, and decode one of each step.
-    const int size = job.window_height * job.window_width;
-    int number = begin + threadIdx.x, within = number % size;
-    int column = number / size % job.columns, line = number / size / job.columns;
-    int row = line % job.rows, image = line / job.rows;
-    const int windows_on = T::TERMS / size, within_on = T::TERMS % size;
+    const int height = covered_height(job), width = covered_width(job);
+    int number = begin + threadIdx.x;
+    Pixel pixel = covered_pixel(job, number);
     const auto prepare = [&](int step) {
         if (threadIdx.x >= T::TERMS) return;
-        const Pixel pixel = {image, row * job.window_height + within / job.window_width,
-                             column * job.window_width + within % job.window_width};
-        const int window = (image * job.rows + row) * job.columns + column;
         shared.terms[step % STAGES * T::TERMS + threadIdx.x] =
-            number < end ? place_of(job, pixel, window, within) : Place{0, NOWHERE};
+            number < end ? layout.place(pixel) : Place{0, NOWHERE};
         number += T::TERMS;
-        within += within_on;
-        column += windows_on;
-        if (within >= size) {
-            within -= size;
-            column++;
-        }
-        for (; column >= job.columns; column -= job.columns) row++;
-        for (; row >= job.rows; row -= job.rows) image++;
+        pixel.x += T::TERMS;
+        for (; pixel.x >= width; pixel.x -= width) pixel.y++;
+        for (; pixel.y >= height; pixel.y -= height) pixel.image++;
     };
-    multiply(shared, begin, end, PatchesAcross(job, shared.sides), GradientsAcross(job, left),
-             prepare);
+    multiply(shared, begin, end, PatchesAcross(job, shared.sides, top),
+             AcrossMatrix<false>(job.gradient, left, job.features, true), prepare);
     float *partial = job.partials + part * (job.inputs + 1) * job.features;
     store_tile(shared, [&](int i, int j, float sum) {
         if (top + i <= job.inputs && left + j < job.features)
@@ -673,12 +566,7 @@ template <class T> __device__ void dense_input_tile(const Job &job, float *memor
     multiply(shared, 0, job.features,
              AlongMatrix(job.gradient, top, job.batch, job.features, true),
              AlongMatrix(job.kernel, left, job.inputs, job.features, job.aligned), [](int) {});
-    store_tile(shared, [&](int i, int j, float sum) {
-        const int row = top + i, column = left + j;
-        if (row >= job.batch || column >= job.inputs) return;
-        const int index = row * job.inputs + column;
-        job.input_gradient[index] = job.relu && job.input[index] <= 0 ? 0 : sum;
-    });
+    store_input_gradient(job, shared, top, left, job.batch, job.inputs);
 }
 
 // The momentum update of a tile of a kernel, with several loads of four values at once under way.
