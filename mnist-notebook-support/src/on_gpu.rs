@@ -33,12 +33,6 @@ thread_local! {
     static TRIED: RefCell<HashMap<usize, bool>> = RefCell::default();
 }
 
-/// The place that calls this function.
-#[track_caller]
-pub fn here() -> Place {
-    Location::caller()
-}
-
 /// The tutorial's training step, called at `caller`, if the GPU takes it as a whole.
 ///
 /// # Errors
@@ -258,9 +252,9 @@ mod tests {
             crate::get_initial_params(&Cnn, Key::new(0), &Device::Cpu).unwrap();
         let mut state = crate::create_optimizer(&params, 0.1, 0.9).unwrap();
         type Step<'a> = &'a dyn Fn(&mut Optimizer, &Batch) -> Result<BatchMetrics>;
-        let place = here();
+        let here = Location::caller();
         let tutorials =
-            |state: &mut Optimizer, batch: &Batch| recorded(state, batch, place);
+            |state: &mut Optimizer, batch: &Batch| recorded(state, batch, here);
         let varied = |state: &mut Optimizer, batch: &Batch| {
             let image = (batch.image() * 0.5)?;
             tutorials(state, &Batch::new(image, batch.label().clone())?)
@@ -273,10 +267,11 @@ mod tests {
             tutorials(state, batch)?;
             tutorials(state, batch)
         };
-        let wrapped =
-            |state: &mut Optimizer, batch: &Batch| recorded(state, batch, here());
+        let wrapped = |state: &mut Optimizer, batch: &Batch| {
+            recorded(state, batch, Location::caller())
+        };
         let is_tutorials = |state: &mut Optimizer, step: Step| {
-            watched(state, &batch, place, step).unwrap().1
+            watched(state, &batch, here, step).unwrap().1
         };
         assert!(is_tutorials(&mut state, &tutorials));
         // Not recorded, after one that was.

@@ -10,19 +10,21 @@ const TUTORIAL: [&str; 2] = [
     include_str!("../../../mnist-notebook-support/src/train_epoch.rs"),
 ];
 
-/// What a GPU does in place of the tutorial's own functions, and what it has to know. An epoch knows
-/// whether its step is the tutorial's, and not one that wraps it, by the place that calls it: what
-/// a macro writes is where the macro stands.
-const ON_GPU: [(&str, &str); 3] = [
+/// What a GPU does in place of the tutorial's own functions: the name, an attribute, and what it has
+/// to know. An epoch knows whether its step is the tutorial's, and not one that wraps it, by the
+/// place that calls it: what a macro writes is where the macro stands.
+const ON_GPU: [(&str, &str, &str); 3] = [
     (
         "train_step",
+        "#[track_caller]",
         "(model, state, batch, cross_entropy_loss, compute_metrics, \
          ::core::panic::Location::caller())",
     ),
-    ("eval_step", "(model, variables, batch, compute_metrics)"),
+    ("eval_step", "", "(model, variables, batch, compute_metrics)"),
     (
         "train_epoch",
-        "(model, state, train_ds, batch_size, epoch, rng, ::mnist_notebook_support::on_gpu::here(), \
+        "",
+        "(model, state, train_ds, batch_size, epoch, rng, ::core::panic::Location::caller(), \
          |state: &mut _, batch: &_| train_step(model, state, batch))",
     ),
 ];
@@ -39,12 +41,12 @@ const ON_GPU: [(&str, &str); 3] = [
 /// as it is written.
 #[proc_macro_attribute]
 pub fn jit(_: TokenStream, function: TokenStream) -> TokenStream {
-    let on_gpu = functions(function.clone()).pop().and_then(|(name, text)| {
-        let (_, arguments) = ON_GPU.into_iter().find(|(known, _)| *known == name)?;
+    let known = functions(function.clone()).pop().and_then(|(name, text)| {
+        let (_, attribute, arguments) = ON_GPU.into_iter().find(|known| known.0 == name)?;
         let is_tutorials = |file| functions(parse(file)).contains(&(name.clone(), text.clone()));
         TUTORIAL.into_iter().any(is_tutorials).then(|| {
             let call = format!("::mnist_notebook_support::on_gpu::{name}{arguments}");
-            format!("if let Some(result) = {call}? {{ return Ok(result); }}")
+            (attribute, format!("if let Some(result) = {call}? {{ return Ok(result); }}"))
         })
     });
     let mut tokens = function.into_iter().collect::<Vec<_>>();
@@ -53,9 +55,8 @@ pub fn jit(_: TokenStream, function: TokenStream) -> TokenStream {
     else {
         return parse("compile_error!(\"`#[jit]` stands above a function\");");
     };
-    // Those that are known by their text also tell who calls them.
-    let attribute = if on_gpu.is_some() { "#[track_caller]" } else { "" };
-    let mut compiled = parse(&on_gpu.unwrap_or_default());
+    let (attribute, on_gpu) = known.unwrap_or_default();
+    let mut compiled = parse(&on_gpu);
     let closure = parse("||").into_iter().chain([TokenTree::Group(body)]).collect();
     compiled.extend(parse("::mnist_notebook_support::linen::jitted"));
     compiled.extend([group(Delimiter::Parenthesis, closure)]);

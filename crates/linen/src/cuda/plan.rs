@@ -275,12 +275,7 @@ impl Plan {
         let job = Job {
             input: self.latest_output(),
             output: self.array(&pooled)?,
-            gradient: self.array(&[
-                self.batch,
-                rows * window.0,
-                columns * window.1,
-                features,
-            ])?,
+            gradient: self.array(&[self.batch, rows * window.0, columns * window.1, features])?,
             input_gradient: self.convs.last().map_or(0, |stage| stage.job.gradient),
             below: self.latest_conv(),
             metrics: self.metrics,
