@@ -86,8 +86,7 @@ pub fn eval_step(
 pub fn train_epoch<S: Train>(
     model: &impl Module,
     state: &mut S,
-    train_ds: &Dataset,
-    batch_size: usize,
+    (train_ds, batch_size): (&Dataset, usize),
     epoch: usize,
     rng: Key,
     here: Place,

@@ -24,7 +24,7 @@ const ON_GPU: [(&str, &str, &str); 3] = [
     (
         "train_epoch",
         "",
-        "(model, state, train_ds, batch_size, epoch, rng, ::core::panic::Location::caller(), \
+        "(model, state, (train_ds, batch_size), epoch, rng, ::core::panic::Location::caller(), \
          |state: &mut _, batch: &_| train_step(model, state, batch))",
     ),
 ];

@@ -37,12 +37,10 @@ pub mod on_gpu {
     }
 
     /// Takes a step; returns whether the epoch itself called the tutorial's.
-    #[expect(clippy::too_many_arguments)]
     pub fn train_epoch<S: Train>(
         _: &impl Module,
         state: &mut S,
-        _: &Dataset,
-        _: usize,
+        _: (&Dataset, usize),
         _: usize,
         _: Key,
         here: Place,
