@@ -4,11 +4,11 @@
 //! tutorial's loss and metrics built in. So `#[jit]` asks for them only where the step has the
 //! tutorial's text, and here the loss and the metrics in its scope are tried out on examples.
 
+use std::any::type_name;
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
-use std::panic::Location;
 
-use candle_core::{Device, Tensor, TensorId, Var};
+use candle_core::{Device, Tensor, Var};
 use linen::random::permutation;
 use linen::{
     BatchMetrics, Evaluate, Key, Metrics, Module, Result, Train, gpu_eval_step,
@@ -23,17 +23,14 @@ type Loss = fn(&Tensor, &Tensor) -> Result<Tensor>;
 /// Metrics of log-probabilities and labels.
 type MetricsOf = fn(&Tensor, &Tensor) -> Result<BatchMetrics>;
 
-/// A place in a source file that calls something.
-pub type Place = &'static Location<'static>;
-
 thread_local! {
-    /// The latest step of the tutorial's text, if it was a recording: its images, and its caller.
-    static RECORDED: Cell<Option<(TensorId, Place)>> = const { Cell::new(None) };
+    /// The module of the latest step of the tutorial's text, if that was a recording.
+    static RECORDED: Cell<Option<&'static str>> = const { Cell::new(None) };
     /// The losses and metrics that have been tried out, by their addresses.
     static TRIED: RefCell<HashMap<usize, bool>> = RefCell::default();
 }
 
-/// The tutorial's training step, called at `caller`, if the GPU takes it as a whole.
+/// The tutorial's training step, the `train_step` of a module, if the GPU takes it as a whole.
 ///
 /// # Errors
 /// Those of [`gpu_train_step`].
@@ -43,7 +40,7 @@ pub fn train_step(
     batch: &Batch,
     loss: Loss,
     metrics: MetricsOf,
-    caller: Place,
+    module: &'static str,
 ) -> Result<Option<BatchMetrics>> {
     RECORDED.set(None);
     if !batch.image().device().is_cuda()
@@ -55,7 +52,7 @@ pub fn train_step(
     let Some(optimizer) = state.as_optimizer() else { return Ok(None) };
     let metrics =
         jitted(|| gpu_train_step(model, optimizer, batch.image(), batch.label()))?;
-    RECORDED.set(metrics.is_some().then(|| (batch.image().id(), caller)));
+    RECORDED.set(metrics.is_some().then_some(module));
     Ok(metrics)
 }
 
@@ -78,20 +75,22 @@ pub fn eval_step(
     jitted(|| gpu_eval_step(model, variables.params(), batch.image(), batch.label()))
 }
 
-/// The tutorial's epoch on a GPU: without the host, if its first step, which is called `here`, was a
+/// The tutorial's epoch on a GPU: without the host, if its first step, the one in scope, was a
 /// recording, otherwise step by step.
 ///
 /// # Errors
 /// Those of [`train_epoch`](crate::train_epoch()).
-pub fn train_epoch<S: Train>(
-    model: &impl Module,
+pub fn train_epoch<M: Module, S: Train, F>(
+    model: &M,
     state: &mut S,
     (train_ds, batch_size): (&Dataset, usize),
     epoch: usize,
     rng: Key,
-    here: Place,
-    mut step: impl FnMut(&mut S, &Batch) -> Result<BatchMetrics>,
-) -> Result<Option<Metrics>> {
+    step: F,
+) -> Result<Option<Metrics>>
+where
+    F: Fn(&M, &mut S, &Batch) -> Result<BatchMetrics>,
+{
     if !train_ds.image().device().is_cuda() {
         return Ok(None);
     }
@@ -102,7 +101,7 @@ pub fn train_epoch<S: Train>(
     let mut is_tutorials = false;
     batch_metrics.take_steps(state, first, |state: &mut S, batch: &Batch| {
         let metrics;
-        (metrics, is_tutorials) = watched(state, batch, here, &mut step)?;
+        (metrics, is_tutorials) = watched(model, state, batch, &step)?;
         Ok(metrics)
     })?;
     let data = (train_ds.image(), train_ds.label());
@@ -114,30 +113,34 @@ pub fn train_epoch<S: Train>(
     };
     match recorded.map_err(|error| train_ds.locate(error))? {
         Some(metrics) => batch_metrics.extend(metrics),
-        None => batch_metrics.take_steps(state, rest, step)?,
+        None => batch_metrics
+            .take_steps(state, rest, |state, batch| step(model, state, batch))?,
     }
     batch_metrics.report().map(Some)
 }
 
-/// Takes a step, and tells whether it was a recording of the tutorial's and nothing more: called
-/// `here`, of this very batch, once, with the optimizer's settings as they were. One that wraps the
-/// tutorial's, to vary its images or to follow a schedule, is not, whatever it does at first.
-fn watched<S: Train>(
+/// Takes a step, and tells whether it was a recording of the tutorial's. A function that wraps that
+/// one, to vary its images or to follow a schedule, is another, whatever it does at first.
+fn watched<M, S, F>(
+    model: &M,
     state: &mut S,
     batch: &Batch,
-    here: Place,
-    step: impl FnOnce(&mut S, &Batch) -> Result<BatchMetrics>,
-) -> Result<(BatchMetrics, bool)> {
-    let settings = |state: &mut S| {
-        let optimizer = state.as_optimizer()?;
-        Some((optimizer.learning_rate(), optimizer.rule(), optimizer.step_count()))
-    };
-    let before = settings(state).map(|(rate, rule, steps)| (rate, rule, steps + 1));
+    step: &F,
+) -> Result<(BatchMetrics, bool)>
+where
+    F: Fn(&M, &mut S, &Batch) -> Result<BatchMetrics>,
+{
     // What an earlier step has left says nothing about this one.
     RECORDED.set(None);
-    let metrics = step(state, batch)?;
-    let is_recorded = RECORDED.get() == Some((batch.image().id(), here));
-    Ok((metrics, is_recorded && settings(state) == before))
+    let metrics = step(model, state, batch)?;
+    Ok((metrics, RECORDED.get().is_some_and(is_train_step_of::<F>)))
+}
+
+/// Whether a function is the `train_step` of a module.
+fn is_train_step_of<F>(module: &str) -> bool {
+    let name = type_name::<F>().strip_prefix(module);
+    let parameters = name.and_then(|name| name.strip_prefix("::train_step"));
+    parameters.is_some_and(|rest| rest.is_empty() || rest.starts_with('<'))
 }
 
 fn is_cross_entropy(loss: Loss) -> bool {
@@ -231,56 +234,64 @@ mod tests {
     }
 
     /// Stands in for a step that a GPU has recorded.
-    fn recorded(
-        state: &mut Optimizer,
-        batch: &Batch,
-        caller: Place,
-    ) -> Result<BatchMetrics> {
-        let metrics = crate::train_step(&Cnn, state, batch)?;
-        RECORDED.set(Some((batch.image().id(), caller)));
-        Ok(metrics)
+    mod recorded {
+        use super::*;
+
+        pub fn train_step(
+            model: &impl Module,
+            state: &mut impl Train,
+            batch: &Batch,
+        ) -> Result<BatchMetrics> {
+            let metrics = crate::train_step(model, state, batch)?;
+            RECORDED.set(Some(module_path!()));
+            Ok(metrics)
+        }
+
+        pub fn train_step_in_turn(
+            model: &impl Module,
+            state: &mut impl Train,
+            batch: &Batch,
+        ) -> Result<BatchMetrics> {
+            train_step(model, state, batch)
+        }
+
+        pub mod train_step {
+            use super::*;
+
+            pub fn train_step(
+                model: &impl Module,
+                state: &mut impl Train,
+                batch: &Batch,
+            ) -> Result<BatchMetrics> {
+                super::train_step(model, state, batch)
+            }
+        }
     }
 
     #[test]
     fn only_the_tutorials_step_and_nothing_more_stands_for_a_whole_epoch() {
         let image = Tensor::zeros((2, 28, 28, 1), DType::F32, &Device::Cpu).unwrap();
-        let data = Dataset::new(image, Tensor::new(&[1u32, 2], &Device::Cpu).unwrap())
-            .unwrap();
-        let batch = data.batch(&[0, 1]).unwrap();
+        let label = Tensor::new(&[1u32, 2], &Device::Cpu).unwrap();
+        let batch = Batch::new(image, label).unwrap();
         let params =
             crate::get_initial_params(&Cnn, Key::new(0), &Device::Cpu).unwrap();
         let mut state = crate::create_optimizer(&params, 0.1, 0.9).unwrap();
-        type Step<'a> = &'a dyn Fn(&mut Optimizer, &Batch) -> Result<BatchMetrics>;
-        let here = Location::caller();
-        let tutorials =
-            |state: &mut Optimizer, batch: &Batch| recorded(state, batch, here);
-        let varied = |state: &mut Optimizer, batch: &Batch| {
-            let image = (batch.image() * 0.5)?;
-            tutorials(state, &Batch::new(image, batch.label().clone())?)
-        };
-        let scheduled = |state: &mut Optimizer, batch: &Batch| {
-            state.set_learning_rate(0.05)?;
-            tutorials(state, batch)
-        };
-        let twice = |state: &mut Optimizer, batch: &Batch| {
-            tutorials(state, batch)?;
-            tutorials(state, batch)
-        };
-        let wrapped = |state: &mut Optimizer, batch: &Batch| {
-            recorded(state, batch, Location::caller())
-        };
-        let is_tutorials = |state: &mut Optimizer, step: Step| {
-            watched(state, &batch, here, step).unwrap().1
-        };
-        assert!(is_tutorials(&mut state, &tutorials));
-        // Not recorded, after one that was.
-        assert!(!is_tutorials(&mut state, &|state, batch| crate::train_step(
-            &Cnn, state, batch
-        )));
-        for other in [&varied as Step, &scheduled, &twice, &wrapped] {
-            assert!(!is_tutorials(&mut state, other));
+        fn is_tutorials<F>(state: &mut Optimizer, batch: &Batch, step: F) -> bool
+        where
+            F: Fn(&Cnn, &mut Optimizer, &Batch) -> Result<BatchMetrics>,
+        {
+            watched(&Cnn, state, batch, &step).unwrap().1
         }
-        assert!(is_tutorials(&mut state, &tutorials));
+        assert!(is_tutorials(&mut state, &batch, recorded::train_step));
+        // Not recorded, after one that was.
+        assert!(!is_tutorials(&mut state, &batch, crate::train_step));
+        // Those that call it.
+        assert!(!is_tutorials(&mut state, &batch, recorded::train_step_in_turn));
+        assert!(!is_tutorials(&mut state, &batch, recorded::train_step::train_step));
+        assert!(!is_tutorials(&mut state, &batch, |model, state, batch| {
+            recorded::train_step(model, state, batch)
+        }));
+        assert!(is_tutorials(&mut state, &batch, recorded::train_step));
     }
 
     #[test]

@@ -10,23 +10,15 @@ const TUTORIAL: [&str; 2] = [
     include_str!("../../../mnist-notebook-support/src/train_epoch.rs"),
 ];
 
-/// What a GPU does in place of the tutorial's own functions: the name, an attribute, and what it has
-/// to know. An epoch knows whether its step is the tutorial's, and not one that wraps it, by the
-/// place that calls it: what a macro writes is where the macro stands.
-const ON_GPU: [(&str, &str, &str); 3] = [
+/// What a GPU does in place of the tutorial's own functions, and what it has to know. An epoch knows
+/// by the module whether its step is the tutorial's and not one that wraps it.
+const ON_GPU: [(&str, &str); 3] = [
     (
         "train_step",
-        "#[track_caller]",
-        "(model, state, batch, cross_entropy_loss, compute_metrics, \
-         ::core::panic::Location::caller())",
+        "(model, state, batch, cross_entropy_loss, compute_metrics, ::core::module_path!())",
     ),
-    ("eval_step", "", "(model, variables, batch, compute_metrics)"),
-    (
-        "train_epoch",
-        "",
-        "(model, state, (train_ds, batch_size), epoch, rng, ::core::panic::Location::caller(), \
-         |state: &mut _, batch: &_| train_step(model, state, batch))",
-    ),
+    ("eval_step", "(model, variables, batch, compute_metrics)"),
+    ("train_epoch", "(model, state, (train_ds, batch_size), epoch, rng, train_step)"),
 ];
 
 /// Runs the function below it with the networks in it compiled: `@jax.jit`.
@@ -41,12 +33,12 @@ const ON_GPU: [(&str, &str, &str); 3] = [
 /// as it is written.
 #[proc_macro_attribute]
 pub fn jit(_: TokenStream, function: TokenStream) -> TokenStream {
-    let known = functions(function.clone()).pop().and_then(|(name, text)| {
-        let (_, attribute, arguments) = ON_GPU.into_iter().find(|known| known.0 == name)?;
+    let on_gpu = functions(function.clone()).pop().and_then(|(name, text)| {
+        let (_, arguments) = ON_GPU.into_iter().find(|(known, _)| *known == name)?;
         let is_tutorials = |file| functions(parse(file)).contains(&(name.clone(), text.clone()));
         TUTORIAL.into_iter().any(is_tutorials).then(|| {
             let call = format!("::mnist_notebook_support::on_gpu::{name}{arguments}");
-            (attribute, format!("if let Some(result) = {call}? {{ return Ok(result); }}"))
+            format!("if let Some(result) = {call}? {{ return Ok(result); }}")
         })
     });
     let mut tokens = function.into_iter().collect::<Vec<_>>();
@@ -55,13 +47,12 @@ pub fn jit(_: TokenStream, function: TokenStream) -> TokenStream {
     else {
         return parse("compile_error!(\"`#[jit]` stands above a function\");");
     };
-    let (attribute, on_gpu) = known.unwrap_or_default();
-    let mut compiled = parse(&on_gpu);
+    let mut compiled = parse(&on_gpu.unwrap_or_default());
     let closure = parse("||").into_iter().chain([TokenTree::Group(body)]).collect();
     compiled.extend(parse("::mnist_notebook_support::linen::jitted"));
     compiled.extend([group(Delimiter::Parenthesis, closure)]);
     tokens.push(group(Delimiter::Brace, compiled));
-    parse(attribute).into_iter().chain(tokens).collect()
+    tokens.into_iter().collect()
 }
 
 fn is_block(group: &proc_macro::Group) -> bool {

@@ -2,7 +2,7 @@
 //! minute, and without the cache every notebook cell, being a separate library, would repeat it.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
+use std::fs;
 use std::path::Path;
 #[cfg(feature = "cuda")]
 use std::path::PathBuf;
@@ -25,9 +25,9 @@ pub(crate) fn compute_cache() -> Option<PathBuf> {
 /// cached. Files begin with a SHA-256 sum.
 ///
 /// # Errors
-/// Those of `compile`. A damaged file is replaced. What cannot be written is kept in memory, and
-/// processes that want the same at once wait for the first: tiles that were measured again might be
-/// others, and change results.
+/// Those of `compile`. A damaged file is replaced, and what cannot be written is kept in memory. If
+/// several processes or threads compile the same at once, all get what the first has written: tiles
+/// that are measured again might be others, and change results.
 pub(crate) fn cached(
     folder: Option<&Path>,
     (source, target): (&str, &str),
@@ -42,28 +42,24 @@ pub(crate) fn cached(
     let name = format!("mnist-notebook-support-{version:08x}-{target}");
     let file = folder.map(|folder| folder.join(&name));
     let in_file = || intact(fs::read(file.as_ref()?).ok()?);
-    if let Some(code) = in_file() {
-        return Ok(code);
-    }
-    let _lock = folder.and_then(locked);
     if let Some(code) = in_file().or_else(|| kept().get(&name).cloned()) {
         return Ok(code);
     }
     let code = compile()?;
     let content = [&sum(&code), &*code].concat();
-    let is_written = file.is_some_and(|file| files::write(&file, &content).is_ok());
-    if !is_written {
-        kept().insert(name, code.clone());
+    let write = |write: fn(&Path, &[u8]) -> Result<()>| {
+        fs::create_dir_all(folder?).ok()?;
+        write(file.as_ref()?, &content).ok()
+    };
+    write(files::write_first);
+    if let Some(code) = in_file() {
+        return Ok(code);
     }
-    Ok(code)
-}
-
-/// Makes a folder and locks it until the result is dropped, where the system can.
-fn locked(folder: &Path) -> Option<File> {
-    fs::create_dir_all(folder).ok()?;
-    let lock = File::open(folder).ok()?;
-    lock.lock().ok()?;
-    Some(lock)
+    // A damaged file, or none.
+    match write(files::write) {
+        Some(()) => Ok(code),
+        None => Ok(kept().entry(name).or_insert(code).clone()),
+    }
 }
 
 /// The code in a file, if its sum is right.
@@ -116,22 +112,18 @@ mod tests {
     }
 
     #[test]
-    fn what_another_process_is_compiling_is_waited_for() {
-        let [dir, other] = [(); 2].map(|()| tempfile::tempdir().unwrap());
-        // As the other process writes it.
-        cached(Some(other.path()), KERNEL, || Ok(vec![1])).unwrap();
-        let file = fs::read_dir(other.path()).unwrap().next().unwrap().unwrap();
-        let lock = locked(dir.path()).unwrap();
-        let (sender, receiver) = std::sync::mpsc::channel();
-        let path = dir.path().to_owned();
-        let this = std::thread::spawn(move || {
-            sender.send(()).unwrap();
-            cached(Some(&path), KERNEL, || Ok(vec![2])).unwrap()
-        });
-        receiver.recv().unwrap();
-        fs::copy(file.path(), dir.path().join(file.file_name())).unwrap();
-        drop(lock);
-        assert_eq!(this.join().unwrap(), [1]);
+    fn all_get_what_the_first_has_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let kernel = ("compiled twice at once", "sm_90");
+        for folder in [Some(dir.path()), None] {
+            // Another process is faster.
+            let code = cached(folder, kernel, || {
+                cached(folder, kernel, || Ok(vec![1]))?;
+                Ok(vec![2])
+            });
+            assert_eq!(code.unwrap(), [1]);
+            assert_eq!(cached(folder, kernel, never).unwrap(), [1]);
+        }
     }
 
     #[test]

@@ -11,7 +11,8 @@ use crate::metrics::Metrics;
 const LARGEST_MAX_WINDOW: usize = 64;
 /// The maximum size of an average-pooling window: the mask has a bit for each of its pixels.
 const LARGEST_AVERAGE_WINDOW: usize = 8;
-/// The maximum height and width of a convolution's input on tensor cores: places have 16 bits.
+/// The maximum height and width of a convolution's input and kernel on tensor cores: places have 16
+/// bits.
 const LARGEST_SIDE: usize = 8192;
 /// Alignment of arrays in words: a cache line.
 const LINE: usize = 32;
@@ -539,7 +540,9 @@ impl Stage {
         let of = |value: i32| value as usize;
         let Extent { rows, columns, .. } = self.extent(kind);
         let window = of(self.job.window_height) * of(self.job.window_width);
-        let has_places = of(self.job.height.max(self.job.width)) <= LARGEST_SIDE;
+        let Job { height, width, kernel_height, kernel_width, .. } = self.job;
+        let sides = [height, width, kernel_height, kernel_width];
+        let has_places = sides.into_iter().all(|side| of(side) <= LARGEST_SIDE);
         let fits = |tile: &Tile| {
             let (height, width) = tile.size();
             match tile {

@@ -618,6 +618,22 @@ fn fragments_have_the_layout_of_the_instruction() {
 }
 
 #[test]
+fn what_is_too_large_for_places_runs_one_multiplication_at_a_time() {
+    for (shape, kernel, fits) in [
+        ([1, 5, 3, 1], (3, 3), true),
+        ([1, 8193, 1, 1], (3, 3), false),
+        ([1, 1, 8193, 1], (3, 3), false),
+        ([1, 5, 3, 1], (32_768, 1), false),
+        ([1, 5, 3, 1], (1, 8193), false),
+    ] {
+        let layers = chain(&[conv(1, kernel), FLATTEN, dense(2), SOFTMAX]);
+        let plan = Plan::new(shape, &layers, CARD).unwrap();
+        let tiles = plan.candidates(plan.products()[0]);
+        assert_eq!(tiles != [Tile::Scalar], fits, "{shape:?}, {kernel:?}: {tiles:?}");
+    }
+}
+
+#[test]
 fn too_large_plans_are_refused() {
     let error = Plan::new([1 << 20, 28, 28, 1], &tutorial(), CARD).unwrap_err();
     assert!(error.contains("too large for a GPU"), "{error}");

@@ -5,6 +5,8 @@ use std::fs::File;
 use std::io::Write;
 use std::path::Path;
 
+use tempfile::{NamedTempFile, PersistError};
+
 use crate::error::{Error, Result};
 
 /// The name of a file being written is this, the final name, and some letters. A leftover one means
@@ -18,10 +20,24 @@ pub const PARTIAL: &str = ".partial-";
 /// # Errors
 /// [`Error::Save`] if the file cannot be written.
 pub fn write(path: &Path, content: &[u8]) -> Result<()> {
-    replace(path, content).map_err(Error::save(path))
+    write_with(path, content, |partial, path| partial.persist(path)).map_err(Error::save(path))
 }
 
-fn replace(path: &Path, content: &[u8]) -> std::io::Result<()> {
+/// [`write()`], unless there is a file already: that one stays.
+///
+/// # Errors
+/// [`Error::Save`] if the file cannot be written, also because there is one.
+#[cfg(any(feature = "cuda", test))]
+pub(crate) fn write_first(path: &Path, content: &[u8]) -> Result<()> {
+    write_with(path, content, |partial, path| partial.persist_noclobber(path))
+        .map_err(Error::save(path))
+}
+
+fn write_with(
+    path: &Path,
+    content: &[u8],
+    persist: impl FnOnce(NamedTempFile, &Path) -> Result<File, PersistError>,
+) -> std::io::Result<()> {
     let folder = match path.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder,
         _ => Path::new("."),
@@ -36,7 +52,7 @@ fn replace(path: &Path, content: &[u8]) -> std::io::Result<()> {
     let mut partial = builder.tempfile_in(folder)?;
     partial.write_all(content)?;
     partial.as_file().sync_all()?;
-    partial.persist(path)?;
+    persist(partial, path)?;
     // Windows cannot open a directory as a file.
     if cfg!(unix) {
         File::open(folder)?.sync_all()?;
