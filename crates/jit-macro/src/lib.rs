@@ -10,8 +10,9 @@ const TUTORIAL: [&str; 2] = [
     include_str!("../../../mnist-notebook-support/src/train_epoch.rs"),
 ];
 
-/// What a GPU does in place of the tutorial's own functions, and what it has to know. By the module,
-/// an epoch knows whether its step is the tutorial's or one that wraps it.
+/// What a GPU does in place of the tutorial's own functions, and what it has to know.
+///
+/// By the module, an epoch knows whether its step is the tutorial's or one that wraps it.
 const ON_GPU: [(&str, &str); 3] = [
     (
         "train_step",
