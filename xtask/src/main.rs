@@ -308,7 +308,9 @@ fn build_site(project: &Project) -> Result<()> {
     site::add_targets()?;
     let site = site::build(project)?;
     site::document(project, &site)?;
-    println!("\nThe site: {}", site.join("index.html").display());
+    println!("\nThe site: {}", site.display());
+    println!("To look at it, start a web server there and open http://localhost:8000:");
+    println!("    python3 -m http.server --directory {} 8000", site.display());
     Ok(())
 }
 

@@ -112,10 +112,9 @@ fn write(project: &Project, folder: &Path) -> Result<()> {
         }
     }
     files::write(&source.join("SUMMARY.md"), &summary)?;
-    for folder in ["docs", "notebooks"] {
-        copy_pictures(&project.root().join(folder), &source.join(folder))?;
-    }
-    Ok(())
+    copy(&project.root().join("docs"), &source.join("docs"), &["png", "svg", "ipynb"])?;
+    // A reader's own notebooks may lie beside the project's, which their chapters bring.
+    copy(&project.root().join("notebooks"), &source.join("notebooks"), &["png", "svg", "py"])
 }
 
 fn write_chapter(project: &Project, file: &str, source: &Path) -> Result<()> {
@@ -124,6 +123,7 @@ fn write_chapter(project: &Project, file: &str, source: &Path) -> Result<()> {
     if !file.ends_with(".ipynb") {
         return files::write(&to, &links(&text));
     }
+    files::write(&to, &text)?;
     let name = to.file_stem().unwrap_or_default().to_string_lossy().into_owned();
     let page = chapter(&name, &Notebook::parse(&text)?)?;
     let download =
@@ -135,14 +135,11 @@ fn write_chapter(project: &Project, file: &str, source: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Copies the pictures, and the programs and notebooks to download.
-fn copy_pictures(from: &Path, to: &Path) -> Result<()> {
+/// Copies the files with one of some extensions: pictures, and what is there to download.
+fn copy(from: &Path, to: &Path, extensions: &[&str]) -> Result<()> {
     for entry in fs::read_dir(from)? {
         let path = entry?.path();
-        if path
-            .extension()
-            .is_some_and(|it| ["png", "svg", "py", "ipynb"].iter().any(|own| it == *own))
-        {
+        if path.extension().is_some_and(|it| extensions.iter().any(|own| it == *own)) {
             fs::copy(&path, to.join(path.file_name().unwrap_or_default()))?;
         }
     }
