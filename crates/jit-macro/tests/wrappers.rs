@@ -162,26 +162,32 @@ pub fn train_step(
     compute_metrics(&logits, batch.label())
 }
 
-/// The text of `mnist-notebook-support/src/train_epoch.rs`.
-#[jit]
-pub fn train_epoch(
-    model: &impl Module,
-    state: &mut impl Train,
-    train_ds: &Dataset,
-    batch_size: usize,
-    epoch: usize,
-    rng: Key,
-) -> Result<Metrics> {
-    let perms = permutation(rng, train_ds.len());
-    let mut batch_metrics = BatchLog::new(epoch, train_ds, batch_size)?;
-    for perm in perms.chunks_exact(batch_size) {
-        let batch = train_ds.batch(perm)?;
-        batch_metrics.push(train_step(model, state, &batch))?;
-    }
-    let metrics = batch_metrics.mean()?;
-    println!("Training - epoch: {epoch}, {metrics}");
-    Ok(metrics)
+/// The text of `mnist-notebook-support/src/train_epoch.rs`, with the `train_step` in scope.
+macro_rules! train_epoch {
+    () => {
+        #[jit]
+        pub fn train_epoch(
+            model: &impl Module,
+            state: &mut impl Train,
+            train_ds: &Dataset,
+            batch_size: usize,
+            epoch: usize,
+            rng: Key,
+        ) -> Result<Metrics> {
+            let perms = permutation(rng, train_ds.len());
+            let mut batch_metrics = BatchLog::new(epoch, train_ds, batch_size)?;
+            for perm in perms.chunks_exact(batch_size) {
+                let batch = train_ds.batch(perm)?;
+                batch_metrics.push(train_step(model, state, &batch))?;
+            }
+            let metrics = batch_metrics.mean()?;
+            println!("Training - epoch: {epoch}, {metrics}");
+            Ok(metrics)
+        }
+    };
 }
+
+train_epoch!();
 
 #[test]
 fn the_tutorials_step_has_the_name_of_its_module() {
@@ -204,25 +210,7 @@ mod wrapped {
         super::train_step(model, state, batch)
     }
 
-    #[jit]
-    pub fn train_epoch(
-        model: &impl Module,
-        state: &mut impl Train,
-        train_ds: &Dataset,
-        batch_size: usize,
-        epoch: usize,
-        rng: Key,
-    ) -> Result<Metrics> {
-        let perms = permutation(rng, train_ds.len());
-        let mut batch_metrics = BatchLog::new(epoch, train_ds, batch_size)?;
-        for perm in perms.chunks_exact(batch_size) {
-            let batch = train_ds.batch(perm)?;
-            batch_metrics.push(train_step(model, state, &batch))?;
-        }
-        let metrics = batch_metrics.mean()?;
-        println!("Training - epoch: {epoch}, {metrics}");
-        Ok(metrics)
-    }
+    train_epoch!();
 
     #[test]
     fn a_step_that_wraps_the_tutorials_has_another() {
